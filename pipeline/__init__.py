@@ -1,0 +1,1 @@
+"""Nouns of the OmniOPD pipeline: tables, params, plan, engines, teachers, objectives."""

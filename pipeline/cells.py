@@ -1,0 +1,121 @@
+"""What a stage is handed: its cell's resolved params, its paths, and where to say what it did."""
+
+import argparse
+import functools
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.errors import UserError
+from pipeline.params import Params, Runtime
+from pipeline.tables import replacing
+
+PLAN = Path("plan.yaml")
+PARAMS = Path("params.yaml")
+log = logging.getLogger("omniopd")
+M = TypeVar("M", bound=Params)
+
+
+def arguments(stage: str, *inputs: str) -> argparse.Namespace:
+    """Command line of a stage: --cell KEY, a path for each of `inputs`, --out FOLDER."""
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}")
+    parser.add_argument("--cell", required=True, help="key of the cell in plan.yaml")
+    for name in inputs:
+        parser.add_argument(f"--{name.rstrip('?')}", type=Path, required=not name.endswith("?"))
+    parser.add_argument("--out", type=Path, required=True, help="folder for what the stage writes")
+    return parser.parse_args()
+
+
+def params(stage: str, key: str, model: type[M]) -> M:
+    """The cell's resolved params from plan.yaml, validated. Raises UserError."""
+    if not PLAN.is_file():
+        raise UserError(f"{PLAN}: not found. Run `omniopd plan` in the project's folder.")
+    groups = YAML(typ="safe").load(PLAN.read_text())["cells"]
+    for group, cells in groups.items():
+        if group.split("-")[0] == stage and key in cells:
+            try:
+                return model.model_validate_json(json.dumps(cells[key]["params"]))
+            except ValidationError as error:
+                raise UserError(
+                    f"{PLAN}: {group}.{key} is not what this code expects ({error}). "
+                    "Run `omniopd plan`."
+                ) from error
+    raise UserError(f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`.")
+
+
+def untracked(block: str) -> dict[str, Any]:
+    """A block of params.yaml whose settings change how a stage works, never what it computes."""
+    if not PARAMS.is_file():
+        return {}
+    found = YAML(typ="safe", pure=True).load(PARAMS.read_text())
+    return dict(found.get(block) or {})
+
+
+def runtime() -> Runtime:
+    return Runtime.model_validate_json(json.dumps(untracked("runtime")))
+
+
+class Run:
+    """Counts and seconds of one execution; they go to run.json, which only report reads."""
+
+    def __init__(self) -> None:
+        self.rows_in = 0
+        self.rows_out = 0
+        self.counts: dict[str, float | int | str] = {}
+
+
+@contextmanager
+def running(stage: str, args: argparse.Namespace) -> Iterator[Run]:
+    """Time the block, write OUT/run.json, log one line with rows in, rows out and the rate."""
+    start = time.perf_counter()
+    run = Run()
+    yield run
+    seconds = time.perf_counter() - start
+    rate = run.rows_out / max(seconds, 1e-9)
+    values = {
+        "stage": stage,
+        "cell": args.cell,
+        "rows_in": run.rows_in,
+        "rows_out": run.rows_out,
+        "seconds": round(seconds, 3),
+        "start_seconds": round(start - _started, 3),
+        **run.counts,
+    }
+    write_text(args.out / "run.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
+    counts = "".join(f", {name} {value}" for name, value in run.counts.items())
+    log.info(
+        f"{stage} {args.cell}: {run.rows_in} rows in, {run.rows_out} rows out, "
+        f"{seconds:.1f} s, {rate:.0f} rows/s{counts}"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def entry(main: Callable[[], None]) -> Callable[[], None]:
+    """Make bad input a one-paragraph message on stderr and exit status 1."""
+
+    @functools.wraps(main)
+    def guarded() -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        try:
+            main()
+        except (UserError, OSError) as error:
+            sys.exit(f"error: {error}")
+
+    return guarded
+
+
+_started = time.perf_counter()

@@ -1,0 +1,73 @@
+"""The console command `omniopd`. Every command acts on the project in the current directory."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def plan(
+    check: Annotated[bool, typer.Option(help="only compare plan.yaml with params.yaml")] = False,
+) -> None:
+    """Expand params.yaml into plan.yaml, prune what it no longer has, link the arms."""
+    from pipeline import dag, plan
+
+    if check:
+        dag.check()
+        dag.mark()
+    else:
+        wanted = dag.write()
+        typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
+
+
+@app.command()
+def repro() -> None:
+    """Plan, then plain `dvc repro`, counting its stages."""
+    from pipeline import dag, repro
+
+    dag.write()
+    seconds = repro.repro()
+    typer.echo(f"run: {seconds:.0f} s")
+
+
+@app.command()
+def run(
+    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
+) -> None:
+    """The same cells as a Prefect flow, independent ones side by side."""
+    from pipeline import dag, flow
+
+    dag.write()
+    flow.run(parallel)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
+    """What a cell is and reads, or an arm's cells by seed and round."""
+    from pipeline import dag, show
+
+    typer.echo(show.show(dag.current(), name))
+
+
+@app.command()
+def profile(name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")]) -> None:
+    """Put a profile in place as params.yaml, keeping the old one as params.yaml.old."""
+    from pipeline import profiles
+
+    typer.echo(profiles.put(name))
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        app()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")

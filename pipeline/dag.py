@@ -1,0 +1,171 @@
+"""The plan on disk and in DVC: write it, check it, prune what it no longer has, link the arms."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import experiment, plan
+from pipeline.cells import PLAN, log, write_text
+from pipeline.errors import UserError
+from pipeline.tables import replacing
+
+DATA = Path("data")
+LOCK = Path("dvc.lock")
+OK = DATA / "plan.ok"
+HEADER = "# Made by `omniopd plan` from params.yaml. Commit it; do not edit it.\n"
+
+
+def environment() -> dict[str, str]:
+    """The environment of every process we start: this virtual environment first on PATH."""
+    here = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def dvc(*arguments: str) -> list[str]:
+    """A DVC command line that needs no activated environment."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def expanded() -> dict[str, Any]:
+    """The plan that params.yaml means now."""
+    return plan.expand(experiment.load())
+
+
+def current() -> dict[str, Any]:
+    """The plan in plan.yaml. Raises UserError if it is stale."""
+    check()
+    return dict(YAML(typ="safe").load(PLAN.read_text()))
+
+
+def check() -> None:
+    """Raise UserError unless plan.yaml is what params.yaml means."""
+    found = PLAN.read_text() if PLAN.is_file() else None
+    if found != _text(expanded()):
+        state = "does not exist" if found is None else "is not what params.yaml means now"
+        raise UserError(f"{PLAN} {state}. Run `omniopd plan`, then `dvc repro`.")
+
+
+def write() -> dict[str, Any]:
+    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees."""
+    wanted = expanded()
+    text, before = _text(wanted), PLAN.read_text() if PLAN.is_file() else None
+    if text != before:
+        write_text(PLAN, text)
+        try:
+            _same_as_dvc(wanted)
+        except UserError:
+            PLAN.unlink() if before is None else write_text(PLAN, before)
+            raise
+    prune(wanted)
+    link(wanted)
+    return wanted
+
+
+def _text(content: dict[str, Any]) -> str:
+    from io import StringIO
+
+    stream = StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore
+    yaml.representer.ignore_aliases = lambda *_: True
+    yaml.dump(content, stream)
+    return HEADER + stream.getvalue()
+
+
+def _same_as_dvc(wanted: dict[str, Any]) -> None:
+    """DVC drops a key that reads as a number without a word: compare what it sees."""
+    command = dvc("stage", "list", "--name-only")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"`dvc stage list` failed: {done.stderr.strip() or done.stdout.strip()}")
+    seen = set(done.stdout.split()) - {"plan"}
+    names = set(plan.upstream(wanted))
+    if seen != names:
+        raise UserError(
+            f"DVC sees {len(seen)} cells and the plan has {len(names)}; only in the plan: "
+            f"{sorted(names - seen)[:3]}, only in DVC: {sorted(seen - names)[:3]}. "
+            "Compare the groups in dvc.yaml with those of plan.yaml."
+        )
+
+
+def prune(wanted: dict[str, Any]) -> None:
+    """Drop cells that the plan lacks from dvc.lock and data/, if DVC's cache holds their outs.
+
+    A cell that comes back is restored from there. What the cache lacks is named and left alone.
+    """
+    lock = YAML(typ="safe", pure=True).load(LOCK.read_text()) if LOCK.is_file() else {}
+    stages = dict(lock.get("stages") or {})
+    names = {"plan", *plan.upstream(wanted)}
+    left = []
+    for name in [name for name in stages if name not in names]:
+        outs = stages[name].get("outs", [])
+        if not all(_cached(out["md5"]) for out in outs):
+            left.append(name)
+            continue
+        del stages[name]
+        for out in outs:
+            if name.partition("@")[0] != "report":
+                _remove(Path(out["path"]))
+    if left:
+        log.warning(f"kept {len(left)} old cells whose outs the cache lacks, as {left[0]}")
+    if len(stages) != len(lock.get("stages") or {}):
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False
+        with replacing(LOCK) as temporary:
+            yaml.dump({**lock, "stages": stages}, temporary)
+
+
+def _cached(md5: str) -> bool:
+    command_cache = _cache_folder()
+    found = command_cache / md5[:2] / md5[2:]
+    if not found.is_file():
+        return False
+    if not md5.endswith(".dir"):
+        return True
+    return all(_cached(entry["md5"]) for entry in json.loads(found.read_text()))
+
+
+def _cache_folder() -> Path:
+    global _cache
+    if _cache is None:
+        done = subprocess.run(
+            dvc("cache", "dir"), env=environment(), capture_output=True, text=True, check=True
+        )
+        _cache = Path(done.stdout.strip()) / "files" / "md5"
+    return _cache
+
+
+_cache: Path | None = None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def link(wanted: dict[str, Any]) -> None:
+    """data/arms/ARM/seed-S/round-R/STAGE as links to the cells' folders, for people."""
+    shutil.rmtree(DATA / "arms", ignore_errors=True)
+    for arm, seeds in wanted["cells"]["arms"].items():
+        for seed, rounds in seeds.items():
+            for round_, stages in rounds.items():
+                folder = DATA / "arms" / arm / seed / round_
+                folder.mkdir(parents=True)
+                for stage, key in stages.items():
+                    target = key if "/" in key else f"data/{stage}/{key}"
+                    (folder / stage).symlink_to(Path("../../../../..") / target)
+
+
+def mark() -> None:
+    """The out of stage `plan`: constant, so that a new plan reruns nothing by itself."""
+    write_text(OK, "plan.yaml is what params.yaml means\n")

@@ -1,0 +1,1 @@
+"""Engines generate and score tokens with a model. Importing this package imports no torch."""

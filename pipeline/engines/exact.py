@@ -1,0 +1,67 @@
+"""The exact pass: log-probabilities and entropies of finished responses, teacher-forced.
+
+Float32 logits, only ids that the tokenizer can emit, untempered, in slices over positions so
+that (tokens, vocabulary) never stands in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.engines.hf import Policy, padded
+
+SLICE = 1 << 24  # logits in a slice: 64 MiB of float32
+
+
+def exact(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    batch_tokens: int,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(index, log pi(y_t) (T,), H_t (T,)) of each response, nats; H_t is of the distribution
+    that produced y_t. Rows are packed by length, so they come out of order."""
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield from _batch(policy, prompts, responses, batch)
+            batch = []
+        batch.append(index)
+    if batch:
+        yield from _batch(policy, prompts, responses, batch)
+
+
+@torch.inference_mode()
+def _batch(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    batch: list[int],
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    rows = [[*prompts[i], *responses[i]] for i in batch]
+    ids, mask = padded(rows, policy.model.device)
+    hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    spans = [range(len(prompts[i]) - 1, len(row) - 1) for i, row in zip(batch, rows, strict=True)]
+    before = torch.cat([hidden[b, span.start : span.stop] for b, span in enumerate(spans)])
+    tokens = torch.cat([ids[b, span.start + 1 : span.stop + 1] for b, span in enumerate(spans)])
+    logps, entropies = logps_and_entropies(policy, before, tokens)
+    cuts = np.cumsum([len(span) for span in spans])[:-1]
+    return list(
+        zip(batch, np.split(logps, cuts), np.split(entropies, cuts), strict=True)
+    )
+
+
+def logps_and_entropies(
+    policy: Policy, hidden_TH: torch.Tensor, tokens_T: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability of each token and entropy of its distribution, both (T,), nats."""
+    step = max(1, SLICE // len(policy.silent_V))
+    logps, entropies = [], []
+    for start in range(0, len(tokens_T), step):
+        logp_TV = torch.log_softmax(policy.head(hidden_TH[start : start + step]), dim=-1)
+        logps.append(logp_TV.gather(1, tokens_T[start : start + step, None])[:, 0])
+        entropies.append(-(logp_TV.exp() * logp_TV).sum(-1))
+    return torch.cat(logps).cpu().numpy(), torch.cat(entropies).clamp(min=0).cpu().numpy()

@@ -1,0 +1,201 @@
+"""transformers as an engine: load, save, and sample with a KV cache.
+
+Axes: B rows, T tokens, V vocabulary, P prompt tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from pipeline import checkpoints
+from pipeline.engines.sampling import Sampler, sample
+from pipeline.errors import UserError
+
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer and the ids that the tokenizer can emit."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    silent_V: torch.Tensor  # bool; True: an id of the head that stands for no token
+
+    @property
+    def eos(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of the chat template with its generation prompt, thinking off."""
+        return prompt_ids(self.tokenizer, messages)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float32 logits (..., V) of hidden states (..., H); silent ids at the lowest float."""
+        weight = self.model.get_output_embeddings().weight
+        logits = hidden.float() @ weight.float().T
+        return logits.masked_fill(self.silent_V, torch.finfo(torch.float32).min)
+
+
+@dataclass(frozen=True)
+class Generated:
+    token_ids: list[int]  # ends with EOS exactly when finish_reason is stop
+    finish_reason: str  # stop, length
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]
+) -> list[int]:
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return list(tokenizer.encode(rendered, add_special_tokens=False))
+
+
+def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Policy:
+    """The checkpoint in `folder`, in its own dtype unless told. Raises UserError."""
+    checkpoints.check(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error
+    if tokenizer.eos_token_id is None or tokenizer.chat_template is None:
+        raise UserError(f"{folder}: the tokenizer needs an EOS token and a chat template.")
+    return policy_of(model, tokenizer, device)
+
+
+def policy_of(model: PreTrainedModel, tokenizer: Any, device: str) -> Policy:
+    silent = torch.ones(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
+    silent[list(tokenizer.get_vocab().values())] = False
+    return Policy(model.to(device).eval(), tokenizer, silent.to(device))
+
+
+def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write a checkpoint whole or not at all, weights as `dtype`."""
+    state = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    model.config.dtype = dtype
+    with checkpoints.replacing_folder(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=state)
+        tokenizer.save_pretrained(temporary)
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Sequence[np.ndarray],
+    sampler: Sampler,
+    max_new_tokens: int,
+    batch_tokens: int,
+) -> Iterator[tuple[int, Generated]]:
+    """Sample one response for each prompt, yielding (index, response) batch by batch.
+
+    `uniforms[i]` holds row i's own max_new_tokens random numbers in [0, 1), so a row's tokens do
+    not depend on which rows share its batch, up to the last bits of its logits.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for batch in _batches(order, prompts, max_new_tokens, batch_tokens):
+        rows = batch if len(batch) > 1 else batch * 2  # one row alone differs in the last bits
+        with torch.inference_mode():
+            cache, hidden_BH = prefill(policy, [prompts[i] for i in rows])
+            lengths = torch.tensor([len(prompts[i]) for i in rows])
+            uniforms_BT = torch.from_numpy(np.stack([uniforms[i] for i in rows]))
+            found = decode(
+                policy, cache, hidden_BH, lengths, uniforms_BT, sampler, max_new_tokens
+            )
+        yield from zip(batch, found, strict=False)
+
+
+def _batches(
+    order: list[int], prompts: Sequence[Sequence[int]], new_tokens: int, batch_tokens: int
+) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in order:  # ascending length, so the newest row is the longest
+        if batch and (len(batch) + 1) * (len(prompts[index]) + new_tokens) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids (B, P) and mask (B, P)."""
+    width = max(len(row) for row in rows)
+    ids, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def prefill(
+    policy: Policy, rows: Sequence[Sequence[int]]
+) -> tuple[DynamicCache, torch.Tensor]:
+    """KV cache of right-padded rows and the hidden state (B, H) at each row's last token."""
+    ids, mask = padded(rows, policy.model.device)
+    cache = DynamicCache(config=policy.model.config)
+    out = policy.model.base_model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
+    )
+    last = mask.sum(1) - 1
+    return cache, out.last_hidden_state[torch.arange(len(rows)), last]
+
+
+def decode(
+    policy: Policy,
+    cache: DynamicCache,
+    hidden_BH: torch.Tensor,
+    lengths: torch.Tensor,
+    uniforms_BT: torch.Tensor,
+    sampler: Sampler,
+    max_new_tokens: int,
+) -> list[Generated]:
+    """Continue rows whose prefixes stand in `cache`, row b's in its first lengths[b] slots.
+
+    Finished rows leave the batch when they are half of it.
+    """
+    device, width = hidden_BH.device, cache.get_seq_length()
+    tokens: list[list[int]] = [[] for _ in range(len(lengths))]
+    alive = torch.arange(len(lengths))
+    mask = (torch.arange(width) < lengths[:, None]).long().to(device)
+    positions, uniforms_BT = lengths.to(device), uniforms_BT.to(device)
+    for step in range(max_new_tokens):
+        ids = sample(policy.head(hidden_BH), uniforms_BT[:, step], sampler)
+        running = []
+        for place, (row, token) in enumerate(zip(alive.tolist(), ids.tolist(), strict=True)):
+            if tokens[row] and tokens[row][-1] == policy.eos:
+                continue
+            tokens[row].append(token)
+            if token != policy.eos:
+                running.append(place)
+        if not running or step + 1 == max_new_tokens:
+            break
+        if len(running) * 2 <= len(alive) and len(alive) > 2:
+            others = set(range(len(alive))) - set(running)
+            keep = torch.tensor([*running, *sorted(others)][: max(2, len(running))])
+            cache.batch_select_indices(keep.to(device))
+            alive, ids, mask = alive[keep], ids[keep], mask[keep]
+            positions, uniforms_BT = positions[keep], uniforms_BT[keep]
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        out = policy.model.base_model(
+            input_ids=ids[:, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden_BH, positions = out.last_hidden_state[:, -1], positions + 1
+    return [
+        Generated(row, "stop" if row[-1] == policy.eos else "length") for row in tokens
+    ]

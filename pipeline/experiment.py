@@ -1,0 +1,227 @@
+"""params.yaml as a whole: base blocks, arms as overrides on them, and what must fit together.
+
+The base blocks are the arm `omniopd`; every other arm is a set of overrides. Everything is
+checked when the file loads, before anything runs.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.params import Params
+
+PARAMS = Path("params.yaml")
+M = TypeVar("M", bound=Params)
+
+
+class Settings(Params):
+    """What one arm runs with: the base blocks with the arm's overrides applied."""
+
+    prepare: params.Prepare
+    pretrain: params.Pretrain
+    rollout: params.Rollout
+    forks: params.Forks
+    teach: params.Teach
+    score: params.Score
+    prior: params.Prior
+    train: params.Train
+    evaluate: params.Evaluate
+
+
+class Experiment(Settings):
+    """params.yaml."""
+
+    experiment: params.Experiment
+    runtime: params.Runtime = params.Runtime()
+    arms: dict[params.Name, dict[str, Any]]
+    teachers: dict[params.Name, params.LocalTeacher]
+
+    def arm(self, name: str) -> Settings:
+        """The settings of arm `name`. Raises UserError if they do not fit together."""
+        if name not in self.arms:
+            raise UserError(
+                f"experiment.arms: {name!r} is not defined; defined are {sorted(self.arms)}. "
+                "Add it under arms, or take it out of experiment.arms."
+            )
+        base = self.model_dump(mode="json", include=set(Settings.model_fields))
+        settings = _validate(Settings, _merge(base, self.arms[name]), f"{PARAMS}, arm {name}")
+        _check_arm(self, name, settings)
+        return settings
+
+
+def load(path: Path = PARAMS) -> Experiment:
+    """Read and check params.yaml, every arm included. Raises UserError naming key and remedy."""
+    experiment = _validate(Experiment, read_yaml(path), str(path))
+    _check_experiment(experiment)
+    for name in experiment.experiment.arms:
+        experiment.arm(name)
+    return experiment
+
+
+def read_yaml(path: Path) -> Any:
+    try:  # YAML 1.2 as DVC reads it: 3e-4 is a number, `no` is a string
+        return YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found. Run this in the project's folder.") from error
+    except YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+
+
+def _validate(model: type[M], values: Any, where: str) -> M:
+    try:  # as JSON: a list is a tuple and 1 is a float, but "1" is no number
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UserError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key. Remove it or correct its name."
+        case "missing":
+            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
+        case _:
+            return f"{key}: found {error['input']!r}, wanted: {error['msg']}."
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; an unknown key is refused by validation."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        nested = isinstance(value, dict) and isinstance(below, dict)
+        merged[key] = _merge(below, value) if nested else value
+    return merged
+
+
+def _refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
+    raise UserError(f"{PARAMS}: {key}: found {found!r}, wanted {wanted}. {remedy}")
+
+
+def _check_experiment(file: Experiment) -> None:
+    listed = file.experiment.arms
+    if len(set(listed)) < len(listed):
+        _refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
+    if not listed or not file.experiment.seeds:
+        _refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
+    if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
+        _refuse("experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats.")
+    if "base" in file.arms:
+        _refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
+
+
+def _check_arm(file: Experiment, name: str, arm: Settings) -> None:
+    where = "" if not file.arms[name] else f"arms.{name}: "
+    _check_sizes(file.experiment.rounds, where, arm)
+    _check_models(file, where, arm)
+    _check_prior(file, name, where, arm)
+
+
+def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
+    if arm.forks.chunk_tokens > arm.rollout.max_new_tokens:
+        _refuse(
+            f"{where}forks.chunk_tokens",
+            arm.forks.chunk_tokens,
+            f"at most rollout.max_new_tokens = {arm.rollout.max_new_tokens}",
+            "Shorten the chunk or lengthen the responses.",
+        )
+    needed = rounds * arm.rollout.prompts_per_round
+    if needed > arm.prepare.train:
+        _refuse(
+            f"{where}prepare.train",
+            arm.prepare.train,
+            f"at least experiment.rounds x rollout.prompts_per_round = {needed}",
+            "Enlarge the pool, or use fewer rounds or prompts a round.",
+        )
+    pool = arm.prepare.dev if arm.evaluate.split == "dev" else arm.prepare.test
+    if arm.evaluate.problems > pool:
+        _refuse(
+            f"{where}evaluate.problems",
+            arm.evaluate.problems,
+            f"at most prepare.{arm.evaluate.split} = {pool}",
+            "Prepare more problems or evaluate fewer.",
+        )
+    if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
+        _refuse(
+            f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
+        )
+    if arm.train.answers > arm.teach.samples:
+        _refuse(
+            f"{where}train.answers",
+            arm.train.answers,
+            f"at most teach.samples = {arm.teach.samples}",
+            "Imitate no more continuations than are bought.",
+        )
+
+
+def _check_models(file: Experiment, where: str, arm: Settings) -> None:
+    models = arm.pretrain.models
+    if arm.teach.teacher not in file.teachers:
+        _refuse(
+            f"{where}teach.teacher",
+            arm.teach.teacher,
+            f"one of teachers: {sorted(file.teachers)}",
+            "Define it under teachers.",
+        )
+    teacher = file.teachers[arm.teach.teacher]
+    named = {
+        f"teachers.{arm.teach.teacher}.model": teacher.model,
+        "experiment.student": file.experiment.student,
+    }
+    for name, model in models.items():
+        if isinstance(model.init, params.ModelInit):
+            named[f"pretrain.models.{name}.init.name"] = model.init.name
+            start = models.get(model.init.name)
+            if start and isinstance(start.init, params.ModelInit):
+                _refuse(
+                    f"pretrain.models.{name}.init.name",
+                    model.init.name,
+                    "a model that starts from no other",
+                    "Train both from the same start.",
+                )
+    for key, name in named.items():
+        if name not in models:
+            _refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
+    if arm.train.objective == "opd" and not teacher.white_box:
+        _refuse(
+            f"{where}teach.teacher",
+            arm.teach.teacher,
+            "a teacher with logits (white_box: true), which objective opd reads",
+            "Use another teacher, or an objective for text-only teachers such as omniopd.",
+        )
+
+
+def _check_prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
+    match arm.prior.source:
+        case "none" if arm.prior.alpha == 0:
+            _refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
+        case "constant" | "random":
+            controlled = arm.prior.controls
+            if controlled not in file.experiment.arms or controlled == name:
+                _refuse(
+                    f"{where}prior.controls",
+                    controlled,
+                    f"another arm of experiment.arms: {list(file.experiment.arms)}",
+                    f"Source {arm.prior.source} draws from that arm's targets.",
+                )
+            if file.arm(str(controlled)).prior.source != "scores":
+                _refuse(
+                    f"{where}prior.controls",
+                    controlled,
+                    "an arm with prior.source scores",
+                    "Control an arm that is taught.",
+                )
+        case _ if arm.prior.controls is not None:
+            _refuse(
+                f"{where}prior.controls",
+                arm.prior.controls,
+                "nothing unless prior.source is constant or random",
+                "Remove it.",
+            )

@@ -1,0 +1,25 @@
+"""opd: reverse KL to a white-box teacher on every response token, full vocabulary.
+
+    sum over response tokens of KL(pi_theta || pi_teacher), no gradient through sampling
+
+Source: on-policy distillation as in Agarwal et al. 2024 (arXiv 2306.13649), reverse KL.
+"""
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.objectives import Example, Slice, Terms
+from pipeline.objectives.weighted import whole_response
+
+
+def examples(rollouts: pa.Table) -> list[Example]:
+    """One example per rollout; every response token counts fully."""
+    return [whole_response(row, 1.0) for row in rollouts.to_pylist()]
+
+
+def terms(piece: Slice, correct: bool) -> Terms:
+    """`correct` changes nothing: the loss is exact at each state that the rollouts visit."""
+    if piece.other_TV is None:
+        raise UserError("opd: needs a teacher with logits. Give train a teacher checkpoint.")
+    kl_T = (piece.student_TV.exp() * (piece.student_TV - piece.other_TV)).sum(-1)
+    return Terms(kl_T * piece.signal_T * piece.weight_T, kl_T * 0)

@@ -1,0 +1,189 @@
+"""The blocks of params.yaml: names, types and ranges of every number that a stage may use."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class Params(BaseModel):
+    """Base of every block: unknown keys are refused, values are not coerced, nothing mutates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Experiment(Params):
+    student: Name  # the entry of pretrain.models that every arm starts from
+    rounds: Count
+    arms: tuple[Name, ...]
+    seeds: tuple[int, ...]
+    notes: tuple[str, ...] = ()  # sentences that the report prints under its table
+
+
+class Runtime(Params):
+    """How to compute, never what: not part of any cell. Untracked."""
+
+    threads: Count = 1  # torch threads of a process
+    device: str = "cpu"
+    batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
+
+
+class LocalTeacher(Params):
+    """A checkpoint that this experiment pretrains or imports; it has logits."""
+
+    kind: Literal["local"]
+    model: Name  # an entry of pretrain.models
+    white_box: bool = True  # false: treat it as an API, refuse objectives that read its logits
+
+
+class ArithmeticPrepare(Params):
+    """Column addition written out column by column, character level."""
+
+    task: Literal["arithmetic"]
+    seed: int
+    train: Count  # problems in the pool; round r takes slice r
+    dev: Count
+    test: Count
+    digits: Count
+
+
+class ReasoningGymPrepare(Params):
+    """Generated problems of reasoning-gym with their checkers, datasets in turn."""
+
+    task: Literal["reasoning-gym"]
+    seed: int
+    train: Count
+    dev: Count
+    test: Count
+    datasets: dict[str, dict[str, Any]]  # name: generator settings
+    instruction: str  # appended to each question
+
+
+Prepare = Annotated[ArithmeticPrepare | ReasoningGymPrepare, Field(discriminator="task")]
+
+
+class LlamaInit(Params):
+    """Random weights, Llama architecture, the task's own character vocabulary."""
+
+    kind: Literal["llama"]
+    hidden: Count
+    layers: Count
+    heads: Count
+    mlp: Count
+
+
+class GgufInit(Params):
+    """Weights in a GGUF file inside an installed Python package, dequantised."""
+
+    kind: Literal["gguf"]
+    package: str
+    file: str
+
+
+class HubInit(Params):
+    """A Hugging Face model by hub name or local directory, at a pinned revision."""
+
+    kind: Literal["hub"]
+    name: str
+    revision: str | None = None
+
+
+class ModelInit(Params):
+    """Another entry of pretrain.models, trained further."""
+
+    kind: Literal["model"]
+    name: Name
+
+
+Init = Annotated[LlamaInit | GgufInit | HubInit | ModelInit, Field(discriminator="kind")]
+
+
+class Habits(Params):
+    """How worked solutions err; all zero is correct work."""
+
+    drop_carry: Share = 0.0  # probability that a carry is forgotten
+    off_by_one: Share = 0.0  # probability that a column's sum is one too large
+
+
+class PretrainModel(Params):
+    init: Init
+    steps: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    lr: Positive
+    habits: Habits = Habits()
+    datasets: tuple[str, ...] | None = None  # tasks to learn from; null is all
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Pretrain(Params):
+    per_seed: bool  # one base student for each of experiment.seeds, instead of one for all
+    models: dict[Name, PretrainModel]
+
+
+class Rollout(Params):
+    engine: Literal["hf"]
+    prompts_per_round: Count
+    samples_per_prompt: Count
+    max_new_tokens: Count
+    temperature: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0)]  # 0 is off
+
+
+class Forks(Params):
+    scheduler: Literal["peak-entropy", "uniform"]
+    max_forks: Count
+    chunk_tokens: Count
+
+
+class Teach(Params):
+    teacher: Name
+    samples: Count
+    temperature: Positive
+    continuation: Literal["completions"]
+    max_attempts: Count
+    max_failure_rate: Share
+    epoch: Annotated[int, Field(ge=0)]
+    replay: bool = False  # never ask, name the misses; not part of a cell
+
+
+class Score(Params):
+    metric: Literal["exact", "edit", "prefix", "rouge1", "embedding"]
+    source: Literal["similarity", "shuffled", "zero"]
+    allow_flat: bool
+
+
+class Prior(Params):
+    alpha: NonNegative
+    source: Literal["scores", "constant", "random", "none"]
+    controls: Name | None = None  # the arm whose targets constant and random are drawn from
+
+
+class Train(Params):
+    objective: Literal["omniopd", "opd", "sft", "imitate-forks", "grpo"]
+    beta: NonNegative
+    lr: Positive
+    batch_size: Count  # responses in an optimizer step
+    micro_batch_size: Count  # responses in a forward pass
+    epochs: Count
+    reduce: Literal["response_sum", "token_mean"]
+    correction: Literal["none", "ratio"]
+    optimizer: Literal["carry", "reset"]
+    betas: tuple[float, float]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    clip: Positive
+    answers: Count = 1  # imitate-forks: continuations of each fork that are imitated
+
+
+class Evaluate(Params):
+    split: Literal["dev", "test"]
+    problems: Count
+    samples: Count
+    temperature: Positive
+    max_new_tokens: Count
+    rounds: Literal["last", "all"]

@@ -1,0 +1,286 @@
+"""params.yaml expanded into cells: every stage of every round, arm and seed, named by content.
+
+A cell's key is `c` and 8 hex digits of the hash of its stage, its resolved params and the cells
+it reads. Arms that agree up to some point share cells up to there. Pure: no file is read here.
+"""
+
+import graphlib
+import hashlib
+import json
+from typing import Any
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment, Settings
+
+GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
+    "prepare",
+    "pretrain",
+    "pretrain-more",
+    "rollout",
+    "forks",
+    "teach",
+    "teach-solutions",
+    "score",
+    "score-zero",
+    "prior",
+    "prior-control",
+    "prior-none",
+    "train",
+    "train-opd",
+    "train-grpo",
+    "train-sft",
+    "train-imitate-forks",
+    "evaluate",
+    "report",
+)
+Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
+UNTRACKED = {"teach": {"replay"}}  # settings that cannot change a result
+ONLY_FOR = {  # train settings that some objectives do not read
+    "beta": {"omniopd", "imitate-forks"},
+    "correction": {"omniopd"},
+    "answers": {"imitate-forks"},
+}
+MODULES = {"rouge1": "rouge", "imitate-forks": "imitate_forks", "reasoning-gym": "reasoning_gym"}
+MODULES |= {"peak-entropy": "peak_entropy"}
+
+
+def expand(experiment: Experiment) -> dict[str, Any]:
+    """The content of plan.yaml: {cells: {GROUP: {KEY: cell}, arms: {ARM: {seed-S: ...}}}}.
+
+    A group is a stage, or a stage and a dash where some of its cells read other inputs. All of
+    it lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
+    """
+    plan = _Plan(experiment)
+    for seed in experiment.experiment.seeds:
+        for name in experiment.experiment.arms:
+            plan.arm(name, seed)
+    plan.cell("report", plan.report_params())
+    return {"cells": {**plan.cells, "arms": plan.arms}}
+
+
+def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
+    """Each cell by its name in DVC (GROUP@KEY) with the names of the cells that it reads.
+
+    In dependency order.
+    """
+    groups = {name: found for name, found in plan["cells"].items() if name != "arms"}
+    names = {key: f"{group}@{key}" for group, found in groups.items() for key in found}
+    reads = {}
+    for group, found in groups.items():
+        for key, cell in found.items():
+            inputs = [str(v).rpartition("/")[2] for k, v in cell.items() if k != "params"]
+            reads[names[key]] = {names[i] for i in inputs if i in names}
+            if group == "report":
+                reads[names[key]] = set(names.values()) - {names[key]}
+    return {name: reads[name] for name in graphlib.TopologicalSorter(reads).static_order()}
+
+
+class _Plan:
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.cells: Cells = {group: {} for group in GROUPS}
+        self.arms: dict[str, Any] = {"base": {}}
+
+    def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
+        """Key of the cell, added if it is new."""
+        content = {"params": resolved, **inputs}
+        canonical = json.dumps([group, content], sort_keys=True)
+        key = "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        known = self.cells[group].setdefault(key, content)
+        if known != content:
+            raise UserError(f"two cells are called {group}.{key}. Change any number a little.")
+        return key
+
+    def arm(self, name: str, seed: int) -> dict[str, Any]:
+        """The arm's rounds under one seed, expanded once."""
+        rounds = self.arms.setdefault(name, {}).setdefault(f"seed-{seed}", {})
+        if rounds:
+            return dict(rounds)
+        settings = self.experiment.arm(name)
+        task = _module(settings.prepare.task)
+        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
+        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
+        self.base(settings, seed, prompts, base)
+        policy = base
+        for round_ in range(1, self.experiment.experiment.rounds + 1):
+            arm = _Round(self, settings, seed, round_, prompts, base, policy)
+            found = arm.train()
+            policy = f"data/train/{found['train']}"
+            last = round_ == self.experiment.experiment.rounds
+            if last or settings.evaluate.rounds == "all":
+                found["evaluate"] = self.evaluate(settings, prompts, policy)
+            rounds[f"round-{round_}"] = found
+        return dict(rounds)
+
+    def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
+        """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
+        if f"seed-{seed}" not in self.arms["base"]:
+            key = self.evaluate(settings, prompts, policy)
+            self.arms["base"][f"seed-{seed}"] = {"round-0": {"policy": policy, "evaluate": key}}
+
+    def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
+        resolved = _dump(settings.evaluate)
+        del resolved["rounds"]
+        resolved["prepare"] = _dump(settings.prepare)
+        task = _module(settings.prepare.task)
+        return self.cell("evaluate", resolved, prompts=prompts, policy=policy, task=task)
+
+    def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
+        """Folder of a pretrained model. Only the student may differ between seeds."""
+        model = settings.pretrain.models[name]
+        own = settings.pretrain.per_seed and name == self.experiment.experiment.student
+        resolved = {
+            "model": _dump(model),
+            "prepare": _dump(settings.prepare),
+            "seed": seed if own else 0,
+        }
+        task = _module(settings.prepare.task)
+        if isinstance(model.init, params.ModelInit):
+            start = self.model(model.init.name, settings, seed, prompts)
+            key = self.cell("pretrain-more", resolved, prompts=prompts, start=start, task=task)
+        else:
+            key = self.cell("pretrain", resolved, prompts=prompts, task=task)
+        return f"data/pretrain/{key}"
+
+    def report_params(self) -> dict[str, Any]:
+        experiment = self.experiment.experiment
+        first = self.experiment.arm(experiment.arms[0])
+        return {
+            "arms": self.arms,
+            "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
+            "sampled_k": first.evaluate.samples,
+            "split": first.evaluate.split,
+            "per_seed": first.pretrain.per_seed,
+            "notes": list(experiment.notes),
+        }
+
+
+class _Round:
+    """The cells of one round of one arm under one seed."""
+
+    def __init__(
+        self,
+        plan: _Plan,
+        settings: Settings,
+        seed: int,
+        round_: int,
+        prompts: str,
+        base: str,
+        policy: str,
+    ) -> None:
+        self.plan, self.settings, self.prompts = plan, settings, prompts
+        self.base, self.policy = base, policy
+        self.where = {"seed": seed, "round": round_}
+        self.found: dict[str, str] = {}
+
+    def train(self) -> dict[str, str]:
+        """Every cell of the round by stage, `train` last."""
+        objective = self.settings.train.objective
+        inputs = {"policy": self.policy, "objective": _module(objective)}
+        match objective:
+            case "omniopd":
+                prior = self.prior()
+                inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
+            case "opd":
+                inputs |= {"rollouts": self.rollout(), "teacher": self.teacher()}
+            case "grpo":
+                inputs |= {"rollouts": self.rollout()}
+            case "sft":
+                inputs |= {"prompts": self.prompts, "answers": self.solutions()}
+            case "imitate-forks":
+                inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
+                inputs |= {"answers": self.teach(), "reference": self.base}
+        group = "train" if objective == "omniopd" else f"train-{objective}"
+        self.found["train"] = self.plan.cell(group, self._train_params(), **inputs)
+        return self.found
+
+    def _train_params(self) -> dict[str, Any]:
+        block = self.settings.train
+        kept = {
+            name: value
+            for name, value in _dump(block).items()
+            if block.objective in ONLY_FOR.get(name, {block.objective})
+        }
+        if block.objective == "sft":
+            kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
+        return kept | self.where
+
+    def rollout(self) -> str:
+        prepare = self.settings.prepare
+        resolved = _dump(self.settings.rollout) | {"prepare": _dump(prepare)} | self.where
+        inputs = {"prompts": self.prompts, "policy": self.policy, "task": _module(prepare.task)}
+        return self._add("rollout", "rollout", resolved, **inputs)
+
+    def forks(self) -> str:
+        resolved = _dump(self.settings.forks) | self.where
+        inputs = {"rollouts": self.rollout(), "student": self.base}
+        scheduler = _module(resolved["scheduler"])
+        return self._add("forks", "forks", resolved, **inputs, scheduler=scheduler)
+
+    def teacher(self) -> str:
+        teacher = self.plan.experiment.teachers[self.settings.teach.teacher]
+        seed = self.where["seed"]
+        return self.plan.model(teacher.model, self.settings, seed, self.prompts)
+
+    def _teach_params(self) -> dict[str, Any]:
+        block = {k: v for k, v in _dump(self.settings.teach).items() if k not in UNTRACKED["teach"]}
+        return block | {"kind": self.plan.experiment.teachers[block["teacher"]].kind}
+
+    def teach(self) -> str:
+        resolved = self._teach_params() | {"chunk_tokens": self.settings.forks.chunk_tokens}
+        inputs = {"prompts": self.prompts, "rollouts": self.rollout(), "forks": self.forks()}
+        models = {"student": self.base, "teacher": self.teacher(), "kind": resolved["kind"]}
+        return self._add("teach", "teach", resolved, **inputs, **models)
+
+    def solutions(self) -> str:
+        """Full solutions of the round's prompts: no rollout is read."""
+        resolved = self._teach_params() | {
+            "chunk_tokens": self.settings.rollout.max_new_tokens,
+            "round": self.where["round"],
+            "prompts_per_round": self.settings.rollout.prompts_per_round,
+        }
+        models = {"student": self.base, "teacher": self.teacher(), "kind": resolved["kind"]}
+        return self._add("teach-solutions", "teach", resolved, prompts=self.prompts, **models)
+
+    def score(self) -> str:
+        resolved = _dump(self.settings.score) | self.where
+        resolved["samples"] = self.settings.teach.samples
+        resolved["teacher"] = self.settings.teach.teacher
+        if resolved["source"] == "zero":
+            return self._add("score-zero", "score", resolved, forks=self.forks())
+        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach()}
+        metric = _module(resolved["metric"])
+        return self._add("score", "score", resolved, **inputs, similarity=metric)
+
+    def prior(self) -> str:
+        resolved = _dump(self.settings.prior) | self.where
+        resolved["samples"] = self.settings.teach.samples
+        inputs = {"rollouts": self.rollout(), "forks": self.forks()}
+        match resolved["source"]:
+            case "scores":
+                return self._add("prior", "prior", resolved, **inputs, scores=self.score())
+            case "none":
+                return self._add("prior-none", "prior", resolved, **inputs)
+        rounds = self.plan.arm(resolved["controls"], self.where["seed"])
+        controlled = rounds[f"round-{self.where['round']}"]["prior"]
+        return self._add("prior-control", "prior", resolved, **inputs, controlled=controlled)
+
+    def _add(self, group: str, stage: str, resolved: dict[str, Any], **inputs: str) -> str:
+        self.found[stage] = self.plan.cell(group, resolved, **inputs)
+        return self.found[stage]
+
+
+def _dump(block: params.Params) -> dict[str, Any]:
+    return block.model_dump(mode="json", exclude_none=True)
+
+
+def _module(name: str) -> str:
+    return MODULES.get(name, name)
+
+
+def _method(settings: Settings) -> dict[str, Any]:
+    """What the report prints of an arm: every number of the method."""
+    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
+    found = {name: _dump(getattr(settings, name)) for name in blocks}
+    return {"prepare": _dump(settings.prepare), **found}

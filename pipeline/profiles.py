@@ -1,0 +1,27 @@
+"""Complete params files for real set-ups, to start from."""
+
+import shutil
+from pathlib import Path
+
+from pipeline import experiment
+from pipeline.cells import write_text
+from pipeline.errors import UserError
+
+FOLDER = Path("profiles")
+PARAMS = experiment.PARAMS
+
+
+def put(name: str) -> str:
+    """Validate profiles/NAME.yaml and make it params.yaml; the old file stays beside it."""
+    source = FOLDER / f"{name}.yaml"
+    if not source.is_file():
+        known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+        raise UserError(f"profiles: no {name!r}; there are {known}. Name one of them.")
+    experiment.load(source)
+    kept = ""
+    if PARAMS.is_file() and PARAMS.read_text() != source.read_text():
+        old = PARAMS.with_suffix(".yaml.old")
+        shutil.copyfile(PARAMS, old)
+        kept = f" The one before it is {old}."
+    write_text(PARAMS, source.read_text())
+    return f"params.yaml is {source}.{kept} Next: `omniopd repro`."

@@ -1,0 +1,32 @@
+"""`dvc repro` with a count: DVC's own lines unchanged, and before each stage `stage i of n`."""
+
+import re
+import subprocess
+import time
+
+from pipeline import dag, plan
+from pipeline.errors import UserError
+
+SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
+
+
+def repro() -> float:
+    """Run plain `dvc repro`; returns its seconds. Raises UserError if it fails."""
+    total = len(plan.upstream(dag.current())) + 1
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        dag.dvc("repro"), env=dag.environment(), stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    count = 0
+    for line in process.stdout:
+        if SEEN.match(line):
+            count += 1
+            print(f"stage {count} of {total}", flush=True)  # noqa: T201
+        print(line, end="", flush=True)  # noqa: T201
+    if process.wait():
+        raise UserError(
+            f"`dvc repro` stopped with status {process.returncode}; its own message is above. "
+            "Mend that and run it again: finished stages are not repeated."
+        )
+    return time.perf_counter() - start

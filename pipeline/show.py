@@ -1,0 +1,49 @@
+"""What a key in plan.yaml stands for, in words."""
+
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import plan
+from pipeline.errors import UserError
+
+
+def show(found: dict[str, Any], name: str) -> str:
+    """A cell with its params, inputs and arms; or an arm with its cells. Raises UserError."""
+    arms = found["cells"]["arms"]
+    if name in arms:
+        return _yaml({name: arms[name]})
+    for full, reads in plan.upstream(found).items():
+        group, _, key = full.partition("@")
+        if name in (key, full):
+            return _yaml(
+                {
+                    full: {
+                        **found["cells"][group][key],
+                        "folder": f"data/{group.split('-')[0]}/{key}",
+                        "reads": sorted(reads),
+                        "used by": _users(arms, key) or ["every arm"],
+                    }
+                }
+            )
+    raise UserError(f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}.")
+
+
+def _users(arms: dict[str, Any], key: str) -> list[str]:
+    return [
+        f"{arm} {seed} {round_}"
+        for arm, seeds in arms.items()
+        for seed, rounds in seeds.items()
+        for round_, stages in rounds.items()
+        if any(value == key or value.endswith(f"/{key}") for value in stages.values())
+    ]
+
+
+def _yaml(value: Any) -> str:
+    from io import StringIO
+
+    stream = StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.dump(value, stream)
+    return stream.getvalue().rstrip()

@@ -1,0 +1,216 @@
+"""Tables between the stages: one declared Arrow schema each, written atomically, read strictly.
+
+Values, row order and writer settings are deterministic, so equal inputs give equal bytes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+
+ROWS_PER_GROUP = 1024  # rows in a row group: what a streaming reader holds at once
+
+
+def column(name: str, type_: pa.DataType, nullable: bool = False) -> pa.Field:
+    return pa.field(name, type_, nullable=nullable)
+
+
+PROMPTS = pa.schema(
+    [
+        column("prompt_id", pa.string()),
+        column("task", pa.string()),
+        column("split", pa.string()),  # train, dev, test
+        column("messages", pa.string()),  # JSON list of {role, content}
+        column("prompt", pa.string()),  # the problem as plain text
+        column("answer", pa.string()),
+    ]
+)
+ROLLOUTS = pa.schema(
+    [
+        column("rollout_id", pa.string()),
+        column("prompt_id", pa.string()),
+        column("sample", pa.int32()),
+        column("round", pa.int32()),
+        column("prompt_token_ids", pa.list_(pa.int32())),
+        column("token_ids", pa.list_(pa.int32())),  # ends with EOS exactly when finish_reason=stop
+        column("logprobs", pa.list_(pa.float32())),  # nats, of the untempered round's checkpoint
+        column("entropies", pa.list_(pa.float32())),  # nats, of the distribution that made token t
+        column("text", pa.string()),  # without special tokens
+        column("finish_reason", pa.string()),  # stop, length
+        column("reward", pa.float32(), nullable=True),  # null without a checker
+    ]
+)
+FORKS = pa.schema(
+    [
+        column("rollout_id", pa.string()),
+        column("fork", pa.int32()),
+        column("position", pa.int32()),  # index into token_ids; the chunk starts here
+        column("length", pa.int32()),  # tokens of the chunk, C
+        column("entropy", pa.float32()),  # nats
+        column("prefix_text", pa.string()),
+        column("chunk_text", pa.string()),
+        column("ended", pa.bool_()),  # the chunk holds the response's EOS
+    ]
+)
+ANSWERS = pa.schema(
+    [
+        column("rollout_id", pa.string()),  # prompt_id for full solutions (sft)
+        column("position", pa.int32()),
+        column("sample", pa.int32()),
+        column("teacher", pa.string()),
+        column("text", pa.string()),  # cut to C student tokens
+        column("ended", pa.bool_()),  # the teacher's end lies within the cut
+        column("finish_reason", pa.string()),  # stop, length; of the cut text
+        column("model_returned", pa.string()),
+        column("prompt_tokens", pa.int32()),
+        column("completion_tokens", pa.int32()),  # of the cut text
+        column("request_key", pa.string()),
+    ]
+)
+SCORES = pa.schema(
+    [
+        column("rollout_id", pa.string()),
+        column("position", pa.int32()),
+        column("sample", pa.int32()),
+        column("teacher", pa.string()),
+        column("metric", pa.string()),
+        column("similarity", pa.float64()),  # in [0, 1]
+    ]
+)
+TARGETS = pa.schema(
+    [
+        column("rollout_id", pa.string()),
+        column("position", pa.int32()),
+        column("length", pa.int32()),  # tokens
+        column("n", pa.int32()),  # teacher continuations behind k_sem
+        column("k_sem", pa.float64()),  # sum of the n similarities
+        column("pi_bar", pa.float64()),  # geometric mean token probability of the chunk
+        column("pi_hat", pa.float64()),  # posterior mean, the chunk's weight, in [0, 1]
+        column("posterior_sd", pa.float64()),
+    ]
+)
+EVALS = pa.schema(
+    [
+        column("task", pa.string()),
+        column("problem_id", pa.string()),
+        column("sample", pa.int32()),
+        column("decoding", pa.string()),  # greedy, sampled
+        column("response", pa.string()),
+        column("extracted", pa.string(), nullable=True),  # null: no final answer found
+        column("correct", pa.bool_()),
+        column("finish_reason", pa.string()),
+        column("tokens", pa.int32()),
+    ]
+)
+
+
+def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """The whole table, or some of its columns.
+
+    Raises UserError if the file is missing, damaged, or another table.
+    """
+    path = Path(path)
+    file = _open(path, schema)
+    try:
+        table = file.read(columns=columns or schema.names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
+    return _cast(table, path, schema)
+
+
+def stream(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The table, a row group at a time: memory does not grow with its length."""
+    path = Path(path)
+    file = _open(path, schema)
+    for index in range(file.num_row_groups):
+        try:
+            group = file.read_row_group(index, columns=schema.names)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
+        yield _cast(group, path, schema)
+
+
+def rows(path: str | Path, schema: pa.Schema) -> int:
+    """Number of rows, from the footer alone."""
+    return int(_open(Path(path), schema).metadata.num_rows)
+
+
+def write(table: pa.Table, path: str | Path, schema: pa.Schema) -> None:
+    """Write `table` to `path` whole or not at all."""
+    with writer(path, schema) as out:
+        out.write_table(table.select(schema.names).cast(schema), row_group_size=ROWS_PER_GROUP)
+
+
+@contextmanager
+def writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer whose file appears under `path` only when the block ends well."""
+    with replacing(Path(path)) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as out:
+            yield out
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed over it on success and removed on failure.
+
+    A full disk or an error inside the block leaves nothing behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error}). Free space or rights.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+    if not path.is_file():
+        raise UserError(f"{path}: no such table. Run `dvc repro` to make it, or check the path.")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a whole Parquet file ({error}). Rerun its stage.") from error
+    found = file.schema_arrow
+    missing = [name for name in schema.names if name not in found.names]
+    extra = [name for name in found.names if name not in schema.names]
+    if missing or extra:
+        raise UserError(
+            f"{path}: wrong table; missing {missing}, unexpected {extra}. "
+            "Rerun the stage that wrote it, or pass the right table."
+        )
+    for field in schema:
+        if _kind(found.field(field.name).type) != _kind(field.type):
+            raise UserError(
+                f"{path}: column {field.name} is {found.field(field.name).type}, "
+                f"wanted {field.type}. Rerun the stage that wrote it."
+            )
+    return file
+
+
+def _kind(type_: pa.DataType) -> str:
+    """Types that cast into each other without loss of meaning: int64 written by pandas is fine."""
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return f"list of {_kind(type_.value_type)}"
+    if pa.types.is_integer(type_):
+        return "integer"
+    if pa.types.is_floating(type_):
+        return "float"
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return "string"
+    return str(type_)
+
+
+def _cast(table: pa.Table, path: Path, schema: pa.Schema) -> pa.Table:
+    wanted = pa.schema([schema.field(name) for name in table.column_names])
+    try:
+        return table.cast(wanted)
+    except ValueError as error:  # ArrowInvalid: out of range, or a null where none may be
+        raise UserError(f"{path}: {error}. Rerun the stage that wrote it.") from error

@@ -1,0 +1,208 @@
+"""The training loop of every objective: batches of responses, exact losses in slices, AdamW.
+
+A step's loss is (1/R) * sum over its R responses, R counted over the whole step, so that its
+gradient does not depend on how the step is cut into micro-batches. Logits exist for one slice of
+tokens at a time: the loss is differentiated slice by slice down to the hidden states, and the
+hidden states' gradient is then carried through the model once per term, which also gives the
+gradient norm of each.
+
+Axes: T tokens that carry a term, H hidden size, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import seeds
+from pipeline.engines.exact import SLICE
+from pipeline.engines.hf import Policy, padded
+from pipeline.objectives import Example, Sequence, Slice, TermsOf
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step optimises with, beside its examples."""
+
+    terms: TermsOf
+    beta: float
+    token_mean: bool
+    correct: bool
+    micro_batch_size: int  # sequences in a forward pass
+
+
+@dataclass
+class Sums:
+    """Sums over a step's tokens and responses, from which its metrics are made."""
+
+    responses: int = 0
+    signal_tokens: int = 0
+    anchor_tokens: int = 0
+    own_tokens: int = 0  # tokens that the rollout policy wrote
+    signal: float = 0.0
+    anchor: float = 0.0
+    drift: float = 0.0
+    signal_grads: list[torch.Tensor] = field(default_factory=list)
+    anchor_grads: list[torch.Tensor] = field(default_factory=list)
+
+
+def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterator[np.ndarray]:
+    """Indices of each optimizer step's examples: a new permutation each epoch."""
+    for epoch in range(epochs):
+        shuffled = seeds.generator(*names, epoch).permutation(count)
+        yield from (shuffled[i : i + batch_size] for i in range(0, count, batch_size))
+
+
+def gradients(
+    student: Policy, other: Policy | None, examples: list[Example], step: Step
+) -> tuple[Sums, dict[str, float]]:
+    """Unscaled sums with the gradients of (1/R) sum signal and of beta (1/R) sum anchor, metrics.
+
+    `other` is the reference or the teacher, read without gradient. With token_mean each term is
+    over its own token count instead of R.
+    """
+    sequences = [s for example in examples for s in example.sequences]
+    parameters = [p for p in student.model.parameters() if p.requires_grad]
+    sums = Sums(
+        responses=sum(any(len(s.token_ids) for s in e.sequences) for e in examples),
+        signal_tokens=sum(int(s.signal_T.sum()) for s in sequences),
+        anchor_tokens=sum(int(s.anchor_T.sum()) for s in sequences),
+        signal_grads=[torch.zeros_like(p) for p in parameters],
+        anchor_grads=[torch.zeros_like(p) for p in parameters],
+    )
+    scales = (
+        1 / max(sums.signal_tokens if step.token_mean else sums.responses, 1),
+        step.beta / max(sums.anchor_tokens if step.token_mean else sums.responses, 1),
+    )
+    for batch in _micro_batches(sequences, step.micro_batch_size):
+        _accumulate(student, other, batch, step, scales, sums, parameters)
+    return sums, _metrics(sums, scales, step)
+
+
+def _micro_batches(sequences: list[Sequence], size: int) -> Iterator[list[Sequence]]:
+    """Sequences of like length together: less padding, the same sums."""
+    lengths = [len(s.context_ids) + len(s.token_ids) for s in sequences]
+    ordered = sorted(range(len(sequences)), key=lengths.__getitem__)
+    for start in range(0, len(ordered), size):
+        yield [sequences[i] for i in ordered[start : start + size]]
+
+
+def _accumulate(
+    student: Policy,
+    other: Policy | None,
+    batch: list[Sequence],
+    step: Step,
+    scales: tuple[float, float],
+    sums: Sums,
+    parameters: list[torch.nn.Parameter],
+) -> None:
+    hidden_TH, piece = _hidden(student, batch)
+    with torch.no_grad():
+        other_TH = None if other is None else _hidden(other, batch)[0]
+    leaf_TH = hidden_TH.detach().requires_grad_()
+    head = student.model.get_output_embeddings().weight
+    to_hidden = [torch.zeros_like(leaf_TH), torch.zeros_like(leaf_TH)]
+    to_head = [torch.zeros_like(head), torch.zeros_like(head)]
+    width = max(1, SLICE // len(student.silent_V))
+    for start in range(0, len(leaf_TH), width):
+        cut = slice(start, start + width)
+        part_TH = leaf_TH[cut]
+        terms = step.terms(_slice(student, other, part_TH, other_TH, piece, cut, sums), step.correct)
+        sums.signal += float(terms.signal_T.detach().double().sum())
+        sums.anchor += float(terms.anchor_T.detach().double().sum())
+        for which, term_T in enumerate(terms):
+            if scales[which] == 0 or not term_T.requires_grad:
+                continue
+            loss = term_T.sum() * scales[which]
+            part, whole = torch.autograd.grad(loss, [part_TH, head], retain_graph=which == 0)
+            to_hidden[which][cut] += part
+            to_head[which] += whole
+    active = [w for w in (0, 1) if bool(to_hidden[w].any())]
+    for which in active:
+        found = torch.autograd.grad(
+            hidden_TH,
+            parameters,
+            to_hidden[which],
+            retain_graph=which != active[-1],
+            allow_unused=True,
+        )
+        grads = (sums.signal_grads, sums.anchor_grads)[which]
+        for parameter, total, grad in zip(parameters, grads, found, strict=True):
+            if grad is not None:
+                total += grad
+            if parameter is head:
+                total += to_head[which]
+
+
+def _hidden(policy: Policy, batch: list[Sequence]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Hidden states (T, H) from which each token with a term, or with an old logp, was produced."""
+    device = policy.model.device
+    ids, mask = padded([[*s.context_ids, *s.token_ids] for s in batch], device)
+    hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    rows, columns = [], []
+    for b, s in enumerate(batch):
+        rows.append(np.full(len(s.token_ids), b))
+        columns.append(np.arange(len(s.token_ids)) + len(s.context_ids))
+    row_T = torch.from_numpy(np.concatenate(rows)).to(device)
+    column_T = torch.from_numpy(np.concatenate(columns)).to(device)
+    own = [np.full(len(s.token_ids), s.old_logp_T is not None) for s in batch]
+    old = [np.zeros(len(s.token_ids)) if s.old_logp_T is None else s.old_logp_T for s in batch]
+    piece = {
+        "tokens_T": ids[row_T, column_T],
+        "signal_T": torch.from_numpy(np.concatenate([s.signal_T for s in batch])).to(device),
+        "weight_T": torch.from_numpy(np.concatenate([s.weight_T for s in batch])).to(device),
+        "anchor_T": torch.from_numpy(np.concatenate([s.anchor_T for s in batch])).to(device),
+        "old_logp_T": torch.from_numpy(np.concatenate(old).astype(np.float32)).to(device),
+        "own_T": torch.from_numpy(np.concatenate(own)).to(device),
+    }
+    return hidden[row_T, column_T - 1], piece
+
+
+def _slice(
+    student: Policy,
+    other: Policy | None,
+    part_TH: torch.Tensor,
+    other_TH: torch.Tensor | None,
+    piece: dict[str, Any],
+    cut: slice,
+    sums: Sums,
+) -> Slice:
+    other_TV = None
+    if other is not None and other_TH is not None:
+        with torch.no_grad():
+            other_TV = torch.log_softmax(other.head(other_TH[cut]), dim=-1)
+    arrays = {name: value[cut] for name, value in piece.items()}
+    own_T = arrays.pop("own_T")
+    found = Slice(torch.log_softmax(student.head(part_TH), dim=-1), other_TV, **arrays)
+    # k3 estimate of KL(rollout policy || student): unbiased, never negative
+    gap_T = (found.logp_T().detach() - found.old_logp_T)[own_T].double()
+    sums.drift += float((gap_T.exp() - 1 - gap_T).sum())
+    sums.own_tokens += int(own_T.sum())
+    return found
+
+
+def _norm(grads: list[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(g.double().pow(2).sum()) for g in grads))
+
+
+def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float]:
+    signal = sums.signal / max(sums.responses, 1)
+    anchor = sums.anchor / max(sums.responses, 1)
+    found = {
+        "train/loss": sums.signal * scales[0] + sums.anchor * scales[1],
+        "train/signal": signal,  # per response, not scaled
+        "train/anchor": anchor,  # per response, not scaled by beta
+        "train/signal_per_token": sums.signal / max(sums.signal_tokens, 1),
+        "train/anchor_per_token": sums.anchor / max(sums.anchor_tokens, 1),
+        "train/signal_grad_norm": _norm(sums.signal_grads),
+        "train/anchor_grad_norm": _norm(sums.anchor_grads),
+        "train/responses": sums.responses,
+        "train/signal_tokens": sums.signal_tokens,
+        "train/anchor_tokens": sums.anchor_tokens,
+    }
+    if sums.own_tokens:
+        found["train/drift"] = sums.drift / sums.own_tokens  # nats per token
+    return found

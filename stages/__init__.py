@@ -1,0 +1,1 @@
+"""The DAG, one module per stage. A stage never imports another stage."""

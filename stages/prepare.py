@@ -1,0 +1,67 @@
+"""prepare: draw the problems of every split, all different, from the pool's own seed.
+
+reads   nothing
+writes  prompts  one row per problem; round r trains on the r-th slice of split train
+"""
+
+import json
+
+import pyarrow as pa
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline import cells, params, tables, tasks
+from pipeline.errors import UserError
+
+PATIENCE = 100_000  # repeats in a row after which a generator counts as exhausted
+
+
+class PrepareParams(params.Params):
+    prepare: params.Prepare = Field(discriminator="task")
+
+
+def prepare(p: params.ArithmeticPrepare | params.ReasoningGymPrepare) -> pa.Table:
+    """Distinct problems: test first, then dev, then train, so that a larger pool keeps them."""
+    task = tasks.load(p)
+    splits = [("test", p.test), ("dev", p.dev), ("train", p.train)]
+    stream, seen, found = task.problems(p.seed), set[str](), []
+    for split, count in splits:
+        for index in tqdm(range(count), desc=f"prepare {split}", disable=None):
+            problem = _unseen(stream, seen)
+            found.append(
+                {
+                    "prompt_id": f"{split}-{index:06d}",
+                    "task": problem.task,
+                    "split": split,
+                    "messages": json.dumps(problem.messages),
+                    "prompt": problem.prompt,
+                    "answer": problem.answer,
+                }
+            )
+    return pa.Table.from_pylist(found, schema=tables.PROMPTS)
+
+
+def _unseen(stream: "tasks.Iterator[tasks.Problem]", seen: set[str]) -> tasks.Problem:
+    for _ in range(PATIENCE):
+        problem = next(stream)
+        if problem.prompt not in seen:
+            seen.add(problem.prompt)
+            return problem
+    raise UserError(
+        f"prepare: {PATIENCE} problems in a row were repeats after {len(seen)} different ones. "
+        "Ask for fewer problems, or make them larger."
+    )
+
+
+@cells.entry
+def main() -> None:
+    args = cells.arguments("prepare")
+    p = cells.params("prepare", args.cell, PrepareParams)
+    with cells.running("prepare", args) as run:
+        table = prepare(p.prepare)
+        tables.write(table, args.out / "prompts.parquet", tables.PROMPTS)
+        run.rows_out = table.num_rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""pretrain: the models an experiment starts from, trained on worked solutions or just imported.
+
+reads   prompts  dev and test problems, which no worked solution may give away
+        start    another model's checkpoint, where training goes on from one
+writes  checkpoint, optimizer.safetensors (no moments yet: round 1 starts from none)
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline import cells, checkpoints, params, seeds, tables, tasks
+from pipeline.engines.start import start
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.engines.hf import Policy
+
+
+class PretrainParams(params.Params):
+    model: params.PretrainModel
+    prepare: params.Prepare = Field(discriminator="task")
+    seed: int
+
+
+def worked(p: PretrainParams, held_out: set[str]) -> Iterator[tuple[tasks.Messages, str]]:
+    """Endless worked solutions, none of a held-out problem."""
+    task = tasks.load(p.prepare)
+    draw = seeds.generator("pretrain", p.seed)
+    for problem in task.problems(seeds.number("pretrain", p.seed)):
+        wanted = p.model.datasets is None or problem.task in p.model.datasets
+        if wanted and problem.prompt not in held_out:
+            yield problem.messages, task.solution(problem, p.model.habits, draw)
+
+
+def pretrain(policy: "Policy", p: PretrainParams, held_out: set[str]) -> dict[str, float]:
+    """Cross-entropy on the solutions' tokens, AdamW, cosine decay to zero. In place."""
+    import torch
+
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=p.model.lr, weight_decay=0.0)
+    solutions = worked(p, held_out)
+    tokens, loss = 0, float("nan")
+    for step in tqdm(range(p.model.steps), desc="pretrain", unit="step", disable=None):
+        optimizer.param_groups[0]["lr"] = p.model.lr * _schedule(step, p.model.steps)
+        ids, labels = _batch(policy, [next(solutions) for _ in range(p.model.batch_size)])
+        optimizer.zero_grad(set_to_none=True)
+        found = policy.model(input_ids=ids["ids"], attention_mask=ids["mask"], labels=labels).loss
+        found.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        optimizer.step()
+        tokens, loss = tokens + int((labels != -100).sum()), float(found.detach())
+    return {"tokens": tokens} | ({"last_loss": loss} if p.model.steps else {})
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over the first 5 percent, then cosine to zero."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _batch(
+    policy: "Policy", batch: list[tuple[tasks.Messages, str]]
+) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
+    from pipeline.engines.hf import padded
+
+    contexts = [policy.prompt_ids(messages) for messages, _ in batch]
+    solutions = [policy.tokenizer.encode(text, add_special_tokens=False) for _, text in batch]
+    rows = [[*c, *s, policy.eos] for c, s in zip(contexts, solutions, strict=True)]
+    ids, mask = padded(rows, policy.model.device)
+    labels = ids.masked_fill(mask == 0, -100)
+    for b, context in enumerate(contexts):
+        labels[b, : len(context)] = -100
+    return {"ids": ids, "mask": mask}, labels
+
+
+def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
+    """Model in float32 and tokenizer that training starts from."""
+    import torch
+
+    match p.model.init:
+        case params.LlamaInit() as init:
+            from pipeline.engines import characters
+
+            torch.manual_seed(seeds.number("init", p.seed))
+            tokenizer = characters.tokenizer(tasks.load(p.prepare).alphabet())
+            return characters.llama(init, tokenizer), tokenizer
+        case params.GgufInit() as init:
+            from pipeline.engines import pretrained
+
+            return pretrained.from_gguf(init)
+        case params.HubInit() as init:
+            from pipeline.engines import pretrained
+
+            return pretrained.from_hub(init)
+        case params.ModelInit():
+            from pipeline.engines.hf import load
+
+            assert start_folder is not None
+            policy = load(start_folder / "checkpoint", dtype=torch.float32)
+            return policy.model, policy.tokenizer
+
+
+def _held_out(path: Path) -> set[str]:
+    table = tables.read(path, tables.PROMPTS, ["prompt", "split"]).to_pylist()
+    return {row["prompt"] for row in table if row["split"] != "train"}
+
+
+@cells.entry
+def main() -> None:
+    args = cells.arguments("pretrain", "prompts", "start?")
+    p = cells.params("pretrain", args.cell, PretrainParams)
+    with cells.running("pretrain", args) as run:
+        runtime = cells.runtime()
+        held_out = _held_out(args.prompts)
+        if args.start is not None:
+            checkpoints.check(args.start / "checkpoint")
+        start(runtime)
+        import torch
+
+        from pipeline.engines.hf import policy_of, save
+        from pipeline.optimizer import save_none
+
+        policy = policy_of(*initial(p, args.start), runtime.device)
+        policy.model.train()
+        run.counts.update(pretrain(policy, p, held_out))
+        dtype = getattr(torch, p.model.dtype)
+        save(policy.model, policy.tokenizer, args.out / "checkpoint", dtype)
+        save_none(args.out / "optimizer.safetensors")
+        run.rows_in = run.rows_out = p.model.steps * p.model.batch_size
+
+
+if __name__ == "__main__":
+    main()

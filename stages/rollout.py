@@ -1,0 +1,115 @@
+"""rollout: the student answers the round's prompts, then reads its answers exactly.
+
+reads   prompts, the round's checkpoint
+writes  rollouts  samples_per_prompt rows per prompt, in prompt and sample order
+source  arXiv 2606.01476; entropies and log-probabilities from one teacher-forced pass of the
+        same checkpoint over the finished responses, untempered
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline import cells, checkpoints, params, prompts, seeds, tables, tasks
+from pipeline.engines.start import start
+
+if TYPE_CHECKING:
+    from pipeline.engines.hf import Generated, Policy
+
+
+class RolloutParams(params.Rollout):
+    prepare: params.Prepare = Field(discriminator="task")
+    seed: int
+    round: params.Count
+
+
+def rollout(
+    policy: "Policy", asked: list[prompts.Prompt], p: RolloutParams, batch_tokens: int
+) -> pa.Table:
+    """Sample, score and check samples_per_prompt responses to each prompt."""
+    rows = [(prompt, sample) for prompt in asked for sample in range(p.samples_per_prompt)]
+    contexts = {x.prompt_id: policy.prompt_ids(x.messages) for x in asked}
+    contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
+    found_B = _generate(policy, rows, contexts_B, p, batch_tokens)
+    logps_B, entropies_B = _exact(policy, contexts_B, [f.token_ids for f in found_B], batch_tokens)
+    checker = tasks.load(p.prepare)
+    out = []
+    for (prompt, sample), context, found, logps, entropies in zip(
+        rows, contexts_B, found_B, logps_B, entropies_B, strict=True
+    ):
+        text = policy.tokenizer.decode(found.token_ids, skip_special_tokens=True)
+        out.append(
+            {
+                "rollout_id": f"{prompt.prompt_id}-{sample}",
+                "prompt_id": prompt.prompt_id,
+                "sample": sample,
+                "round": p.round,
+                "prompt_token_ids": context,
+                "token_ids": found.token_ids,
+                "logprobs": logps,
+                "entropies": entropies,
+                "text": text,
+                "finish_reason": found.finish_reason,
+                "reward": float(checker.check(prompt.task, text, prompt.answer).correct),
+            }
+        )
+    return pa.Table.from_pylist(out, schema=tables.ROLLOUTS)
+
+
+def _generate(
+    policy: "Policy",
+    rows: list[tuple[prompts.Prompt, int]],
+    contexts_B: list[list[int]],
+    p: RolloutParams,
+    batch_tokens: int,
+) -> list["Generated"]:
+    from pipeline.engines.hf import generate
+    from pipeline.engines.sampling import Sampler
+
+    uniforms = [
+        seeds.generator(p.seed, "rollout", p.round, prompt.prompt_id, sample).random(
+            p.max_new_tokens
+        )
+        for prompt, sample in rows
+    ]
+    sampler = Sampler(p.temperature, p.top_p, p.top_k)
+    stream = generate(policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
+    found = dict(tqdm(stream, total=len(rows), desc="rollout", disable=None))
+    return [found[i] for i in range(len(rows))]
+
+
+def _exact(
+    policy: "Policy", contexts: list[list[int]], responses: list[list[int]], batch_tokens: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    from pipeline.engines.exact import exact
+
+    stream = exact(policy, contexts, responses, batch_tokens)
+    total = len(contexts)
+    found = {i: pair for i, *pair in tqdm(stream, total=total, desc="exact pass", disable=None)}
+    return [found[i][0] for i in range(total)], [found[i][1] for i in range(total)]
+
+
+@cells.entry
+def main() -> None:
+    args = cells.arguments("rollout", "prompts", "policy")
+    p = cells.params("rollout", args.cell, RolloutParams)
+    with cells.running("rollout", args) as run:
+        runtime = cells.runtime()
+        first = (p.round - 1) * p.prompts_per_round
+        asked = prompts.read(args.prompts, "train", first, p.prompts_per_round)
+        checkpoints.check(args.policy / "checkpoint")
+        start(runtime)
+        from pipeline.engines.hf import load
+
+        policy = load(args.policy / "checkpoint", runtime.device)
+        table = rollout(policy, asked, p, runtime.batch_tokens)
+        tables.write(table, args.out / "rollouts.parquet", tables.ROLLOUTS)
+        run.rows_in, run.rows_out = len(asked), table.num_rows
+        run.counts["student_tokens"] = len(table["token_ids"].combine_chunks().values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""train: one round of optimizer steps on the round's evidence.
+
+reads   policy      the round's checkpoint and optimizer moments
+        rollouts    what it wrote (prompts and answers instead for sft)
+        targets     chunk weights (omniopd); forks and answers for imitate-forks
+        reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks)
+        teacher     a checkpoint with logits (opd)
+writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step)
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
+
+from pipeline import cells, checkpoints, params, prompts, tables
+from pipeline.engines.start import start
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.engines.hf import Policy
+    from pipeline.objectives import Example, TermsOf
+
+
+class TrainParams(params.Params):
+    objective: str
+    lr: params.Positive
+    batch_size: params.Count
+    micro_batch_size: params.Count
+    epochs: params.Count
+    reduce: str
+    optimizer: str
+    betas: tuple[float, float]
+    warmup_steps: int
+    clip: params.Positive
+    beta: params.NonNegative = 0.0  # omniopd, imitate-forks
+    correction: str = "none"  # omniopd
+    answers: params.Count = 1  # imitate-forks
+    seed: int
+    round: params.Count
+    prompts_per_round: params.Count  # sft: which slice of the pool
+
+
+class Work(NamedTuple):
+    examples: "list[Example]"
+    terms: "TermsOf"
+    left_out: int  # answers that could not be used
+
+
+def train(
+    student: "Policy", other: "Policy | None", work: Work, p: TrainParams, args: argparse.Namespace
+) -> list[dict[str, float]]:
+    """Optimise `student` in place; returns the metrics of each step."""
+    from pipeline.optimizer import Optimizer
+    from pipeline.training import Step, gradients, order
+
+    optimizer = Optimizer(student.model, p.lr, p.betas, p.warmup_steps, p.clip)
+    if p.optimizer == "carry":
+        optimizer.load(args.policy / "optimizer.safetensors")
+    step = Step(
+        work.terms, p.beta, p.reduce == "token_mean", p.correction == "ratio", p.micro_batch_size
+    )
+    steps = list(order(len(work.examples), p.batch_size, p.epochs, p.seed, "train", p.round))
+    metrics = []
+    for number, batch in enumerate(tqdm(steps, desc="train", unit="step", disable=None)):
+        sums, found = gradients(student, other, [work.examples[i] for i in batch], step)
+        pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
+        taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
+        metrics.append({"round": p.round, "step": number, **found, **taken})
+    _save(student, optimizer, p, args)
+    return metrics
+
+
+def _save(student: "Policy", optimizer: "object", p: TrainParams, args: argparse.Namespace) -> None:
+    import torch
+
+    from pipeline.engines.hf import save
+    from pipeline.optimizer import Optimizer, save_none
+
+    assert isinstance(optimizer, Optimizer)
+    config = json.loads((args.policy / "checkpoint" / "config.json").read_text())
+    dtype = getattr(torch, config.get("dtype") or "float32")
+    save(student.model, student.tokenizer, args.out / "checkpoint", dtype)
+    if p.optimizer == "carry":
+        optimizer.save(args.out / "optimizer.safetensors", dtype != torch.float32)
+    else:
+        save_none(args.out / "optimizer.safetensors")
+
+
+def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
+    """Examples and loss of the objective. Raises UserError if nothing can be trained on."""
+    work = _gather(p, args, student)
+    if not work.examples:
+        raise UserError(
+            f"train: no example to train on ({work.left_out} answers were cut by the length limit "
+            "and left out). Raise rollout.max_new_tokens or check the tables."
+        )
+    return work
+
+
+def _gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
+    def encode(text: str) -> list[int]:
+        return list(student.tokenizer.encode(text, add_special_tokens=False))
+
+    match p.objective:
+        case "omniopd":
+            from pipeline.objectives import omniopd
+
+            targets = tables.read(args.targets, tables.TARGETS)
+            return Work(omniopd.examples(_rollouts(args), targets), omniopd.terms, 0)
+        case "opd":
+            from pipeline.objectives import opd
+
+            return Work(opd.examples(_rollouts(args)), opd.terms, 0)
+        case "grpo":
+            from pipeline.objectives import grpo
+
+            return Work(grpo.examples(_rollouts(args)), grpo.terms, 0)
+        case "sft":
+            from pipeline.objectives import sft
+
+            start_row = (p.round - 1) * p.prompts_per_round
+            problems = prompts.read(args.prompts, "train", start_row, p.prompts_per_round)
+            ids = {x.prompt_id: student.prompt_ids(x.messages) for x in problems}
+            answers = tables.read(args.answers, tables.ANSWERS)
+            examples, cut = sft.examples(answers, ids, encode, student.eos)
+            return Work(examples, sft.terms, cut)
+        case "imitate-forks":
+            from pipeline.objectives import imitate_forks
+
+            forks = tables.read(args.forks, tables.FORKS)
+            answers = tables.read(args.answers, tables.ANSWERS)
+            examples = imitate_forks.examples(
+                _rollouts(args), forks, answers, p.answers, encode, student.eos
+            )
+            return Work(examples, imitate_forks.terms, 0)
+        case _:
+            raise UserError(f"train.objective: {p.objective!r} is unknown. Run `omniopd plan`.")
+
+
+def _rollouts(args: argparse.Namespace) -> "tables.pa.Table":
+    return tables.read(args.rollouts, tables.ROLLOUTS)
+
+
+def _other(args: argparse.Namespace, student: "Policy", runtime: params.Runtime) -> "Policy | None":
+    """The reference or the teacher, frozen; a teacher's ids must be the student's strings."""
+    from pipeline.engines.hf import load
+
+    folder: Path | None = args.reference or args.teacher
+    if folder is None:
+        return None
+    other = load(folder / "checkpoint", runtime.device)
+    ours, theirs = student.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if ours != theirs:
+        shared = len(ours.items() & theirs.items())
+        raise UserError(
+            f"train: the teacher's tokenizer has {len(theirs)} tokens and the student's "
+            f"{len(ours)}, of which {shared} agree in id and string. White-box objectives need "
+            "equal ones; use a text-only objective such as omniopd."
+        )
+    other.model.requires_grad_(False)
+    return other
+
+
+@cells.entry
+def main() -> None:
+    inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
+    args = cells.arguments("train", *inputs, "reference?", "teacher?")
+    p = cells.params("train", args.cell, TrainParams)
+    with cells.running("train", args) as run:
+        runtime = cells.runtime()
+        checkpoints.check(args.policy / "checkpoint")
+        start(runtime)
+        import torch
+
+        from pipeline.engines.hf import load
+
+        student = load(args.policy / "checkpoint", runtime.device, torch.float32)
+        work = gather(p, args, student)
+        other = _other(args, student, runtime)
+        metrics = train(student, other, work, p, args)
+        lines = [json.dumps(line, allow_nan=False) for line in metrics]
+        cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
+        run.rows_in, run.rows_out = len(work.examples), len(work.examples) * p.epochs
+        run.counts["steps_per_round"] = len(metrics)
+        run.counts["left_out"] = work.left_out
+        run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)
+        run.counts["student_tokens"] = int(
+            sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
+        )
+
+
+if __name__ == "__main__":
+    main()
