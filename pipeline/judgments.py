@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from types import TracebackType
@@ -26,17 +26,15 @@ from typing import Any, Literal, Self
 
 import platformdirs
 import sqlalchemy as sa
-from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pipeline import database
 from pipeline.errors import UserError
 
 SCHEMA = 1  # version of the tables below
 CHUNK = 500  # keys in one query or transaction
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
-BUSY_SECONDS = 60  # how long SQLite waits for another process's transaction
 SEEDS = 2**31 - 2**16  # seeds of samples 0 are below this
-NEW_STORE = "set JUDGMENTS_URL to a new file or an empty database"
 log = logging.getLogger("omniopd")
 
 _metadata = sa.MetaData()
@@ -157,17 +155,14 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = _parse(url)
-        self._name = self._url.set(query={}).render_as_string(hide_password=True)
+        parsed = database.parse(url)
+        self._name = database.name(parsed)
         self._owner = uuid.uuid4().hex
-        self._engine = self._connectable()
+        self._engine = database.connectable(parsed)
         self._writer = self._engine.execution_options(write=True)
-        self._insert = sqlite.insert if self._url.get_backend_name() == "sqlite" else _pg_insert
-        try:
-            self._open()
-        except BaseException:
-            self._engine.dispose()
-            raise
+        backend = parsed.get_backend_name()
+        self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
+        database.check(self._writer, self._name, _metadata, _version, SCHEMA)
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +184,7 @@ class Store:
         order = (_judgments.c.key, _judgments.c.token_limit)
         for chunk in _chunks(keys):
             query = sa.select(_judgments).where(*_serves(chunk, limit)).order_by(*order)
-            with self._transaction(self._engine) as connection:
+            with self._reading() as connection:
                 rows = connection.execute(query).all()
             found = {row.key: row for row in reversed(rows)}  # the smallest limit is set last
             yield from (_judgment(found[key]) for key in chunk if key in found)
@@ -213,7 +208,7 @@ class Store:
             index_elements=["key"], set_=new, where=_claims.c.expires_at <= now
         ).returning(_claims.c.key)
         rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
-        with self._transaction(self._writer) as connection:
+        with self._writing() as connection:
             taken = set(connection.execute(take, rows).scalars())
             # Only after the claim: whoever held it before stored its answer and let go at once.
             answered = sa.select(_judgments.c.key).where(*_serves(taken, limit))
@@ -224,15 +219,14 @@ class Store:
     def renew(self, lease: float = LEASE_SECONDS) -> int:
         """Extend every claim of this store to `lease` seconds from now; returns how many."""
         mine = _claims.c.owner == self._owner
-        with self._transaction(self._writer) as connection:
-            _lock(connection, mine)
+        with self._writing() as connection:
             values = {"expires_at": time.time() + lease}
-            return connection.execute(_claims.update().where(mine).values(values)).rowcount
+            return int(connection.execute(_claims.update().where(mine).values(values)).rowcount)
 
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
         for chunk in _chunks(keys):
-            with self._transaction(self._writer) as connection:
+            with self._writing() as connection:
                 self._drop(connection, chunk)
 
     @contextmanager
@@ -275,7 +269,7 @@ class Store:
             asdict(found) | {"token_ids": found.token_ids and json.dumps(found.token_ids)}
             for found in sorted(judgments, key=lambda found: (found.key, found.token_limit))
         ]
-        with self._transaction(self._writer) as connection:
+        with self._writing() as connection:
             connection.execute(self._insert(_judgments).on_conflict_do_nothing(), rows)
             for chunk in _chunks(found.key for found in judgments):
                 self._drop(connection, chunk)
@@ -285,5 +279,49 @@ class Store:
         columns = (_judgments.c.prompt_tokens, _judgments.c.completion_tokens)
         sums = (sa.func.coalesce(sa.func.sum(column), 0) for column in columns)
         query = sa.select(sa.func.count(), sa.func.count(_judgments.c.failure), *sums)
-        with self._transaction(self._engine) as connection:
+        with self._reading() as connection:
             return Counts(*connection.execute(query.select_from(_judgments)).one())
+
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        return database.transaction(self._engine, self._name)
+
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        return database.transaction(self._writer, self._name)
+
+    def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
+        mine = (_claims.c.owner == self._owner, _claims.c.key.in_(sorted(keys)))
+        connection.execute(_claims.delete().where(*mine))
+
+
+def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return (_judgments.c.key.in_(sorted(keys)), _judgments.c.token_limit >= limit)
+
+
+def _judgment(row: Any) -> Judgment:
+    values = dict(row._mapping)
+    if values["token_ids"] is not None:
+        values["token_ids"] = tuple(json.loads(values["token_ids"]))
+    return Judgment(**values)
+
+
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    stream = iter(keys)
+    while chunk := list(islice(stream, CHUNK)):
+        yield chunk
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(prompt: tuple[int, ...] | str) -> str:
+    return hashlib.sha256(_canonical(prompt)).hexdigest()
+
+
+def _plain(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers that are equal written alike: 1 and 1.0 are one setting."""
+    return {
+        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in sampler.items()
+    }

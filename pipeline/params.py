@@ -8,6 +8,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -153,7 +154,7 @@ class Teach(Params):
 
 
 class Score(Params):
-    metric: Literal["exact", "edit", "prefix", "rouge1", "embedding"]
+    metric: Metric
     source: Literal["similarity", "shuffled", "zero"]
     allow_flat: bool
 

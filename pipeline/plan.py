@@ -202,8 +202,7 @@ class _Round:
             for name, value in _dump(block).items()
             if block.objective in ONLY_FOR.get(name, {block.objective})
         }
-        if block.objective == "sft":
-            kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
+        kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
     def rollout(self) -> str:
@@ -225,7 +224,11 @@ class _Round:
 
     def _teach_params(self) -> dict[str, Any]:
         block = {k: v for k, v in _dump(self.settings.teach).items() if k not in UNTRACKED["teach"]}
-        return block | {"kind": self.plan.experiment.teachers[block["teacher"]].kind}
+        return block | {
+            "kind": self.plan.experiment.teachers[block["teacher"]].kind,
+            "round": self.where["round"],
+            "prompts_per_round": self.settings.rollout.prompts_per_round,
+        }
 
     def teach(self) -> str:
         resolved = self._teach_params() | {"chunk_tokens": self.settings.forks.chunk_tokens}
@@ -237,8 +240,6 @@ class _Round:
         """Full solutions of the round's prompts: no rollout is read."""
         resolved = self._teach_params() | {
             "chunk_tokens": self.settings.rollout.max_new_tokens,
-            "round": self.where["round"],
-            "prompts_per_round": self.settings.rollout.prompts_per_round,
         }
         models = {"student": self.base, "teacher": self.teacher(), "kind": resolved["kind"]}
         return self._add("teach-solutions", "teach", resolved, prompts=self.prompts, **models)

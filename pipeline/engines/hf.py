@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -69,7 +70,7 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error
     if tokenizer.eos_token_id is None or tokenizer.chat_template is None:
         raise UserError(f"{folder}: the tokenizer needs an EOS token and a chat template.")

@@ -22,16 +22,16 @@ def sample(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampler: Sampler) 
     if sampler.top_k or sampler.top_p < 1:
         probs_BV = _truncate(probs_BV, sampler)
     cumulative_BV = probs_BV.double().cumsum(-1)
-    # scaled by the total, so that rounding in the sum can never point past the last id
-    found = torch.searchsorted(
-        cumulative_BV, (uniforms_B.double() * cumulative_BV[:, -1])[:, None], right=True
-    )[:, 0]
-    return found.clamp(max=logits_BV.shape[-1] - 1)
+    # scaled by the total and below it, so that rounding can never point at an id of probability 0
+    total_B = cumulative_BV[:, -1]
+    below_B = torch.nextafter(total_B, torch.zeros_like(total_B))
+    at_B = torch.minimum(uniforms_B.double() * total_B, below_B)
+    return torch.searchsorted(cumulative_BV, at_B[:, None], right=True)[:, 0]
 
 
 def _truncate(probs_BV: torch.Tensor, sampler: Sampler) -> torch.Tensor:
     """Zero what top_k and top_p leave out; top_p keeps the id that crosses it."""
-    ordered, ids = probs_BV.sort(-1, descending=True, stable=True)
+    ordered, ids = probs_BV.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     drop = before >= sampler.top_p
     if sampler.top_k:

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+from pipeline.errors import UserError
+from pipeline.params import Runtime
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Continuation:
 class Teacher(Protocol):
     provider: str
     model: str  # pinned id; for a local checkpoint the hash of config, tokenizer and weights
+    same_tokens: bool  # the answers' token ids are the student's own
 
     def sampler(self) -> dict[str, Any]:
         """Every sampler setting that is sent."""
@@ -53,3 +58,16 @@ class Teacher(Protocol):
     def answer(self, asks: Sequence[Ask], limit: int) -> Iterator[list[Continuation]]:
         """For each ask, in order, its draws' continuations in order."""
         ...
+
+
+def load(
+    kind: str, folder: Path, student_tokenizer: Path, temperature: float, runtime: Runtime
+) -> Teacher:
+    """The teacher of a cell; `folder` holds a local teacher's checkpoint."""
+    match kind:
+        case "local":
+            from pipeline.teachers.local import LocalTeacher
+
+            return LocalTeacher(folder / "checkpoint", student_tokenizer, temperature, runtime)
+        case _:
+            raise UserError(f"teachers: kind {kind!r} is unknown. Run `omniopd plan`.")

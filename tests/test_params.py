@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import experiment
+from pipeline.errors import UserError
+from tests.project import MINIATURE, ROOT
+
+
+def load(tmp_path: Path, edit) -> experiment.Experiment:
+    yaml = YAML()
+    values = yaml.load(MINIATURE.read_text())
+    edit(values)
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        yaml.dump(values, file)
+    return experiment.load(path)
+
+
+def put(key, value):
+    *parents, last = key.split(".")
+
+    def edit(values):
+        for parent in parents:
+            values = values[parent]
+        values[last] = value
+
+    return edit
+
+
+REFUSED = [
+    ("train.learning_rate", 1e-3, r"train\.learning_rate: unknown key"),
+    ("rollout.temperature", "warm", r"rollout\.temperature: found 'warm', wanted"),
+    ("train.lr", "3e-4", r"train\.lr: found '3e-4', wanted"),
+    ("forks.max_forks", 0, r"forks\.max_forks: found 0, wanted.*greater than or equal to 1"),
+    ("teach.samples", 0, r"teach\.samples: found 0"),
+    ("forks.chunk_tokens", 0, r"forks\.chunk_tokens: found 0"),
+    ("prior.alpha", -1.0, r"prior\.alpha: found -1\.0"),
+    ("train.beta", -0.1, r"train\.beta: found -0\.1"),
+    ("forks.chunk_tokens", 21, r"chunk_tokens: found 21, wanted at most rollout\.max_new_tokens"),
+    ("experiment.rounds", 6, r"prepare\.train: found 40, wanted at least .* = 48\. Enlarge"),
+    ("experiment.arms", ["omniopd", "nosuch"], r"'nosuch' is not defined; defined are"),
+    ("teach.teacher", "nobody", r"teach\.teacher: found 'nobody', wanted one of teachers"),
+    ("experiment.student", "nobody", r"experiment\.student: found 'nobody', wanted one of"),
+    ("teachers.carries.model", "gone", r"teachers\.carries\.model: found 'gone'"),
+    ("evaluate.problems", 13, r"evaluate\.problems: found 13, wanted at most prepare\.test = 12"),
+    ("experiment.seeds", [0, 0], r"experiment\.seeds: found \[0, 0\], wanted each seed once"),
+    ("experiment.arms", ["omniopd", "omniopd"], r"wanted each arm once"),
+    ("arms.base", {}, r"arms\.base: found 'defined'"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=[f"{k}={v}" for k, v, _ in REFUSED])
+def test_bad_params_are_refused_by_key_value_and_remedy(tmp_path, key, value, message):
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, put(key, value))
+
+
+def test_an_arm_is_checked_with_its_overrides(tmp_path):
+    def edit(values):
+        values["arms"]["omniopd"] = {"train": {"learning_rate": 1.0}}
+
+    with pytest.raises(UserError, match=r"arm omniopd: train\.learning_rate: unknown key"):
+        load(tmp_path, edit)
+
+
+def test_opd_with_a_text_only_teacher_is_refused(tmp_path):
+    def edit(values):
+        values["teachers"]["carries"]["white_box"] = False
+        values["experiment"]["arms"] = ["omniopd", "opd"]
+
+    with pytest.raises(UserError, match=r"arms\.opd: teach\.teacher: found 'carries', wanted a t"):
+        load(tmp_path, edit)
+
+
+def test_a_text_only_teacher_serves_omniopd(tmp_path):
+    assert load(tmp_path, put("teachers.carries.white_box", False)).arm("omniopd")
+
+
+def test_a_control_needs_the_arm_that_it_controls(tmp_path):
+    with pytest.raises(UserError, match=r"arms\.constant-scores: prior\.controls"):
+        load(tmp_path, put("experiment.arms", ["constant-scores"]))
+
+
+def test_prior_only_needs_alpha(tmp_path):
+    def edit(values):
+        values["prior"]["alpha"] = 0.0
+        values["experiment"]["arms"] = ["prior-only"]
+
+    with pytest.raises(UserError, match=r"prior\.alpha: found 0, wanted above 0"):
+        load(tmp_path, edit)
+
+
+def test_a_missing_and_a_broken_file_are_refused(tmp_path):
+    with pytest.raises(UserError, match="not found"):
+        experiment.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("experiment: [")
+    with pytest.raises(UserError, match="not YAML"):
+        experiment.load(tmp_path / "params.yaml")
+
+
+def test_yaml_is_read_as_dvc_reads_it(tmp_path):
+    text = MINIATURE.read_text().replace("lr: 1.0e-3\n  batch_size: 16\n  micro", "lr: 3e-4\n  batch_size: 16\n  micro")
+    (tmp_path / "params.yaml").write_text(text)
+    assert experiment.load(tmp_path / "params.yaml").train.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda p: p.name
+)
+def test_every_shipped_params_file_loads_with_every_arm_that_it_defines(path):
+    loaded = experiment.load(path)
+    for name in loaded.arms:
+        assert loaded.arm(name)
