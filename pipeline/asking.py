@@ -88,9 +88,7 @@ def _requests(
     teacher: Teacher, block: list[Response], places: list[Place], wanted: Wanted, attempt: int
 ) -> Iterator[tuple[Place, Request]]:
     sampler = teacher.sampler()
-    prompts = {
-        (r, position): tuple(block[r].prefixes[position]) for r, position, _ in places
-    }
+    prompts = {(r, position): tuple(block[r].prefixes[position]) for r, position, _ in places}
     for place in places:
         prompt, sample = prompts[place[:2]], place[2]
         yield (

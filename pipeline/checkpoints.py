@@ -32,7 +32,7 @@ def tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: no such tokenizer. Run `dvc repro` to make the checkpoint.")
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception)
+    except Exception as error:
         raise UserError(f"{path}: not a tokenizer ({error}). Rerun its stage.") from error
 
 

@@ -57,7 +57,9 @@ def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -
 
 
 @app.command()
-def profile(name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")]) -> None:
+def profile(
+    name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")],
+) -> None:
     """Put a profile in place as params.yaml, keeping the old one as params.yaml.old."""
     from pipeline import profiles
 

@@ -81,7 +81,9 @@ def _reason(error: exc.SQLAlchemyError) -> str:
     return found[0] if found else type(error).__name__
 
 
-def check(engine: sa.Engine, shown: str, metadata: sa.MetaData, mark: sa.Table, version: int) -> None:
+def check(
+    engine: sa.Engine, shown: str, metadata: sa.MetaData, mark: sa.Table, version: int
+) -> None:
     """Make the tables in an empty database, or raise UserError unless they are ours.
 
     `mark` is a table of one row that holds the version.

@@ -96,8 +96,10 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        nested = isinstance(value, dict) and isinstance(below, dict)
-        merged[key] = _merge(below, value) if nested else value
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -112,7 +114,9 @@ def _check_experiment(file: Experiment) -> None:
     if not listed or not file.experiment.seeds:
         _refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
     if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
-        _refuse("experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats.")
+        _refuse(
+            "experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats."
+        )
     if "base" in file.arms:
         _refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
 

@@ -25,7 +25,12 @@ class Optimizer:
     """
 
     def __init__(
-        self, model: torch.nn.Module, lr: float, betas: tuple[float, float], warmup: int, clip: float
+        self,
+        model: torch.nn.Module,
+        lr: float,
+        betas: tuple[float, float],
+        warmup: int,
+        clip: float,
     ) -> None:
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lr, self.warmup, self.clip, self.steps = lr, warmup, clip, 0

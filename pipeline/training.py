@@ -32,6 +32,7 @@ class Step:
     token_mean: bool
     correct: bool
     micro_batch_size: int  # sequences in a forward pass
+    bfloat16: bool = False  # matrix products of the body in bfloat16; weights and losses float32
 
 
 @dataclass
@@ -99,9 +100,9 @@ def _accumulate(
     sums: Sums,
     parameters: list[torch.nn.Parameter],
 ) -> None:
-    hidden_TH, piece = _hidden(student, batch)
+    hidden_TH, piece = _hidden(student, batch, step.bfloat16)
     with torch.no_grad():
-        other_TH = None if other is None else _hidden(other, batch)[0]
+        other_TH = None if other is None else _hidden(other, batch, step.bfloat16)[0]
     leaf_TH = hidden_TH.detach().requires_grad_()
     head = student.model.get_output_embeddings().weight
     to_hidden = [torch.zeros_like(leaf_TH), torch.zeros_like(leaf_TH)]
@@ -110,7 +111,9 @@ def _accumulate(
     for start in range(0, len(leaf_TH), width):
         cut = slice(start, start + width)
         part_TH = leaf_TH[cut]
-        terms = step.terms(_slice(student, other, part_TH, other_TH, piece, cut, sums), step.correct)
+        terms = step.terms(
+            _slice(student, other, part_TH, other_TH, piece, cut, sums), step.correct
+        )
         sums.signal += float(terms.signal_T.detach().double().sum())
         sums.anchor += float(terms.anchor_T.detach().double().sum())
         for which, term_T in enumerate(terms):
@@ -137,11 +140,14 @@ def _accumulate(
                 total += to_head[which]
 
 
-def _hidden(policy: Policy, batch: list[Sequence]) -> tuple[torch.Tensor, dict[str, Any]]:
+def _hidden(
+    policy: Policy, batch: list[Sequence], bfloat16: bool
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """Hidden states (T, H) from which each token with a term, or with an old logp, was produced."""
     device = policy.model.device
     ids, mask = padded([[*s.context_ids, *s.token_ids] for s in batch], device)
-    hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     rows, columns = [], []
     for b, s in enumerate(batch):
         rows.append(np.full(len(s.token_ids), b))

@@ -47,7 +47,7 @@ def evaluate(
         stream = generate(policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
         found = dict(tqdm(stream, total=len(rows), desc=f"evaluate {decoding}", disable=None))
         for i, (problem, sample) in enumerate(rows):
-            text = policy.tokenizer.decode(found[i].token_ids, skip_special_tokens=True)
+            text = policy.text(found[i].token_ids)
             checked = checker.check(problem.task, text, problem.answer)
             out.append(
                 {

@@ -34,7 +34,7 @@ def _forks(rollout: dict[str, Any], tokenizer: Tokenizer, p: ForksParams) -> lis
 
     def eligible(start: int) -> bool:
         # a cut inside a character decodes to a replacement mark that the text does not have
-        return text.startswith(prefix(start))
+        return bool(text.startswith(prefix(start)))
 
     rows = []
     for fork, position in enumerate(_positions(rollout, eligible, p)):

@@ -5,6 +5,7 @@ writes  prompts  one row per problem; round r trains on the r-th slice of split 
 """
 
 import json
+from collections.abc import Iterator
 
 import pyarrow as pa
 from pydantic import Field
@@ -41,7 +42,7 @@ def prepare(p: params.ArithmeticPrepare | params.ReasoningGymPrepare) -> pa.Tabl
     return pa.Table.from_pylist(found, schema=tables.PROMPTS)
 
 
-def _unseen(stream: "tasks.Iterator[tasks.Problem]", seen: set[str]) -> tasks.Problem:
+def _unseen(stream: Iterator[tasks.Problem], seen: set[str]) -> tasks.Problem:
     for _ in range(PATIENCE):
         problem = next(stream)
         if problem.prompt not in seen:

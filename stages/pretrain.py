@@ -49,7 +49,12 @@ def pretrain(policy: "Policy", p: PretrainParams, held_out: set[str]) -> dict[st
         optimizer.param_groups[0]["lr"] = p.model.lr * _schedule(step, p.model.steps)
         ids, labels = _batch(policy, [next(solutions) for _ in range(p.model.batch_size)])
         optimizer.zero_grad(set_to_none=True)
-        found = policy.model(input_ids=ids["ids"], attention_mask=ids["mask"], labels=labels).loss
+        with torch.autocast(
+            policy.model.device.type, torch.bfloat16, enabled=p.model.dtype == "bfloat16"
+        ):
+            found = policy.model(
+                input_ids=ids["ids"], attention_mask=ids["mask"], labels=labels
+            ).loss
         found.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()
@@ -102,7 +107,7 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
         case params.ModelInit():
             from pipeline.engines.hf import load
 
-            assert start_folder is not None
+            assert start_folder is not None  # group pretrain-more always names one
             policy = load(start_folder / "checkpoint", dtype=torch.float32)
             return policy.model, policy.tokenizer
 

@@ -49,7 +49,7 @@ def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
     except KeyError as error:
         raise UserError(f"scores: {error} is no fork. Rerun score on these forks.") from error
     values = scores["similarity"].to_numpy()
-    if values.size and not (0 <= values.min() and values.max() <= 1):
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise UserError(
             f"scores: similarities from {values.min()} to {values.max()}, wanted 0 to 1. "
             "Rerun score."

@@ -40,7 +40,7 @@ def rollout(
     for (prompt, sample), context, found, logps, entropies in zip(
         rows, contexts_B, found_B, logps_B, entropies_B, strict=True
     ):
-        text = policy.tokenizer.decode(found.token_ids, skip_special_tokens=True)
+        text = policy.text(found.token_ids)
         out.append(
             {
                 "rollout_id": f"{prompt.prompt_id}-{sample}",

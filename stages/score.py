@@ -77,10 +77,14 @@ def contrast(
     None where there is nothing to compare: one sample, or one problem.
     """
     places = list(answers)
-    chosen = [places[i] for i in np.linspace(0, len(places) - 1, min(len(places), PROBES), dtype=int)]
+    chosen = [
+        places[i] for i in np.linspace(0, len(places) - 1, min(len(places), PROBES), dtype=int)
+    ]
     half = len(chosen) // 2
     shifted = chosen[half:] + chosen[:half]
-    others = [(a, b) for a, b in zip(chosen, shifted, strict=True) if prompts[a[0]] != prompts[b[0]]]
+    others = [
+        (a, b) for a, b in zip(chosen, shifted, strict=True) if prompts[a[0]] != prompts[b[0]]
+    ]
     if p.samples < 2 or not others:
         return None
     same = [_pair(answers[place][0], answers[place][1]) for place in chosen]

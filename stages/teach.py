@@ -165,7 +165,9 @@ def main() -> None:
     p = cells.params("teach", args.cell, TeachParams)
     with cells.running("teach", args) as run, judgments.Store(judgments.url()) as store:
         student = checkpoints.tokenizer(args.tokenizer)
-        teacher = teachers.load(p.kind, args.teacher, args.tokenizer, p.temperature, cells.runtime())
+        teacher = teachers.load(
+            p.kind, args.teacher, args.tokenizer, p.temperature, cells.runtime()
+        )
         ledger, used = Ledger(), 0
         asked = responses(p, args, teacher)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:

@@ -20,8 +20,12 @@ from pipeline.engines.start import start
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
     from pipeline.engines.hf import Policy
     from pipeline.objectives import Example, TermsOf
+    from pipeline.optimizer import Optimizer
 
 
 class TrainParams(params.Params):
@@ -53,6 +57,8 @@ def train(
     student: "Policy", other: "Policy | None", work: Work, p: TrainParams, args: argparse.Namespace
 ) -> list[dict[str, float]]:
     """Optimise `student` in place; returns the metrics of each step."""
+    import torch
+
     from pipeline.optimizer import Optimizer
     from pipeline.training import Step, gradients, order
 
@@ -60,7 +66,12 @@ def train(
     if p.optimizer == "carry":
         optimizer.load(args.policy / "optimizer.safetensors")
     step = Step(
-        work.terms, p.beta, p.reduce == "token_mean", p.correction == "ratio", p.micro_batch_size
+        work.terms,
+        p.beta,
+        p.reduce == "token_mean",
+        p.correction == "ratio",
+        p.micro_batch_size,
+        bfloat16=_dtype(args) == torch.bfloat16,
     )
     steps = list(order(len(work.examples), p.batch_size, p.epochs, p.seed, "train", p.round))
     metrics = []
@@ -73,20 +84,30 @@ def train(
     return metrics
 
 
-def _save(student: "Policy", optimizer: "object", p: TrainParams, args: argparse.Namespace) -> None:
+def _save(
+    student: "Policy", optimizer: "Optimizer", p: TrainParams, args: argparse.Namespace
+) -> None:
     import torch
 
     from pipeline.engines.hf import save
-    from pipeline.optimizer import Optimizer, save_none
+    from pipeline.optimizer import save_none
 
-    assert isinstance(optimizer, Optimizer)
-    config = json.loads((args.policy / "checkpoint" / "config.json").read_text())
-    dtype = getattr(torch, config.get("dtype") or "float32")
+    dtype = _dtype(args)
     save(student.model, student.tokenizer, args.out / "checkpoint", dtype)
     if p.optimizer == "carry":
         optimizer.save(args.out / "optimizer.safetensors", dtype != torch.float32)
     else:
         save_none(args.out / "optimizer.safetensors")
+
+
+def _dtype(args: argparse.Namespace) -> "torch.dtype":
+    """What checkpoints of this student are kept in."""
+    import torch
+
+    config = json.loads((args.policy / "checkpoint" / "config.json").read_text())
+    found = getattr(torch, config.get("dtype") or "float32")
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
@@ -140,7 +161,7 @@ def _gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work
             raise UserError(f"train.objective: {p.objective!r} is unknown. Run `omniopd plan`.")
 
 
-def _rollouts(args: argparse.Namespace) -> "tables.pa.Table":
+def _rollouts(args: argparse.Namespace) -> "pa.Table":
     return tables.read(args.rollouts, tables.ROLLOUTS)
 
 

@@ -41,7 +41,9 @@ class Project:
             **extra,
         }
 
-    def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
             cwd=self.folder,

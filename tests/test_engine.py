@@ -51,7 +51,9 @@ def test_rows_that_end_leave_the_batch_without_touching_the_others():
     assert len(lengths) > 4
     for i in range(0, 24, 5):
         assert found[i].token_ids == naive_sample(policy, prompts[i], draws[i], 1.3)
-    assert all((f.token_ids[-1] == policy.eos) == (f.finish_reason == "stop") for f in found.values())
+    assert all(
+        (f.token_ids[-1] == policy.eos) == (f.finish_reason == "stop") for f in found.values()
+    )
 
 
 def test_batches_do_not_change_a_row():

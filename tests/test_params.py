@@ -51,7 +51,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=[f"{k}={v}" for k, v, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("key", "value", "message"), REFUSED, ids=[f"{k}={v}" for k, v, _ in REFUSED]
+)
 def test_bad_params_are_refused_by_key_value_and_remedy(tmp_path, key, value, message):
     with pytest.raises(UserError, match=message):
         load(tmp_path, put(key, value))
@@ -101,13 +103,17 @@ def test_a_missing_and_a_broken_file_are_refused(tmp_path):
 
 
 def test_yaml_is_read_as_dvc_reads_it(tmp_path):
-    text = MINIATURE.read_text().replace("lr: 1.0e-3\n  batch_size: 16\n  micro", "lr: 3e-4\n  batch_size: 16\n  micro")
+    text = MINIATURE.read_text().replace(
+        "lr: 1.0e-3\n  batch_size: 16\n  micro", "lr: 3e-4\n  batch_size: 16\n  micro"
+    )
     (tmp_path / "params.yaml").write_text(text)
     assert experiment.load(tmp_path / "params.yaml").train.lr == 3e-4
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda p: p.name
+    "path",
+    [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))],
+    ids=lambda p: p.name,
 )
 def test_every_shipped_params_file_loads_with_every_arm_that_it_defines(path):
     loaded = experiment.load(path)

@@ -153,14 +153,12 @@ def test_a_step_on_pi_hat_1_raises_the_chunk_and_on_0_leaves_it():
         after = naive.logps(student.model, item.context_ids, ids, 18).gather(
             1, torch.tensor(ids)[:, None]
         )
-        assert bool((after.sum() > before.sum() + 1e-4)) is rises
+        assert bool(after.sum() > before.sum() + 1e-4) is rises
 
 
 def test_replacing_pi_hat_changes_the_gradient():
     found = examples("omniopd")
-    halved = [
-        Example([s._replace(weight_T=s.weight_T / 2) for s in e.sequences]) for e in found
-    ]
+    halved = [Example([s._replace(weight_T=s.weight_T / 2) for s in e.sequences]) for e in found]
     student, other = naive.tiny(1), naive.tiny(2)
     one, _ = gradients(student, other, found, step("omniopd"))
     two, _ = gradients(student, other, halved, step("omniopd"))

@@ -4,6 +4,7 @@ Axes: B rows being decoded, R texts read, P prefix tokens, H hidden size.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,10 +95,9 @@ def _read(policy: Policy, texts: list[list[int]]) -> tuple[DynamicCache, torch.T
     return cache, out.last_hidden_state
 
 
-def _copies(
-    policy: Policy, cache: DynamicCache, text_B: torch.Tensor, width: int
-) -> DynamicCache:
+def _copies(policy: Policy, cache: DynamicCache, text_B: torch.Tensor, width: int) -> DynamicCache:
     copies = DynamicCache(config=policy.model.config)
-    for index, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers
+    for index, layer in enumerate(layers):
         copies.update(layer.keys[text_B, :, :width], layer.values[text_B, :, :width], index)
     return copies

@@ -49,9 +49,7 @@ def _batch(
     tokens = torch.cat([ids[b, span.start + 1 : span.stop + 1] for b, span in enumerate(spans)])
     logps, entropies = logps_and_entropies(policy, before, tokens)
     cuts = np.cumsum([len(span) for span in spans])[:-1]
-    return list(
-        zip(batch, np.split(logps, cuts), np.split(entropies, cuts), strict=True)
-    )
+    return list(zip(batch, np.split(logps, cuts), np.split(entropies, cuts), strict=True))
 
 
 def logps_and_entropies(

@@ -34,6 +34,10 @@ class Policy:
     tokenizer: PreTrainedTokenizerFast
     silent_V: torch.Tensor  # bool; True: an id of the head that stands for no token
 
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Without special tokens."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
     @property
     def eos(self) -> int:
         return int(self.tokenizer.eos_token_id)
@@ -45,7 +49,7 @@ class Policy:
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits (..., V) of hidden states (..., H); silent ids at the lowest float."""
         weight = self.model.get_output_embeddings().weight
-        logits = hidden.float() @ weight.float().T
+        logits: torch.Tensor = hidden.float() @ weight.float().T
         return logits.masked_fill(self.silent_V, torch.finfo(torch.float32).min)
 
 
@@ -55,9 +59,7 @@ class Generated:
     finish_reason: str  # stop, length
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]
-) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
     rendered = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
@@ -77,7 +79,7 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
     return policy_of(model, tokenizer, device)
 
 
-def policy_of(model: PreTrainedModel, tokenizer: Any, device: str) -> Policy:
+def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
     silent = torch.ones(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
     silent[list(tokenizer.get_vocab().values())] = False
     return Policy(model.to(device).eval(), tokenizer, silent.to(device))
@@ -112,9 +114,7 @@ def generate(
             cache, hidden_BH = prefill(policy, [prompts[i] for i in rows])
             lengths = torch.tensor([len(prompts[i]) for i in rows])
             uniforms_BT = torch.from_numpy(np.stack([uniforms[i] for i in rows]))
-            found = decode(
-                policy, cache, hidden_BH, lengths, uniforms_BT, sampler, max_new_tokens
-            )
+            found = decode(policy, cache, hidden_BH, lengths, uniforms_BT, sampler, max_new_tokens)
         yield from zip(batch, found, strict=False)
 
 
@@ -140,9 +140,7 @@ def padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, to
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def prefill(
-    policy: Policy, rows: Sequence[Sequence[int]]
-) -> tuple[DynamicCache, torch.Tensor]:
+def prefill(policy: Policy, rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
     """KV cache of right-padded rows and the hidden state (B, H) at each row's last token."""
     ids, mask = padded(rows, policy.model.device)
     cache = DynamicCache(config=policy.model.config)
@@ -197,6 +195,4 @@ def decode(
             use_cache=True,
         )
         hidden_BH, positions = out.last_hidden_state[:, -1], positions + 1
-    return [
-        Generated(row, "stop" if row[-1] == policy.eos else "length") for row in tokens
-    ]
+    return [Generated(row, "stop" if row[-1] == policy.eos else "length") for row in tokens]

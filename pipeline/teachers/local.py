@@ -27,7 +27,11 @@ class LocalTeacher:
     def __init__(
         self, folder: Path, student_tokenizer: Path, temperature: float, runtime: Runtime
     ) -> None:
-        self.folder, self.runtime, self.temperature = checkpoints.check(folder), runtime, temperature
+        self.folder, self.runtime, self.temperature = (
+            checkpoints.check(folder),
+            runtime,
+            temperature,
+        )
         self.model = checkpoints.fingerprint(folder)
         self.same_tokens = (
             checkpoints.tokenizer(student_tokenizer).to_str()

@@ -1,0 +1,161 @@
+"""results.md: the table with intervals, the settings, and what was seen in plain sentences."""
+
+from typing import Any
+
+from tabulate import tabulate
+
+from pipeline.results import Evals, Row, cost, details, rounds, run_json
+
+HEAD = (
+    "arm",
+    "sampled avg@k",
+    "diff to base",
+    "greedy",
+    "pass@k",
+    "cut off",
+    "no answer",
+    "tokens",
+    "teacher tokens",
+    "bought",
+    "seconds",
+)
+QUESTIONS = (  # arm, versus, is it meant to be above?
+    ("omniopd", "base", True),
+    ("omniopd", "shuffled-scores", True),
+    ("shuffled-scores", "base", False),
+    ("wrong-teacher", "base", False),
+)
+
+
+def render(
+    evals: Evals, rows: list[Row], contrasts: list[Row], settings: dict[str, Any], p: Any
+) -> str:
+    """The whole page. `p` holds split, sampled_k, per_seed and notes of the report's params."""
+    seeds = sorted({row["seed"] for row in rows})
+    parts = ["# Results\n", _basis(rows, seeds, p)]
+    for task in evals.tasks():
+        for seed in seeds:
+            title = " ".join(
+                [f"task {task}"] * (len(evals.tasks()) > 1) + [f"seed {seed}"] * (len(seeds) > 1)
+            )
+            parts.append(
+                (f"## {title.capitalize()}\n\n" if title else "") + _table(evals, rows, task, seed)
+            )
+    parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
+    parts.append("## How\n\n" + _how(evals, settings))
+    if p.notes:
+        parts.append("\n".join(f"- {note}" for note in p.notes))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _basis(rows: list[Row], seeds: list[int], p: Any) -> str:
+    problems = max(row["problems"] for row in rows)
+    runs = "one seed, so this is one run" if len(seeds) == 1 else f"{len(seeds)} seeds, each a run"
+    base = " with a base student of its own" if p.per_seed and len(seeds) > 1 else ""
+    return (
+        f"Sampled accuracy is avg@{p.sampled_k} on {problems} problems of split {p.split} after "
+        f"the last round; brackets are 95 % bootstrap intervals over problems, conditional on "
+        f"this run: {runs}{base}. Greedy accuracy never decides: it can rise without any "
+        "teaching signal."
+    )
+
+
+def _table(evals: Evals, rows: list[Row], task: str, seed: int) -> str:
+    body = []
+    for row in rows:
+        if (row["task"], row["seed"], row["decoding"]) != (task, seed, "sampled"):
+            continue
+        if row["round"] != evals.last(row["arm"], seed):
+            continue
+        greedy = next(
+            r
+            for r in rows
+            if r["decoding"] == "greedy"
+            and all(r[key] == row[key] for key in ("arm", "seed", "round", "task"))
+        )
+        more = details(evals, row)
+        body.append(
+            [
+                row["arm"],
+                _interval(row["accuracy"], row["low"], row["high"]),
+                ""
+                if row["arm"] == "base"
+                else _interval(row["diff"], row["diff_low"], row["diff_high"], sign="+"),
+                f"{greedy['accuracy']:.3f}",
+                f"{more['pass_at_k']:.3f}",
+                f"{row['truncated']:.1%}",
+                f"{more['unextracted']:.1%}",
+                f"{row['mean_tokens']:.1f}",
+                f"{row['tokens_used']:,}",
+                f"{row['tokens_bought']:,}",
+                f"{row['seconds']:.0f}",
+            ]
+        )
+    return tabulate(body, HEAD, tablefmt="github", disable_numparse=True)
+
+
+def _interval(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _sentences(contrasts: list[Row], evals: Evals, seeds: list[int]) -> str:
+    task = evals.tasks()[-1]
+    lines = []
+    for arm, versus, above in QUESTIONS:
+        found = [c for c in contrasts if (c["arm"], c["versus"], c["task"]) == (arm, versus, task)]
+        for c in sorted(found, key=lambda c: c["seed"]):
+            where = f" (seed {c['seed']})" if len(seeds) > 1 else ""
+            lines.append(f"- {_sentence(c, above)}{where}")
+    return "\n".join(lines) or "- No contrast that was named beforehand is among these arms."
+
+
+def _sentence(c: Row, above: bool) -> str:
+    what = f"{c['arm']} minus {c['versus']}: {_interval(c['diff'], c['low'], c['high'], '+')}"
+    if c["low"] > 0:
+        seen = "above zero in this run"
+    elif c["high"] < 0:
+        seen = "below zero in this run"
+    else:
+        seen = "the interval holds zero: no difference seen in this run"
+    fits = (c["low"] > 0) == above
+    wanted = "above zero" if above else "not above zero"
+    return f"{what}, {seen}. {'As' if fits else 'NOT as'} the method predicts ({wanted})."
+
+
+def _how(evals: Evals, settings: dict[str, Any]) -> str:
+    """Per arm: the method's numbers, what the round's optimizer did, what it cost."""
+    lines = []
+    for arm, seed, round_, cells in rounds(evals.arms):
+        if "train" not in cells or round_ != evals.last(arm, seed):
+            continue
+        run, s = run_json("train", cells["train"]), settings[arm]
+        spent = cost(evals.arms, arm, seed, round_)
+        lines.append(
+            f"- **{arm}** seed {seed}: {round_} rounds of {run['steps_per_round']} optimizer steps "
+            f"({_algorithm(run['steps_per_round'])}), {_method(s)}; clipped steps "
+            f"{run['clipped_share']:.0%}, {spent.tokens_used:,} teacher tokens used"
+        )
+    return "\n".join(lines)
+
+
+def _algorithm(steps: int) -> str:
+    return "the paper's algorithm takes one" if steps > 1 else "as in the paper"
+
+
+def _method(s: dict[str, Any]) -> str:
+    train, parts = s["train"], []
+    if train["objective"] in ("omniopd", "imitate-forks"):
+        parts = [
+            f"{s['forks']['scheduler']} M={s['forks']['max_forks']} C={s['forks']['chunk_tokens']}",
+            f"N={s['teach']['samples']} of {s['teach']['teacher']} ({s['teach']['continuation']})",
+        ]
+    if train["objective"] == "omniopd":
+        parts += [
+            f"metric {s['score']['metric']} ({s['score']['source']})",
+            f"alpha={s['prior']['alpha']} ({s['prior']['source']})",
+            f"correction {train['correction']}",
+        ]
+    if train["objective"] in ("omniopd", "imitate-forks"):
+        parts.append(f"beta={train['beta']}")
+    parts += [f"objective {train['objective']}", f"lr={train['lr']}", f"reduce {train['reduce']}"]
+    return ", ".join([*parts, f"optimizer {train['optimizer']}"])

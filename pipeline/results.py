@@ -1,0 +1,238 @@
+"""Evaluations and run.json files of a plan's arms, gathered into rows of results."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import statistics, tables
+from pipeline.errors import UserError
+
+DATA = Path("data")
+NAMED = ("base", "shuffled-scores", "opd", "sft", "imitate-forks")  # omniopd is compared with
+Arms = dict[str, dict[str, dict[str, dict[str, str]]]]  # arm: seed-S: round-R: stage: key
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an arm has spent up to a round."""
+
+    tokens_used: int = 0  # completion tokens of teacher answers
+    tokens_bought: int = 0  # of them bought by these runs rather than found in the store
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+def folder(stage: str, key: str) -> Path:
+    return DATA / stage / key
+
+
+def run_json(stage: str, key: str) -> dict[str, Any]:
+    path = folder(stage, key) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{path}: missing. Run `dvc repro`.")
+    return dict(json.loads(path.read_text()))
+
+
+def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
+    """(arm, seed, round, cells) in the plan's order."""
+    for arm, seeds in arms.items():
+        for seed, found in seeds.items():
+            for round_, cells in found.items():
+                yield (
+                    arm,
+                    int(seed.removeprefix("seed-")),
+                    int(round_.removeprefix("round-")),
+                    cells,
+                )
+
+
+def cost(arms: Arms, arm: str, seed: int, last: int) -> Cost:
+    """Sums over the arm's rounds 1 to `last`; a shared cell counts for every arm that uses it."""
+    total = Cost()
+    for name, own, round_, cells in rounds(arms):
+        if (name, own) != (arm, seed) or round_ > last:
+            continue
+        for stage, key in cells.items():
+            if "/" in key:
+                continue
+            run = run_json(stage, key)
+            total = Cost(
+                total.tokens_used + int(run.get("tokens_used", 0)),
+                total.tokens_bought + int(run.get("tokens_bought", 0)),
+                total.usd + float(run.get("usd", 0.0)),
+                total.seconds + float(run["seconds"]),
+            )
+    return total
+
+
+class Evals:
+    """The evaluated rounds, each read once."""
+
+    def __init__(self, arms: Arms) -> None:
+        self.arms = arms
+        self.tables = {
+            (arm, seed, round_): tables.read(
+                folder("evaluate", cells["evaluate"]) / "evals.parquet", tables.EVALS
+            )
+            for arm, seed, round_, cells in rounds(arms)
+            if "evaluate" in cells
+        }
+
+    def tasks(self) -> list[str]:
+        """The tasks, and `all` pooled where there are several."""
+        names = sorted(
+            {t for table in self.tables.values() for t in pc.unique(table["task"]).to_pylist()}
+        )
+        return [*names, "all"] if len(names) > 1 else names
+
+    def select(self, arm: str, seed: int, round_: int, task: str, decoding: str) -> pa.Table:
+        table = self.tables[arm, seed, round_]
+        keep = pc.equal(table["decoding"], decoding)
+        if task != "all":
+            keep = pc.and_(keep, pc.equal(table["task"], task))
+        return table.filter(keep)
+
+    def graded(
+        self, arm: str, seed: int, round_: int, task: str, decoding: str
+    ) -> statistics.Graded:
+        table = self.select(arm, seed, round_, task, decoding)
+        return statistics.graded(table["problem_id"].to_pylist(), table["correct"].to_pylist())
+
+    def last(self, arm: str, seed: int) -> int:
+        return max(r for a, s, r in self.tables if (a, s) == (arm, seed))
+
+
+def results(evals: Evals) -> list[Row]:
+    """One row per arm, seed, evaluated round, task and decoding. All numbers finite."""
+    return [
+        _result(evals, arm, seed, round_, task, decoding)
+        for arm, seed, round_ in evals.tables
+        for task in evals.tasks()
+        for decoding in ("sampled", "greedy")
+    ]
+
+
+def _result(evals: Evals, arm: str, seed: int, round_: int, task: str, decoding: str) -> Row:
+    table = evals.select(arm, seed, round_, task, decoding)
+    own = evals.graded(arm, seed, round_, task, decoding)
+    base = evals.graded("base", seed, 0, task, decoding)
+    accuracy, diff = statistics.mean(own.share_B), statistics.difference(own, base)
+    spent = cost(evals.arms, arm, seed, round_)
+    return {
+        "arm": arm,
+        "seed": seed,
+        "round": round_,
+        "task": task,
+        "decoding": decoding,
+        "k": len(table) // len(own.problems),
+        # over every row of the table, so that it can be recomputed from it in one line
+        "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "diff": diff.value,
+        "diff_low": diff.low,
+        "diff_high": diff.high,
+        "problems": len(own.problems),
+        "tokens_used": spent.tokens_used,
+        "tokens_bought": spent.tokens_bought,
+        "usd": spent.usd,
+        "seconds": round(spent.seconds, 3),
+        "truncated": _share(pc.equal(table["finish_reason"], "length")),
+        "mean_tokens": float(pc.mean(table["tokens"]).as_py()),
+    }
+
+
+def details(evals: Evals, row: Row) -> Row:
+    """What the table prints beside a row of results: pass@k, extraction, untruncated accuracy."""
+    table = evals.select(row["arm"], row["seed"], row["round"], row["task"], row["decoding"])
+    whole = table.filter(pc.equal(table["finish_reason"], "stop"))
+    return {
+        "pass_at_k": statistics.pass_at_k(
+            table["problem_id"].to_pylist(), table["correct"].to_pylist(), row["k"]
+        ),
+        "unextracted": _share(pc.is_null(table["extracted"])),
+        "untruncated_accuracy": _share(whole["correct"]) if len(whole) else None,
+    }
+
+
+def _share(column: Any) -> float:
+    return float(pc.mean(pc.cast(column, pa.float64())).as_py())
+
+
+def contrasts(evals: Evals) -> list[Row]:
+    """Paired differences, sampled, last round: omniopd minus the pre-named arms, arms minus base."""
+    found = []
+    for seed in sorted({seed for _, seed, _ in evals.tables}):
+        arms = [arm for arm in evals.arms if f"seed-{seed}" in evals.arms[arm]]
+        pairs = [("omniopd", other) for other in NAMED if {"omniopd", other} <= set(arms)]
+        pairs += [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
+        found += [
+            _contrast(evals, arm, versus, seed, task)
+            for arm, versus in pairs
+            for task in evals.tasks()
+        ]
+    return found
+
+
+def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:
+    round_ = evals.last(arm, seed)
+    diff = statistics.difference(
+        evals.graded(arm, seed, round_, task, "sampled"),
+        evals.graded(versus, seed, evals.last(versus, seed), task, "sampled"),
+    )
+    return {
+        "arm": arm,
+        "versus": versus,
+        "seed": seed,
+        "round": round_,
+        "task": task,
+        "diff": diff.value,
+        "low": diff.low,
+        "high": diff.high,
+    }
+
+
+def curves(evals: Evals) -> list[Row]:
+    """Points of the learning curves: evaluations, and the rollouts' own rewards between them.
+
+    The rollouts of round r are written by the checkpoint after round r - 1.
+    """
+    found = []
+    for arm, seed, round_ in evals.tables:
+        task = evals.tasks()[-1]
+        graded = evals.graded(arm, seed, round_, task, "sampled")
+        interval = statistics.mean(graded.share_B)
+        source = "evaluation"
+        found.append(_point(arm, seed, round_, source, *interval))
+    for arm, seed, round_, cells in rounds(evals.arms):
+        if "rollout" not in cells:
+            continue
+        path = folder("rollout", cells["rollout"]) / "rollouts.parquet"
+        table = tables.read(path, tables.ROLLOUTS, ["prompt_id", "reward"])
+        if table["reward"].null_count:
+            continue
+        graded = statistics.graded(table["prompt_id"].to_pylist(), table["reward"].to_pylist())
+        interval = statistics.mean(graded.share_B)
+        found.append(_point(arm, seed, round_ - 1, "rollouts", *interval))
+    return found
+
+
+def _point(
+    arm: str, seed: int, round_: int, source: str, value: float, low: float, high: float
+) -> Row:
+    return {
+        "arm": arm,
+        "seed": seed,
+        "round": round_,
+        "source": source,
+        "accuracy": value,
+        "low": low,
+        "high": high,
+    }

@@ -1,0 +1,147 @@
+"""report: what each arm is worth, as a table, JSON and pictures.
+
+reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
+        other folders may lie beside them
+writes  results.json, contrasts.json, results.md, metrics.json, curves.json, losses.json, *.png
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline import cells, charts, markdown, params, results, tables
+from pipeline.results import Evals, folder, rounds
+
+BINS = 40
+HIGHEST = 6.0  # nats; entropies above it fall into the last bin
+Histogram = tuple[np.ndarray, np.ndarray]
+
+
+class ReportParams(params.Params):
+    arms: dict[str, dict[str, dict[str, dict[str, str]]]]
+    settings: dict[str, dict[str, Any]]
+    sampled_k: int
+    split: str
+    per_seed: bool
+    notes: tuple[str, ...]
+
+
+def _paths(arms: results.Arms, stage: str, name: str) -> dict[Path, str]:
+    """Tables of the plan's cells, each once, with the first arm that uses it."""
+    found: dict[Path, str] = {}
+    for arm, _, _, own in rounds(arms):
+        if stage in own:
+            found.setdefault(folder(stage, own[stage]) / f"{name}.parquet", arm)
+    return found
+
+
+def _count(values: Any, edges: np.ndarray) -> np.ndarray:
+    array = np.clip(np.asarray(values, np.float64), edges[0], edges[-1])
+    return np.histogram(array, edges)[0]
+
+
+def entropies(arms: results.Arms) -> tuple[Histogram, Histogram, Histogram]:
+    """Entropies of all tokens and of forks, and forks' places, streamed: memory stays flat."""
+    forks_of = {own["rollout"]: own["forks"] for *_, own in rounds(arms) if "forks" in own}
+    edges, shares = np.linspace(0, HIGHEST, BINS + 1), np.linspace(0, 1, BINS // 2 + 1)
+    everywhere, forks, places = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS // 2)
+    for rollout, fork in forks_of.items():
+        lengths: dict[str, int] = {}
+        for group in tables.stream(
+            folder("rollout", rollout) / "rollouts.parquet", tables.ROLLOUTS
+        ):
+            everywhere += _count(pc.list_flatten(group["entropies"]), edges)
+            counts = pc.list_value_length(group["token_ids"]).to_pylist()
+            lengths |= dict(zip(group["rollout_id"].to_pylist(), counts, strict=True))
+        for group in tables.stream(folder("forks", fork) / "forks.parquet", tables.FORKS):
+            forks += _count(group["entropy"], edges)
+            total = np.array([lengths[i] for i in group["rollout_id"].to_pylist()], float)
+            places += _count(group["position"].to_numpy() / np.maximum(total, 1), shares)
+    return (everywhere, edges), (forks, edges), (places, shares)
+
+
+def similarities(arms: results.Arms) -> dict[str, Histogram]:
+    """Similarities of each arm over all its rounds."""
+    edges = np.linspace(0, 1, BINS // 2 + 1)
+    found: dict[str, np.ndarray] = {}
+    for arm, _, _, own in rounds(arms):
+        if "score" in own:
+            path = folder("score", own["score"]) / "scores.parquet"
+            for group in tables.stream(path, tables.SCORES):
+                found[arm] = found.get(arm, 0) + _count(group["similarity"], edges)
+    return {arm: (counts, edges) for arm, counts in found.items()}
+
+
+def weights(arms: results.Arms) -> dict[str, np.ndarray]:
+    """Counts of forks (bins of pi_bar, bins of pi_hat) of each arm over all its rounds."""
+    edges = np.linspace(0, 1, BINS + 1)
+    found: dict[str, np.ndarray] = {}
+    for arm, _, _, own in rounds(arms):
+        if "prior" in own:
+            path = folder("prior", own["prior"]) / "targets.parquet"
+            for group in tables.stream(path, tables.TARGETS):
+                bar, hat = group["pi_bar"].to_numpy(), group["pi_hat"].to_numpy()
+                found[arm] = found.get(arm, 0) + np.histogram2d(bar, hat, [edges, edges])[0]
+    return found
+
+
+def losses(arms: results.Arms) -> list[dict[str, Any]]:
+    """Metrics of every optimizer step, with arm and seed."""
+    return [
+        {"arm": arm, "seed": seed, **json.loads(line)}
+        for arm, seed, _, own in rounds(arms)
+        if "train" in own
+        for line in (folder("train", own["train"]) / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def summary(rows: list[results.Row]) -> dict[str, Any]:
+    """results.json as `dvc metrics` and `dvc exp show` read it: arm, seed, task, decoding."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        place = found.setdefault(row["arm"], {}).setdefault(f"seed-{row['seed']}", {})
+        place.setdefault(row["task"], {})[row["decoding"]] = {
+            key: row[key] for key in ("round", "accuracy", "low", "high", "diff", "tokens_used")
+        }
+    return found
+
+
+def pictures(p: ReportParams, points: list[results.Row], out: Path) -> None:
+    names = list(p.arms)
+    charts.learning_curves(points, names, p.split, out / "learning_curves.png")
+    charts.histogram_pair(*entropies(p.arms), out / "entropy_forks.png")
+    charts.similarity(similarities(p.arms), names, out / "similarity.png")
+    charts.weights(weights(p.arms).items(), out / "pi_hat_pi_bar.png")
+
+
+@cells.entry
+def main() -> None:
+    args = cells.arguments("report")
+    p = cells.params("report", args.cell, ReportParams)
+    with cells.running("report", args) as run:
+        evals = Evals(p.arms)
+        rows, found, points = (
+            results.results(evals),
+            results.contrasts(evals),
+            results.curves(evals),
+        )
+        for name, value in (
+            ("results", rows),
+            ("contrasts", found),
+            ("curves", points),
+            ("losses", losses(p.arms)),
+            ("metrics", summary(rows)),
+        ):
+            text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+            cells.write_text(args.out / f"{name}.json", text)
+        page = markdown.render(evals, rows, found, p.settings, p)
+        cells.write_text(args.out / "results.md", page)
+        pictures(p, points, args.out)
+        run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
+
+
+if __name__ == "__main__":
+    main()
