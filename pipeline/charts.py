@@ -101,6 +101,8 @@ def histogram_pair(
             left.stairs(share, edges, label=label, fill=True, alpha=0.55, color=colour)
         left.set(title="Where the student is unsure", xlabel="entropy, nats", ylabel="share")
         left.set_yscale("log")
+        highest = np.flatnonzero(entropies[0] + forks[0])
+        left.set_xlim(0, entropies[1][highest[-1] + 1] if len(highest) else 1)
         left.legend()
         right.stairs(places[0] / max(places[0].sum(), 1), places[1], fill=True, color=COLOURS[0])
         right.set(
@@ -110,9 +112,9 @@ def histogram_pair(
 
 
 def similarity(
-    found: dict[str, tuple[np.ndarray, np.ndarray]], arms: list[str], path: Path
+    found: dict[str, tuple[np.ndarray, np.ndarray, float]], arms: list[str], path: Path
 ) -> None:
-    """Distribution of similarities per arm, (counts, edges) each, as one row of steps an arm."""
+    """Distribution of similarities per arm, (counts, edges, mean) each, a row of steps an arm."""
     with plt.rc_context(STYLE):
         height = 1.2 + 1.1 * max(len(found), 1)
         figure, axes = plt.subplots(
@@ -123,10 +125,9 @@ def similarity(
             squeeze=False,
             layout="constrained",
         )
-        for axis, (arm, (counts, edges)) in zip(axes[:, 0], found.items(), strict=False):
+        for axis, (arm, (counts, edges, mean)) in zip(axes[:, 0], found.items(), strict=False):
             share = counts / max(counts.sum(), 1)
             axis.stairs(share, edges, fill=True, alpha=0.8, color=look(arms, arm)["color"])
-            mean = float((share * (edges[:-1] + edges[1:]) / 2).sum())
             axis.set_title(f"{arm}   mean {mean:.2f}", loc="left", fontsize=10)
             axis.set_ylim(0, 1)
         axes[-1, 0].set_xlabel("similarity of a teacher continuation with the student's chunk")

@@ -167,7 +167,7 @@ def _share(column: Any) -> float:
 
 
 def contrasts(evals: Evals) -> list[Row]:
-    """Paired differences, sampled, last round: omniopd minus the pre-named arms, arms minus base."""
+    """Paired differences, sampled, last round: omniopd minus pre-named arms, arms minus base."""
     found = []
     for seed in sorted({seed for _, seed, _ in evals.tables}):
         arms = [arm for arm in evals.arms if f"seed-{seed}" in evals.arms[arm]]

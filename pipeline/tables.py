@@ -149,9 +149,11 @@ def write(table: pa.Table, path: str | Path, schema: pa.Schema) -> None:
 @contextmanager
 def writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A Parquet writer whose file appears under `path` only when the block ends well."""
-    with replacing(Path(path)) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as out:
-            yield out
+    with (
+        replacing(Path(path)) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as out,
+    ):
+        yield out
 
 
 @contextmanager

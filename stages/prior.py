@@ -58,7 +58,8 @@ def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
     if (counts != samples).any():
         wrong = int(np.argmax(counts != samples))
         raise UserError(
-            f"scores: fork {places[wrong]} has {counts[wrong]} scores, wanted {samples}. Rerun score."
+            f"scores: fork {places[wrong]} has {counts[wrong]} scores, wanted {samples}. "
+            "Rerun score."
         )
     return np.bincount(fork_of, weights=values, minlength=len(places))
 

@@ -63,16 +63,20 @@ def entropies(arms: results.Arms) -> tuple[Histogram, Histogram, Histogram]:
     return (everywhere, edges), (forks, edges), (places, shares)
 
 
-def similarities(arms: results.Arms) -> dict[str, Histogram]:
-    """Similarities of each arm over all its rounds."""
+def similarities(arms: results.Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """Counts, edges and mean of the similarities of each arm over all its rounds."""
     edges = np.linspace(0, 1, BINS // 2 + 1)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, tuple[np.ndarray, float]] = {}
     for arm, _, _, own in rounds(arms):
         if "score" in own:
             path = folder("score", own["score"]) / "scores.parquet"
             for group in tables.stream(path, tables.SCORES):
-                found[arm] = found.get(arm, 0) + _count(group["similarity"], edges)
-    return {arm: (counts, edges) for arm, counts in found.items()}
+                values = group["similarity"].to_numpy()
+                counts, total = found.get(arm, (np.zeros(BINS // 2), 0.0))
+                found[arm] = (counts + _count(values, edges), total + float(values.sum()))
+    return {
+        arm: (counts, edges, total / max(counts.sum(), 1)) for arm, (counts, total) in found.items()
+    }
 
 
 def weights(arms: results.Arms) -> dict[str, np.ndarray]:

@@ -24,13 +24,21 @@ class Project:
         for name in ("pipeline", "stages"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        for name in ("dvc.yaml", ".dvcignore"):
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, folder / name)
         (folder / ".dvc").mkdir()
         shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
         shutil.copy(params, folder / "params.yaml")
         (folder / "data").mkdir()
+
+    def copy(self, folder: Path) -> "Project":
+        """The same project, artifacts, cache and store included, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        found = Project.__new__(Project)
+        found.folder = folder
+        (folder / "params.before").unlink(missing_ok=True)
+        return found
 
     def environment(self, **extra: str) -> dict[str, str]:
         return {
@@ -59,6 +67,8 @@ class Project:
     def edit(self, **changes: Any) -> None:
         """Set keys of params.yaml, named with __ for a dot: train__lr=1e-4."""
         path = self.folder / "params.yaml"
+        if not (self.folder / "params.before").exists():
+            shutil.copy(path, self.folder / "params.before")
         yaml = YAML()
         params = yaml.load(path.read_text())
         for name, value in changes.items():
@@ -69,6 +79,10 @@ class Project:
             block[last] = value
         with path.open("w") as file:
             yaml.dump(params, file)
+
+    def revert(self) -> None:
+        """params.yaml as it was before the first edit of this copy, to the letter."""
+        shutil.copy(self.folder / "params.before", self.folder / "params.yaml")
 
     def repro(self) -> list[str]:
         """Plan and `dvc repro`; the names of the cells that ran, in order."""

@@ -125,7 +125,7 @@ def test_nothing_is_learned_where_both_masks_are_empty():
 
 
 def test_the_anchor_vanishes_at_the_reference_itself():
-    sums, metrics = gradients(naive.tiny(1), naive.tiny(1), examples("omniopd"), step("omniopd"))
+    _, metrics = gradients(naive.tiny(1), naive.tiny(1), examples("omniopd"), step("omniopd"))
     assert metrics["train/anchor"] == pytest.approx(0, abs=1e-6)
     assert metrics["train/anchor_grad_norm"] == pytest.approx(0, abs=1e-5)
     assert metrics["train/signal_grad_norm"] > 0.01

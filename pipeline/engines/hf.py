@@ -3,6 +3,7 @@
 Axes: B rows, T tokens, V vocabulary, P prompt tokens.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,13 @@ class Policy:
     tokenizer: PreTrainedTokenizerFast
     silent_V: torch.Tensor  # bool; True: an id of the head that stands for no token
 
+    @functools.cached_property
+    def _float_head(self) -> torch.Tensor:
+        # made once: in a decode loop the cast would cost as much as the product. Only weights
+        # that are not trained are coarser than float32, so the copy never goes stale.
+        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        return weight.detach().float()
+
     def text(self, token_ids: Sequence[int]) -> str:
         """Without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
@@ -48,8 +56,10 @@ class Policy:
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits (..., V) of hidden states (..., H); silent ids at the lowest float."""
-        weight = self.model.get_output_embeddings().weight
-        logits: torch.Tensor = hidden.float() @ weight.float().T
+        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        if weight.dtype != torch.float32:
+            weight = self._float_head
+        logits: torch.Tensor = hidden.float() @ weight.T
         return logits.masked_fill(self.silent_V, torch.finfo(torch.float32).min)
 
 

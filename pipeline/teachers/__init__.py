@@ -20,7 +20,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Ask:
-    """Everything wanted from the teacher on one student response: one unit of work and of commit."""
+    """All that is wanted from the teacher on one student response: a unit of work and of commit."""
 
     prefixes: dict[int, list[int]]  # position: teacher tokens of prompt and prefix
     draws: list[Draw]

@@ -1,0 +1,24 @@
+import pytest
+from ruamel.yaml import YAML
+
+from tests.project import MINIATURE, Project
+
+ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory):
+    """The miniature with every arm, run by plain `dvc repro`. Read it, do not change it."""
+    project = Project(tmp_path_factory.mktemp("miniature") / "full")
+    project.edit(experiment__arms=ARMS)
+    project.ran = project.repro()
+    return project
+
+
+@pytest.fixture(scope="session")
+def small(full, tmp_path_factory):
+    """A project of three arms and one round, run. Copy it before changing it."""
+    project = full.copy(tmp_path_factory.mktemp("small") / "project")
+    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores"])
+    project.ran = project.repro()
+    return project

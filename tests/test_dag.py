@@ -1,0 +1,272 @@
+"""What reruns and what does not, shown by the stages that DVC itself says it ran."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import experiment, plan
+from tests.project import MINIATURE, ROOT, ran
+
+AGAIN = {"plan": 1, "report": 1}
+
+
+@pytest.fixture
+def project(small, tmp_path):
+    return small.copy(tmp_path / "project")
+
+
+def groups(names):
+    return Counter(name.partition("@")[0] for name in names)
+
+
+def answers_bought(project, name):
+    run = json.loads(
+        (project.folder / "data/teach" / name.partition("@")[2] / "run.json").read_text()
+    )
+    return run["bought"]
+
+
+def test_every_cell_of_the_plan_ran_once(full):
+    wanted = set(plan.upstream(full.yaml("plan.yaml"))) | {"plan"}
+    assert set(full.ran) == wanted
+    assert len(full.ran) == len(wanted)
+
+
+def test_fewer_arms_run_nothing_but_the_report(small):
+    assert groups(small.ran) == AGAIN
+
+
+def test_nothing_changed_runs_nothing(project):
+    assert project.repro() == []
+
+
+def test_train_lr_reruns_train_onward_and_reverting_reruns_nothing(project):
+    project.edit(train__lr=2e-3)
+    assert groups(project.repro()) == AGAIN | {"train": 2, "train-sft": 1, "evaluate": 3}
+    project.revert()
+    assert project.repro() == []
+
+
+def test_alpha_reruns_prior_onward(project):
+    project.edit(prior__alpha=2.0)
+    assert groups(project.repro()) == AGAIN | {"prior": 2, "train": 2, "evaluate": 2}
+
+
+def test_the_metric_reruns_score_onward_and_asks_nothing(project):
+    project.edit(score__metric="prefix")
+    assert groups(project.repro()) == AGAIN | {"score": 2, "prior": 2, "train": 2, "evaluate": 2}
+
+
+def test_the_learning_rate_of_one_arm_reruns_that_arm(project):
+    project.edit(
+        **{"arms__shuffled-scores": {"score": {"source": "shuffled"}, "train": {"lr": 3e-3}}}
+    )
+    names = project.repro()
+    assert groups(names) == AGAIN | {"train": 1, "evaluate": 1}
+    assert project.cell("shuffled-scores", 1, "train").name in {n.partition("@")[2] for n in names}
+
+
+def test_one_arm_more_runs_that_arm_from_shared_answers(project):
+    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "new"])
+    project.edit(arms__new={"prior": {"alpha": 0.5}})
+    assert groups(project.repro()) == AGAIN | {"prior": 1, "train": 1, "evaluate": 1}
+
+
+def test_one_round_more_runs_only_the_new_one_and_reverting_runs_nothing(project):
+    project.edit(experiment__rounds=2)
+    names = project.repro()
+    assert groups(names) == AGAIN | {
+        "rollout": 2, "forks": 2, "teach": 2, "teach-solutions": 1, "score": 2, "prior": 2,
+        "train": 2, "train-sft": 1, "evaluate": 3,
+    }  # fmt: skip
+    assert not {n for n in names if (project.folder / "data/teach" / n).exists()}
+    project.revert()
+    assert project.repro() == []
+
+
+def test_fewer_samples_ask_for_nothing(project):
+    project.edit(teach__samples=2)
+    (name,) = [n for n in project.repro() if n.startswith("teach@")]
+    assert answers_bought(project, name) == 0
+
+
+def test_lost_outputs_are_restored_from_the_cache(project):
+    before = (project.folder / "data/report/results.json").read_bytes()
+    lock = project.yaml("dvc.lock")
+    shutil.rmtree(project.folder / "data")
+    assert project.repro() == []
+    assert (project.folder / "data/report/results.json").read_bytes() == before
+    assert project.yaml("dvc.lock") == lock
+
+
+def test_settings_that_cannot_change_a_result_rerun_nothing(project):
+    project.edit(runtime__batch_tokens=4096, teach__replay=True)
+    assert groups(project.repro()) <= {"plan": 1}
+
+
+def test_pruning_keeps_only_the_plan_and_names_what_the_cache_lacks(project):
+    project.edit(experiment__arms=["omniopd"])
+    stranger = project.cell("sft", 1, "train")
+    project.run("omniopd", "plan")
+    assert not stranger.exists()
+    kept = {name for name in project.yaml("dvc.lock")["stages"] if name != "plan"}
+    assert kept == set(plan.upstream(project.yaml("plan.yaml"))) - {
+        n for n in plan.upstream(project.yaml("plan.yaml")) if n.startswith("report")
+    }
+    uncached = project.cell("omniopd", 1, "prior")
+    md5 = project.yaml("dvc.lock")["stages"][f"prior@{uncached.name}"]["outs"]
+    for out in md5:
+        (project.folder / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()
+    project.edit(prior__alpha=3.0)
+    done = project.run("omniopd", "plan")
+    assert uncached.exists()
+    assert "whose outs the cache lacks" in done.stderr
+
+
+def test_a_stale_plan_stops_everything(project):
+    project.edit(train__lr=5e-3)
+    done = project.run("dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "plan.yaml is not what params.yaml means now" in done.stderr
+    assert groups(ran(done.stdout)) == {"plan": 1}
+
+
+def test_the_arms_are_linked_for_people(small):
+    link = small.folder / "data/arms/omniopd/seed-0/round-1/rollout/rollouts.parquet"
+    assert link.resolve() == (small.cell("omniopd", 1, "rollout") / "rollouts.parquet").resolve()
+    assert (small.folder / "data/arms/base/seed-0/round-0/evaluate/evals.parquet").is_file()
+
+
+def test_show_explains_a_cell_and_an_arm(small):
+    key = small.cell("omniopd", 1, "train").name
+    shown = small.run("omniopd", "show", key).stdout
+    assert f"train@{key}" in shown
+    assert "lr: 0.001" in shown
+    assert "omniopd seed-0 round-1" in shown
+    assert key in small.run("omniopd", "show", "omniopd").stdout
+    done = small.run("omniopd", "show", "nobody", check=False)
+    assert done.returncode == 1
+    assert "neither a cell nor an arm" in done.stderr
+
+
+def test_metrics_and_plots_read_the_same_numbers(small):
+    rows = json.loads((small.folder / "data/report/results.json").read_text())
+    found = json.loads(small.run("dvc", "metrics", "show", "--json").stdout)
+    values = found[""]["data"]["data/report/metrics.json"]["data"]
+    for row in rows:
+        shown = values[row["arm"]][f"seed-{row['seed']}"][row["task"]][row["decoding"]]
+        assert shown["accuracy"] == row["accuracy"]
+    plots = small.run("dvc", "plots", "show", "--json").stdout
+    assert "learning curves" in plots
+
+
+def test_every_group_has_cells_in_the_full_miniature(full):
+    assert set(groups(full.ran)) == {*plan.GROUPS, "plan"}
+
+
+TRACE = """
+import json, runpy, sys
+sys.argv = json.loads(sys.argv[1])
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values()) if m]
+    print("LOADED" + json.dumps(sorted({f for f in files if "/pipeline/" in f or "/stages/" in f})))
+"""
+
+
+def commands(project):
+    """One command for each kind of cell: group, and what its code depends on."""
+    stages = project.yaml("dvc.lock")["stages"]
+    found = {}
+    for name, stage in stages.items():
+        code = tuple(d["path"] for d in stage.get("deps", []) if d["path"].endswith(".py"))
+        if name.partition("@")[0] not in ("plan", "report"):
+            found.setdefault((name.partition("@")[0], code), (name, stage["cmd"]))
+    return found
+
+
+def test_a_cell_depends_on_exactly_the_code_that_it_loads(full, tmp_path):
+    project = full.copy(tmp_path / "project")
+    wrong = {}
+    for (_, code), (name, command) in commands(project).items():
+        # an empty store, so that teach has to load its teacher
+        store = f"sqlite:///{tmp_path / f'{name}.sqlite'}"
+        module, *rest = command.removeprefix("python -m ").split()
+        done = project.run(
+            sys.executable, "-c", TRACE, json.dumps([module, *rest]), JUDGMENTS_URL=store
+        )
+        line = next(x for x in done.stdout.splitlines() if x.startswith("LOADED"))
+        root = str(project.folder) + os.sep
+        loaded = {f.removeprefix(root) for f in json.loads(line.removeprefix("LOADED"))}
+        loaded -= {"pipeline/__init__.py", "stages/__init__.py", "pipeline/engines/__init__.py"}
+        if loaded != set(code):
+            wrong[name] = {"not declared": loaded - set(code), "not loaded": set(code) - loaded}
+    assert not wrong
+
+
+def expand(tmp_path: Path, edit) -> dict:
+    values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
+    edit(values)
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(values, file)
+    return plan.expand(experiment.load(tmp_path / "params.yaml"))
+
+
+def test_cells_are_named_by_content_and_never_read_as_numbers(tmp_path):
+    found = expand(tmp_path, lambda values: None)
+    keys = [name.partition("@")[2] for name in plan.upstream(found)]
+    assert all(re.fullmatch(r"c[0-9a-f]{8}", key) for key in keys)
+    assert len(set(keys)) == len(keys)
+    renamed = expand(
+        tmp_path,
+        lambda v: (
+            v["arms"].update(other=v["arms"].pop("shuffled-scores")),
+            v["experiment"].update(arms=["omniopd", "other"]),
+        ),
+    )
+    assert found["cells"]["train"] == renamed["cells"]["train"]
+
+
+def test_everything_lies_under_one_key(tmp_path):
+    assert list(expand(tmp_path, lambda values: None)) == ["cells"]
+
+
+def test_arms_share_what_is_identical_and_follow_their_own_student_from_round_2(tmp_path):
+    def two_rounds(values):
+        values["experiment"]["rounds"] = 2
+
+    arms = expand(tmp_path, two_rounds)["cells"]["arms"]
+    one, two = arms["omniopd"]["seed-0"], arms["shuffled-scores"]["seed-0"]
+    for stage in ("rollout", "forks", "teach"):
+        assert one["round-1"][stage] == two["round-1"][stage]
+        assert one["round-2"][stage] != two["round-2"][stage]
+    assert one["round-1"]["score"] != two["round-1"]["score"]
+
+
+def test_a_second_seed_adds_cells_and_keeps_the_first_ones(tmp_path):
+    one = set(plan.upstream(expand(tmp_path, lambda values: None)))
+    two = set(plan.upstream(expand(tmp_path, lambda v: v["experiment"].update(seeds=[0, 1]))))
+    lost = {name.partition("@")[0] for name in one - two}
+    assert lost == {"report"}
+    assert len(two) > len(one)
+
+
+def test_replay_is_no_part_of_a_cell_and_chunk_length_is(tmp_path):
+    one = expand(tmp_path, lambda values: None)
+    same = expand(tmp_path, lambda v: v["teach"].update(replay=True))
+    other = expand(tmp_path, lambda v: v["forks"].update(chunk_tokens=3))
+    assert one["cells"]["teach"] == same["cells"]["teach"]
+    assert not set(one["cells"]["teach"]) & set(other["cells"]["teach"])
+
+
+def test_the_shipped_plan_is_what_the_shipped_params_mean():
+    loaded = plan.expand(experiment.load(ROOT / "params.yaml"))
+    assert YAML(typ="safe").load((ROOT / "plan.yaml").read_text()) == loaded

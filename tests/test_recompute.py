@@ -1,0 +1,220 @@
+"""Every table of the miniature again, by short scripts that share no code with the stages."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.objectives import omniopd
+from tests import naive
+
+ARM = "omniopd"
+
+
+def table(full, arm, stage, name):
+    return pd.read_parquet(full.cell(arm, 1, stage) / f"{name}.parquet")
+
+
+def tokenizer(full):
+    path = full.cell("base", 0, "policy") / "checkpoint/tokenizer.json"
+    return Tokenizer.from_file(str(path))
+
+
+def naive_forks(row, decode, most, chunk):
+    text, taken = decode(row.token_ids), []
+    ranked = sorted(range(len(row.entropies)), key=lambda t: (-row.entropies[t], -t))
+    for t in ranked:
+        fits = t + chunk <= len(row.token_ids)
+        apart = all(abs(t - other) >= chunk for other in taken)
+        if fits and apart and len(taken) < most and text.startswith(decode(row.token_ids[:t])):
+            taken.append(t)
+    return sorted(taken)
+
+
+def test_forks(full):
+    rollouts, forks = table(full, ARM, "rollout", "rollouts"), table(full, ARM, "forks", "forks")
+    tok = tokenizer(full)
+
+    def decode(ids):
+        return tok.decode(list(ids), skip_special_tokens=True)
+
+    expected = []
+    for row in rollouts.itertuples():
+        for fork, t in enumerate(naive_forks(row, decode, 2, 4)):
+            before, after = decode(row.token_ids[:t]), decode(row.token_ids[: t + 4])
+            ended = t + 4 == len(row.token_ids) and row.finish_reason == "stop"
+            expected.append((row.rollout_id, fork, t, 4, before, after[len(before) :], ended))
+    found = forks.drop(columns="entropy").itertuples(index=False)
+    assert [tuple(row) for row in found] == expected
+    entropy = rollouts.set_index("rollout_id").entropies
+    places = zip(forks.rollout_id, forks.position, strict=True)
+    assert [entropy[r][p] for r, p in places] == list(forks.entropy)
+    assert forks.ended.any()  # a chunk with the end in it
+    assert forks.groupby("rollout_id").size().nunique() > 1  # and a response with fewer forks
+
+
+def test_rollouts_are_whole_and_their_log_probabilities_exact(full):
+    rollouts = table(full, ARM, "rollout", "rollouts")
+    folder = full.cell("base", 0, "policy") / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(folder).double()
+    tok = AutoTokenizer.from_pretrained(folder)
+    assert list(rollouts["sample"]) == [0, 1, 2, 3] * 8
+    for row in rollouts.itertuples():
+        ids = list(row.token_ids)
+        assert (ids[-1] == tok.eos_token_id) == (row.finish_reason == "stop")
+        assert tok.eos_token_id not in ids[:-1]
+        assert row.text == tok.decode(ids, skip_special_tokens=True)
+        with torch.no_grad():
+            logp = naive.logps(model, list(row.prompt_token_ids), ids, len(tok))
+        own = logp[torch.arange(len(ids)), torch.tensor(ids)]
+        assert row.logprobs == pytest.approx(own.numpy(), abs=1e-5)
+        assert row.entropies == pytest.approx(-(logp.exp() * logp).sum(-1).numpy(), abs=1e-5)
+
+
+def levenshtein(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def edit(a, b):
+    a, b = a.lstrip(), b.lstrip()
+    longest = max(len(a), len(b))
+    return 1.0 if not longest else 1 - levenshtein(a, b) / longest
+
+
+def test_scores(full):
+    forks, answers = table(full, ARM, "forks", "forks"), table(full, ARM, "teach", "answers")
+    scores = table(full, ARM, "score", "scores")
+    merged = forks.merge(answers, on=["rollout_id", "position"], suffixes=("", "_teacher"))
+    assert len(merged) == len(forks) * 3 == len(scores)
+    expected = [edit(a, b) for a, b in zip(merged.chunk_text, merged.text, strict=True)]
+    assert scores.similarity.to_numpy() == pytest.approx(expected, abs=1e-9)
+    assert list(scores["sample"]) == list(merged["sample"])
+    assert list(scores.rollout_id) == list(merged.rollout_id)
+
+
+@pytest.mark.parametrize(
+    ("arm", "alpha"), [("omniopd", 1.0), ("shuffled-scores", 1.0), ("zero-score", 1.0)]
+)
+def test_targets(full, arm, alpha):
+    rollouts = table(full, arm, "rollout", "rollouts").set_index("rollout_id")
+    scores, targets = table(full, arm, "score", "scores"), table(full, arm, "prior", "targets")
+    k = scores.groupby(["rollout_id", "position"]).similarity.sum()
+    for row in targets.itertuples():
+        chunk = rollouts.logprobs[row.rollout_id][row.position : row.position + row.length]
+        bar = math.exp(float(np.mean(chunk.astype(float))))
+        own = k[row.rollout_id, row.position]
+        a, b = own + alpha * bar, 3 - own + alpha * (1 - bar)
+        assert row.n == 3
+        assert row.k_sem == pytest.approx(own, abs=1e-9)
+        assert row.pi_bar == pytest.approx(bar, abs=1e-9)
+        assert row.pi_hat == pytest.approx(a / (a + b), abs=1e-9)
+        sd = math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
+        assert row.posterior_sd == pytest.approx(sd, abs=1e-9)
+
+
+def test_controls_keep_what_they_must(full):
+    real = table(full, "omniopd", "prior", "targets")
+    shuffled = table(full, "shuffled-scores", "score", "scores").similarity.to_numpy()
+    scores = table(full, "omniopd", "score", "scores").similarity.to_numpy()
+    blocks = sorted(map(tuple, scores.reshape(-1, 3)))
+    assert sorted(map(tuple, shuffled.reshape(-1, 3))) == blocks
+    assert not np.array_equal(shuffled, scores)
+    zero = table(full, "zero-score", "prior", "targets")
+    assert (zero.k_sem == 0).all()
+    assert (zero.n == 3).all()
+    only = table(full, "prior-only", "prior", "targets")
+    assert (only.n == 0).all()
+    assert only.pi_hat.to_numpy() == pytest.approx(only.pi_bar.to_numpy())
+    constant = table(full, "constant-scores", "prior", "targets")
+    assert constant.pi_hat.to_numpy() == pytest.approx([real.pi_hat.mean()] * len(constant))
+    random = table(full, "random-scores", "prior", "targets")
+    assert set(random.k_sem) <= set(real.k_sem)
+    assert list(random.k_sem) != list(real.k_sem)
+    assert random.pi_bar.to_numpy() == pytest.approx(real.pi_bar.to_numpy())
+
+
+def test_results(full):
+    arms = full.yaml("plan.yaml")["cells"]["arms"]
+    rows = json.loads((full.folder / "data/report/results.json").read_text())
+    assert len(rows) == 2 * len(arms)
+    base = pd.read_parquet(full.cell("base", 0, "evaluate") / "evals.parquet")
+    for row in rows:
+        evals = pd.read_parquet(full.cell(row["arm"], row["round"], "evaluate") / "evals.parquet")
+        own = evals[evals.decoding == row["decoding"]]
+        theirs = base[base.decoding == row["decoding"]]
+        assert row["accuracy"] == pytest.approx(own.correct.mean(), abs=1e-9)
+        assert row["problems"] == own.problem_id.nunique() == 12
+        assert row["k"] * row["problems"] == len(own)
+        diff = (
+            own.groupby("problem_id").correct.mean() - theirs.groupby("problem_id").correct.mean()
+        )
+        assert row["diff"] == pytest.approx(diff.mean(), abs=1e-9)
+        assert row["low"] <= row["accuracy"] <= row["high"]
+        assert row["diff_low"] <= row["diff"] <= row["diff_high"]
+        assert row["truncated"] == pytest.approx((own.finish_reason == "length").mean())
+        assert row["mean_tokens"] == pytest.approx(own.tokens.mean())
+        assert all(math.isfinite(v) for v in row.values() if isinstance(v, int | float))
+        if row["arm"] == "base":
+            assert (row["diff"], row["diff_low"], row["diff_high"]) == (0, 0, 0)
+    contrasts = json.loads((full.folder / "data/report/contrasts.json").read_text())
+    named = {(c["arm"], c["versus"]) for c in contrasts}
+    assert {("omniopd", v) for v in ("base", "shuffled-scores", "opd", "sft")} <= named
+
+
+def test_the_demo_student_can_do_some_additions(full):
+    base = pd.read_parquet(full.cell("base", 0, "evaluate") / "evals.parquet")
+    assert 0 < base.correct.mean() < 1
+
+
+def policy(folder):
+    from pipeline.engines.hf import load
+
+    return load(folder / "checkpoint", dtype=torch.float32)
+
+
+def test_the_first_step_follows_from_its_targets_and_checkpoint(full):
+    import pyarrow.parquet as pq
+
+    from pipeline.training import order
+
+    rollouts = pq.read_table(full.cell(ARM, 1, "rollout") / "rollouts.parquet")
+    targets = pq.read_table(full.cell(ARM, 1, "prior") / "targets.parquet")
+    examples = omniopd.examples(rollouts, targets)
+    first = next(order(len(examples), 16, 1, 0, "train", 1))
+    student = naive.double(policy(full.cell("base", 0, "policy")))
+    vocabulary = len(policy(full.cell("base", 0, "policy")).tokenizer)
+    signal = anchor = 0.0
+    for i in first:
+        (item,) = examples[i].sequences
+        s, a = naive.signal_and_anchor("omniopd", student, student, item, vocabulary)
+        signal, anchor = signal + float(s.detach()), anchor + float(a.detach())
+    lines = (full.cell(ARM, 1, "train") / "metrics.jsonl").read_text().splitlines()
+    found = json.loads(lines[0])
+    assert found["train/signal"] == pytest.approx(signal / 16, abs=1e-5)
+    assert found["train/anchor"] == pytest.approx(anchor / 16, abs=1e-5)
+    assert found["train/loss"] == pytest.approx((signal + 0.1 * anchor) / 16, abs=1e-5)
+    assert found["train/drift"] == pytest.approx(0, abs=1e-9)
+    assert len(lines) == 2
+
+
+def test_every_trained_arm_has_weights_of_its_own(full):
+    arms = [arm for arm in full.yaml("plan.yaml")["cells"]["arms"] if arm != "base"]
+    base = policy(full.cell("base", 0, "policy")).model.state_dict()
+    seen = []
+    for arm in arms:
+        weights = policy(full.cell(arm, 1, "train")).model.state_dict()
+        assert any(not torch.equal(weights[name], base[name]) for name in base)
+        flat = torch.cat([w.flatten() for w in weights.values()])
+        assert not any(torch.equal(flat, other) for other in seen)
+        seen.append(flat)
+    assert len(arms) == 12

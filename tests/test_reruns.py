@@ -1,0 +1,235 @@
+"""Equal bytes whatever the machine is told, kills that cost nothing, and bad input."""
+
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline.judgments import Store
+from tests.project import Project
+
+DETERMINISTIC = {
+    "rollout": ["rollouts.parquet"],
+    "forks": ["forks.parquet"],
+    "teach": ["answers.parquet"],
+    "score": ["scores.parquet"],
+    "prior": ["targets.parquet"],
+    "train": ["checkpoint/model.safetensors", "optimizer.safetensors", "metrics.jsonl"],
+    "evaluate": ["evals.parquet"],
+}
+
+
+@pytest.fixture
+def project(small, tmp_path):
+    return small.copy(tmp_path / "project")
+
+
+def command(project, stage, arm="omniopd"):
+    """The command line of the arm's cell in round 1, as DVC ran it."""
+    key = project.cell(arm, 1, stage).name
+    locked = project.yaml("dvc.lock")["stages"]
+    (name,) = [n for n in locked if n.endswith(f"@{key}")]
+    return locked[name]["cmd"].split()
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_equal_seeds_give_equal_bytes_whatever_omp_num_threads_is(project, threads):
+    for stage, names in DETERMINISTIC.items():
+        folder = project.cell("omniopd", 1, stage)
+        before = {name: digest(folder / name) for name in names}
+        shutil.rmtree(folder)
+        store = f"sqlite:///{project.folder / f'empty-{threads}.sqlite'}"
+        project.run(*command(project, stage), OMP_NUM_THREADS=threads, JUDGMENTS_URL=store)
+        assert {name: digest(folder / name) for name in names} == before, stage
+
+
+SLOW = """
+import runpy, sys, time
+from pipeline.teachers.local import LocalTeacher
+real = LocalTeacher.answer
+def slow(self, asks, limit):
+    for found in real(self, asks, limit):
+        time.sleep(0.05)
+        yield found
+LocalTeacher.answer = slow
+sys.argv = sys.argv[1:]
+runpy.run_module("stages.teach", run_name="__main__", alter_sys=True)
+"""
+
+
+def stored(url):
+    if not os.path.exists(url.removeprefix("sqlite:///")):
+        return 0
+    with sa.create_engine(url).connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+        if "judgments" not in names:
+            return 0
+        return connection.execute(sa.text("select count(*) from judgments")).scalar()
+
+
+def test_a_killed_teach_asks_for_nothing_that_it_has(project):
+    url = f"sqlite:///{project.folder / 'killed.sqlite'}"
+    words = command(project, "teach")[3:]
+    folder = project.cell("omniopd", 1, "teach")
+    before = digest(folder / "answers.parquet")
+    shutil.rmtree(folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "teach", *words],
+        cwd=project.folder,
+        env=project.environment(JUDGMENTS_URL=url),
+    )
+    deadline = time.time() + 90
+    while stored(url) < 20 and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = stored(url)
+    assert kept >= 20
+    assert not folder.exists() or not any(folder.glob("*.parquet"))
+    project.run(sys.executable, "-m", "stages.teach", *words, JUDGMENTS_URL=url)
+    assert digest(folder / "answers.parquet") == before
+    with Store(url) as store:
+        total = store.stats().answers
+    import json
+
+    run = json.loads((folder / "run.json").read_text())
+    assert kept < total
+    assert run["bought"] == total - kept
+
+
+def test_replay_never_asks_and_names_the_misses(project):
+    words = command(project, "teach")
+    shutil.rmtree(project.cell("omniopd", 1, "teach"))
+    project.edit(teach__replay=True)
+    project.run(*words)  # everything is in the store
+    empty = f"sqlite:///{project.folder / 'empty.sqlite'}"
+    done = project.run(*words, check=False, JUDGMENTS_URL=empty)
+    assert done.returncode == 1
+    assert "answers are not in the store, the first at position" in done.stderr
+    assert stored(empty) == 0
+
+
+def fails(project, words, message):
+    """The command fails with one paragraph that says `message`, and leaves nothing new."""
+    out = project.folder / words[words.index("--out") + 1]
+    shutil.rmtree(out, ignore_errors=True)
+    done = project.run(*words, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
+
+
+def test_a_missing_checkpoint_is_refused(project):
+    shutil.rmtree(project.cell("base", 0, "policy") / "checkpoint")
+    fails(project, command(project, "rollout"), "not a checkpoint, lacks config.json")
+
+
+def test_a_truncated_table_is_refused(project):
+    path = project.cell("omniopd", 1, "rollout") / "rollouts.parquet"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-100])
+    fails(project, command(project, "forks"), "rollouts.parquet: not a whole Parquet file")
+
+
+def test_a_table_of_another_stage_is_refused(project):
+    words = command(project, "forks")
+    words[words.index("--rollouts") + 1] = str(
+        project.cell("omniopd", 1, "score") / "scores.parquet"
+    )
+    fails(project, words, "wrong table; missing ['prompt_id'")
+
+
+def test_a_missing_table_is_refused(project):
+    (project.cell("omniopd", 1, "forks") / "forks.parquet").unlink()
+    fails(project, command(project, "score"), "forks.parquet: no such table")
+
+
+def test_a_cell_that_the_plan_lacks_is_refused(project):
+    words = command(project, "score")
+    words[words.index("--cell") + 1] = "c00000000"
+    fails(project, words, "has no score cell 'c00000000'")
+
+
+def test_an_empty_prompt_set_is_refused(project):
+    import pyarrow.parquet as pq
+
+    path = project.cell("omniopd", 1, "rollout")
+    words = command(project, "rollout")
+    prompts = project.folder / words[words.index("--prompts") + 1]
+    table = pq.read_table(prompts)
+    prompts.unlink()
+    pq.write_table(table.slice(0, 0), prompts)
+    fails(project, words, "split 'train' has 0 problems, wanted at least 8")
+    assert not (path / "rollouts.parquet").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(project):
+    """A limit on the size of files stands in for the disk: the system refuses the write alike."""
+    words = command(project, "train")
+    out = project.folder / words[words.index("--out") + 1]
+    shutil.rmtree(out)
+
+    def no_room():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that write fails instead of killing
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    done = subprocess.run(
+        words,
+        cwd=project.folder,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=no_room,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
+
+
+def test_bad_params_stop_the_command_in_one_paragraph(tmp_path):
+    project = Project(tmp_path / "project")
+    project.edit(train__lr="fast")
+    done = project.run("omniopd", "plan", check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "train.lr: found 'fast', wanted" in done.stderr
+    assert not (project.folder / "plan.yaml").exists()
+
+
+def test_the_flow_leaves_the_lock_of_plain_repro(small, tmp_path):
+    project = Project(tmp_path / "project")
+    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores"])
+    done = project.run("omniopd", "run", "--parallel", "2")
+    assert done.returncode == 0
+
+    def comparable(found):
+        stages = found.yaml("dvc.lock")["stages"]
+        return {
+            name: {
+                **stage,
+                "outs": [o for o in stage.get("outs", []) if "run.json" not in o["path"]],
+                "deps": [d for d in stage.get("deps", []) if d["path"] != "params.yaml"],
+            }
+            for name, stage in stages.items()
+            if not name.startswith("report")
+        }
+
+    assert comparable(project) == comparable(small)
+    assert project.repro() == []
