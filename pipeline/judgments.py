@@ -26,14 +26,48 @@ from typing import Any, Literal, Self
 
 import platformdirs
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline import database
 from pipeline.errors import UserError
 
+SCHEMA = 1  # version of the tables below
 CHUNK = 500  # keys in one query or transaction
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 SEEDS = 2**31 - 2**16  # seeds of samples 0 are below this
 log = logging.getLogger("omniopd")
+
+_metadata = sa.MetaData()
+_version = sa.Table(
+    "omniopd_judgments", _metadata, sa.Column("version", sa.Integer, primary_key=True)
+)
+_judgments = sa.Table(
+    "judgments",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("token_limit", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sample", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("token_ids", sa.Text),  # JSON list
+    sa.Column("ended", sa.Boolean, nullable=False),
+    sa.Column("finish_reason", sa.String(16), nullable=False),
+    sa.Column("model_returned", sa.Text, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("failure", sa.Text),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("requested_n", sa.Integer, nullable=False),
+    sa.Column("seed_sent", sa.BigInteger),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+_claims = sa.Table(
+    "claims",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),  # seconds since 1970, UTC
+)
 
 
 def url() -> str:
@@ -121,8 +155,14 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url)
+        parsed = database.parse(url)
+        self._name = database.name(parsed)
         self._owner = uuid.uuid4().hex
+        self._engine = database.connectable(parsed)
+        self._writer = self._engine.execution_options(write=True)
+        backend = parsed.get_backend_name()
+        self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
+        database.check(self._writer, self._name, _metadata, _version, SCHEMA)
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +173,7 @@ class Store:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._database.close()
+        self._engine.dispose()
 
     def find(self, keys: Iterable[str], limit: int) -> Iterator[Judgment]:
         """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
@@ -141,9 +181,9 @@ class Store:
         Of several rows that serve, the one with the smallest limit. Order within a chunk is the
         keys' own; a key without an answer is left out.
         """
-        order = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
+        order = (_judgments.c.key, _judgments.c.token_limit)
         for chunk in _chunks(keys):
-            query = sa.select(JUDGMENTS).where(_serves(chunk, limit)).order_by(*order)
+            query = sa.select(_judgments).where(*_serves(chunk, limit)).order_by(*order)
             with self._reading() as connection:
                 rows = connection.execute(query).all()
             found = {row.key: row for row in reversed(rows)}  # the smallest limit is set last
@@ -162,26 +202,26 @@ class Store:
 
     def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
         now = time.time()
-        insert = self._database.insert(CLAIMS)
+        insert = self._insert(_claims)
         new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
         take = insert.on_conflict_do_update(
-            index_elements=["key"], set_=new, where=CLAIMS.c.expires_at <= now
-        ).returning(CLAIMS.c.key)
+            index_elements=["key"], set_=new, where=_claims.c.expires_at <= now
+        ).returning(_claims.c.key)
         rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
         with self._writing() as connection:
             taken = set(connection.execute(take, rows).scalars())
             # Only after the claim: whoever held it before stored its answer and let go at once.
-            answered = sa.select(JUDGMENTS.c.key).where(_serves(taken, limit))
+            answered = sa.select(_judgments.c.key).where(*_serves(taken, limit))
             known = set(connection.execute(answered).scalars())
             self._drop(connection, known)
         return taken - known
 
     def renew(self, lease: float = LEASE_SECONDS) -> int:
         """Extend every claim of this store to `lease` seconds from now; returns how many."""
-        mine = CLAIMS.c.owner == self._owner
+        mine = _claims.c.owner == self._owner
         with self._writing() as connection:
             values = {"expires_at": time.time() + lease}
-            return int(connection.execute(CLAIMS.update().where(mine).values(values)).rowcount)
+            return int(connection.execute(_claims.update().where(mine).values(values)).rowcount)
 
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
@@ -226,21 +266,21 @@ class Store:
         if not judgments:
             return
         rows = [
-            asdict(found) | {"token_ids": _packed(found.token_ids)}
+            asdict(found) | {"token_ids": found.token_ids and json.dumps(found.token_ids)}
             for found in sorted(judgments, key=lambda found: (found.key, found.token_limit))
         ]
         with self._writing() as connection:
-            connection.execute(self._database.insert(JUDGMENTS).on_conflict_do_nothing(), rows)
+            connection.execute(self._insert(_judgments).on_conflict_do_nothing(), rows)
             for chunk in _chunks(found.key for found in judgments):
                 self._drop(connection, chunk)
 
     def stats(self) -> Counts:
         """Answers, failures and tokens in the store."""
-        columns = (JUDGMENTS.c.prompt_tokens, JUDGMENTS.c.completion_tokens)
+        columns = (_judgments.c.prompt_tokens, _judgments.c.completion_tokens)
         sums = (sa.func.coalesce(sa.func.sum(column), 0) for column in columns)
-        query = sa.select(sa.func.count(), sa.func.count(JUDGMENTS.c.failure), *sums)
+        query = sa.select(sa.func.count(), sa.func.count(_judgments.c.failure), *sums)
         with self._reading() as connection:
-            return Counts(*connection.execute(query.select_from(JUDGMENTS)).one())
+            return Counts(*connection.execute(query.select_from(_judgments)).one())
 
     def _reading(self) -> AbstractContextManager[sa.Connection]:
         return database.transaction(self._engine, self._name)
@@ -249,12 +289,12 @@ class Store:
         return database.transaction(self._writer, self._name)
 
     def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
-        mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))
-        connection.execute(CLAIMS.delete().where(*mine))
+        mine = (_claims.c.owner == self._owner, _claims.c.key.in_(sorted(keys)))
+        connection.execute(_claims.delete().where(*mine))
 
 
 def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:
-    return (JUDGMENTS.c.key.in_(sorted(keys)), JUDGMENTS.c.token_limit >= limit)
+    return (_judgments.c.key.in_(sorted(keys)), _judgments.c.token_limit >= limit)
 
 
 def _judgment(row: Any) -> Judgment:
@@ -285,59 +325,3 @@ def _plain(sampler: Mapping[str, Any]) -> dict[str, Any]:
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in sampler.items()
     }
-
-    def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
-        """Delete this store's claims on `keys`."""
-        mine = CLAIMS.c.key.in_(list(keys)) & (CLAIMS.c.owner == self._owner)
-        _lock(connection, mine)
-        connection.execute(CLAIMS.delete().where(mine))
-
-
-def _lock(connection: sa.Connection, claims: sa.ColumnElement[bool]) -> None:
-    """Lock rows in the order in which `claim` does: Postgres would see a deadlock otherwise."""
-    query = sa.select(CLAIMS.c.key).where(claims).order_by(CLAIMS.c.key).with_for_update()
-    connection.execute(query).all()
-
-
-def _serves(keys: Iterable[str], limit: int) -> sa.ColumnElement[bool]:
-    return JUDGMENTS.c.key.in_(list(keys)) & (JUDGMENTS.c.token_limit >= limit)
-
-
-def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    """Distinct keys, at most CHUNK at a time; `keys` may be an iterator that is never held."""
-    rest = iter(keys)
-    while chunk := list(dict.fromkeys(islice(rest, CHUNK))):
-        yield chunk
-
-
-def _judgment(row: sa.Row[Any]) -> Judgment:
-    values = row._asdict()
-    packed = values["token_ids"]
-    return Judgment(**values | {"token_ids": None if packed is None else tuple(json.loads(packed))})
-
-
-def _packed(token_ids: tuple[int, ...] | None) -> str | None:
-    return None if token_ids is None else _canonical(token_ids).decode()
-
-
-def _canonical(value: object) -> bytes:
-    """JSON with sorted keys, no spaces, ASCII only. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(prompt: tuple[int, ...] | str) -> str:
-    return hashlib.sha256(_canonical(prompt)).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """The same settings with whole floats as integers, as canonical JSON (RFC 8785) has them."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case Mapping():
-            return {name: _plain(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [_plain(inner) for inner in value]
-        case _:
-            return value

@@ -82,5 +82,8 @@ class Optimizer:
 
 
 def _write(state: dict[str, torch.Tensor], path: Path) -> None:
-    with replacing(path) as temporary:
-        save_file(state, temporary)
+    try:
+        with replacing(path) as temporary:
+            save_file(state, temporary)
+    except SafetensorError as error:  # what a full disk looks like to safetensors
+        raise UserError(f"{path}: could not be written ({error}). Free space.") from error

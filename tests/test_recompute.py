@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -45,17 +46,30 @@ def test_forks(full):
 
     expected = []
     for row in rollouts.itertuples():
-        for fork, t in enumerate(naive_forks(row, decode, 2, 4)):
-            before, after = decode(row.token_ids[:t]), decode(row.token_ids[: t + 4])
-            ended = t + 4 == len(row.token_ids) and row.finish_reason == "stop"
-            expected.append((row.rollout_id, fork, t, 4, before, after[len(before) :], ended))
+        for fork, t in enumerate(naive_forks(row, decode, 3, 6)):
+            before, after = decode(row.token_ids[:t]), decode(row.token_ids[: t + 6])
+            ended = t + 6 == len(row.token_ids) and row.finish_reason == "stop"
+            expected.append((row.rollout_id, fork, t, 6, before, after[len(before) :], ended))
     found = forks.drop(columns="entropy").itertuples(index=False)
     assert [tuple(row) for row in found] == expected
     entropy = rollouts.set_index("rollout_id").entropies
     places = zip(forks.rollout_id, forks.position, strict=True)
     assert [entropy[r][p] for r, p in places] == list(forks.entropy)
     assert forks.ended.any()  # a chunk with the end in it
-    assert forks.groupby("rollout_id").size().nunique() > 1  # and a response with fewer forks
+
+
+def test_forks_of_short_responses_with_ties():
+    from pipeline.schedulers import peak_entropy
+
+    draw, sizes = np.random.default_rng(0), set()
+    for length in list(range(1, 30)) * 5:
+        entropies = np.round(draw.random(length), 1).astype(np.float32)  # ties on purpose
+        row = SimpleNamespace(token_ids=list(range(length)), entropies=entropies)
+        expected = naive_forks(row, lambda ids: "x" * len(ids), 3, 4)
+        found = peak_entropy.positions(entropies, 3, 4, lambda _: True)
+        assert found == expected
+        sizes.add(len(found))
+    assert sizes == {0, 1, 2, 3}
 
 
 def test_rollouts_are_whole_and_their_log_probabilities_exact(full):
@@ -153,7 +167,7 @@ def test_results(full):
         own = evals[evals.decoding == row["decoding"]]
         theirs = base[base.decoding == row["decoding"]]
         assert row["accuracy"] == pytest.approx(own.correct.mean(), abs=1e-9)
-        assert row["problems"] == own.problem_id.nunique() == 12
+        assert row["problems"] == own.problem_id.nunique() == 24
         assert row["k"] * row["problems"] == len(own)
         diff = (
             own.groupby("problem_id").correct.mean() - theirs.groupby("problem_id").correct.mean()

@@ -99,9 +99,12 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtyp
     """Write a checkpoint whole or not at all, weights as `dtype`."""
     state = {name: value.to(dtype) for name, value in model.state_dict().items()}
     model.config.dtype = dtype
-    with checkpoints.replacing_folder(folder) as temporary:
-        model.save_pretrained(temporary, state_dict=state)
-        tokenizer.save_pretrained(temporary)
+    try:
+        with checkpoints.replacing_folder(folder) as temporary:
+            model.save_pretrained(temporary, state_dict=state)
+            tokenizer.save_pretrained(temporary)
+    except SafetensorError as error:  # what a full disk looks like to safetensors
+        raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
 
 
 def generate(

@@ -1,0 +1,347 @@
+import contextlib
+import itertools
+import multiprocessing
+import sqlite3
+import threading
+import time
+import traceback
+from dataclasses import replace
+
+import pytest
+
+from pipeline import judgments
+from pipeline.errors import UserError
+from pipeline.judgments import Judgment, Request, Store, seed_for
+
+SPAWN = multiprocessing.get_context("spawn")
+REQUEST = Request(
+    provider="local",
+    model="m1",
+    prompt=(1, 2, 3),
+    continuation="completions",
+    sampler={"temperature": 1.0, "top_p": 1.0},
+    sample=0,
+    seed=7,
+)
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'judgments.sqlite'}"
+
+
+def answer(key, limit=8, **changes):
+    found = Judgment(
+        key=key,
+        token_limit=limit,
+        sample=3,
+        text="8+5=13,",
+        token_ids=(4, 5, 6),
+        ended=False,
+        finish_reason="length",
+        model_returned="m1",
+        prompt_tokens=10,
+        completion_tokens=3,
+        failure=None,
+        provider="local",
+        model="m1",
+        requested_n=1,
+        seed_sent=2**31 - 1,
+        created_at=1.5,
+    )
+    return replace(found, **changes)
+
+
+def keys_of(store, keys, limit=8):
+    return [found.key for found in store.find(keys, limit)]
+
+
+# what a request is
+
+
+def test_samples_of_one_prefix_have_keys_and_seeds_of_their_own():
+    wanted = [replace(REQUEST, sample=i, seed=seed_for((1, 2, 3), i)) for i in range(200)]
+    assert len({request.key for request in wanted}) == 200
+    assert len({request.seed for request in wanted}) == 200
+    unseeded = [replace(REQUEST, sample=i, seed=None) for i in range(200)]
+    assert len({request.key for request in unseeded}) == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"provider": "openai"},
+        {"model": "m2"},
+        {"prompt": (1, 2, 4)},
+        {"prompt": "[1,2,3]"},
+        {"continuation": "prefill"},
+        {"sampler": {"temperature": 0.9, "top_p": 1.0}},
+        {"sampler": {"temperature": 1.0}},
+        {"sampler": {"temperature": 1.0, "top_p": 1.0, "top_k": 20}},
+        {"sample": 1},
+        {"seed": 8},
+        {"seed": None},
+        {"attempt": 1},
+        {"epoch": 1},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_request_changes_its_key(changes):
+    assert replace(REQUEST, **changes).key != REQUEST.key
+
+
+def test_a_key_is_the_published_one_on_every_machine():
+    # computed by hand with sha256sum; a change here orphans every answer ever bought
+    assert REQUEST.key == "a35a42333c678865932a7dbcc423c32bde8e3848b928433af4c0dcad299f8fb5"
+
+
+def test_settings_written_in_another_order_or_as_integers_keep_the_key():
+    assert replace(REQUEST, sampler={"top_p": 1, "temperature": 1}).key == REQUEST.key
+
+
+def test_a_seed_fits_int32_and_depends_on_prefix_sample_and_attempt():
+    seeds = {seed_for((prefix,), sample) for prefix in range(300) for sample in (0, 1, 65535)}
+    assert len(seeds) == 900
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seed_for("a", 0) == seed_for("a", 0)
+    assert seed_for("a", 0) != seed_for("a", 0, attempt=1)
+    with pytest.raises(ValueError, match="sample 65536"):
+        seed_for("a", 65536)
+
+
+# what is stored
+
+
+def test_an_answer_comes_back_as_it_was_stored(url):
+    stored = [answer("a", text="naïve\n\x00", token_ids=None), answer("b", failure="refusal")]
+    with Store(url) as store:
+        store.add(stored)
+    with Store(url) as store:
+        assert list(store.find(["b", "missing", "a"], 8)) == stored[::-1]
+
+
+def test_a_larger_limit_serves_a_smaller_one_and_not_the_reverse(url):
+    with Store(url) as store:
+        store.add([answer("a", 50, text="long")])
+        assert [found.text for found in store.find(["a"], 10)] == ["long"]
+        assert [found.text for found in store.find(["a"], 50)] == ["long"]
+        assert list(store.find(["a"], 51)) == []
+
+
+@pytest.mark.parametrize("limits", list(itertools.permutations([20, 50, 100])), ids=str)
+def test_of_several_rows_that_serve_the_smallest_limit_is_used(url, limits):
+    with Store(url) as store:
+        for limit in limits:
+            store.add([answer("a", limit)])
+        assert [found.token_limit for found in store.find(["a"], 21)] == [50]
+
+
+def test_a_look_up_longer_than_a_chunk_finds_all_in_order(url):
+    keys = [f"k{i}" for i in range(2 * judgments.CHUNK + 1)]
+    with Store(url) as store:
+        store.add([answer(key) for key in keys])
+        assert keys_of(store, iter(keys[::-1])) == keys[::-1]
+
+
+def test_answers_of_a_response_are_stored_all_or_none(url):
+    with Store(url) as store:
+        store.claim(["a", "b"], 8)
+        with pytest.raises(UserError, match="NOT NULL"):
+            store.add([answer("a"), answer("b", text=None)])
+        assert keys_of(store, ["a", "b"]) == []
+        assert store.renew() == 2  # claims go only with the answers
+
+
+def test_the_first_writer_wins_and_a_second_write_changes_nothing(url):
+    with Store(url) as store, Store(url) as other:
+        store.add([answer("a", text="first")])
+        other.add([answer("a", text="second"), answer("b")])
+        assert [found.text for found in store.find(["a"], 8)] == ["first"]
+        assert store.stats().answers == 2
+
+
+def test_stats_count_answers_failures_and_tokens(url):
+    with Store(url) as store:
+        assert store.stats() == judgments.Counts(0, 0, 0, 0)
+        store.add([answer("a"), answer("b", failure="refusal", completion_tokens=5)])
+        assert store.stats() == judgments.Counts(2, 1, 20, 8)
+
+
+# who may buy
+
+
+def test_a_key_is_claimed_once_until_released_and_by_its_holder_alone(url):
+    with Store(url) as store, Store(url) as other:
+        assert store.claim(["a", "b"], 8) == {"a", "b"}
+        assert store.claim(["a"], 8) == set()  # nor by another thread of its holder
+        assert other.claim(["a", "b", "c"], 50) == {"c"}
+        other.release(["a"])
+        assert other.claim(["a"], 8) == set()
+        store.release(["a"])
+        assert other.claim(["a", "b"], 8) == {"a"}
+
+
+def test_an_answered_key_is_not_for_sale_except_for_a_larger_limit(url):
+    with Store(url) as store, Store(url) as other:
+        store.claim(["a"], 8)
+        store.add([answer("a", 8)])
+        assert other.claim(["a"], 8) == set()
+        assert other.claim(["a"], 9) == {"a"}  # storing released it
+
+
+def test_a_lapsed_claim_goes_to_one_other_and_stays_there(url):
+    with Store(url) as store, Store(url) as other:
+        store.claim(["a"], 8, lease=0.05)
+        time.sleep(0.1)
+        assert other.claim(["a"], 8) == {"a"}
+        assert store.renew() == 0
+        store.release(["a"])
+        assert store.claim(["a"], 8) == set()
+
+
+def test_a_renewed_lease_outlasts_a_slow_call(url):
+    with Store(url) as store, Store(url) as other:
+        with store.holding(["a"], 8, lease=0.6) as mine:
+            assert mine == {"a"}
+            for _ in range(6):
+                time.sleep(0.3)
+                assert other.claim(["a"], 8) == set()
+        assert other.claim(["a"], 8) == {"a"}
+    assert "_keep" not in str(threading.enumerate())  # nothing renews after the block
+
+
+def test_an_error_while_holding_releases_the_claims(url):
+    with Store(url) as store, Store(url) as other:
+        with pytest.raises(RuntimeError, match="teacher"), store.holding(["a"], 8):
+            raise RuntimeError("teacher")
+        assert other.claim(["a"], 8) == {"a"}
+
+
+def buy(url, log, keys, barrier):
+    """Want `keys`: look up, buy what can be claimed, wait for the rest. Purchases go to `log`."""
+    barrier.wait()
+    with Store(url) as store:
+        missing = set(keys)
+        while missing:
+            batch = [key for key in keys if key in missing][:10]
+            with store.holding(batch, 8) as mine:
+                for key in mine:
+                    time.sleep(0.002)
+                    with open(log, "a") as file:
+                        file.write(f"{key}\n")
+                    store.add([answer(key)])
+            missing -= {found.key for found in store.find(missing, 8)}
+            if not mine:
+                time.sleep(0.005)
+
+
+def test_four_processes_that_want_the_same_answers_buy_each_once(url, tmp_path):
+    keys, log, barrier = [f"k{i}" for i in range(200)], tmp_path / "log", SPAWN.Barrier(4)
+    orders = [keys, keys[::-1], keys[100:] + keys[:100], keys]
+    buyers = [SPAWN.Process(target=buy, args=(url, log, order, barrier)) for order in orders]
+    for buyer in buyers:
+        buyer.start()
+    for buyer in buyers:
+        buyer.join(120)
+    assert [buyer.exitcode for buyer in buyers] == [0] * 4
+    assert sorted(log.read_text().split()) == sorted(keys)
+    with Store(url) as store:
+        assert keys_of(store, keys) == keys
+
+
+def hold(url, keys, lease, ready):
+    with Store(url) as store, store.holding(keys, 8, lease) as mine:
+        store.add([answer(keys[0])])
+        ready.send(len(mine))
+        time.sleep(600)
+
+
+def test_a_killed_holder_keeps_what_it_stored_and_loses_its_claims_after_the_lease(url):
+    ready, child = SPAWN.Pipe(duplex=False)
+    holder = SPAWN.Process(target=hold, args=(url, ["a", "b", "c"], 1.5, child))
+    holder.start()
+    assert ready.recv() == 3
+    with Store(url) as store:
+        time.sleep(2)  # longer than the lease: the holder renews it
+        assert store.claim(["a", "b", "c"], 8) == set()
+        holder.kill()
+        holder.join(30)
+        killed = time.monotonic()
+        assert keys_of(store, ["a", "b", "c"]) == ["a"]
+        while not (taken := store.claim(["a", "b", "c"], 8)):
+            assert time.monotonic() - killed < 10
+            time.sleep(0.05)
+        assert taken == {"b", "c"}
+
+
+# what is refused
+
+
+def read(url):
+    with Store(url) as store:
+        keys_of(store, ["k0"])
+        return store.stats()
+
+
+def refused(url):
+    with pytest.raises(UserError) as caught:
+        read(url)
+    return str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused_with_the_remedy(url, tmp_path):
+    (tmp_path / "judgments.sqlite").write_text("not a database " * 1000)
+    assert f"{tmp_path}" in refused(url)
+    assert "JUDGMENTS_URL" in refused(url)
+
+
+def test_a_file_cut_short_is_refused_with_the_remedy(url, tmp_path):
+    file = tmp_path / "judgments.sqlite"
+    with Store(url) as store:
+        store.add([answer(f"k{i}", text="x" * 200) for i in range(500)])
+    assert not file.with_name(f"{file.name}-wal").exists()  # all of it is in the file
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert "JUDGMENTS_URL" in refused(url)
+
+
+def test_another_programs_database_is_refused_and_its_tables_stay(url, tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "judgments.sqlite")) as foreign:
+        foreign.execute("create table recipes (name)")
+        assert "recipes" in refused(url)
+        assert "JUDGMENTS_URL" in refused(url)
+        names = foreign.execute("select name from sqlite_master").fetchall()
+    assert names == [("recipes",)]
+
+
+def test_a_store_of_a_newer_version_is_refused_with_both_versions(url, tmp_path):
+    Store(url).__exit__(None, None, None)
+    with contextlib.closing(sqlite3.connect(tmp_path / "judgments.sqlite")) as newer, newer:
+        newer.execute("update omniopd_judgments set version = version + 1")
+    assert "version 2, wanted 1" in refused(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "mysql://me:hunter2@host/db",
+        "nonsense://me:hunter2@host/db",
+        "postgresql+asyncpg://me:hunter2@127.0.0.1:1/db",
+        "postgresql+asyncpg://me@127.0.0.1:1/db?password=hunter2",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_refusal_never_shows_the_password(url):
+    with pytest.raises(UserError) as caught:
+        Store(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_default_store_is_in_the_users_cache_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv("JUDGMENTS_URL", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache?"))
+    with Store(judgments.url()) as store:
+        store.add([answer("a")])
+    assert [p.name for p in (tmp_path / "my cache?" / "omniopd").iterdir()] == ["judgments.sqlite"]
+    monkeypatch.setenv("JUDGMENTS_URL", "sqlite:////elsewhere")
+    assert judgments.url() == "sqlite:////elsewhere"
