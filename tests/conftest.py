@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
+
 import pytest
 from ruamel.yaml import YAML
 

@@ -186,7 +186,7 @@ def commands(project):
     found = {}
     for name, stage in stages.items():
         code = tuple(d["path"] for d in stage.get("deps", []) if d["path"].endswith(".py"))
-        if name.partition("@")[0] not in ("plan", "report"):
+        if name != "plan":
             found.setdefault((name.partition("@")[0], code), (name, stage["cmd"]))
     return found
 
