@@ -232,3 +232,79 @@ def test_every_trained_arm_has_weights_of_its_own(full):
         assert not any(torch.equal(flat, other) for other in seen)
         seen.append(flat)
     assert len(arms) == 12
+
+
+def test_problems_are_right_and_no_two_splits_share_one(full):
+    (path,) = (full.folder / "data/prepare").glob("*/prompts.parquet")
+    prompts = pd.read_parquet(path)
+    assert prompts.split.value_counts().to_dict() == {"train": 40, "test": 24, "dev": 8}
+    assert prompts.prompt.is_unique
+    for row in prompts.itertuples():
+        left, right = row.prompt.rstrip("?").split("+")
+        assert (len(left), len(right)) == (2, 2)
+        assert int(row.answer) == int(left) + int(right)
+        assert json.loads(row.messages) == [{"role": "user", "content": row.prompt}]
+
+
+def test_grades_follow_from_the_responses(full):
+    (path,) = (full.folder / "data/prepare").glob("*/prompts.parquet")
+    answer = pd.read_parquet(path).set_index("prompt_id").answer
+    evals = pd.read_parquet(full.cell(ARM, 1, "evaluate") / "evals.parquet")
+    for row in evals.itertuples():
+        said = row.response.rpartition("#")[2] if "#" in row.response else None
+        assert row.correct == (said == answer[row.problem_id])
+        assert row.correct <= (row.extracted == said)
+    assert evals.correct.any()
+    rollouts = table(full, ARM, "rollout", "rollouts")
+    for row in rollouts.itertuples():
+        said = row.text.rpartition("#")[2] if "#" in row.text else None
+        assert row.reward == float(said == answer[row.prompt_id])
+    assert set(rollouts.reward) == {0.0, 1.0}
+
+
+def test_answers_are_the_teacher_sampled_from_the_prefix(full):
+    from pipeline.judgments import seed_for
+
+    (careful,) = (
+        key
+        for key, cell in full.yaml("plan.yaml")["cells"]["pretrain"].items()
+        if not any(cell["params"]["model"]["habits"].values())
+    )
+    folder = full.folder / f"data/pretrain/{careful}/checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tok = AutoTokenizer.from_pretrained(folder)
+    rollouts = table(full, ARM, "rollout", "rollouts").set_index("rollout_id")
+    answers = table(full, ARM, "teach", "answers")
+    for row in answers.iloc[::17].itertuples():
+        source = rollouts.loc[row.rollout_id]
+        prefix = (*map(int, source.prompt_token_ids), *map(int, source.token_ids[: row.position]))
+        ids = []
+        for u in np.random.default_rng(seed_for(prefix, row.sample)).random(6):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([[*prefix, *ids]])).logits[0, -1]
+            total = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
+            ids.append(int(np.searchsorted(total, u * total[-1], side="right")))
+            if ids[-1] == tok.eos_token_id:
+                break
+        assert row.text == tok.decode(ids, skip_special_tokens=True)
+        assert row.ended == (ids[-1] == tok.eos_token_id)
+        assert row.completion_tokens == len(ids)
+    assert answers.ended.any()
+    assert not answers.ended.all()
+
+
+def test_pretraining_gives_no_held_out_problem_away():
+    from itertools import islice
+
+    from pipeline import params
+    from stages.pretrain import PretrainParams, worked
+
+    init = {"kind": "llama", "hidden": 8, "layers": 1, "heads": 1, "mlp": 8}
+    model = {"init": init, "steps": 1, "batch_size": 1, "lr": 0.1}
+    prepare = {"task": "arithmetic", "seed": 1, "train": 1, "dev": 1, "test": 1, "digits": 1}
+    p = PretrainParams.model_validate({"model": model, "prepare": prepare, "seed": 0})
+    held_out = {"1+1?", "2+3?"}
+    seen = [messages[0]["content"] for messages, _ in islice(worked(p, held_out), 500)]
+    assert not held_out & set(seen)
+    assert len(set(seen)) > 60
+    assert isinstance(p.prepare, params.ArithmeticPrepare)
