@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,7 +67,6 @@ def profile(
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.path.insert(0, str(Path.cwd()))
     try:
         app()
     except (UserError, OSError) as error:

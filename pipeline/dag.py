@@ -1,5 +1,6 @@
 """The plan on disk and in DVC: write it, check it, prune what it no longer has, link the arms."""
 
+import functools
 import json
 import os
 import shutil
@@ -122,8 +123,7 @@ def prune(wanted: dict[str, Any]) -> None:
 
 
 def _cached(md5: str) -> bool:
-    command_cache = _cache_folder()
-    found = command_cache / md5[:2] / md5[2:]
+    found = _cache_folder() / md5[:2] / md5[2:]
     if not found.is_file():
         return False
     if not md5.endswith(".dir"):
@@ -131,17 +131,12 @@ def _cached(md5: str) -> bool:
     return all(_cached(entry["md5"]) for entry in json.loads(found.read_text()))
 
 
+@functools.cache
 def _cache_folder() -> Path:
-    global _cache
-    if _cache is None:
-        done = subprocess.run(
-            dvc("cache", "dir"), env=environment(), capture_output=True, text=True, check=True
-        )
-        _cache = Path(done.stdout.strip()) / "files" / "md5"
-    return _cache
-
-
-_cache: Path | None = None
+    done = subprocess.run(
+        dvc("cache", "dir"), env=environment(), capture_output=True, text=True, check=True
+    )
+    return Path(done.stdout.strip()) / "files" / "md5"
 
 
 def _remove(path: Path) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 
@@ -64,21 +64,27 @@ class Processes:
             return process
 
     def stop(self) -> None:
-        """End every command with all that it started: an interrupt first, then a kill.
-
-        The family is listed before the first signal: a child whose parent has died is found by
-        no one. DVC alone would not do: it survives an interrupt and leaves its stage when killed.
-        """
+        """End every command with all that it started."""
         with self._lock:
             self.stopping = True
-            family = [one for process in self._running for one in _family(process.pid)]
-        for one in family:
-            _send(one, signal.SIGINT)
-        _, alive = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-        late = [child for one in alive for child in _family(one.pid)]
-        for one in {*alive, *late}:
-            _send(one, signal.SIGKILL)
-        psutil.wait_procs([*alive, *late], timeout=GRACE_SECONDS)
+            running = [process.pid for process in self._running]
+        end(running)
+
+
+def end(pids: Iterable[int]) -> None:
+    """End processes with all that they started: an interrupt first, then a kill.
+
+    The family is listed before the first signal: a child whose parent has died is found by no one.
+    DVC alone would not do: it survives an interrupt and leaves its stage when killed.
+    """
+    family = [one for pid in pids for one in _family(pid)]
+    for one in family:
+        _send(one, signal.SIGINT)
+    _, alive = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+    late = [child for one in alive for child in _family(one.pid)]
+    for one in {*alive, *late}:
+        _send(one, signal.SIGKILL)
+    psutil.wait_procs([*alive, *late], timeout=GRACE_SECONDS)
 
 
 def _family(pid: int) -> list[psutil.Process]:

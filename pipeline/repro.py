@@ -4,7 +4,9 @@ import re
 import subprocess
 import time
 
-from pipeline import dag, plan
+import typer
+
+from pipeline import dag, plan, processes
 from pipeline.errors import UserError
 
 SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
@@ -19,11 +21,15 @@ def repro() -> float:
     )
     assert process.stdout is not None
     count = 0
-    for line in process.stdout:
-        if SEEN.match(line):
-            count += 1
-            print(f"stage {count} of {total}", flush=True)  # noqa: T201
-        print(line, end="", flush=True)  # noqa: T201
+    try:
+        for line in process.stdout:
+            if SEEN.match(line):
+                count += 1
+                typer.echo(f"stage {count} of {total}")
+            typer.echo(line, nl=False)
+    except KeyboardInterrupt as error:
+        processes.end([process.pid])
+        raise UserError("stopped by a signal; finished stages are kept. Run it again.") from error
     if process.wait():
         raise UserError(
             f"`dvc repro` stopped with status {process.returncode}; its own message is above. "
