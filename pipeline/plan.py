@@ -224,7 +224,7 @@ class _Round:
         return self.plan.model(teacher.model, self.settings, seed, self.prompts)
 
     def _teach_params(self) -> dict[str, Any]:
-        block = {k: v for k, v in _dump(self.settings.teach).items() if k not in UNTRACKED["teach"]}
+        block = _tracked(self.settings, "teach")
         return block | {
             "kind": self.plan.experiment.teachers[block["teacher"]].kind,
             "round": self.where["round"],
@@ -277,6 +277,12 @@ def _dump(block: params.Params) -> dict[str, Any]:
     return block.model_dump(mode="json", exclude_none=True)
 
 
+def _tracked(settings: Settings, block: str) -> dict[str, Any]:
+    """A block without what cannot change a result."""
+    found = _dump(getattr(settings, block))
+    return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
+
+
 def _module(name: str) -> str:
     return MODULES.get(name, name)
 
@@ -284,5 +290,5 @@ def _module(name: str) -> str:
 def _method(settings: Settings) -> dict[str, Any]:
     """What the report prints of an arm: every number of the method."""
     blocks = ("rollout", "forks", "teach", "score", "prior", "train")
-    found = {name: _dump(getattr(settings, name)) for name in blocks}
+    found = {name: _tracked(settings, name) for name in blocks}
     return {"prepare": _dump(settings.prepare), **found}
