@@ -4,8 +4,10 @@ No message holds a password: URLs are rendered with it hidden, and the drivers' 
 may repeat what was sent, are cut to their first line.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ def parse(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
-    except exc.ArgumentError as error:
-        # the text itself is not shown: a malformed URL may hold a password anywhere
-        raise UserError(f"JUDGMENTS_URL is not a database URL. {REMEDY}") from error
+    except (exc.ArgumentError, ValueError):
+        # neither the text nor its cause is shown: a malformed URL may hold a password anywhere
+        raise UserError(f"JUDGMENTS_URL is not a database URL. {REMEDY}") from None
     if backend not in ("sqlite", "postgresql"):
         raise UserError(f"JUDGMENTS_URL: found {backend}, wanted sqlite or postgresql. {REMEDY}")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UserError(f"JUDGMENTS_URL: found a store in memory, wanted a file. {REMEDY}")
     if backend == "postgresql" and parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed
@@ -41,7 +45,13 @@ def name(url: sa.URL) -> str:
 def connectable(url: sa.URL) -> sa.Engine:
     """An engine whose write transactions (execution option `write`) lock at their start."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
+        try:
+            return sa.create_engine(url, pool_pre_ping=True)
+        except (ModuleNotFoundError, exc.NoSuchModuleError) as error:
+            raise UserError(
+                f"judgments at {name(url)}: its driver is not installed. "
+                "Run `pip install 'omniopd-pipeline[postgres]'`."
+            ) from error
     if url.database:
         Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
@@ -53,10 +63,26 @@ def connectable(url: sa.URL) -> sa.Engine:
 def _prepare(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # sqlite3 begins nothing by itself; _begin does
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
     # With WAL, a killed process loses nothing that it committed: the pages are the kernel's by
     # then. Only a crash of the machine can lose the last transactions, never corrupt the file.
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def use_wal(engine: sa.Engine, shown: str) -> None:
+    """Switch a SQLite file to WAL; the file keeps it, so only after it is known to be ours.
+
+    SQLite does not wait here: a process that switches the same new file makes this one fail.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    with closing(engine.raw_connection()) as connection:
+        while True:
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise UserError(f"judgments at {shown}: {error}. {REMEDY}") from error
+            time.sleep(0.01)
 
 
 def _begin(connection: sa.Connection) -> None:

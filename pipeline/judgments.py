@@ -163,6 +163,8 @@ class Store:
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
         database.check(self._writer, self._name, _metadata, _version, SCHEMA)
+        if backend == "sqlite":
+            database.use_wal(self._engine, self._name)
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +268,8 @@ class Store:
         if not judgments:
             return
         rows = [
-            asdict(found) | {"token_ids": found.token_ids and json.dumps(found.token_ids)}
+            asdict(found)
+            | {"token_ids": None if found.token_ids is None else json.dumps(found.token_ids)}
             for found in sorted(judgments, key=lambda found: (found.key, found.token_limit))
         ]
         with self._writing() as connection:

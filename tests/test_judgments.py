@@ -345,3 +345,13 @@ def test_the_default_store_is_in_the_users_cache_directory(monkeypatch, tmp_path
     assert [p.name for p in (tmp_path / "my cache?" / "omniopd").iterdir()] == ["judgments.sqlite"]
     monkeypatch.setenv("JUDGMENTS_URL", "sqlite:////elsewhere")
     assert judgments.url() == "sqlite:////elsewhere"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:x@h:hunter2/db", "postgresql+foo://me:hunter2@h/db", "sqlite://"]
+)
+def test_a_url_that_cannot_serve_is_refused_without_its_password(url):
+    with pytest.raises(UserError) as caught:
+        Store(url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None or "hunter2" not in str(caught.value.__cause__)
