@@ -86,7 +86,7 @@ def teach(policy: Any) -> dict[str, Any]:
     text = policy.tokenizer.encode("378+465?8+5=13,7+6+1=14,3+4+1=8")
     places = [(p, len(text) - 24 + p) for p in (8, 14, 20)]
     draws = [Draw(p, s, 10 * p + s) for p, _ in places for s in range(SAMPLES)]
-    asks = [Ask({p: text[:end] for p, end in places}, draws) for _ in range(PROMPTS // 4)]
+    asks = [Ask({p: (*text[:end],) for p, end in places}, draws) for _ in range(PROMPTS // 4)]
     rows = [ask.prefixes[p] for p, _ in places for ask in asks]
 
     def ours() -> None:

@@ -1,23 +1,22 @@
 """Answers for the forks of a round: looked up first, bought once, drawn again where they failed."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from pipeline import continuations
+from pipeline.budget import Budget
 from pipeline.errors import UserError
-from pipeline.judgments import Judgment, Request, Store, seed_for
-from pipeline.teachers import Ask, Continuation, Draw, Teacher
+from pipeline.judgments.keys import Request, seed_for
+from pipeline.judgments.schema import Judgment, request_columns
+from pipeline.judgments.store import Entry
+from pipeline.responses import Response
+from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
 
 POLL_SECONDS = 0.2  # between looks for an answer that another process is buying
+LEAST_DRAWS = 50  # before a failure rate is believed while answers still come in
 Place = tuple[int, int, int]  # response in its block, position, sample
-
-
-@dataclass(frozen=True)
-class Response:
-    """One student response with the prefixes to continue; for a full solution, one empty prefix."""
-
-    id: str
-    prefixes: dict[int, list[int]]  # position: teacher tokens of prompt and prefix
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,9 @@ class Wanted:
 
     samples: int
     limit: int  # teacher tokens
-    continuation: str
     epoch: int
     max_attempts: int
+    max_failure_rate: float
     replay: bool
 
 
@@ -38,157 +37,195 @@ class Ledger:
 
     answers: int = 0
     bought: int = 0
-    failed: int = 0
     draws: int = 0
+    requests: int = 0  # sent, retries included
     tokens_bought: int = 0  # completion tokens
-    reasons: dict[str, int] = field(default_factory=dict)
+    tokens_billed: int = 0  # prompt and completion
+    usd: float = 0.0
+    failures: Counter[str] = field(default_factory=Counter)  # by reason
 
-
-def judge(
-    store: Store, teacher: Teacher, block: list[Response], wanted: Wanted, ledger: Ledger
-) -> dict[Place, Judgment]:
-    """N judgments for each prefix of each response, none of them a failure.
-
-    A failed draw stays in the store with its reason and is drawn again as the next attempt.
-    Raises UserError naming response, position and reason when the attempts are used up.
-    """
-    pending: list[Place] = [
-        (r, position, sample)
-        for r, response in enumerate(block)
-        for position in response.prefixes
-        for sample in range(wanted.samples)
-    ]
-    done: dict[Place, Judgment] = {}
-    for attempt in range(wanted.max_attempts):
-        requests = dict(_requests(teacher, block, pending, wanted, attempt))
-        found = _acquire(store, teacher, block, requests, wanted, ledger)
-        ledger.draws += len(pending)
-        pending = []
-        for place, request in requests.items():
-            judgment = found[request.key]
-            if judgment.failure is None:
-                done[place] = judgment
-                continue
-            pending.append(place)
-            ledger.failed += 1
-            ledger.reasons[judgment.failure] = ledger.reasons.get(judgment.failure, 0) + 1
-        if not pending:
-            ledger.answers += len(done)
-            return done
-    r, position, sample = pending[0]
-    reason = found[requests[pending[0]].key].failure
-    raise UserError(
-        f"teach: the teacher failed {wanted.max_attempts} times ({reason}) at position {position}, "
-        f"sample {sample} of {block[r].id}, and at {len(pending) - 1} other places. Look at these "
-        "prefixes, raise teach.max_attempts, or use another teacher or continuation mode."
-    )
-
-
-def _requests(
-    teacher: Teacher, block: list[Response], places: list[Place], wanted: Wanted, attempt: int
-) -> Iterator[tuple[Place, Request]]:
-    sampler = teacher.sampler()
-    prompts = {(r, position): tuple(block[r].prefixes[position]) for r, position, _ in places}
-    for place in places:
-        prompt, sample = prompts[place[:2]], place[2]
-        yield (
-            place,
-            Request(
-                provider=teacher.provider,
-                model=teacher.model,
-                prompt=prompt,
-                continuation=wanted.continuation,
-                sampler=sampler,
-                sample=sample,
-                seed=seed_for(prompt, sample, attempt),
-                attempt=attempt,
-                epoch=wanted.epoch,
-            ),
-        )
-
-
-def _acquire(
-    store: Store,
-    teacher: Teacher,
-    block: list[Response],
-    requests: dict[Place, Request],
-    wanted: Wanted,
-    ledger: Ledger,
-) -> dict[str, Judgment]:
-    """A judgment for every request: stored ones, bought ones, and those that others buy."""
-    places = {request.key: place for place, request in reversed(requests.items())}
-    found = {j.key: j for j in store.find(places, wanted.limit)}
-    while missing := [key for key in places if key not in found]:
-        if wanted.replay:
-            r, position, sample = places[missing[0]]
+    def check(self, allowed: float, least: int = 1) -> None:
+        """Raise UserError when more than the allowed share of draws has failed."""
+        failed = self.failures.total()
+        if self.draws >= least and failed > allowed * self.draws:
             raise UserError(
-                f"teach.replay: {len(missing)} of {len(places)} answers are not in the store, the "
-                f"first at position {position}, sample {sample} of {block[r].id}. Set it to false "
-                "to ask for them, or point JUDGMENTS_URL at the store that has them."
+                f"teach: {failed} of {self.draws} draws failed ({dict(self.failures)}), more than "
+                f"teach.max_failure_rate = {allowed}. They are in the store with their reasons. "
+                "Run `omniopd teacher check`, use another continuation mode or teacher, or allow "
+                "more failures."
             )
-        with store.holding(missing, wanted.limit) as mine:
-            # in the order of the requests: a set's order changes from process to process
-            keys = [key for key in missing if key in mine]
-            bought = {place: requests[place] for place in map(places.__getitem__, keys)}
-            for judgment in _buy(store, teacher, block, bought, wanted.limit):
-                found[judgment.key] = judgment
-                ledger.bought += 1
-                ledger.tokens_bought += judgment.completion_tokens
-        rest = [key for key in missing if key not in found]
-        if rest and not bought:
-            time.sleep(POLL_SECONDS)
-        found |= {j.key: j for j in store.find(rest, wanted.limit)}
-    return found
 
 
-def _buy(
-    store: Store,
-    teacher: Teacher,
-    block: list[Response],
-    requests: dict[Place, Request],
-    limit: int,
-) -> Iterator[Judgment]:
-    """Ask for `requests`; all answers on one response are committed in one transaction."""
-    by_response: dict[int, list[tuple[Place, Request]]] = {}
-    for place, request in requests.items():
-        by_response.setdefault(place[0], []).append((place, request))
-    asks = [
-        Ask(
-            {place[1]: block[r].prefixes[place[1]] for place, _ in wanted},
-            [Draw(place[1], place[2], request.seed or 0) for place, request in wanted],
-        )
-        for r, wanted in by_response.items()
-    ]
-    answers = teacher.answer(asks, limit)
-    for wanted, found in zip(by_response.values(), answers, strict=True):
-        judgments = [
-            _judgment(request, continuation, limit)
-            for (_, request), continuation in zip(wanted, found, strict=True)
+@dataclass
+class Judging:
+    """Everything that answers come from and are counted in."""
+
+    teacher: Teacher
+    wanted: Wanted
+    budget: Budget
+    ledger: Ledger = field(default_factory=Ledger)
+    before_spending: Callable[[], None] = lambda: None  # called once, before the first purchase
+    _may_spend: bool = False
+
+    def judge(self, block: list[Response]) -> dict[Place, Judgment]:
+        """N judgments for each prefix of each response, none of them a failure.
+
+        A failed draw stays in the store with its reason and is drawn again as the next attempt.
+        Raises UserError naming response, position and reason when the attempts are used up.
+        """
+        pending: list[Place] = [
+            (r, position, sample)
+            for r, response in enumerate(block)
+            for position in response.prompts
+            for sample in range(self.wanted.samples)
         ]
-        store.add(judgments)
-        yield from judgments
-
-
-def _judgment(request: Request, found: Continuation, limit: int) -> Judgment:
-    if found.model_returned != request.model:
+        done: dict[Place, Judgment] = {}
+        for attempt in range(self.wanted.max_attempts):
+            requests = dict(self.requests(block, pending, attempt))
+            found = self._acquire(block, requests)
+            pending = []
+            for place, request in requests.items():
+                if found[request.key].failure is None:
+                    done[place] = found[request.key]
+                else:
+                    pending.append(place)
+            if not pending:
+                self.ledger.answers += len(done)
+                self.ledger.check(self.wanted.max_failure_rate)
+                return done
+            self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
+        r, position, sample = pending[0]
+        reason = found[requests[pending[0]].key].failure
         raise UserError(
-            f"teach: asked {request.model}, answered by {found.model_returned}. Nothing of it was "
-            "stored. Pin the model that answers."
+            f"teach: the teacher failed {self.wanted.max_attempts} times ({reason}) at position "
+            f"{position}, sample {sample} of {block[r].id}, and at {len(pending) - 1} other "
+            "places. Look at these prefixes, raise teach.max_attempts, or use another teacher or "
+            "continuation mode."
         )
-    return Judgment(
-        key=request.key,
-        token_limit=limit,
-        sample=request.sample,
-        text=found.text,
-        token_ids=None if found.token_ids is None else tuple(found.token_ids),
-        ended=found.ended,
-        finish_reason="stop" if found.ended else "length",
-        model_returned=found.model_returned,
-        prompt_tokens=found.prompt_tokens,
-        completion_tokens=found.completion_tokens,
-        failure="failed-empty" if not found.text and not found.ended else None,
-        provider=request.provider,
-        model=request.model,
-        requested_n=1,
-        seed_sent=request.seed,
-    )
+
+    def requests(
+        self, block: list[Response], places: list[Place], attempt: int
+    ) -> Iterator[tuple[Place, Request]]:
+        teacher = self.teacher
+        sampler = teacher.sampler()
+        for place in places:
+            prompt, sample = block[place[0]].prompts[place[1]], place[2]
+            seed = seed_for(prompt, sample, attempt) if teacher.takes_seed else None
+            yield (
+                place,
+                Request(
+                    provider=teacher.provider,
+                    model=teacher.model,
+                    prompt=prompt,
+                    continuation=teacher.continuation,
+                    sampler=sampler,
+                    sample=sample,
+                    seed=seed,
+                    attempt=attempt,
+                    epoch=self.wanted.epoch,
+                ),
+            )
+
+    def _acquire(
+        self, block: list[Response], requests: dict[Place, Request]
+    ) -> dict[str, Judgment]:
+        """A judgment for every request: stored ones, bought ones, and those that others buy."""
+        store, limit = self.budget.store, self.wanted.limit
+        places = {request.key: place for place, request in reversed(requests.items())}
+        found: dict[str, Judgment] = {}
+        for judgment in store.find(places, limit):
+            found[judgment.key] = self._drawn(judgment)
+        store.enter(Entry(reused=len(found), misses=len(places) - len(found)))
+        while missing := [key for key in places if key not in found]:
+            if self.wanted.replay:
+                r, position, sample = places[missing[0]]
+                raise UserError(
+                    f"teach.replay: {len(missing)} of {len(places)} answers are not in the store, "
+                    f"the first at position {position}, sample {sample} of {block[r].id}. Set it "
+                    "to false to ask for them, or point JUDGMENTS_URL at the store that has them."
+                )
+            if not self._may_spend:
+                self.before_spending()
+                self._may_spend = True
+            with store.holding(missing, limit) as mine:
+                # in the order of the requests: a set's order changes from process to process
+                keys = [key for key in missing if key in mine]
+                bought = {places[key]: requests[places[key]] for key in keys}
+                for judgment in self._buy(block, bought):
+                    found[judgment.key] = self._drawn(judgment)
+                    self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
+            rest = [key for key in missing if key not in found]
+            if rest and not bought:
+                time.sleep(POLL_SECONDS)
+            for judgment in store.find(rest, limit):
+                found[judgment.key] = self._drawn(judgment)
+        return found
+
+    def _drawn(self, judgment: Judgment) -> Judgment:
+        self.ledger.draws += 1
+        if judgment.failure is not None:
+            self.ledger.failures[judgment.failure] += 1
+        return judgment
+
+    def _buy(self, block: list[Response], requests: dict[Place, Request]) -> Iterator[Judgment]:
+        """Ask for `requests`; all answers of one reply are committed in one transaction."""
+        by_response: dict[int, dict[Draw, Request]] = {}
+        for (r, position, sample), request in requests.items():
+            draw = Draw(position, sample, request.seed, request.key)
+            by_response.setdefault(r, {})[draw] = request
+        asks = [
+            Ask({draw.position: block[r].prompts[draw.position] for draw in draws}, list(draws))
+            for r, draws in by_response.items()
+        ]
+        of_ask = list(by_response.items())
+        if not asks:
+            return
+        for answered in self.teacher.answer(asks, self.wanted.limit, self.budget):
+            r, draws = of_ask[answered.ask]
+            judgments = [
+                self._judgment(draws[draw], block[r].prefixes[draw.position], answered, found)
+                for draw, found in answered.continuations.items()
+            ]
+            paid = Entry(
+                bought=len(judgments),
+                requests=answered.requests,
+                tokens=answered.tokens,
+                usd=answered.usd,
+            )
+            self.budget.store.add(judgments, paid)
+            self.budget.arrived(answered.requests, answered.reserved, answered.usd)
+            self.ledger.bought += len(judgments)
+            self.ledger.requests += answered.requests
+            self.ledger.tokens_bought += sum(j.completion_tokens for j in judgments)
+            self.ledger.tokens_billed += answered.tokens
+            self.ledger.usd += answered.usd
+            yield from judgments
+
+    def _judgment(
+        self, request: Request, prefix: str, answered: Answered, found: Continuation
+    ) -> Judgment:
+        if not self.teacher.same_model(found.model_returned):
+            raise UserError(
+                f"teach: asked {request.model}, answered by {found.model_returned}. Nothing of it "
+                "was stored. Pin the model that answers, or find out why it was replaced."
+            )
+        failure: str | None = found.failure
+        if failure is None and not found.text and not found.ended:
+            failure = "failed-empty"
+        if failure is None and request.continuation == "instruct":
+            failure = continuations.failure(prefix, found.text, found.ended)
+        return Judgment(
+            **request_columns(request),
+            token_limit=self.wanted.limit,
+            text=found.text,
+            token_ids=None if found.token_ids is None else tuple(found.token_ids),
+            ended=found.ended,
+            finish_reason="stop" if found.ended else "length",
+            model_returned=found.model_returned,
+            prompt_tokens=found.prompt_tokens,
+            completion_tokens=found.completion_tokens,
+            failure=failure,
+            requested_n=answered.requested_n,
+            seed_sent=answered.seed_sent,
+            usd=found.usd,
+        )

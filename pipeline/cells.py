@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import hashlib
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
@@ -22,6 +23,7 @@ PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
 log = logging.getLogger("omniopd")
 M = TypeVar("M", bound=Params)
+V = TypeVar("V")
 
 
 def arguments(stage: str, *inputs: str) -> argparse.Namespace:
@@ -59,8 +61,30 @@ def untracked(block: str) -> dict[str, Any]:
     return dict(found.get(block) or {})
 
 
+def free(block: str, model: type[M]) -> M:
+    """Those settings of a block that `model` names. Raises UserError for a wrong one."""
+    found = untracked(block)
+    values = {name: found[name] for name in model.model_fields if name in found}
+    return parsed(block, TypeAdapter(model), values)
+
+
+def parsed(block: str, model: TypeAdapter[V], values: dict[str, Any]) -> V:
+    """`values` of params.yaml as `model`. Raises UserError naming the key."""
+    try:
+        return model.validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in (block, *first["loc"]))
+        raise UserError(f"{PARAMS}: {key}: {first['msg']}. Correct it.") from error
+
+
 def runtime() -> Runtime:
-    return Runtime.model_validate_json(json.dumps(untracked("runtime")))
+    return free("runtime", Runtime)
+
+
+def project() -> str:
+    """Name of the experiment in this folder: what the ledger adds its purchases up under."""
+    return hashlib.sha256(str(Path.cwd().resolve()).encode()).hexdigest()[:16]
 
 
 class Run:

@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline import judgments_cli
 from pipeline.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(judgments_cli.app, name="judgments")
+teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
+app.add_typer(teacher, name="teacher")
 
 
 @app.command()
@@ -63,6 +67,28 @@ def profile(
     from pipeline import profiles
 
     typer.echo(profiles.put(name))
+
+
+@app.command()
+def estimate(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
+    """What the teachers will cost: requests, tokens, dollars, hours; nothing is asked."""
+    from pipeline import spending
+
+    typer.echo(spending.estimate(as_json))
+
+
+@teacher.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="a name of teachers; or block teach's")] = None,
+    force: Annotated[bool, typer.Option(help="let it be used although a probe failed")] = False,
+) -> None:
+    """Ask a hosted teacher seven short samples, and say whether it may be used."""
+    from pipeline import spending
+
+    verdict = spending.check(name, force)
+    typer.echo(str(verdict))
+    if not verdict.passed and not force:
+        sys.exit(1)
 
 
 def main() -> None:

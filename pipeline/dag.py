@@ -157,7 +157,7 @@ def link(wanted: dict[str, Any]) -> None:
                 folder = DATA / "arms" / arm / seed / round_
                 folder.mkdir(parents=True)
                 for stage, key in stages.items():
-                    target = key if "/" in key else f"data/{stage}/{key}"
+                    target = key if "/" in key else f"data/{stage.partition('-')[0]}/{key}"
                     (folder / stage).symlink_to(Path("../../../../..") / target)
 
 

@@ -15,8 +15,11 @@ from ruamel.yaml.error import YAMLError
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.teachers.capabilities import check
 
 PARAMS = Path("params.yaml")
+MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
+UNTRACKED = {"teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"}}
 M = TypeVar("M", bound=Params)
 
 
@@ -40,7 +43,7 @@ class Experiment(Settings):
     experiment: params.Experiment
     runtime: params.Runtime = params.Runtime()
     arms: dict[params.Name, dict[str, Any]]
-    teachers: dict[params.Name, params.LocalTeacher]
+    teachers: dict[params.Name, params.Teacher]
 
     def arm(self, name: str) -> Settings:
         """The settings of arm `name`. Raises UserError if they do not fit together."""
@@ -124,6 +127,7 @@ def _check_experiment(file: Experiment) -> None:
 def _check_arm(file: Experiment, name: str, arm: Settings) -> None:
     where = "" if not file.arms[name] else f"arms.{name}: "
     _check_sizes(file.experiment.rounds, where, arm)
+    _check_teachers(file, name, where, arm)
     _check_models(file, where, arm)
     _check_prior(file, name, where, arm)
 
@@ -167,18 +171,11 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
 
 def _check_models(file: Experiment, where: str, arm: Settings) -> None:
     models = arm.pretrain.models
-    if arm.teach.teacher not in file.teachers:
-        _refuse(
-            f"{where}teach.teacher",
-            arm.teach.teacher,
-            f"one of teachers: {sorted(file.teachers)}",
-            "Define it under teachers.",
-        )
-    teacher = file.teachers[arm.teach.teacher]
-    named = {
-        f"teachers.{arm.teach.teacher}.model": teacher.model,
-        "experiment.student": file.experiment.student,
-    }
+    named = {"experiment.student": file.experiment.student}
+    for name in arm.teach.teachers:
+        teacher = file.teachers[name]
+        if isinstance(teacher, params.LocalTeacher):
+            named[f"teachers.{name}.model"] = teacher.model
     for name, model in models.items():
         if isinstance(model.init, params.ModelInit):
             named[f"pretrain.models.{name}.init.name"] = model.init.name
@@ -193,12 +190,44 @@ def _check_models(file: Experiment, where: str, arm: Settings) -> None:
     for key, name in named.items():
         if name not in models:
             _refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
-    if arm.train.objective == "opd" and not teacher.white_box:
+
+
+def _check_teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
+    key, listed = f"{where}teach.teacher", arm.teach.teachers
+    for teacher in listed:
+        if teacher not in file.teachers:
+            wanted = f"one of teachers: {sorted(file.teachers)}"
+            _refuse(key, teacher, wanted, "Define it under teachers.")
+    several = len(listed) > 1
+    if len(set(listed)) < len(listed) or not 1 <= len(listed) <= MOST_TEACHERS:
+        _refuse(key, list(listed), f"1 to {MOST_TEACHERS} different teachers", "Correct the list.")
+    if several != (arm.prior.combine is not None):
         _refuse(
-            f"{where}teach.teacher",
-            arm.teach.teacher,
-            "a teacher with logits (white_box: true), which objective opd reads",
-            "Use another teacher, or an objective for text-only teachers such as omniopd.",
+            f"{where}prior.combine",
+            arm.prior.combine,
+            "mean or above-median with several teachers, nothing with one",
+            "Set or remove it.",
+        )
+    if several and (arm.train.objective != "omniopd" or arm.prior.source != "scores"):
+        _refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
+    for teacher in listed:
+        config = file.teachers[teacher]
+        if not isinstance(config, params.LocalTeacher):
+            check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
+        if arm.train.objective == "opd" and not getattr(config, "white_box", False):
+            _refuse(
+                key,
+                teacher,
+                "a teacher with logits (white_box: true), which objective opd reads",
+                "Use another teacher, or an objective for text-only teachers such as omniopd.",
+            )
+    free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))
+    if free:
+        _refuse(
+            f"{where}teach.{min(free)}",
+            "an override",
+            "nothing: it is one setting for all arms",
+            "Set it in the block teach.",
         )
 
 

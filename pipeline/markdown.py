@@ -4,7 +4,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.results import Evals, Row, cost, details, rounds, run_json
+from pipeline.results import Cost, Evals, Row, cost, details, rounds, run_json
 
 HEAD = (
     "arm",
@@ -134,8 +134,20 @@ def _how(evals: Evals, settings: dict[str, Any]) -> str:
             f"- **{arm}** seed {seed}: {round_} rounds of {run['steps_per_round']} optimizer steps "
             f"({_algorithm(run['steps_per_round'])}), {_method(s)}; clipped steps "
             f"{run['clipped_share']:.0%}, {spent.tokens_used:,} teacher tokens used"
+            f"{_failures(spent)}"
         )
     return "\n".join(lines)
+
+
+def _failures(spent: Cost) -> str:
+    if not spent.draws:
+        return ""
+    return f", continuation_failure_rate {spent.failed / spent.draws:.4f}"
+
+
+def _teachers(s: dict[str, Any]) -> str:
+    found = s["teach"]["teacher"]
+    return found if isinstance(found, str) else f"{' and '.join(found)}, {s['prior']['combine']}"
 
 
 def _algorithm(steps: int) -> str:
@@ -147,7 +159,7 @@ def _method(s: dict[str, Any]) -> str:
     if train["objective"] in ("omniopd", "imitate-forks"):
         parts = [
             f"{s['forks']['scheduler']} M={s['forks']['max_forks']} C={s['forks']['chunk_tokens']}",
-            f"N={s['teach']['samples']} of {s['teach']['teacher']} ({s['teach']['continuation']})",
+            f"N={s['teach']['samples']} of {_teachers(s)} ({s['teach']['continuation']})",
         ]
     if train["objective"] == "omniopd":
         parts += [

@@ -9,6 +9,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
+Mode = Literal["completions", "prefill", "instruct"]
+Transport = Literal["live", "batch"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -40,6 +42,76 @@ class LocalTeacher(Params):
     kind: Literal["local"]
     model: Name  # an entry of pretrain.models
     white_box: bool = True  # false: treat it as an API, refuse objectives that read its logits
+
+
+class Price(Params):
+    """Dollars for a million tokens, at the live price."""
+
+    input: NonNegative
+    output: NonNegative
+    batch: Share = 0.5  # of the live price, where the batch service is used
+
+
+class HostedTeacher(Params):
+    """A teacher behind HTTP: text in, text out. Base of the kinds below.
+
+    Only `kind`, `provider`, `model` and `tokenizer` can change an answer; the rest is untracked.
+    """
+
+    model: str  # the provider's id of it, a dated one where there is one
+    base_url: str | None = None  # null is the SDK's own default
+    api_key_env: str | None = None  # name of the environment variable that holds the key
+    price: Price | None = None  # null: dollars are not counted, and max_usd is refused
+    concurrency: Count = 16  # requests in flight
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None  # prompt and completion
+    timeout_seconds: Positive = 120.0  # of one request
+    tries: Count = 10  # of one request, after named transient errors
+    samples_per_request: Count | None = None  # null: as many as the provider takes
+
+
+class OpenAICompatibleTeacher(HostedTeacher):
+    kind: Literal["openai_compatible"]
+    provider: Literal[
+        "vllm",
+        "sglang",
+        "llama.cpp",
+        "other",
+        "openai",
+        "openrouter",
+        "deepseek",
+        "mistral",
+        "groq",
+    ] = "other"
+    tokenizer: str | None = None  # student, a folder or a hub name; renders mode completions
+
+
+class AnthropicTeacher(HostedTeacher):
+    kind: Literal["anthropic"]
+
+    @property
+    def provider(self) -> str:
+        return "anthropic"
+
+    @property
+    def tokenizer(self) -> None:
+        return None
+
+
+class GoogleTeacher(HostedTeacher):
+    kind: Literal["google"]
+
+    @property
+    def provider(self) -> str:
+        return "google"
+
+    @property
+    def tokenizer(self) -> None:
+        return None
+
+
+Hosted = OpenAICompatibleTeacher | AnthropicTeacher | GoogleTeacher
+Teacher = Annotated[LocalTeacher | Hosted, Field(discriminator="kind")]
 
 
 class ArithmeticPrepare(Params):
@@ -143,14 +215,23 @@ class Forks(Params):
 
 
 class Teach(Params):
-    teacher: Name
+    teacher: Name | tuple[Name, ...]  # several: arm multi-teacher, see prior.combine
     samples: Count
     temperature: Positive
-    continuation: Literal["completions"]
-    max_attempts: Count
+    continuation: Mode
+    max_attempts: Count  # draws of one sample, where a draw fails
     max_failure_rate: Share
     epoch: Annotated[int, Field(ge=0)]
-    replay: bool = False  # never ask, name the misses; not part of a cell
+    # not part of a cell:
+    replay: bool = False  # never ask, name the misses
+    transport: Transport = "live"  # batch: a provider's batch service, slower at half the price
+    max_usd: NonNegative | None = None  # of everything this project ever bought
+    max_requests: Annotated[int, Field(ge=0)] | None = None
+    accept_terms: str | tuple[str, ...] = ()  # providers whose terms you have read and accept
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
 
 class Score(Params):
@@ -163,6 +244,7 @@ class Prior(Params):
     alpha: NonNegative
     source: Literal["scores", "constant", "random", "none"]
     controls: Name | None = None  # the arm whose targets constant and random are drawn from
+    combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
 
 
 class Train(Params):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import params
 from pipeline.errors import UserError
-from pipeline.experiment import Experiment, Settings
+from pipeline.experiment import UNTRACKED, Experiment, Settings
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
@@ -21,11 +21,16 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "forks",
     "teach",
     "teach-solutions",
+    "teach-hosted",
+    "teach-hosted-solutions",
     "score",
     "score-zero",
     "prior",
     "prior-control",
     "prior-none",
+    "prior-2",
+    "prior-3",
+    "prior-4",
     "train",
     "train-opd",
     "train-grpo",
@@ -35,7 +40,12 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "report",
 )
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
-UNTRACKED = {"teach": {"replay"}}  # settings that cannot change a result
+FIXED = (
+    "kind",
+    "provider",
+    "model",
+    "tokenizer",
+)  # of a hosted teacher: what it is, not where  # settings that cannot change a result
 ONLY_FOR = {  # train settings that some objectives do not read
     "beta": {"omniopd", "imitate-forks"},
     "correction": {"omniopd"},
@@ -178,20 +188,21 @@ class _Round:
     def train(self) -> dict[str, str]:
         """Every cell of the round by stage, `train` last."""
         objective = self.settings.train.objective
+        one = self.settings.teach.teachers[0]  # objectives other than omniopd have one teacher
         inputs = {"policy": self.policy, "objective": _module(objective)}
         match objective:
             case "omniopd":
                 prior = self.prior()
                 inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
             case "opd":
-                inputs |= {"rollouts": self.rollout(), "teacher": self.teacher()}
+                inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
             case "grpo":
                 inputs |= {"rollouts": self.rollout()}
             case "sft":
-                inputs |= {"prompts": self.prompts, "answers": self.solutions()}
+                inputs |= {"prompts": self.prompts, "answers": self.solutions(one)}
             case "imitate-forks":
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
-                inputs |= {"answers": self.teach(), "reference": self.base}
+                inputs |= {"answers": self.teach(one), "reference": self.base}
         group = "train" if objective == "omniopd" else f"train-{objective}"
         self.found["train"] = self.plan.cell(group, self._train_params(), **inputs)
         return self.found
@@ -218,50 +229,77 @@ class _Round:
         scheduler = _module(resolved["scheduler"])
         return self._add("forks", "forks", resolved, **inputs, scheduler=scheduler)
 
-    def teacher(self) -> str:
-        teacher = self.plan.experiment.teachers[self.settings.teach.teacher]
+    def teacher(self, name: str) -> str:
+        """Folder of a local teacher."""
+        teacher = self.plan.experiment.teachers[name]
+        assert isinstance(teacher, params.LocalTeacher)
         seed = self.where["seed"]
         return self.plan.model(teacher.model, self.settings, seed, self.prompts)
 
-    def _teach_params(self) -> dict[str, Any]:
-        block = _tracked(self.settings, "teach")
-        return block | {
-            "kind": self.plan.experiment.teachers[block["teacher"]].kind,
-            "round": self.where["round"],
-            "prompts_per_round": self.settings.rollout.prompts_per_round,
-        }
+    def _teach_params(self, name: str) -> dict[str, Any]:
+        teacher = self.plan.experiment.teachers[name]
+        who: dict[str, Any] = {"teacher": name, "kind": teacher.kind}
+        if not isinstance(teacher, params.LocalTeacher):
+            who |= {field: getattr(teacher, field) for field in FIXED}
+            who = {field: value for field, value in who.items() if value is not None}
+        return (
+            _tracked(self.settings, "teach")
+            | who
+            | {
+                "round": self.where["round"],
+                "prompts_per_round": self.settings.rollout.prompts_per_round,
+            }
+        )
 
-    def teach(self) -> str:
-        resolved = self._teach_params() | {"chunk_tokens": self.settings.forks.chunk_tokens}
-        inputs = {"prompts": self.prompts, "rollouts": self.rollout(), "forks": self.forks()}
-        models = {"student": self.base, "teacher": self.teacher(), "kind": resolved["kind"]}
-        return self._add("teach", "teach", resolved, **inputs, **models)
+    def teach(self, name: str) -> str:
+        """The answers of one teacher at the round's forks."""
+        resolved = self._teach_params(name) | {"chunk_tokens": self.settings.forks.chunk_tokens}
+        inputs = {"rollouts": self.rollout(), "forks": self.forks()}
+        return self._teach("teach", name, resolved, **inputs)
 
-    def solutions(self) -> str:
+    def solutions(self, name: str) -> str:
         """Full solutions of the round's prompts: no rollout is read."""
-        resolved = self._teach_params() | {
-            "chunk_tokens": self.settings.rollout.max_new_tokens,
-        }
-        models = {"student": self.base, "teacher": self.teacher(), "kind": resolved["kind"]}
-        return self._add("teach-solutions", "teach", resolved, prompts=self.prompts, **models)
+        longest = {"chunk_tokens": self.settings.rollout.max_new_tokens}
+        return self._teach("solutions", name, self._teach_params(name) | longest)
 
-    def score(self) -> str:
+    def _teach(self, what: str, name: str, resolved: dict[str, Any], **inputs: str) -> str:
+        inputs |= {"prompts": self.prompts, "student": self.base, "kind": resolved["kind"]}
+        group = "teach" if resolved["kind"] == "local" else "teach-hosted"
+        if resolved["kind"] == "local":
+            inputs["teacher"] = self.teacher(name)
+        if what == "solutions":
+            group += "-solutions"
+        return self._add(group, self._named("teach", name), resolved, **inputs)
+
+    def _named(self, stage: str, teacher: str) -> str:
+        """How an arm's links call a stage that it has once for each of several teachers."""
+        return stage if len(self.settings.teach.teachers) == 1 else f"{stage}-{teacher}"
+
+    def score(self, name: str) -> str:
         resolved = _dump(self.settings.score) | self.where
         resolved["samples"] = self.settings.teach.samples
-        resolved["teacher"] = self.settings.teach.teacher
+        resolved["teacher"] = name
+        stage = self._named("score", name)
         if resolved["source"] == "zero":
-            return self._add("score-zero", "score", resolved, forks=self.forks())
-        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach()}
+            return self._add("score-zero", stage, resolved, forks=self.forks())
+        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
         metric = _module(resolved["metric"])
-        return self._add("score", "score", resolved, **inputs, similarity=metric)
+        return self._add("score", stage, resolved, **inputs, similarity=metric)
 
     def prior(self) -> str:
         resolved = _dump(self.settings.prior) | self.where
         resolved["samples"] = self.settings.teach.samples
         inputs = {"rollouts": self.rollout(), "forks": self.forks()}
+        teachers = self.settings.teach.teachers
+        if len(teachers) == 1:
+            resolved.pop("combine", None)
         match resolved["source"]:
+            case "scores" if len(teachers) > 1:
+                scores = {f"scores{i}": self.score(name) for i, name in enumerate(teachers, 1)}
+                return self._add(f"prior-{len(teachers)}", "prior", resolved, **inputs, **scores)
             case "scores":
-                return self._add("prior", "prior", resolved, **inputs, scores=self.score())
+                scores = {"scores": self.score(teachers[0])}
+                return self._add("prior", "prior", resolved, **inputs, **scores)
             case "none":
                 return self._add("prior-none", "prior", resolved, **inputs)
         rounds = self.plan.arm(resolved["controls"], self.where["seed"])

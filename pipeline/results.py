@@ -27,10 +27,13 @@ class Cost:
     tokens_bought: int = 0  # of them bought by these runs rather than found in the store
     usd: float = 0.0
     seconds: float = 0.0
+    draws: int = 0  # of teacher answers, failed ones included
+    failed: int = 0
 
 
 def folder(stage: str, key: str) -> Path:
-    return DATA / stage / key
+    """Of a cell; with several teachers an arm has stages teach-NAME and score-NAME."""
+    return DATA / stage.partition("-")[0] / key
 
 
 def run_json(stage: str, key: str) -> dict[str, Any]:
@@ -68,6 +71,8 @@ def cost(arms: Arms, arm: str, seed: int, last: int) -> Cost:
                 total.tokens_bought + int(run.get("tokens_bought", 0)),
                 total.usd + float(run.get("usd", 0.0)),
                 total.seconds + float(run["seconds"]),
+                total.draws + int(run.get("answers", 0)) + int(run.get("failed", 0)),
+                total.failed + int(run.get("failed", 0)),
             )
     return total
 

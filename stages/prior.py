@@ -14,6 +14,8 @@ import pyarrow as pa
 from pipeline import cells, params, seeds, tables
 from pipeline.errors import UserError
 
+SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
+
 
 class PriorParams(params.Prior):
     samples: params.Count  # N
@@ -62,6 +64,14 @@ def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
             "Rerun score."
         )
     return np.bincount(fork_of, weights=values, minlength=len(places))
+
+
+def combined(k_TF: np.ndarray, samples: int, how: str) -> np.ndarray:
+    """k_sem of several teachers (T, F) as that of one (F,): their mean, or N times the share of
+    them whose k_sem is above their own median over the round's forks."""
+    if how == "mean":
+        return np.asarray(k_TF.mean(0))
+    return np.asarray(samples * (k_TF > np.median(k_TF, axis=1, keepdims=True)).mean(0))
 
 
 def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: float) -> pa.Table:
@@ -114,7 +124,13 @@ def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
     bar = pi_bar(rollouts, forks)
     match p.source:
         case "scores":
-            k = k_sem(forks, tables.read(args.scores, tables.SCORES), p.samples)
+            paths = [args.scores1, args.scores2, args.scores3, args.scores4]
+            found = [
+                k_sem(forks, tables.read(path, tables.SCORES), p.samples)
+                for path in (paths if p.combine else [args.scores])
+                if path
+            ]
+            k = combined(np.array(found), p.samples, p.combine) if p.combine else found[0]
             return targets(forks, p.samples, k, bar, p.alpha)
         case "none":
             return targets(forks, 0, np.zeros(len(forks)), bar, p.alpha)
@@ -130,7 +146,7 @@ def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
 
 @cells.entry
 def main() -> None:
-    args = cells.arguments("prior", "rollouts", "forks", "scores?", "controlled?")
+    args = cells.arguments("prior", "rollouts", "forks", "scores?", *SEVERAL, "controlled?")
     p = cells.params("prior", args.cell, PriorParams)
     with cells.running("prior", args) as run:
         found = prior(args, p)

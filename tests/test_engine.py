@@ -114,9 +114,9 @@ def asks():
     draws = [Draw(p, s, 100 * p + s) for p in (3, 5, 7) for s in range(4)]
     retokenised = [2, 3, 11]  # what another tokenizer may make of a prefix: begins no longer one
     return [
-        Ask({3: long[:3], 5: long[:5], 7: long}, draws),
-        Ask({2: other}, [Draw(2, s, 900 + s) for s in range(3)]),
-        Ask({4: [2, 3, 4, 5], 3: retokenised}, [Draw(4, 0, 7), Draw(3, 0, 8)]),
+        Ask({3: (*long[:3],), 5: (*long[:5],), 7: (*long,)}, draws),
+        Ask({2: (*other,)}, [Draw(2, s, 900 + s) for s in range(3)]),
+        Ask({4: (2, 3, 4, 5), 3: (*retokenised,)}, [Draw(4, 0, 7), Draw(3, 0, 8)]),
     ]
 
 
@@ -126,7 +126,9 @@ def test_branches_from_one_reading_equal_sampling_each_alone(batch_tokens):
     for ask, found in zip(asks(), branches(policy, asks(), 1.0, 6, batch_tokens), strict=True):
         for draw, generated in zip(ask.draws, found, strict=True):
             draws = np.random.default_rng(draw.seed).random(6)
-            assert generated.token_ids == naive_sample(policy, ask.prefixes[draw.position], draws)
+            assert generated.token_ids == naive_sample(
+                policy, list(ask.prompts[draw.position]), draws
+            )
 
 
 def test_a_response_is_read_once_for_all_its_forks(monkeypatch):

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import judgments
 from pipeline.errors import UserError
-from pipeline.judgments import Judgment, Request, Store, seed_for
+from pipeline.judgments import store as judgments
+from pipeline.judgments.keys import Request, seed_for
+from pipeline.judgments.schema import Judgment
+from pipeline.judgments.store import Entry, Store
 
 SPAWN = multiprocessing.get_context("spawn")
 REQUEST = Request(
@@ -26,15 +28,27 @@ REQUEST = Request(
 
 
 @pytest.fixture
-def url(tmp_path):
+def file_url(tmp_path):
     return f"sqlite:///{tmp_path / 'judgments.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.team)])
+def url(request, file_url):
+    """An empty store on each database: both run the same tests."""
+    return file_url if request.param == "sqlite" else request.getfixturevalue("postgres")()
 
 
 def answer(key, limit=8, **changes):
     found = Judgment(
         key=key,
         token_limit=limit,
+        prompt="p" * 64,
+        continuation="completions",
+        sampler="{}",
         sample=3,
+        seed=2**31 - 1,
+        attempt=0,
+        epoch=0,
         text="8+5=13,",
         token_ids=(4, 5, 6),
         ended=False,
@@ -146,7 +160,7 @@ def test_a_look_up_longer_than_a_chunk_finds_all_in_order(url):
 def test_answers_of_a_response_are_stored_all_or_none(url):
     with Store(url) as store:
         store.claim(["a", "b"], 8)
-        with pytest.raises(UserError, match="NOT NULL"):
+        with pytest.raises(UserError, match=r"(?i)not.null"):
             store.add([answer("a"), answer("b", text=None)])
         assert keys_of(store, ["a", "b"]) == []
         assert store.renew() == 2  # claims go only with the answers
@@ -162,9 +176,47 @@ def test_the_first_writer_wins_and_a_second_write_changes_nothing(url):
 
 def test_stats_count_answers_failures_and_tokens(url):
     with Store(url) as store:
-        assert store.stats() == judgments.Counts(0, 0, 0, 0)
-        store.add([answer("a"), answer("b", failure="refusal", completion_tokens=5)])
-        assert store.stats() == judgments.Counts(2, 1, 20, 8)
+        assert store.stats() == judgments.Counts(0, 0, 0, 0, 0, 0, 0, 0)
+        store.enter(Entry(reused=3, misses=2))
+        paid = Entry(bought=2, requests=4, tokens=25, usd=0.5)
+        store.add([answer("a"), answer("b", failure="refusal")], paid)
+        store.add([answer("c")])  # imported: not paid for here
+        assert store.stats() == judgments.Counts(3, 1, 2, 3, 2, 4, 25, 0.5)
+
+
+def test_a_project_sees_what_it_spent_and_not_what_others_did(url):
+    with Store(url, "mine") as store, Store(url, "theirs") as other:
+        other.enter(Entry(requests=7, usd=1.0))
+        store.add([answer("a")], Entry(bought=1, requests=2, tokens=9, usd=0.25))
+        assert store.spent() == Entry(bought=1, requests=2, tokens=9, usd=0.25)
+        assert store.stats().requests == 9
+
+
+def test_a_batch_is_open_until_its_last_key_is_collected(url):
+    with Store(url) as store:
+        store.keep_batch("anthropic m", judgments.Batch("b1", ("a", "b", "c")))
+        assert store.open_batches("anthropic other") == []
+        store.collected(store.open_batches("anthropic m")[0], {"a", "c"})
+        assert store.open_batches("anthropic m") == [judgments.Batch("b1", ("b",))]
+        store.collected(store.open_batches("anthropic m")[0], {"b"})
+        assert store.open_batches("anthropic m") == []
+
+
+def test_a_stream_has_every_answer_once_in_the_order_of_the_keys(url):
+    keys = [f"k{i:05}" for i in range(2 * judgments.CHUNK + 1)]
+    with Store(url) as store:
+        store.add([answer(key) for key in keys] + [answer("k00000", limit=9)])
+        chunks = list(store.stream())
+        places = [(found.key, found.token_limit) for chunk in chunks for found, _ in chunk]
+    assert places == sorted([(key, 8) for key in keys] + [("k00000", 9)])
+    assert max(map(len, chunks)) == judgments.CHUNK
+
+
+@pytest.mark.parametrize("text", ["\\frac{1}{2}\\0\x00", "\x00", "\\\\", "\\\x00\\0", "naïve"])
+def test_a_text_comes_back_to_the_letter(url, text):
+    with Store(url) as store:
+        store.add([answer("a", text=text)])
+        assert next(store.find(["a"], 8)).text == text
 
 
 # who may buy
@@ -289,35 +341,35 @@ def refused(url):
     return str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_refused_with_the_remedy(url, tmp_path):
+def test_a_file_that_is_no_database_is_refused_with_the_remedy(file_url, tmp_path):
     (tmp_path / "judgments.sqlite").write_text("not a database " * 1000)
-    assert f"{tmp_path}" in refused(url)
-    assert "JUDGMENTS_URL" in refused(url)
+    assert f"{tmp_path}" in refused(file_url)
+    assert "JUDGMENTS_URL" in refused(file_url)
 
 
-def test_a_file_cut_short_is_refused_with_the_remedy(url, tmp_path):
+def test_a_file_cut_short_is_refused_with_the_remedy(file_url, tmp_path):
     file = tmp_path / "judgments.sqlite"
-    with Store(url) as store:
+    with Store(file_url) as store:
         store.add([answer(f"k{i}", text="x" * 200) for i in range(500)])
     assert not file.with_name(f"{file.name}-wal").exists()  # all of it is in the file
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert "JUDGMENTS_URL" in refused(url)
+    assert "JUDGMENTS_URL" in refused(file_url)
 
 
-def test_another_programs_database_is_refused_and_its_tables_stay(url, tmp_path):
+def test_another_programs_database_is_refused_and_its_tables_stay(file_url, tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "judgments.sqlite")) as foreign:
         foreign.execute("create table recipes (name)")
-        assert "recipes" in refused(url)
-        assert "JUDGMENTS_URL" in refused(url)
+        assert "recipes" in refused(file_url)
+        assert "JUDGMENTS_URL" in refused(file_url)
         names = foreign.execute("select name from sqlite_master").fetchall()
     assert names == [("recipes",)]
 
 
-def test_a_store_of_a_newer_version_is_refused_with_both_versions(url, tmp_path):
-    Store(url).__exit__(None, None, None)
+def test_a_store_of_a_newer_version_is_refused_with_both_versions(file_url, tmp_path):
+    Store(file_url).__exit__(None, None, None)
     with contextlib.closing(sqlite3.connect(tmp_path / "judgments.sqlite")) as newer, newer:
         newer.execute("update omniopd_judgments set version = version + 1")
-    assert "version 2, wanted 1" in refused(url)
+    assert "version 3, wanted 2" in refused(file_url)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +394,9 @@ def test_the_default_store_is_in_the_users_cache_directory(monkeypatch, tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache?"))
     with Store(judgments.url()) as store:
         store.add([answer("a")])
-    assert [p.name for p in (tmp_path / "my cache?" / "omniopd").iterdir()] == ["judgments.sqlite"]
+    assert [p.name for p in (tmp_path / "my cache?" / "omniopd").iterdir()] == [
+        "judgments-2.sqlite"
+    ]
     monkeypatch.setenv("JUDGMENTS_URL", "sqlite:////elsewhere")
     assert judgments.url() == "sqlite:////elsewhere"
 

@@ -263,7 +263,7 @@ def test_grades_follow_from_the_responses(full):
 
 
 def test_answers_are_the_teacher_sampled_from_the_prefix(full):
-    from pipeline.judgments import seed_for
+    from pipeline.judgments.keys import seed_for
 
     (careful,) = (
         key

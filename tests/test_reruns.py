@@ -12,7 +12,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from pipeline.judgments import Store
+from pipeline.judgments.store import Store
 from tests.project import Project
 
 DETERMINISTIC = {

@@ -29,7 +29,7 @@ def _batches(asks: Sequence[Ask], limit: int, batch_tokens: int) -> Iterator[lis
     batch: list[Ask] = []
     rows = width = 0
     for ask in asks:
-        longest = max(map(len, ask.prefixes.values())) + limit
+        longest = max(map(len, ask.prompts.values())) + limit
         if batch and (rows + len(ask.draws)) * max(width, longest) > batch_tokens:
             yield batch
             batch, rows, width = [], 0, 0
@@ -74,7 +74,8 @@ def _texts(asks: Sequence[Ask]) -> tuple[list[list[int]], dict[tuple[int, int], 
     places = {}
     for a, ask in enumerate(asks):
         first = len(texts)
-        for position, prefix in sorted(ask.prefixes.items(), key=lambda item: -len(item[1])):
+        for position, prompt in sorted(ask.prompts.items(), key=lambda item: -len(item[1])):
+            prefix = [int(token) for token in prompt]  # a local teacher's prompts are token ids
             for t in range(first, len(texts)):
                 if texts[t][: len(prefix)] == prefix:
                     break

@@ -3,10 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pipeline import params
 from pipeline.errors import UserError
-from pipeline.params import Runtime
+from pipeline.judgments.keys import Prompt
+
+if TYPE_CHECKING:
+    from pipeline.budget import Budget
+
+Reason = Literal["refusal", "failed-empty"]  # why a provider itself counts an answer as failed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a teacher is asked in one cell."""
+
+    continuation: params.Mode
+    temperature: float
+    transport: params.Transport
+    runtime: params.Runtime
 
 
 @dataclass(frozen=True)
@@ -15,14 +31,15 @@ class Draw:
 
     position: int  # index into the student's token_ids; 0 for a full solution
     sample: int
-    seed: int
+    seed: int | None  # None where the provider takes none
+    key: str = ""  # of its request: how a batch's results are told apart
 
 
 @dataclass(frozen=True)
 class Ask:
-    """All that is wanted from the teacher on one student response: a unit of work and of commit."""
+    """All that is wanted from the teacher on one student response: a unit of work."""
 
-    prefixes: dict[int, list[int]]  # position: teacher tokens of prompt and prefix
+    prompts: dict[int, Prompt]  # position: prompt and prefix as they are sent
     draws: list[Draw]
 
 
@@ -36,38 +53,80 @@ class Continuation:
     model_returned: str
     prompt_tokens: int
     completion_tokens: int
+    failure: Reason | None = None
+    usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One reply of the teacher: a unit of commit."""
+
+    ask: int  # index of the ask
+    continuations: dict[Draw, Continuation]
+    requests: int = 0  # sent for it, retries included
+    requested_n: int = 1
+    seed_sent: int | None = None
+    tokens: int = 0  # prompt and completion, as billed
+    usd: float = 0.0
+    reserved: float = 0.0  # dollars set aside for it in the budget
 
 
 class Teacher(Protocol):
     provider: str
     model: str  # pinned id; for a local checkpoint the hash of config, tokenizer and weights
-    same_tokens: bool  # the answers' token ids are the student's own
+    continuation: params.Mode  # in which the prefix is sent
+    takes_seed: bool
+
+    @property
+    def same_tokens(self) -> bool:
+        """Whether the answers' token ids are the student's own."""
+        ...
 
     def sampler(self) -> dict[str, Any]:
         """Every sampler setting that is sent."""
         ...
 
-    def prefix(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> list[int]:
-        """Teacher tokens of its own rendered prompt followed by the student's prefix."""
+    def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
+        """The problem and the student's prefix as they are sent."""
         ...
 
     def limit(self, chunk_tokens: int) -> int:
         """Tokens to ask for, so that the answer covers `chunk_tokens` student tokens."""
         ...
 
-    def answer(self, asks: Sequence[Ask], limit: int) -> Iterator[list[Continuation]]:
-        """For each ask, in order, its draws' continuations in order."""
+    def same_model(self, returned: str) -> bool:
+        """Whether the model that answered is the pinned one, or a dated form of its name."""
+        ...
+
+    def answer(self, asks: Sequence[Ask], limit: int, budget: "Budget") -> Iterator[Answered]:
+        """Replies as they arrive, in any order, until every draw of every ask has its answer."""
         ...
 
 
 def load(
-    kind: str, folder: Path, student_tokenizer: Path, temperature: float, runtime: Runtime
+    config: params.Teacher, name: str, asked: Asked, student: Path, folder: Path | None
 ) -> Teacher:
-    """The teacher of a cell; `folder` holds a local teacher's checkpoint."""
-    match kind:
-        case "local":
+    """The teacher called `name`.
+
+    `asked` says how it is asked; `student` is the student's checkpoint, whose tokenizer decides
+    whether token ids can be sent; `folder` holds a local teacher's checkpoint.
+    """
+    match config:
+        case params.LocalTeacher():
             from pipeline.teachers.local import LocalTeacher
 
-            return LocalTeacher(folder / "checkpoint", student_tokenizer, temperature, runtime)
-        case _:
-            raise UserError(f"teachers: kind {kind!r} is unknown. Run `omniopd plan`.")
+            if folder is None:
+                raise UserError(f"teacher {name}: no checkpoint given. Run `dvc repro`.")
+            return LocalTeacher(folder / "checkpoint", student, asked)
+        case params.OpenAICompatibleTeacher():
+            from pipeline.teachers import openai_compatible
+
+            return openai_compatible.teacher(config, name, asked, student)
+        case params.AnthropicTeacher():
+            from pipeline.teachers import anthropic
+
+            return anthropic.teacher(config, name, asked, student)
+        case params.GoogleTeacher():
+            from pipeline.teachers import google
+
+            return google.teacher(config, name, asked, student)

@@ -16,6 +16,7 @@ from sqlalchemy import exc
 
 from pipeline.errors import UserError
 
+LOCK = 260601476  # of the transactions that may create the tables; any number of our own
 BUSY_SECONDS = 60  # how long SQLite waits for another process's transaction
 REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
 
@@ -97,6 +98,11 @@ def transaction(engine: sa.Engine, shown: str) -> Iterator[sa.Connection]:
     try:
         with engine.begin() as connection:
             yield connection
+    except exc.IntegrityError as error:
+        raise UserError(
+            f"judgments at {shown}: a row breaks the table's rules ({_reason(error)}). Nothing of "
+            "its transaction was stored. Please report this: it is a mistake in the program."
+        ) from error
     except exc.SQLAlchemyError as error:
         raise UserError(f"judgments at {shown}: {_reason(error)}. {REMEDY}") from error
 
@@ -115,6 +121,8 @@ def check(
     `mark` is a table of one row that holds the version.
     """
     with transaction(engine, shown) as connection:
+        if connection.dialect.name == "postgresql":  # one at a time makes the tables
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         found = set(sa.inspect(connection).get_table_names())
         if not found:
             metadata.create_all(connection)

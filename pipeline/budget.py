@@ -1,0 +1,78 @@
+"""What may still be asked and spent: a hard stop that leaves a state to go on from."""
+
+import time
+from dataclasses import dataclass, field
+
+from pipeline.errors import UserError
+from pipeline.judgments.store import Store
+
+LOOK_SECONDS = 1.0  # between looks at what other processes of this project have spent
+
+
+@dataclass
+class Budget:
+    """`teach.max_requests` and `teach.max_usd` over everything that this project ever bought.
+
+    What is in flight counts at its highest possible price. Processes that run side by side see
+    each other's purchases within a second, so together they can pass the limit by what they send
+    in that time.
+    """
+
+    store: Store
+    max_requests: int | None = None
+    max_usd: float | None = None
+    refused: str | None = None  # why nothing more may be sent
+    _requests: int = 0  # in flight, or answered without an answer that could be kept
+    _usd: float = 0.0  # in flight
+    _spent_requests: int = 0
+    _spent_usd: float = 0.0
+    _looked: float = field(default=float("-inf"))
+
+    def take(self, usd: float) -> bool:
+        """Whether one request more, of at most `usd` dollars, may be sent now."""
+        if self.refused:
+            return False
+        if self.max_requests is None and self.max_usd is None:
+            return True
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self.look()
+        if self.max_requests is not None:
+            sent = self._spent_requests + self._requests
+            if sent >= self.max_requests:
+                self.refused = f"{sent} requests sent, teach.max_requests is {self.max_requests}"
+                return False
+        if self.max_usd is not None:
+            worst = self._spent_usd + self._usd + usd
+            if worst > self.max_usd:
+                self.refused = (
+                    f"${self._spent_usd:.4f} spent, the next request and those in flight may cost "
+                    f"${worst - self._spent_usd:.4f}, and teach.max_usd is {self.max_usd}"
+                )
+                return False
+        self._requests += 1
+        self._usd += usd
+        return True
+
+    def arrived(self, requests: int, reserved: float, usd: float) -> None:
+        """A reply was committed: what it took moves from in flight to spent."""
+        self._requests -= requests
+        self._usd -= reserved
+        self._spent_requests += requests
+        self._spent_usd += usd
+
+    def failed(self, usd: float) -> None:
+        """A request failed: it costs nothing, and still counts as sent."""
+        self._usd -= usd
+
+    def look(self) -> None:
+        spent = self.store.spent()
+        self._spent_requests, self._spent_usd = spent.requests, spent.usd
+        self._looked = time.monotonic()
+
+    def check(self) -> None:
+        """Raise UserError if a request was refused."""
+        if self.refused:
+            raise UserError(
+                f"teach: stopped by the budget: {self.refused}. Every answer that arrived is in "
+                "the store. Raise the limit in params.yaml and run `dvc repro`: it goes on there."
+            )

@@ -1,0 +1,190 @@
+"""`omniopd teacher check`: what must hold of a teacher before money is spent on its answers.
+
+Two probes of seven samples together: a count that must go on where it stops, and the beginning of
+a story, whose continuations must differ.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from tabulate import tabulate
+
+from pipeline import continuations
+from pipeline.budget import Budget
+from pipeline.errors import UserError
+from pipeline.judgments.keys import seed_for
+from pipeline.judgments.store import Entry
+from pipeline.teachers import Ask, Continuation, Draw
+from pipeline.teachers.capabilities import OWN, TERMS
+from pipeline.teachers.hosted import Hosted
+
+LIMIT = 24  # tokens of a probe's continuation
+COUNT = ("Count from 1 to 40 in digits, separated by commas. Write nothing else.", "1, 2, 3, 4, 5,")
+NEXT = "6"
+STORY = ("Write a short story about a lighthouse.", "The old keeper climbed the stairs and")
+SAMPLES = {0: 3, 1: 4}  # of each probe
+log = logging.getLogger("omniopd")
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    holds: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    teacher: str
+    findings: list[Finding]
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.holds for finding in self.findings)
+
+    def __str__(self) -> str:
+        rows = [("ok" if f.holds else "FAILED", f.what, f.found) for f in self.findings]
+        end = "It may be used." if self.passed else "It may not be used like this."
+        return f"teacher {self.teacher}\n{tabulate(rows, tablefmt='plain')}\n{end}"
+
+
+def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict:
+    """Ask the two probes, live, and judge the answers. Raises UserError where a call fails."""
+    start = time.monotonic()
+    prefixes = {0: COUNT[1], 1: STORY[1]}
+    prompts = {
+        i: teacher.prompt([{"role": "user", "content": problem}], _ids(teacher, prefix), prefix)
+        for i, (problem, prefix) in enumerate((COUNT, STORY))
+    }
+    draws = [
+        Draw(i, s, seed_for(prompts[i], s) if teacher.takes_seed else None, f"check-{i}-{s}")
+        for i, samples in SAMPLES.items()
+        for s in range(samples)
+    ]
+    answers: dict[Draw, Continuation] = {}
+    requests, tokens, usd = 0, 0, 0.0
+    live = teacher.live()
+    for found in live.answer([Ask(prompts, draws)], LIMIT, budget):
+        answers |= found.continuations
+        requests, tokens, usd = requests + found.requests, tokens + found.tokens, usd + found.usd
+        paid = Entry(requests=found.requests, tokens=found.tokens, usd=found.usd)
+        budget.store.enter(paid)
+        budget.arrived(found.requests, found.reserved, found.usd)
+    seconds = time.monotonic() - start
+    counts, stories = (
+        [_text(teacher, prefixes[i], answers[d]) for d in draws if d.position == i] for i in (0, 1)
+    )
+    findings = [
+        _continues(counts, teacher),
+        _differ(stories),
+        _limit(list(answers.values())),
+        _model(teacher, list(answers.values())),
+        _retirement(teacher, today or date.today()),
+        Finding(
+            "price and pace",
+            True,
+            f"{requests} requests, {tokens} tokens, "
+            + (f"${usd:.5f}" if teacher.config.price else "no price in params.yaml")
+            + f", {seconds:.1f} s",
+        ),
+    ]
+    shown = f"{teacher.name} ({teacher.provider} {teacher.model}, {teacher.continuation})"
+    return Verdict(shown, findings)
+
+
+def before_spending(
+    teacher: Hosted, budget: Budget, accepted: tuple[str, ...]
+) -> Callable[[], None]:
+    """What a stage does before the first answer that it has to buy."""
+
+    def prepare() -> None:
+        terms(teacher, accepted)
+        if budget.max_usd is not None and teacher.config.price is None:
+            raise UserError(
+                f"teach.max_usd is {budget.max_usd}, and teachers.{teacher.name} has no price. "
+                "Add price: {input: ..., output: ...} in dollars for a million tokens."
+            )
+        if budget.store.checked(identity(teacher)):
+            return
+        verdict = check(teacher, budget)
+        log.info(str(verdict))
+        if not verdict.passed:
+            raise UserError(
+                f"teacher {teacher.name} did not pass its check (above). Mend what failed; "
+                "`omniopd teacher check` tries it again, with --force it may be used all the same."
+            )
+        budget.store.passed(identity(teacher))
+
+    return prepare
+
+
+def terms(teacher: Hosted, accepted: tuple[str, ...]) -> None:
+    """Raise UserError unless the terms of a hosted service were accepted in params.yaml."""
+    if teacher.provider in OWN or teacher.provider in accepted:
+        return
+    raise UserError(
+        f"teach.accept_terms: {teacher.provider} is not in it. Some providers forbid training "
+        f"other models on their output: read {TERMS[teacher.provider]}, then set "
+        f"teach.accept_terms: {teacher.provider}."
+    )
+
+
+def identity(teacher: Hosted) -> str:
+    """Hash of what a check is about; another server or mode is checked by itself."""
+    values: list[Any] = [teacher.provider, teacher.model, teacher.continuation, teacher.sampler()]
+    values.append(teacher.config.base_url)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _ids(teacher: Hosted, prefix: str) -> list[int]:
+    if not teacher.same_tokens:
+        return []
+    return list(teacher.tokenizer.encode(prefix, add_special_tokens=False))
+
+
+def _text(teacher: Hosted, prefix: str, found: Continuation) -> str:
+    if teacher.continuation != "instruct":
+        return found.text
+    reason = continuations.failure(prefix, found.text, found.ended)
+    return f"[{reason}] {found.text}" if reason else continuations.trim(prefix, found.text).text
+
+
+def _continues(counts: list[str], teacher: Hosted) -> Finding:
+    going_on = [text for text in counts if text.lstrip(" ,\n").startswith(NEXT)]
+    found = f"after {COUNT[1]!r}: " + " | ".join(repr(text[:24]) for text in counts)
+    if not going_on and teacher.continuation == "prefill":
+        found += ". If these start over, set teach.continuation: instruct"
+    return Finding("continues the prefix", 2 * len(going_on) > len(counts), found)
+
+
+def _differ(stories: list[str]) -> Finding:
+    distinct = len(set(stories))
+    found = f"{distinct} of {len(stories)} distinct, for example {stories[0][:40]!r}"
+    return Finding("samples differ", distinct > len(stories) // 2, found)
+
+
+def _limit(answers: list[Continuation]) -> Finding:
+    longest = max(answer.completion_tokens for answer in answers)
+    cut = any(not answer.ended for answer in answers)
+    found = f"{longest} tokens at most, {LIMIT} allowed"
+    return Finding("token limit holds", longest <= LIMIT and cut, found)
+
+
+def _model(teacher: Hosted, answers: list[Continuation]) -> Finding:
+    returned = sorted({answer.model_returned for answer in answers})
+    same = all(map(teacher.same_model, returned))
+    return Finding("the pinned model answers", same, ", ".join(returned))
+
+
+def _retirement(teacher: Hosted, today: date) -> Finding:
+    retires = teacher.can.retires
+    if retires is None:
+        return Finding("retirement", True, "none announced that we know of")
+    found = f"{retires}, then use {teacher.can.successor}"
+    return Finding("retirement", today < retires, found)

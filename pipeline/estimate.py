@@ -1,0 +1,188 @@
+"""`omniopd estimate`: requests, tokens, dollars and hours of an experiment, before any is spent.
+
+A cell whose forks exist is counted exactly: its keys are looked up in the store. One whose forks do
+not exist yet is estimated from params, at its most: every response as long as allowed, as many
+forks as fit into it. Those of later rounds do not exist until the student of the round before does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline import responses, tables, teachers
+from pipeline.asking import Judging, Wanted
+from pipeline.budget import Budget
+from pipeline.experiment import Experiment, Settings
+from pipeline.judgments.store import Store
+from pipeline.params import Hosted, LocalTeacher
+from pipeline.responses import Response
+from pipeline.teachers.capabilities import capability
+from pipeline.teachers.hosted import tokens
+
+DATA = Path("data")
+SECONDS = 2.0  # of one request, where no rate is given: a guess
+PROMPT_TOKENS = 200  # of a problem, where the pool does not exist yet: a guess
+CHARACTERS_PER_TOKEN = 4.0
+BLOCK = 256  # responses that are looked up together
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the answers of one cell take, or of several together."""
+
+    answers: int = 0
+    held: int = 0  # of them, in the store already
+    requests: int = 0  # for the rest
+    input_tokens: int = 0
+    output_tokens: int = 0  # at most
+    usd: float = 0.0
+    hours: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        mine, theirs = asdict(self), asdict(other)
+        return Cost(**{name: mine[name] + theirs[name] for name in mine})
+
+
+def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list[dict[str, Any]]:
+    """A row for each arm, seed, round and teacher; a cell that arms share is counted once.
+
+    Later rows of a shared cell cost nothing and name the arm that pays (`shared with`).
+    """
+    rows: list[dict[str, Any]] = []
+    paid: dict[str, str] = {}  # cell: the arm that it is counted under
+    for arm, seeds in plan["cells"]["arms"].items():
+        for seed, rounds in seeds.items():
+            for round_, stages in rounds.items():
+                for stage in (name for name in stages if name.startswith("teach")):
+                    key = stages[stage]
+                    row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
+                    if key in paid:
+                        rows.append(row | {"counted": f"shared with {paid[key]}"} | asdict(Cost()))
+                        continue
+                    paid[key] = arm
+                    cost, basis = _cell(experiment, experiment.arm(arm), plan, key, store)
+                    rows.append(row | {"counted": basis} | asdict(cost))
+    return rows
+
+
+def total(rows: list[dict[str, Any]]) -> Cost:
+    """All rows together."""
+    names = Cost.__dataclass_fields__
+    return sum((Cost(**{name: row[name] for name in names}) for row in rows), Cost())
+
+
+def _cell(
+    experiment: Experiment, settings: Settings, plan: dict[str, Any], key: str, store: Store
+) -> tuple[Cost, str]:
+    group, cell = next((g, c[key]) for g, c in plan["cells"].items() if g != "arms" and key in c)
+    p = cell["params"]
+    config = experiment.teachers[p["teacher"]]
+    base = Path(cell["student"]) / "checkpoint"
+    known = base.is_dir() and (DATA / "prepare" / cell["prompts"] / "prompts.parquet").is_file()
+    if "rollouts" in cell:
+        known &= (DATA / "forks" / cell["forks"] / "forks.parquet").is_file()
+        known &= (DATA / "rollout" / cell["rollouts"] / "rollouts.parquet").is_file()
+    if "teacher" in cell:
+        known &= (Path(cell["teacher"]) / "checkpoint").is_dir()
+    if not known:
+        return _guessed(settings, config, cell, group), "at most, from params"
+    folder = Path(cell["teacher"]) if "teacher" in cell else None
+    asked = teachers.Asked(
+        p["continuation"], p["temperature"], settings.teach.transport, experiment.runtime
+    )
+    teacher = teachers.load(config, p["teacher"], asked, base, folder)
+    limit = teacher.limit(p["chunk_tokens"])
+    wanted = Wanted(p["samples"], limit, p["epoch"], p["max_attempts"], 1.0, True)
+    judging = Judging(teacher, wanted, Budget(store))
+    return _counted(judging, _asked(teacher, cell), config, settings.teach.transport), "exactly"
+
+
+def _asked(teacher: teachers.Teacher, cell: dict[str, Any]) -> Iterator[Response]:
+    problems = DATA / "prepare" / cell["prompts"] / "prompts.parquet"
+    p = cell["params"]
+    if "rollouts" not in cell:
+        return responses.solutions(teacher, problems, p["round"], p["prompts_per_round"])
+    rollouts = DATA / "rollout" / cell["rollouts"] / "rollouts.parquet"
+    forks = DATA / "forks" / cell["forks"] / "forks.parquet"
+    return responses.forks(teacher, problems, rollouts, forks)
+
+
+def _counted(
+    judging: Judging, asked: Iterator[Response], config: Hosted | LocalTeacher, transport: str
+) -> Cost:
+    """Draws of the first attempt that the store lacks, and what they take."""
+    wanted, store, cost = judging.wanted, judging.budget.store, Cost()
+    while block := list(islice(asked, BLOCK)):
+        places = [
+            (r, position, sample)
+            for r, response in enumerate(block)
+            for position in response.prompts
+            for sample in range(wanted.samples)
+        ]
+        requests = {request.key: at for at, request in judging.requests(block, places, 0)}
+        held = {found.key for found in store.find(requests, wanted.limit)}
+        missing: dict[tuple[int, int], int] = {}
+        for key, (r, position, _) in requests.items():
+            if key not in held:
+                missing[r, position] = missing.get((r, position), 0) + 1
+        sizes = [(tokens(block[r].prompts[at]), n) for (r, at), n in missing.items()]
+        cost += _priced(config, sizes, wanted.limit, transport)
+        cost += Cost(answers=len(requests), held=len(held))
+    return cost
+
+
+def _guessed(
+    settings: Settings, config: Hosted | LocalTeacher, cell: dict[str, Any], group: str
+) -> Cost:
+    p, rollout = cell["params"], settings.rollout
+    solutions = group.endswith("solutions")
+    problem = _problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
+    longest = rollout.max_new_tokens
+    forks = 1 if solutions else min(settings.forks.max_forks, longest // p["chunk_tokens"])
+    prefixes = rollout.prompts_per_round * forks
+    prefixes *= 1 if solutions else rollout.samples_per_prompt
+    size = problem + (0 if solutions else longest / 2)
+    limit = p["chunk_tokens"]
+    if not isinstance(config, LocalTeacher):
+        limit = -(-3 * limit // 2) + 8  # another tokenizer, as far as we know yet
+    cost = _priced(config, [(size, p["samples"])] * prefixes, limit, settings.teach.transport)
+    return cost + Cost(answers=prefixes * p["samples"])
+
+
+def _problem_tokens(path: Path) -> float:
+    if not path.is_file():
+        return PROMPT_TOKENS
+    texts = tables.read(path, tables.PROMPTS, ["messages"])["messages"].to_pylist()
+    return sum(map(len, texts)) / len(texts) / CHARACTERS_PER_TOKEN
+
+
+def _priced(
+    config: Hosted | LocalTeacher, sizes: list[tuple[float, int]], limit: int, transport: str
+) -> Cost:
+    """What `sizes`, (prompt tokens, samples) of each prefix, take from this teacher."""
+    output = limit * sum(n for _, n in sizes)
+    if isinstance(config, LocalTeacher):
+        read = round(sum(size for size, _ in sizes))
+        return Cost(input_tokens=read, output_tokens=output)
+    can = capability(config.provider, config.model)
+    most = min(can.most, config.samples_per_request or can.most)
+    calls = [(size, -(-n // most)) for size, n in sizes]
+    requests = sum(count for _, count in calls)
+    read = round(sum(size * count for size, count in calls))
+    usd = 0.0
+    if config.price:
+        usd = (config.price.input * read + config.price.output * output) / 1e6
+        usd *= config.price.batch if transport == "batch" else 1.0
+    return Cost(0, 0, requests, read, output, usd, _hours(config, requests, read + output))
+
+
+def _hours(config: Hosted, requests: int, count: int) -> float:
+    """By the stated rates; without any, by a guessed duration of a request."""
+    minutes = [requests * SECONDS / 60 / config.concurrency]
+    if config.requests_per_minute:
+        minutes.append(requests / config.requests_per_minute)
+    if config.tokens_per_minute:
+        minutes.append(count / config.tokens_per_minute)
+    return max(minutes) / 60

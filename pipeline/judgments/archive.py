@@ -1,0 +1,171 @@
+"""A judgment store handed on: to Parquet and back, merged, verified, tidied.
+
+What is read is checked row by row before anything of it is written: the key must be the hash of
+the request's columns and the checksum that of the answer's.
+"""
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from tqdm import tqdm
+
+from pipeline import tables
+from pipeline.errors import UserError
+from pipeline.judgments.schema import CLAIMS, JUDGMENTS, Judgment, checksum, to_row
+from pipeline.judgments.store import Store
+from pipeline.tables import column
+
+REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
+SCHEMA = pa.schema(
+    [
+        column("key", pa.string()),
+        column("token_limit", pa.int32()),
+        column("provider", pa.string()),
+        column("model", pa.string()),
+        column("prompt", pa.string()),  # SHA-256
+        column("continuation", pa.string()),
+        column("sampler", pa.string()),  # JSON
+        column("sample", pa.int32()),
+        column("seed", pa.int64(), nullable=True),
+        column("attempt", pa.int32()),
+        column("epoch", pa.int32()),
+        column("text", pa.string()),
+        column("token_ids", pa.list_(pa.int32()), nullable=True),
+        column("ended", pa.bool_()),
+        column("finish_reason", pa.string()),
+        column("model_returned", pa.string()),
+        column("prompt_tokens", pa.int32()),
+        column("completion_tokens", pa.int32()),
+        column("failure", pa.string(), nullable=True),
+        column("requested_n", pa.int32()),
+        column("seed_sent", pa.int64(), nullable=True),
+        column("usd", pa.float64()),
+        column("created_at", pa.float64()),  # seconds since 1970, UTC
+        column("checksum", pa.string()),
+    ]
+)
+
+
+Rows = Iterator[list[tuple[Judgment, str]]]  # answers with the checksums stored beside them
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What came into a store."""
+
+    read: int
+    new: int
+
+
+def export(store: Store, path: Path, without: Collection[str] = ()) -> int:
+    """Write every answer, but for those of some providers, to Parquet; returns how many.
+
+    In the order of the keys, so that equal stores give equal files.
+    """
+    count = 0
+    where = [JUDGMENTS.c.provider.not_in(sorted(without))] if without else []
+    with tables.writer(path, SCHEMA) as out:
+        for chunk in tqdm(store.stream(*where), desc="export", unit="chunk", disable=None):
+            records = [to_row(found) | {"token_ids": found.token_ids} for found, _ in chunk]
+            out.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
+            count += len(records)
+    return count
+
+
+def import_(store: Store, path: Path) -> Moved:
+    """Add the answers of a Parquet file that the store lacks; the rest stays as it is.
+
+    Raises UserError naming the first damaged row, before anything is stored.
+    """
+    check(_from_parquet(path), str(path))
+    return _add(store, _from_parquet(path))
+
+
+def merge(store: Store, other: Store) -> Moved:
+    """Add the answers of another store that this one lacks."""
+    verify(other)
+    return _add(store, other.stream())
+
+
+def verify(store: Store) -> int:
+    """Check the database and every row; returns how many. Raises UserError naming the damage."""
+    with store.reading() as connection:
+        if connection.dialect.name == "sqlite":
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().first()
+            if found != "ok":
+                raise UserError(f"{store.name}: the file is damaged: {found}. {REMEDY}")
+    return check(store.stream(), store.name)
+
+
+def gc(store: Store) -> int:
+    """Remove claims that lapsed and reclaim the space; returns how many. Answers stay."""
+    with store.writing() as connection:
+        lapsed = CLAIMS.delete().where(CLAIMS.c.expires_at <= time.time())
+        count = int(connection.execute(lapsed).rowcount)
+    store.vacuum()
+    return count
+
+
+def check(rows: Rows, name: str) -> int:
+    """Count the rows. Raises UserError for one that is not what its hashes say."""
+    count = 0
+    for chunk in tqdm(rows, desc="verify", unit="chunk", disable=None):
+        for found, stored in chunk:
+            if why := _wrong(found, stored):
+                raise UserError(
+                    f"{name}: the answer {found.key[:12]} of {found.provider} {found.model} is "
+                    f"damaged: {why}. {REMEDY}"
+                )
+        count += len(chunk)
+    return count
+
+
+def _wrong(found: Judgment, stored: str) -> str | None:
+    try:
+        fits = found.expected_key() == found.key
+    except ValueError:
+        fits = False
+    if not fits:
+        return "its key is not the hash of its request"
+    if checksum(found) != stored:
+        return "its checksum is not that of its answer"
+    if found.finish_reason != ("stop" if found.ended else "length"):
+        return "its finish reason contradicts its end"
+    return None
+
+
+def _from_parquet(path: Path) -> Rows:
+    for group in tables.stream(path, SCHEMA):
+        yield [_judgment(row) for row in group.to_pylist()]
+
+
+def _judgment(row: dict[str, Any]) -> tuple[Judgment, str]:
+    stored, ids = row.pop("checksum"), row.pop("token_ids")
+    return Judgment(**row, token_ids=None if ids is None else tuple(ids)), stored
+
+
+def _add(store: Store, rows: Rows) -> Moved:
+    read = new = 0
+    for chunk in tqdm(rows, desc="import", unit="chunk", disable=None):
+        read += len(chunk)
+        new += store.adopt([found for found, _ in chunk])
+    return Moved(read, new)
+
+
+def stats(store: Store) -> dict[str, Any]:
+    """What the store holds and how it was used, with a row for each teacher."""
+    named = (JUDGMENTS.c.provider, JUDGMENTS.c.model, JUDGMENTS.c.continuation)
+    query = sa.select(
+        *named,
+        sa.func.count().label("answers"),
+        sa.func.count(JUDGMENTS.c.failure).label("failures"),
+        sa.func.sum(JUDGMENTS.c.usd).label("usd"),
+    )
+    with store.reading() as connection:
+        rows = connection.execute(query.group_by(*named).order_by(*named)).mappings().all()
+    return {**asdict(store.stats()), "teachers": [dict(row) for row in rows]}

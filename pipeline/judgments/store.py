@@ -1,0 +1,345 @@
+"""The judgment store: look up, claim, add. A table beside the DAG, neither dep nor out of a stage.
+
+Answers are only ever added. A claim with a lease keeps two processes from buying the same answer
+at the same time; whoever holds one renews it while it works, and the claims of a killed process
+lapse.
+
+SQLite needs a local disk (WAL does not work on network file systems); Postgres serves a team. The
+lease is measured with each host's own clock, so hosts that share a store keep theirs in step; a
+clock that is wrong can cost a second purchase, never a wrong answer.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+
+import platformdirs
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipeline.errors import UserError
+from pipeline.judgments import database
+from pipeline.judgments.schema import (
+    BATCHES,
+    CHECKS,
+    CLAIMS,
+    JUDGMENTS,
+    LEDGER,
+    MARK,
+    METADATA,
+    VERSION,
+    Judgment,
+    from_row,
+    to_row,
+)
+
+CHUNK = 500  # keys in one query or transaction
+LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
+log = logging.getLogger("omniopd")
+
+
+_PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
+
+
+def url() -> str:
+    """Where the store is: JUDGMENTS_URL, or a SQLite file in the user's cache directory."""
+    if given := os.environ.get("JUDGMENTS_URL"):
+        return given
+    folder = platformdirs.user_cache_path("omniopd", ensure_exists=True)
+    file = str(folder / f"judgments-{VERSION}.sqlite")
+    return sa.URL.create("sqlite", database=file).render_as_string()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger: what was looked up, or what a reply brought and cost."""
+
+    reused: int = 0  # answers that the store had
+    misses: int = 0  # and those that it had not
+    bought: int = 0
+    requests: int = 0  # sent, retries included
+    tokens: int = 0  # prompt and completion, as billed
+    usd: float = 0.0
+
+
+ENTRY = tuple(Entry.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a store holds, and what its ledger says of how it was used."""
+
+    answers: int  # failures included
+    failures: int
+    bought: int  # by runs against this store; the rest was imported
+    reused: int
+    misses: int
+    requests: int
+    tokens: int
+    usd: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch at a provider that may still have to be collected."""
+
+    id: str
+    keys: tuple[str, ...]  # the first key of each request
+
+
+class Store:
+    """An open store. Use it as a context manager; threads may share it, processes open their own.
+
+    Raises UserError, without any password, when the store cannot be opened, read or written.
+    """
+
+    def __init__(self, url: str, project: str = "") -> None:
+        """`project` names the experiment whose purchases the ledger adds up."""
+        parsed = database.parse(url)
+        self._project = project
+        self.name = database.name(parsed)
+        self._owner = uuid.uuid4().hex
+        self._engine = database.connectable(parsed)
+        self._writer = self._engine.execution_options(write=True)
+        backend = parsed.get_backend_name()
+        self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
+        database.check(self._writer, self.name, METADATA, MARK, VERSION)
+        if backend == "sqlite":
+            database.use_wal(self._engine, self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._engine.dispose()
+
+    def find(self, keys: Iterable[str], limit: int) -> Iterator[Judgment]:
+        """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
+
+        Of several rows that serve, the one with the smallest limit. Order within a chunk is the
+        keys' own; a key without an answer is left out.
+        """
+        for chunk in _chunks(keys):
+            query = sa.select(JUDGMENTS).where(*_serves(chunk, limit)).order_by(*_PLACE)
+            with self.reading() as connection:
+                rows = connection.execute(query).mappings().all()
+            found = {row["key"]: row for row in reversed(rows)}  # the smallest limit is set last
+            yield from (from_row(found[key]) for key in chunk if key in found)
+
+    def claim(self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS) -> set[str]:
+        """Those of `keys` that the caller may now buy, for `lease` seconds.
+
+        Left out: keys that another holds, at whatever limit (also another thread of this store),
+        and keys that have been answered for `limit` by now. Look both up again with `find`.
+        """
+        mine: set[str] = set()
+        for chunk in _chunks(keys):
+            mine |= self._claim(sorted(chunk), limit, lease)
+        return mine
+
+    def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
+        now = time.time()
+        insert = self._insert(CLAIMS)
+        new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
+        take = insert.on_conflict_do_update(
+            index_elements=["key"], set_=new, where=CLAIMS.c.expires_at <= now
+        ).returning(CLAIMS.c.key)
+        rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
+        with self.writing() as connection:
+            taken = set(connection.execute(take, rows).scalars())
+            # Only after the claim: whoever held it before stored its answer and let go at once.
+            answered = sa.select(JUDGMENTS.c.key).where(*_serves(taken, limit))
+            known = set(connection.execute(answered).scalars())
+            self._drop(connection, known)
+        return taken - known
+
+    def renew(self, lease: float = LEASE_SECONDS) -> int:
+        """Extend every claim of this store to `lease` seconds from now; returns how many."""
+        mine = sa.select(CLAIMS.c.key).where(CLAIMS.c.owner == self._owner)
+        with self.writing() as connection:
+            # rows are locked in the order of their keys everywhere: Postgres deadlocks otherwise
+            keys = connection.execute(mine.order_by(CLAIMS.c.key).with_for_update()).scalars().all()
+            for chunk in _chunks(keys):
+                new = CLAIMS.update().where(CLAIMS.c.key.in_(chunk))
+                connection.execute(new.values(expires_at=time.time() + lease))
+            return len(keys)
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Give up the claims on `keys`; those of others stay."""
+        for chunk in _chunks(keys):
+            with self.writing() as connection:
+                self._drop(connection, chunk)
+
+    @contextmanager
+    def holding(
+        self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS
+    ) -> Iterator[frozenset[str]]:
+        """Claim what can be claimed of `keys` and yield it, renewing until the block ends.
+
+        The caller buys what it got, then looks up the rest with `find` and claims again what is
+        still missing: its holder may have been killed.
+        """
+        mine = frozenset(self.claim(keys, limit, lease))
+        done = threading.Event()
+        renewal = threading.Thread(target=self._keep, args=(done, lease), daemon=True)
+        if mine:
+            renewal.start()
+        try:
+            yield mine
+        finally:
+            done.set()
+            if mine:
+                renewal.join()
+                self.release(mine)
+
+    def _keep(self, done: threading.Event, lease: float) -> None:
+        while not done.wait(lease / 3):
+            try:
+                self.renew(lease)
+            except UserError as error:  # another try follows; the block's own writes will raise
+                log.warning(f"claims not renewed, an answer may be bought twice: {error}")
+
+    def add(self, judgments: Sequence[Judgment], paid: Entry | None = None) -> None:
+        """Store all answers of one reply, or none, and release their claims with them.
+
+        An answer that is there already stays as it is: the first writer wins. What the reply
+        cost enters the ledger in the same transaction.
+        """
+        if not judgments:
+            return
+        rows = [
+            to_row(f) for f in sorted(judgments, key=lambda found: (found.key, found.token_limit))
+        ]
+        with self.writing() as connection:
+            connection.execute(self._insert(JUDGMENTS).on_conflict_do_nothing(), rows)
+            for chunk in _chunks(found.key for found in judgments):
+                self._drop(connection, chunk)
+            if paid is not None:
+                self._enter(connection, paid)
+
+    def enter(self, entry: Entry) -> None:
+        """A line more in the ledger."""
+        with self.writing() as connection:
+            self._enter(connection, entry)
+
+    def _enter(self, connection: sa.Connection, entry: Entry) -> None:
+        values = asdict(entry) | {"project": self._project, "created_at": time.time()}
+        connection.execute(LEDGER.insert().values(values))
+
+    def spent(self) -> Entry:
+        """All that the ledger has of this project."""
+        sums = (sa.func.coalesce(sa.func.sum(LEDGER.c[name]), 0) for name in ENTRY)
+        query = sa.select(*sums).where(LEDGER.c.project == self._project)
+        with self.reading() as connection:
+            return Entry(*connection.execute(query).one())
+
+    def stats(self) -> Counts:
+        """What the store holds and how it was used, over all projects."""
+        rows = sa.select(sa.func.count(), sa.func.count(JUDGMENTS.c.failure))
+        sums = (sa.func.coalesce(sa.func.sum(LEDGER.c[name]), 0) for name in ENTRY)
+        with self.reading() as connection:
+            answers, failures = connection.execute(rows.select_from(JUDGMENTS)).one()
+            used = Entry(*connection.execute(sa.select(*sums)).one())
+        return Counts(answers=answers, failures=failures, **asdict(used))
+
+    def open_batches(self, teacher: str) -> list[Batch]:
+        """Batches of this teacher that nobody has collected, the oldest first."""
+        query = sa.select(BATCHES.c.id, BATCHES.c["keys"]).where(BATCHES.c.teacher == teacher)
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(BATCHES.c.created_at, BATCHES.c.id)).all()
+        return [Batch(id_, tuple(json.loads(keys))) for id_, keys in rows]
+
+    def keep_batch(self, teacher: str, batch: Batch) -> None:
+        """Remember a batch before waiting for it: a killed run takes it up again."""
+        values = {"id": batch.id, "teacher": teacher, "keys": json.dumps(batch.keys)}
+        with self.writing() as connection:
+            connection.execute(BATCHES.insert().values(values | {"created_at": time.time()}))
+
+    def collected(self, batch: Batch, keys: Collection[str]) -> None:
+        """Forget these keys of a batch, and the batch with its last one."""
+        rest = [key for key in batch.keys if key not in keys]
+        this = BATCHES.c.id == batch.id
+        with self.writing() as connection:
+            if rest:
+                connection.execute(BATCHES.update().where(this).values(keys=json.dumps(rest)))
+            else:
+                connection.execute(BATCHES.delete().where(this))
+
+    def checked(self, teacher: str) -> bool:
+        """Whether this teacher, named by a hash of its settings, has passed its check."""
+        query = sa.select(CHECKS.c.teacher).where(CHECKS.c.teacher == teacher)
+        with self.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def passed(self, teacher: str) -> None:
+        """Remember that this teacher passed its check."""
+        row = {"teacher": teacher, "created_at": time.time()}
+        with self.writing() as connection:
+            connection.execute(self._insert(CHECKS).on_conflict_do_nothing(), [row])
+
+    def stream(self, *where: sa.ColumnElement[bool]) -> Iterator[list[tuple[Judgment, str]]]:
+        """Answers with their stored checksums, in the order of their keys, a chunk at a time."""
+        last: tuple[str, int] = ("", 0)
+        query = (
+            sa.select(JUDGMENTS).where(*where).order_by(JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
+        )
+        while True:
+            with self.reading() as connection:
+                rows = (
+                    connection.execute(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK))
+                    .mappings()
+                    .all()
+                )
+            if not rows:
+                return
+            last = (rows[-1]["key"], rows[-1]["token_limit"])
+            yield [(from_row(row), row["checksum"]) for row in rows]
+
+    def adopt(self, judgments: Sequence[Judgment]) -> int:
+        """Store answers that were bought elsewhere; returns how many this store lacked."""
+        with self.writing() as connection:
+            insert = self._insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
+            rows = [to_row(found) for found in judgments]
+            return len(connection.execute(insert, rows).all()) if rows else 0
+
+    def vacuum(self) -> None:
+        """Give unused space back."""
+        with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("VACUUM")
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        return database.transaction(self._engine, self.name)
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        return database.transaction(self._writer, self.name)
+
+    def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
+        mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))
+        ordered = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key).with_for_update()
+        held = connection.execute(ordered).scalars().all()
+        if held:
+            connection.execute(CLAIMS.delete().where(CLAIMS.c.key.in_(held)))
+
+
+def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return (JUDGMENTS.c.key.in_(sorted(keys)), JUDGMENTS.c.token_limit >= limit)
+
+
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    stream = iter(keys)
+    while chunk := list(islice(stream, CHUNK)):
+        yield chunk

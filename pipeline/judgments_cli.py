@@ -1,0 +1,79 @@
+"""`omniopd judgments ...`: look into the judgment store, hand it on, check it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The store of teacher answers (JUDGMENTS_URL).")
+File = Annotated[Path, typer.Argument(help="a Parquet file")]
+
+
+@app.command()
+def stats(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
+    """Answers, and how often they were bought, reused, missed, at what price."""
+    from tabulate import tabulate
+
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        found = archive.stats(opened)
+        name = opened.name
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        return
+    teachers = found.pop("teachers")
+    typer.echo(f"{name}\n\n{tabulate(found.items(), tablefmt='plain', intfmt=',')}")
+    if teachers:
+        typer.echo("\n" + tabulate(teachers, headers="keys", intfmt=","))
+
+
+@app.command()
+def export(
+    file: File,
+    without: Annotated[list[str] | None, typer.Option(help="a provider to leave out")] = None,
+) -> None:
+    """Write all answers to Parquet, to hand on or to put under DVC."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        typer.echo(f"{archive.export(opened, file, without or ()):,} answers to {file}")
+
+
+@app.command("import")
+def import_(file: File) -> None:
+    """Add the answers of an export; what is damaged is refused whole."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        moved = archive.import_(opened, file)
+    typer.echo(f"{moved.read:,} answers read, {moved.new:,} of them new")
+
+
+@app.command()
+def merge(other: Annotated[str, typer.Argument(help="URL of another store")]) -> None:
+    """Add the answers of another store, such as a colleague's file or the team's Postgres."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened, store.Store(other) as source:
+        moved = archive.merge(opened, source)
+    typer.echo(f"{moved.read:,} answers read, {moved.new:,} of them new")
+
+
+@app.command()
+def verify() -> None:
+    """Check that every answer is what its key and checksum say."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        typer.echo(f"{archive.verify(opened):,} answers, all sound")
+
+
+@app.command()
+def gc() -> None:
+    """Remove lapsed claims and unused space. Answers are never removed."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        typer.echo(f"{archive.gc(opened):,} lapsed claims removed")

@@ -1,0 +1,62 @@
+"""What a teacher is asked about: student responses and prefixes, as the teacher gets them."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import prompts, tables
+from pipeline.errors import UserError
+from pipeline.judgments.keys import Prompt
+from pipeline.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Response:
+    """One student response with the prefixes to continue; for a full solution, one empty prefix."""
+
+    id: str
+    prompts: Mapping[int, Prompt]  # position: problem and prefix as the teacher gets them
+    prefixes: Mapping[int, str]  # position: the student's text up to there
+
+
+def solutions(teacher: Teacher, path: Path, round_: int, count: int) -> Iterator[Response]:
+    """The problems of round `round_`, `count` a round, to be solved from the beginning."""
+    for problem in prompts.read(path, "train", (round_ - 1) * count, count):
+        yield Response(problem.prompt_id, {0: teacher.prompt(problem.messages, [], "")}, {0: ""})
+
+
+def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Iterator[Response]:
+    """The responses that have forks, in the order of the rollouts, a row group at a time."""
+    messages = _messages(problems)
+    rows = itertools.groupby(_rows(path, tables.FORKS), key=lambda row: row["rollout_id"])
+    pending = next(rows, None)
+    for row in _rows(rollouts, tables.ROLLOUTS, "rollout_id", "prompt_id", "token_ids"):
+        if pending is None or pending[0] != row["rollout_id"]:
+            continue  # no fork fits into this response
+        prefixes: dict[int, str] = {fork["position"]: fork["prefix_text"] for fork in pending[1]}
+        problem, ids = messages[row["prompt_id"]], row["token_ids"]
+        sent = {
+            start: teacher.prompt(problem, ids[:start], text) for start, text in prefixes.items()
+        }
+        yield Response(row["rollout_id"], sent, prefixes)
+        pending = next(rows, None)
+    if pending is not None:
+        raise UserError(
+            f"{path}: {pending[0]} is not among the rollouts, or not in their order. "
+            "Rerun forks on these rollouts."
+        )
+
+
+def _rows(path: Path, schema: pa.Schema, *columns: str) -> Iterator[dict[str, Any]]:
+    for group in tables.stream(path, schema):
+        yield from (group.select(columns) if columns else group).to_pylist()
+
+
+def _messages(path: Path) -> dict[str, list[dict[str, str]]]:
+    table = tables.read(path, tables.PROMPTS, ["prompt_id", "messages"])
+    return {row["prompt_id"]: json.loads(row["messages"]) for row in table.to_pylist()}

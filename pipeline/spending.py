@@ -1,0 +1,69 @@
+"""What the command line does with money: estimate it, and check a teacher before it is spent."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import tabulate
+
+from pipeline import cells, checking, dag, experiment, params, teachers
+from pipeline import estimate as costs
+from pipeline.budget import Budget
+from pipeline.errors import UserError
+from pipeline.judgments.store import Store, url
+from pipeline.teachers.hosted import Hosted
+
+HEADERS = "arm,seed,round,counted,answers,held,requests,input tokens,output tokens,usd,hours"
+
+
+def estimate(as_json: bool) -> str:
+    """The estimate as a table, or as JSON with `rows` and `total`."""
+    file = experiment.load()
+    with Store(url(), cells.project()) as store:
+        rows = costs.estimate(file, dag.expanded(), store)
+        spent = store.spent()
+    total = costs.total(rows)
+    if as_json:
+        values = {"rows": rows, "total": asdict(total), "spent": asdict(spent)}
+        return json.dumps(values, indent=1, allow_nan=False)
+    lines = [list(row.values()) for row in rows]
+    lines.append(["all", "", "", "", *asdict(total).values()])
+    table = tabulate(
+        lines, headers=HEADERS.split(","), intfmt=",", floatfmt=(*[""] * 9, ".2f", ".2f")
+    )
+    return (
+        f"{table}\n\nOutput tokens are the limit; where a teacher ends sooner it is fewer. Draws "
+        f"that fail are asked again. Spent by this project so far: {spent.requests:,} requests, "
+        f"${spent.usd:.2f}."
+    )
+
+
+def check(name: str | None, force: bool) -> checking.Verdict:
+    """Check a teacher with the base block's mode and temperature, and remember it if it passed."""
+    file = experiment.load()
+    name = name or file.teach.teachers[0]
+    config = file.teachers.get(name)
+    if config is None:
+        raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}.")
+    if isinstance(config, params.LocalTeacher):
+        raise UserError(
+            f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "
+            "and needs no check."
+        )
+    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    teacher = teachers.load(config, name, asked, _student(), None)
+    assert isinstance(teacher, Hosted)
+    accepted = file.teach.accept_terms
+    checking.terms(teacher, (accepted,) if isinstance(accepted, str) else accepted)
+    with Store(url(), cells.project()) as store:
+        budget = Budget(store, file.teach.max_requests, file.teach.max_usd)
+        verdict = checking.check(teacher, budget)
+        if verdict.passed or force:
+            store.passed(checking.identity(teacher))
+    return verdict
+
+
+def _student() -> Path:
+    """The base student's checkpoint, which may not exist yet."""
+    base = dag.expanded()["cells"]["arms"]["base"]
+    return Path(next(iter(base.values()))["round-0"]["policy"]) / "checkpoint"

@@ -1,0 +1,123 @@
+"""Claude through Anthropic's own SDK: Messages, and Message Batches at half the price."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import AnthropicTeacher
+from pipeline.teachers import Asked, hosted
+from pipeline.teachers.calls import (
+    Asking,
+    Call,
+    Choice,
+    Refused,
+    Reply,
+    Transient,
+    clean,
+    ended,
+    missing_sdk,
+    status_error,
+)
+from pipeline.teachers.capabilities import check
+
+
+def teacher(config: AnthropicTeacher, name: str, asked: Asked, student: Path) -> hosted.Hosted:
+    can = check(config.provider, config.model, asked.continuation, asked.temperature)
+    adapter = Anthropic(config, hosted.asking(config, asked, can))
+    return hosted.Hosted(config, name, asked, student, can, adapter)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """The SDK's errors as ours."""
+    import anthropic
+
+    try:
+        yield
+    except anthropic.APIStatusError as error:
+        raise status_error(error.status_code, error.message, error.response.headers) from None
+    except anthropic.APIConnectionError as error:
+        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}") from None
+    except (anthropic.AnthropicError, ValueError) as error:  # half of a JSON text, another type
+        raise Transient(f"not a whole reply: {error}") from None
+
+
+class Anthropic:
+    def __init__(self, config: AnthropicTeacher, asking: Asking) -> None:
+        self.config, self.asking = config, asking
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Any]:
+        try:
+            import anthropic
+        except ModuleNotFoundError as error:
+            raise missing_sdk("anthropic", "anthropic") from error
+        async with anthropic.AsyncAnthropic(
+            api_key=hosted.api_key(self.config),
+            base_url=self.config.base_url,
+            max_retries=0,
+            timeout=self.config.timeout_seconds,
+        ) as client:
+            yield client
+
+    def body(self, call: Call) -> dict[str, Any]:
+        """The request. Thinking is off because nothing switches it on."""
+        messages = call.messages
+        system = [m["content"] for m in messages if m["role"] == "system"]
+        return {
+            "model": self.asking.model,
+            "max_tokens": call.limit,
+            "messages": [m for m in messages if m["role"] != "system"],
+            **({"system": "\n\n".join(system)} if system else {}),
+            **self.asking.sampler,
+        }
+
+    async def send(self, client: Any, call: Call) -> Reply:
+        with errors():
+            raw = await client.post("/v1/messages", body=self.body(call), cast_to=object)
+        return self.parse(raw)
+
+    def parse(self, raw: Any) -> Reply:
+        """Raises Transient where the reply has not the shape of its kind."""
+        try:
+            text = "".join(block["text"] for block in raw["content"] if block["type"] == "text")
+            reason, usage = raw["stop_reason"], raw["usage"]
+            choice = Choice(
+                0,
+                clean(text),
+                ended(
+                    reason,
+                    {"end_turn", "stop_sequence", "refusal"},
+                    {"max_tokens", "model_context_window_exceeded"},
+                ),
+                failure="refusal" if reason == "refusal" else None,
+            )
+            cached = ("cache_read_input_tokens", "cache_creation_input_tokens")
+            read = usage["input_tokens"] + sum(usage.get(name) or 0 for name in cached)
+            return Reply([choice], str(raw["model"]), int(read), int(usage["output_tokens"]))
+        except (AttributeError, KeyError, TypeError) as error:
+            shown = str(raw)[:100]
+            raise Transient(f"not a message: {error!r} in {shown!r}") from None
+
+    async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
+        requests = [{"custom_id": key, "params": self.body(call)} for key, call in calls.items()]
+        with errors():
+            batch = await client.messages.batches.create(requests=requests)
+        return str(batch.id)
+
+    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
+        replies: dict[str, Reply | None] = {}
+        with errors():
+            found = await client.messages.batches.retrieve(batch)
+            if found.processing_status != "ended":
+                return None
+            if found.results_url is None:
+                raise Refused(f"batch {batch}: its results are no longer kept")
+            async for row in await client.messages.batches.results(batch):
+                result = row.result
+                whole = result.type == "succeeded"
+                replies[row.custom_id] = (
+                    self.parse(result.message.model_dump(mode="json")) if whole else None
+                )
+        return replies

@@ -1,0 +1,144 @@
+"""What an adapter is handed and gives back: one call of a teacher behind HTTP, and its errors."""
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+from pipeline.errors import UserError
+from pipeline.judgments.keys import Prompt
+from pipeline.params import Mode
+from pipeline.teachers import Draw, Reason
+
+Messages = list[dict[str, str]]
+
+
+class Transient(Exception):
+    """An error that another try may mend: busy, broken connection, half a reply."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after  # seconds, where the provider said so
+
+
+class Refused(Exception):
+    """An error that another try would meet again."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Some samples of one prefix in one request."""
+
+    ask: int  # index of the ask that it belongs to
+    prompt: Prompt
+    draws: tuple[Draw, ...]  # consecutive samples: their seeds are consecutive too
+    limit: int  # tokens of each sample
+
+    @property
+    def messages(self) -> Messages:
+        """The messages, where the mode sends messages."""
+        assert isinstance(self.prompt, str)
+        return list(json.loads(self.prompt))
+
+    @property
+    def prefilled(self) -> str:
+        """The prefix as the last message of mode prefill, or nothing."""
+        last = self.messages[-1]
+        return last["content"] if last["role"] == "assistant" else ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    sample: int  # 0 to n - 1 of this call
+    text: str
+    ended: bool
+    token_ids: list[int] | None = None
+    failure: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    choices: list[Choice]
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Adapter(Protocol):
+    """One provider's wire format, spoken through its own SDK."""
+
+    def open(self) -> AbstractAsyncContextManager[Any]:
+        """A client with its connections. Raises UserError without SDK or key."""
+        ...
+
+    async def send(self, client: Any, call: Call) -> Reply:
+        """One request. Raises Transient or Refused."""
+        ...
+
+    async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
+        """Hand calls, by the key of their first draw, to the batch service; returns its id."""
+        ...
+
+    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
+        """None while it runs; then the replies by key, None for one that failed or expired.
+
+        Raises Refused if the provider no longer has the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What every request of a teacher has in common."""
+
+    model: str
+    mode: Mode
+    sampler: dict[str, Any]  # temperature included, where the model takes one
+
+
+def clean(text: str) -> str:
+    """Text that can be stored: half of a surrogate pair cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def ended(reason: Any, stop: set[str], length: set[str]) -> bool:
+    """Whether the teacher stopped by itself. Raises Transient for a reason that is neither."""
+    if reason in stop:
+        return True
+    if reason in length:
+        return False
+    raise Transient(f"finish reason {reason!r}, wanted one of {sorted(stop | length)}")
+
+
+def missing_sdk(package: str, extra: str) -> UserError:
+    return UserError(
+        f"teachers: the package {package} is not installed. "
+        f"Run `pip install 'omniopd-pipeline[{extra}]'`."
+    )
+
+
+BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
+
+
+def status_error(status: int, message: str, headers: Mapping[str, str]) -> Transient | Refused:
+    """What an HTTP status means: 429 because the account is empty does not mend itself."""
+    text = f"HTTP {status}: {message}"
+    if status not in BUSY or "insufficient_quota" in message:
+        return Refused(text)
+    return Transient(text, _seconds(headers.get("retry-after", "")))
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Retry-After in seconds, from now where it is a date; None where it is neither."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, until.timestamp() - time.time())

@@ -1,0 +1,146 @@
+"""Gemini through Google's own SDK: generateContent, and batch mode at half the price."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import GoogleTeacher
+from pipeline.teachers import Asked, hosted
+from pipeline.teachers.calls import (
+    Asking,
+    Call,
+    Choice,
+    Refused,
+    Reply,
+    Transient,
+    clean,
+    ended,
+    missing_sdk,
+    status_error,
+)
+from pipeline.teachers.capabilities import check
+
+BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"}
+
+
+def teacher(config: GoogleTeacher, name: str, asked: Asked, student: Path) -> hosted.Hosted:
+    can = check(config.provider, config.model, asked.continuation, asked.temperature)
+    adapter = Google(config, hosted.asking(config, asked, can))
+    return hosted.Hosted(config, name, asked, student, can, adapter)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """The SDK's errors, and those of the HTTP clients that it lets through, as ours."""
+    import aiohttp
+    import httpx
+    from google.genai import errors as google
+
+    try:
+        yield
+    except google.APIError as error:
+        headers = getattr(error.response, "headers", None) or {}
+        raise status_error(error.code, str(error.message), headers) from None
+    except (httpx.HTTPError, aiohttp.ClientError, ConnectionError) as error:
+        raise Transient(f"{type(error).__name__}: {error}") from None
+    except ValueError as error:  # half of a JSON text, or another shape
+        raise Transient(f"not a whole reply: {error}") from None
+
+
+class Google:
+    def __init__(self, config: GoogleTeacher, asking: Asking) -> None:
+        self.config, self.asking = config, asking
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Any]:
+        try:
+            from google import genai
+        except ModuleNotFoundError as error:
+            raise missing_sdk("google-genai", "google") from error
+        options = genai.types.HttpOptions(
+            base_url=self.config.base_url,
+            timeout=round(1000 * self.config.timeout_seconds),
+            retry_options=genai.types.HttpRetryOptions(attempts=1),
+        )
+        client = genai.Client(api_key=hosted.api_key(self.config), http_options=options)
+        try:
+            yield client.aio
+        finally:
+            await client.aio.aclose()
+
+    def body(self, call: Call) -> dict[str, Any]:
+        """The keyword arguments of generate_content."""
+        roles = {"user": "user", "assistant": "model"}
+        system = [m["content"] for m in call.messages if m["role"] == "system"]
+        config = {**self.asking.sampler, "max_output_tokens": call.limit}
+        if len(call.draws) > 1:
+            config["candidate_count"] = len(call.draws)
+        if call.draws[0].seed is not None:
+            config["seed"] = call.draws[0].seed
+        if system:
+            config["system_instruction"] = "\n\n".join(system)
+        contents = [
+            {"role": roles[m["role"]], "parts": [{"text": m["content"]}]}
+            for m in call.messages
+            if m["role"] != "system"
+        ]
+        return {"model": self.asking.model, "contents": contents, "config": config}
+
+    async def send(self, client: Any, call: Call) -> Reply:
+        with errors():
+            raw = await client.models.generate_content(**self.body(call))
+        return self.parse(raw)
+
+    def parse(self, raw: Any) -> Reply:
+        """Raises Transient where the reply has not the shape of its kind."""
+        usage = raw.usage_metadata
+        if usage is None or not raw.model_version:
+            raise Transient(f"not a reply of this API: {str(raw)[:100]!r}")
+        blocked = raw.prompt_feedback is not None and raw.prompt_feedback.block_reason is not None
+        choices = [_choice(i, candidate) for i, candidate in enumerate(raw.candidates or [])]
+        return Reply(
+            [Choice(0, "", True, failure="refusal")] if blocked and not choices else choices,
+            raw.model_version.removeprefix("models/"),
+            usage.prompt_token_count or 0,
+            (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0),
+        )
+
+    async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
+        requests = []
+        for key, call in calls.items():
+            body = self.body(call)
+            requests.append(
+                {"contents": body["contents"], "config": body["config"], "metadata": {"key": key}}
+            )
+        with errors():
+            batch = await client.batches.create(model=self.asking.model, src=requests)
+        return str(batch.name)
+
+    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
+        with errors():
+            found = await client.batches.get(name=batch)
+        state = found.state.name.removeprefix("JOB_STATE_")
+        if state in ("FAILED", "CANCELLED", "EXPIRED"):
+            return {}
+        if state not in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
+            return None
+        rows = found.dest.inlined_responses if found.dest else None
+        if rows is None:
+            raise Refused(f"batch {batch}: its results are no longer kept")
+        return {
+            (row.metadata or {})["key"]: self.parse(row.response) if row.response else None
+            for row in rows
+        }
+
+
+def _choice(i: int, candidate: Any) -> Choice:
+    reason = candidate.finish_reason.name if candidate.finish_reason else None
+    parts = (candidate.content.parts or []) if candidate.content else []
+    text = "".join(part.text for part in parts if part.text and not part.thought)
+    return Choice(
+        candidate.index if candidate.index is not None else i,
+        clean(text),
+        ended(reason, {"STOP"} | BLOCKED, {"MAX_TOKENS"}),
+        failure="refusal" if reason in BLOCKED else None,
+    )

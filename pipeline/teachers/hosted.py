@@ -1,0 +1,406 @@
+"""A teacher behind HTTP, whatever the provider: bounded, paced, retried in one place, paid for.
+
+The adapter speaks the wire format; here is what all of them share. Replies are yielded as they
+arrive. After an error nothing new is sent, but what is in flight is waited for and kept: it is
+paid for. Only a killed process loses it.
+"""
+
+import asyncio
+import functools
+import json
+import os
+import re
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import tenacity
+from aiolimiter import AsyncLimiter
+
+from pipeline import continuations, params
+from pipeline.budget import Budget
+from pipeline.errors import UserError
+from pipeline.judgments.keys import Prompt, canonical
+from pipeline.teachers import Answered, Ask, Asked, Continuation, Draw, batches
+from pipeline.teachers.calls import Adapter, Asking, Call, Choice, Refused, Reply, Transient
+from pipeline.teachers.capabilities import OWN, Capability
+
+if TYPE_CHECKING:
+    from transformers import TokenizersBackend
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before another try, where the provider names none
+LONGEST_RETRY_AFTER = 300.0  # seconds; a provider that wants more is asked again after this
+CHARACTERS_PER_TOKEN = 3.0  # fewer than in most texts: prices are rather over- than underrated
+KEYS = {"openai_compatible": "OPENAI_API_KEY"}  # where api_key_env is null, by kind or provider
+KEYS |= {"openrouter": "OPENROUTER_API_KEY", "deepseek": "DEEPSEEK_API_KEY"}
+KEYS |= {"mistral": "MISTRAL_API_KEY", "groq": "GROQ_API_KEY"}
+KEYS |= {"anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
+
+
+class Hosted:
+    def __init__(
+        self,
+        config: params.Hosted,
+        name: str,
+        asked: Asked,
+        student: Path,
+        can: Capability,
+        adapter: Adapter,
+    ) -> None:
+        self.config, self.name, self.asked, self.can = config, name, asked, can
+        self.student, self.adapter = student, adapter
+        self.provider, self.model = config.provider, config.model
+        self.continuation = asked.continuation
+        self.takes_seed = can.seeds
+        self._prompts: dict[str, list[int]] = {}
+
+    def sampler(self) -> dict[str, Any]:
+        return sampler(self.can, self.asked.temperature)
+
+    @functools.cached_property
+    def same_tokens(self) -> bool:
+        """Token ids are sent and come back: the tokenizer is the student's, to the letter."""
+        if self.asked.continuation != "completions" or not self.config.tokenizer:
+            return False
+        own = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        from pipeline import checkpoints
+
+        student = checkpoints.tokenizer(self.student / "tokenizer.json")
+        return bool(own == json.loads(student.to_str()))
+
+    @functools.cached_property
+    def tokenizer(self) -> "TokenizersBackend":
+        from transformers import AutoTokenizer
+
+        source = self.config.tokenizer
+        if source is None:
+            raise UserError(
+                f"teachers.{self.name}.tokenizer: mode completions renders the teacher's own chat "
+                "template, so it needs the tokenizer: student, a folder, or a hub name. Or set "
+                "teach.continuation: prefill."
+            )
+        try:
+            found = AutoTokenizer.from_pretrained(self.student if source == "student" else source)
+        except (OSError, ValueError) as error:
+            raise UserError(f"teachers.{self.name}.tokenizer: {source!r}: {error}") from error
+        if not found.is_fast:
+            raise UserError(f"teachers.{self.name}.tokenizer: {source!r} has no tokenizer.json.")
+        return cast("TokenizersBackend", found)
+
+    def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
+        match self.asked.continuation:
+            case "completions":
+                return self._rendered(messages, ids, text)
+            case "prefill":
+                prefix = text.rstrip()  # providers refuse trailing white space, or strip it
+                turn = [{"role": "assistant", "content": prefix}] if prefix else []
+                return canonical([*messages, *turn]).decode()
+            case "instruct":
+                return canonical(continuations.instruct(messages, text)).decode()
+
+    def _rendered(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
+        """The teacher's own template and the raw prefix: ids where they mean the same to both
+        sides, as a text prefix is tokenised again at the cut and continued as another word."""
+        prompt = str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        )
+        if not self.same_tokens:
+            return prompt + text
+        if prompt not in self._prompts:
+            self._prompts[prompt] = self.tokenizer.encode(prompt, add_special_tokens=False)
+        return (*self._prompts[prompt], *ids)
+
+    def limit(self, chunk_tokens: int) -> int:
+        if self.asked.continuation == "instruct":
+            return 2 * chunk_tokens + 24  # room for a repeat of the prefix's end
+        if self.same_tokens and self.can.token_ids:
+            return chunk_tokens
+        return -(-3 * chunk_tokens // 2) + 8
+
+    def same_model(self, returned: str) -> bool:
+        return same_model(self.model, returned)
+
+    def live(self) -> "Hosted":
+        """This teacher asked live, whatever the transport."""
+        asked = replace(self.asked, transport="live")
+        return Hosted(self.config, self.name, asked, self.student, self.can, self.adapter)
+
+    def answer(self, asks: Sequence[Ask], limit: int, budget: Budget) -> Iterator[Answered]:
+        most = min(self.can.most, self.config.samples_per_request or self.can.most)
+        calls = [
+            call for i, ask in enumerate(asks) for call in _calls(i, ask, ask.draws, limit, most)
+        ]
+        replies: AsyncGenerator[Answered]
+        if self.asked.transport == "batch":
+            replies = batches.answer(self, calls, budget)
+        else:
+            replies = self._answer(calls, budget)
+        with asyncio.Runner() as runner:
+            try:
+                while (found := runner.run(anext(replies, None))) is not None:
+                    yield found
+            finally:
+                runner.run(replies.aclose())
+        budget.check()
+
+    async def _answer(self, calls: list[Call], budget: Budget) -> AsyncGenerator[Answered]:
+        waiting = iter(calls)
+        arrived: asyncio.Queue[Answered | None] = asyncio.Queue()
+        stop = asyncio.Event()
+        pace = Pace(self.config)
+
+        async def work(client: Any) -> None:
+            try:
+                for call in waiting:
+                    if stop.is_set():
+                        break
+                    if not await self._ask(client, call, budget, pace, stop, arrived):
+                        break
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                arrived.put_nowait(None)
+
+        async with self.adapter.open() as client:
+            count = min(self.config.concurrency, len(calls))
+            workers = [asyncio.create_task(work(client)) for _ in range(count)]
+            try:
+                while count:
+                    found = await arrived.get()
+                    if found is None:
+                        count -= 1
+                    else:
+                        yield found
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _ask(
+        self,
+        client: Any,
+        call: Call,
+        budget: Budget,
+        pace: "Pace",
+        stop: asyncio.Event,
+        arrived: "asyncio.Queue[Answered | None]",
+    ) -> bool:
+        """Ask until every draw of the call has an answer; False when the budget forbids it."""
+        pending = [call]
+        while pending:
+            part = pending.pop(0)
+            worst = self.price(tokens(part.prompt), len(part.draws) * part.limit)
+            sent = 0
+            reply = None
+            try:
+                async for attempt in self.tries(stop):
+                    with attempt:
+                        await pace.wait(tokens(part.prompt) + len(part.draws) * part.limit)
+                        if not budget.take(worst):
+                            return False
+                        sent += 1
+                        try:
+                            reply = await self.send(client, part)
+                        except (Transient, Refused):
+                            budget.failed(worst)
+                            raise
+            except (Transient, Refused) as error:
+                raise self.error(part, error, sent) from None
+            assert reply is not None
+            found = self.answered(part, reply, sent, worst)
+            arrived.put_nowait(found)
+            missing = [draw for draw in part.draws if draw not in found.continuations]
+            pending += _runs(part, missing, len(part.draws))
+        return True
+
+    async def send(self, client: Any, call: Call) -> Reply:
+        """One try. Raises Transient, also when nothing usable came back, or Refused."""
+        try:
+            async with asyncio.timeout(self.config.timeout_seconds):
+                reply = await self.adapter.send(client, call)
+        except TimeoutError as error:
+            raise Transient(f"no reply in {self.config.timeout_seconds} s") from error
+        if not any(0 <= choice.sample < len(call.draws) for choice in reply.choices):
+            raise Transient("a reply without any choice")
+        return reply
+
+    def tries(self, stop: asyncio.Event) -> tenacity.AsyncRetrying:
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, Transient) and not stop.is_set()
+            ),
+            stop=tenacity.stop_after_attempt(self.config.tries),
+            wait=_wait,
+            reraise=True,
+        )
+
+    def price(self, input_tokens: float, output_tokens: float) -> float:
+        """Dollars; 0 where no price is given."""
+        if self.config.price is None:
+            return 0.0
+        cost = self.config.price.input * input_tokens + self.config.price.output * output_tokens
+        return cost / 1e6 * (self.config.price.batch if self.asked.transport == "batch" else 1.0)
+
+    def answered(self, call: Call, reply: Reply, sent: int, reserved: float) -> Answered:
+        """The reply as answers to the call's draws; choices beyond them are ignored."""
+        usd = self.price(reply.prompt_tokens, reply.completion_tokens)
+        choices = {
+            call.draws[choice.sample]: choice
+            for choice in reply.choices
+            if 0 <= choice.sample < len(call.draws)
+        }
+        return Answered(
+            ask=call.ask,
+            continuations={
+                draw: Continuation(
+                    text=self._without_echo(call, choice.text),
+                    token_ids=choice.token_ids,
+                    ended=choice.ended,
+                    model_returned=reply.model,
+                    prompt_tokens=reply.prompt_tokens,
+                    completion_tokens=_share(choice, reply),
+                    failure=choice.failure,
+                    usd=usd / len(choices),
+                )
+                for draw, choice in choices.items()
+            },
+            requests=sent,
+            requested_n=len(call.draws),
+            seed_sent=call.draws[0].seed,
+            tokens=reply.prompt_tokens + reply.completion_tokens,
+            usd=usd,
+            reserved=reserved,
+        )
+
+    def _without_echo(self, call: Call, text: str) -> str:
+        if not self.can.echoes or self.asked.continuation != "prefill":
+            return text
+        return text.removeprefix(call.prefilled)
+
+    def error(self, call: Call, error: Transient | Refused, sent: int) -> UserError:
+        """What to tell the user: teacher, request, cause and remedy, without any key."""
+        where = (
+            f"teacher {self.name} ({self.provider} {self.model}), request {call.draws[0].key[:12]}"
+        )
+        reason = self.redact(str(error))
+        if isinstance(error, Transient):
+            return UserError(
+                f"{where}: failed {sent} times, last: {reason}. Every answer that arrived is "
+                f"kept; run it again later, or raise teachers.{self.name}.tries or "
+                f"timeout_seconds, or lower its concurrency."
+            )
+        if re.search(r"prefill|end with a user message|final turn|last message", reason, re.I):
+            mode = "instruct" if self.continuation == "prefill" else "prefill"
+            return UserError(
+                f"{where}: does not continue a prefilled answer ({reason}). "
+                f"Set teach.continuation: {mode}, and correct pipeline/teachers/capabilities.py."
+            )
+        return UserError(f"{where}: refused: {reason}")
+
+    def redact(self, text: str) -> str:
+        """`text` without the API key, which some providers repeat."""
+        name = key_name(self.config)
+        key = os.environ.get(name or "")
+        return text.replace(key, f"[{name}]")[:500] if key else text[:500]
+
+
+class Pace:
+    """Requests and tokens a minute, as the provider's tier allows."""
+
+    def __init__(self, config: params.Hosted) -> None:
+        requests, count = config.requests_per_minute, config.tokens_per_minute
+        # one request at a time, evenly: a bucket of a minute would begin with a burst
+        self._requests = AsyncLimiter(1, 60 / requests) if requests else None
+        self._tokens = AsyncLimiter(count, 60) if count else None
+
+    async def wait(self, tokens: float) -> None:
+        """Until a request of `tokens` tokens, prompt and completion, may be sent."""
+        if self._requests:
+            await self._requests.acquire()
+        if self._tokens:
+            await self._tokens.acquire(min(tokens, self._tokens.max_rate))
+
+
+def sampler(can: Capability, temperature: float) -> dict[str, Any]:
+    """Every sampler setting that is sent, thinking switches included."""
+    own = {} if can.hottest is None else {"temperature": temperature}
+    return {**own, **can.sampler, **can.extra}
+
+
+def asking(config: params.Hosted, asked: Asked, can: Capability) -> Asking:
+    return Asking(config.model, asked.continuation, sampler(can, asked.temperature))
+
+
+def key_name(config: params.Hosted) -> str | None:
+    """Name of the environment variable with the API key; None for one's own keyless server."""
+    if config.api_key_env or config.provider in OWN:
+        return config.api_key_env
+    return KEYS.get(config.provider, KEYS.get(config.kind))
+
+
+def api_key(config: params.Hosted) -> str:
+    """The key. Raises UserError naming the variable that should hold it."""
+    name = key_name(config)
+    if name is None:
+        return "none"
+    key = os.environ.get(name)
+    if not key:
+        raise UserError(
+            f"teachers: {config.provider} needs a key, and the environment variable {name} is not "
+            "set. Export it; params.yaml holds only its name (api_key_env)."
+        )
+    return key
+
+
+def same_model(pinned: str, returned: str) -> bool:
+    """Whether `returned` is the pinned id or a dated form of it: -20251001, -2025-10-01."""
+    dated = rf"{re.escape(pinned)}-(\d{{8}}|\d{{4}}-\d{{2}}-\d{{2}})"
+    return returned == pinned or re.fullmatch(dated, returned) is not None
+
+
+def tokens(prompt: Prompt) -> float:
+    """Tokens of a prompt; estimated from its characters where it is text."""
+    return len(prompt) / CHARACTERS_PER_TOKEN if isinstance(prompt, str) else len(prompt)
+
+
+def _calls(i: int, ask: Ask, draws: Sequence[Draw], limit: int, most: int) -> Iterator[Call]:
+    by_position: dict[int, list[Draw]] = {}
+    for draw in draws:
+        by_position.setdefault(draw.position, []).append(draw)
+    for position in sorted(by_position):  # nested prefixes in turn: a prefix cache has the last
+        whole = Call(i, ask.prompts[position], tuple(by_position[position]), limit)
+        yield from _runs(whole, by_position[position], most)
+
+
+def _runs(call: Call, draws: Sequence[Draw], most: int) -> list[Call]:
+    """Calls for `draws`, each of at most `most` consecutive samples."""
+    runs: list[list[Draw]] = []
+    for draw in sorted(draws, key=lambda draw: draw.sample):
+        if runs and len(runs[-1]) < most and runs[-1][-1].sample == draw.sample - 1:
+            runs[-1].append(draw)
+        else:
+            runs.append([draw])
+    return [Call(call.ask, call.prompt, tuple(run), call.limit) for run in runs]
+
+
+def _share(choice: Choice, reply: Reply) -> int:
+    """Tokens of one choice: counted, or its share of the reply's by length of text."""
+    if choice.token_ids is not None:
+        return len(choice.token_ids)
+    total = sum(len(other.text) for other in reply.choices)
+    part = len(choice.text) / total if total else 1 / len(reply.choices)
+    return round(reply.completion_tokens * part)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """As long as the provider asks for, or exponentially longer with jitter."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, Transient) else None
+    if asked is not None:
+        return min(asked, LONGEST_RETRY_AFTER)
+    return float(tenacity.wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state))

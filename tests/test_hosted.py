@@ -1,0 +1,208 @@
+"""A teacher behind HTTP in the real stage: what is asked, kept, and never asked twice."""
+
+import contextlib
+import json
+import random
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+
+import pytest
+
+from pipeline import tables
+from pipeline.judgments.store import Store
+from tests.servers import BadLine, Pure
+
+CANARY = "sk-canary-5f1c9e7a"
+
+
+@pytest.fixture
+def server():
+    with Pure().running() as found:
+        yield found
+
+
+def api(url, **more):
+    return {
+        "kind": "openai_compatible",
+        "model": "stub-1",
+        "base_url": f"{url}/v1",
+        "timeout_seconds": 1.0,
+        "concurrency": 8,
+        **more,
+    }
+
+
+@pytest.fixture
+def project(small, tmp_path):
+    """The small project with its teacher replaced by one behind HTTP; round 1 up to forks ran."""
+    found = small.copy(tmp_path / "project")
+    (found.folder / "judgments.sqlite").unlink()
+    return found
+
+
+def ask(project, url, **edits):
+    """Point the project's only arm at a server and run what is stale."""
+    setup(project, url, **edits)
+    return project.repro()
+
+
+def setup(project, url, config=None, **edits):
+    project.edit(
+        experiment__arms=["omniopd"],
+        teachers={"api": config or api(url)},
+        arms={"omniopd": {}},
+        teach__teacher="api",
+        **{"teach__continuation": "prefill", **edits},
+    )
+    project.run("omniopd", "plan")
+
+
+def command_of(project):
+    """The command line of the arm's teach stage, as dvc.yaml has it."""
+    folder = project.cell("omniopd", 1, "teach")
+    cell = project.yaml("plan.yaml")["cells"]["teach-hosted"][folder.name]
+    return [
+        *("python", "-m", "stages.teach", "--cell", folder.name, "--out", str(folder)),
+        *("--prompts", f"data/prepare/{cell['prompts']}/prompts.parquet"),
+        *("--rollouts", f"data/rollout/{cell['rollouts']}/rollouts.parquet"),
+        *("--forks", f"data/forks/{cell['forks']}/forks.parquet"),
+        *("--tokenizer", f"{cell['student']}/checkpoint/tokenizer.json"),
+    ]
+
+
+def teach(project, check=True, **env):
+    """Run the teach stage alone."""
+    return project.run(*command_of(project), check=check, **env)
+
+
+def store_url(project):
+    return f"sqlite:///{project.folder / 'judgments.sqlite'}"
+
+
+def lapse(project):
+    """Let the claims of a killed process lapse now instead of in half a minute."""
+    with contextlib.closing(sqlite3.connect(project.folder / "judgments.sqlite")) as store, store:
+        store.execute("update claims set expires_at = 0")
+
+
+def answers(project):
+    return tables.read(project.cell("omniopd", 1, "teach") / "answers.parquet", tables.ANSWERS)
+
+
+def run_json(project):
+    return json.loads((project.cell("omniopd", 1, "teach") / "run.json").read_text())
+
+
+def test_a_whole_round_runs_with_a_teacher_that_is_only_http(project, server):
+    ran = ask(project, server.url)
+    assert [name for name in ran if name.startswith("teach")] != []
+    found = answers(project)
+    bought = len(set(found["request_key"].to_pylist()))  # equal prefixes share their answers
+    assert len(server.answers) == bought  # one request a sample: n of this server is unknown
+    run = run_json(project)
+    assert (run["answers"], run["bought"], run["requests"]) == (len(found), bought, bought)
+    assert set(found["model_returned"].to_pylist()) == {"stub-1"}
+    request = server.answers[0]
+    assert request["messages"][-1]["role"] == "assistant"
+    assert request["messages"][-1]["content"] == request["messages"][-1]["content"].rstrip()
+    assert {"temperature", "top_p", "seed", "max_tokens"} <= set(request)
+
+
+def test_a_second_clone_with_another_arm_asks_the_teacher_nothing(project, server, tmp_path):
+    ask(project, server.url)
+    asked = len(server.requests)
+    url = store_url(project)
+    clone = project.copy(tmp_path / "clone")
+    clone.edit(
+        experiment__arms=["omniopd", "later"],
+        arms={"omniopd": {}, "later": {"train": {"lr": 5.0e-4}, "teach": {"samples": 2}}},
+    )
+    clone.run("omniopd", "repro", JUDGMENTS_URL=url)
+    assert len(server.requests) == asked
+
+
+def test_more_samples_buy_only_the_new_ones(project, server):
+    ask(project, server.url, teach__samples=2)
+    first, asked = answers(project), len(server.answers)
+    ask(project, server.url, teach__samples=4)
+    second = answers(project)
+    assert len(server.answers) == 2 * asked
+    kept = [row for row in second.to_pylist() if row["sample"] < 2]
+    assert kept == first.to_pylist()
+    assert all(count == 1 for count in server.whole.values())
+
+
+def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(project, server):
+    ask(project, server.url)
+    asked = len(server.answers)
+    ask(project, server.url, score__metric="prefix")
+    assert len(server.answers) == asked
+    ask(project, server.url, teach__temperature=0.5)
+    assert len(server.answers) == 2 * asked
+    ask(project, server.url, teach__continuation="instruct")
+    assert len(server.answers) == 3 * asked
+
+
+def test_a_shorter_chunk_buys_only_positions_that_were_not_bought(project, server):
+    ask(project, server.url)
+    known = {(row["rollout_id"], row["position"]) for row in answers(project).to_pylist()}
+    asked = len(server.answers)
+    ask(project, server.url, forks__chunk_tokens=5)
+    places = {(row["rollout_id"], row["position"]) for row in answers(project).to_pylist()}
+    assert places & known
+    assert len(server.answers) - asked <= 3 * len(places - known)
+
+
+def test_on_a_bad_line_the_table_is_that_of_a_quiet_run_and_nothing_whole_is_asked_again(
+    project, tmp_path
+):
+    quiet = project.copy(tmp_path / "quiet")
+    with Pure().running() as server:
+        setup(quiet, server.url)
+        teach(quiet)
+    with Pure().running() as server, BadLine(server.url, 0.3).running() as line:
+        setup(project, line.url)
+        teach(project)
+        assert set(line.faults) == {None, *line.FAULTS}  # every kind of fault came up
+        assert max(line.delivered.values()) == 1
+        assert sum(line.delivered.values()) == run_json(project)["bought"] + 7  # and the check
+    assert answers(project).equals(answers(quiet))
+
+
+def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path):
+    undisturbed = project.copy(tmp_path / "undisturbed")
+    with Pure().running() as server:
+        setup(undisturbed, server.url)
+        teach(undisturbed)
+    draw, kills = random.Random(5), 0
+    with Pure(seconds=0.05).running() as server:
+        setup(project, server.url)
+        command = command_of(project)
+        for _ in range(20):
+            before = len(server.answers)
+            process = subprocess.Popen(
+                command,
+                cwd=project.folder,
+                env=project.environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while len(server.answers) == before and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(draw.uniform(0, 0.12))
+            kills += process.poll() is None
+            process.kill()
+            process.wait()
+            lapse(project)
+        with Store(store_url(project)) as store:
+            stored = store.stats().answers
+        teach(project)
+        asked_again = sum(server.whole.values()) - len(server.whole)
+    assert kills >= 10
+    assert stored > 0
+    assert asked_again <= 8 * kills  # what was in flight: the concurrency
+    counts = Counter((row["rollout_id"], row["position"]) for row in answers(project).to_pylist())
+    assert set(counts.values()) == {3}
+    assert answers(project).equals(answers(undisturbed))
