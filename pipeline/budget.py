@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserError
-from pipeline.judgments.store import Store
+from pipeline.judgments.store import Entry, Store
 
 LOOK_SECONDS = 1.0  # between looks at what other processes of this project have spent
 
@@ -59,6 +59,17 @@ class Budget:
         self._usd -= reserved
         self._spent_requests += requests
         self._spent_usd += usd
+
+    def resumed(self, usd: float) -> None:
+        """A request that a killed run had sent, and that no ledger has yet, is waited for."""
+        self._requests += 1
+        self._usd += usd
+
+    def gave_up(self, requests: int) -> None:
+        """Requests that brought nothing: they cost nothing, and the ledger has them as sent."""
+        self.store.enter(Entry(requests=requests))
+        self._requests -= requests
+        self._spent_requests += requests
 
     def failed(self, usd: float) -> None:
         """A request failed: it costs nothing, and still counts as sent."""

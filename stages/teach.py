@@ -24,7 +24,8 @@ from pipeline.judgments.schema import Judgment
 from pipeline.judgments.store import Store, url
 from pipeline.responses import Response
 
-BLOCK = 256  # responses that are looked up and asked for together
+# responses that are looked up and asked for together; a batch service takes hours for a block
+BLOCK = {"live": 256, "batch": 4096}
 
 
 class TeachParams(params.Params):
@@ -84,10 +85,10 @@ def cut(judgment: Judgment, prefix: str, same_tokens: bool, student: Tokenizer, 
 
 
 def teach(
-    judging: Judging, asked: Iterator[Response], p: TeachParams, student: Tokenizer
+    judging: Judging, asked: Iterator[Response], p: TeachParams, student: Tokenizer, size: int
 ) -> Iterator[pa.Table]:
-    """The answers, a block of responses at a time."""
-    while block := list(itertools.islice(asked, BLOCK)):
+    """The answers, a block of `size` responses at a time."""
+    while block := list(itertools.islice(asked, size)):
         yield _table(block, judging.judge(block), p, judging.teacher.same_tokens, student)
 
 
@@ -166,7 +167,8 @@ def main() -> None:
             asked = responses.forks(judging.teacher, args.prompts, args.rollouts, args.forks)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
-            for table in teach(judging, asked, p, student):
+            size = BLOCK[cells.free("teach", Untracked).transport]
+            for table in teach(judging, asked, p, student, size):
                 out.write_table(table, row_group_size=tables.ROWS_PER_GROUP)
                 used += sum(table["completion_tokens"].to_pylist())
                 progress.update(table.num_rows)

@@ -7,6 +7,8 @@ import itertools
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.judgments.store import Store
+from pipeline.teachers import batches, hosted
 from tests.project import MINIATURE, Project
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
@@ -45,3 +47,19 @@ def postgres(tmp_path_factory):
 
     yield database
     server.cleanup()
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(f"sqlite:///{tmp_path / 'judgments.sqlite'}", "project") as found:
+        yield found
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Keys for every provider, and no waiting."""
+    monkeypatch.setattr(hosted, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(batches, "POLL_SECONDS", 0.01)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, "sk-canary")
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)

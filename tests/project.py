@@ -1,5 +1,6 @@
 """A scratch project: the code and the DAG of this one with its own params, cache and store."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,15 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
 BIN = Path(sys.executable).parent
+TRACE = """
+import json, runpy, sys
+sys.argv = json.loads(sys.argv[1])
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values()) if m]
+    print("LOADED" + json.dumps(sorted({f for f in files if "/pipeline/" in f or "/stages/" in f})))
+"""
 
 
 class Project:
@@ -90,6 +100,16 @@ class Project:
 
     def yaml(self, name: str) -> Any:
         return YAML(typ="safe").load((self.folder / name).read_text())
+
+    def loaded(self, command: str, **extra: str) -> set[str]:
+        """The project's own files that a stage's command loads."""
+        module, *rest = command.removeprefix("python -m ").split()
+        done = self.run(sys.executable, "-c", TRACE, json.dumps([module, *rest]), **extra)
+        line = next(x for x in done.stdout.splitlines() if x.startswith("LOADED"))
+        root = str(self.folder) + os.sep
+        files = {f.removeprefix(root) for f in json.loads(line.removeprefix("LOADED"))}
+        files -= {"pipeline/__init__.py", "stages/__init__.py", "pipeline/engines/__init__.py"}
+        return files | {module.replace(".", "/") + ".py"}  # it ran as __main__
 
     def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:
         """Folder of the cell that an arm uses."""

@@ -130,7 +130,7 @@ class BadLine(Server):
 
     FAULTS = ("429", "500", "reset", "stall", "garbage", "half")
 
-    def __init__(self, target, share, seed=0, stall=3.0):
+    def __init__(self, target, share, seed=0, stall=6.0):
         self.target, self.share, self.stall = target, share, stall
         self.draw = random.Random(seed)
         self.faults, self.delivered = Counter(), Counter()

@@ -28,7 +28,7 @@ def api(url, **more):
         "kind": "openai_compatible",
         "model": "stub-1",
         "base_url": f"{url}/v1",
-        "timeout_seconds": 1.0,
+        "timeout_seconds": 4.0,
         "concurrency": 8,
         **more,
     }
@@ -104,10 +104,31 @@ def test_a_whole_round_runs_with_a_teacher_that_is_only_http(project, server):
     run = run_json(project)
     assert (run["answers"], run["bought"], run["requests"]) == (len(found), bought, bought)
     assert set(found["model_returned"].to_pylist()) == {"stub-1"}
-    request = server.answers[0]
-    assert request["messages"][-1]["role"] == "assistant"
-    assert request["messages"][-1]["content"] == request["messages"][-1]["content"].rstrip()
-    assert {"temperature", "top_p", "seed", "max_tokens"} <= set(request)
+    last = [request["messages"][-1] for request in server.answers]
+    prefixes = [message["content"] for message in last if message["role"] == "assistant"]
+    assert len(prefixes) > len(last) / 2  # the rest are forks at the very beginning
+    assert all(prefix == prefix.rstrip() != "" for prefix in prefixes)
+    assert {"temperature", "top_p", "seed", "max_tokens"} <= set(server.answers[0])
+
+
+def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project, tmp_path):
+    def end(request, reply):
+        for choice in reply["choices"]:
+            choice["finish_reason"] = "stop"
+        return reply
+
+    with Pure(change=end).running() as server:
+        setup(project, server.url)
+        arms = {"omniopd": {}, "sft": {"train": {"objective": "sft"}}}
+        project.edit(experiment__arms=list(arms), arms=arms)
+        ran = project.repro()
+        stages = {n: s for n, s in project.yaml("dvc.lock")["stages"].items() if n in ran}
+        hosted = [name for name in stages if name.startswith("teach-hosted")]
+        assert {n.partition("@")[0] for n in hosted} == {"teach-hosted", "teach-hosted-solutions"}
+        for name in hosted:
+            store = f"sqlite:///{tmp_path / f'{name}.sqlite'}"  # empty: the teacher is loaded
+            declared = {d["path"] for d in stages[name]["deps"] if d["path"].endswith(".py")}
+            assert project.loaded(stages[name]["cmd"], JUDGMENTS_URL=store) == declared
 
 
 def test_a_second_clone_with_another_arm_asks_the_teacher_nothing(project, server, tmp_path):

@@ -58,8 +58,8 @@ SLOW = """
 import runpy, sys, time
 from pipeline.teachers.local import LocalTeacher
 real = LocalTeacher.answer
-def slow(self, asks, limit):
-    for found in real(self, asks, limit):
+def slow(self, *asked):
+    for found in real(self, *asked):
         time.sleep(0.05)
         yield found
 LocalTeacher.answer = slow

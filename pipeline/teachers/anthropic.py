@@ -13,6 +13,7 @@ from pipeline.teachers.calls import (
     Choice,
     Refused,
     Reply,
+    Result,
     Transient,
     clean,
     ended,
@@ -20,6 +21,8 @@ from pipeline.teachers.calls import (
     status_error,
 )
 from pipeline.teachers.capabilities import check
+
+BUSY_TYPES = {"rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
 
 
 def teacher(config: AnthropicTeacher, name: str, asked: Asked, student: Path) -> hosted.Hosted:
@@ -106,18 +109,26 @@ class Anthropic:
             batch = await client.messages.batches.create(requests=requests)
         return str(batch.id)
 
-    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
-        replies: dict[str, Reply | None] = {}
+    async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
+        results: dict[str, Result] = {}
         with errors():
             found = await client.messages.batches.retrieve(batch)
             if found.processing_status != "ended":
                 return None
             if found.results_url is None:
-                raise Refused(f"batch {batch}: its results are no longer kept")
+                raise Refused(f"batch {batch}: its results are no longer kept", gone=True)
             async for row in await client.messages.batches.results(batch):
-                result = row.result
-                whole = result.type == "succeeded"
-                replies[row.custom_id] = (
-                    self.parse(result.message.model_dump(mode="json")) if whole else None
-                )
-        return replies
+                results[row.custom_id] = self._result(row.result)
+        return results
+
+    def _result(self, result: Any) -> Result:
+        if result.type == "errored":
+            error = result.error.error
+            failed = Transient if error.type in BUSY_TYPES else Refused
+            return failed(f"{error.type}: {error.message}")
+        if result.type != "succeeded":
+            return Transient(result.type)  # expired or canceled
+        try:
+            return self.parse(result.message.model_dump(mode="json"))
+        except Transient as error:
+            return error

@@ -27,6 +27,10 @@ class Transient(Exception):
 class Refused(Exception):
     """An error that another try would meet again."""
 
+    def __init__(self, reason: str, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.gone = gone  # what was asked for is no longer there: a batch that was not kept
+
 
 @dataclass(frozen=True)
 class Call:
@@ -67,6 +71,9 @@ class Reply:
     completion_tokens: int
 
 
+Result = Reply | Transient | Refused  # of one request of a batch
+
+
 class Adapter(Protocol):
     """One provider's wire format, spoken through its own SDK."""
 
@@ -82,10 +89,10 @@ class Adapter(Protocol):
         """Hand calls, by the key of their first draw, to the batch service; returns its id."""
         ...
 
-    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
-        """None while it runs; then the replies by key, None for one that failed or expired.
+    async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
+        """None while it runs; then by key the replies, or why one failed or expired.
 
-        Raises Refused if the provider no longer has the batch.
+        Raises Refused, `gone` if the provider no longer has the batch.
         """
         ...
 
@@ -127,7 +134,7 @@ def status_error(status: int, message: str, headers: Mapping[str, str]) -> Trans
     """What an HTTP status means: 429 because the account is empty does not mend itself."""
     text = f"HTTP {status}: {message}"
     if status not in BUSY or "insufficient_quota" in message:
-        return Refused(text)
+        return Refused(text, gone=status in (404, 410))
     return Transient(text, _seconds(headers.get("retry-after", "")))
 
 

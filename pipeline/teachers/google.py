@@ -13,6 +13,7 @@ from pipeline.teachers.calls import (
     Choice,
     Refused,
     Reply,
+    Result,
     Transient,
     clean,
     ended,
@@ -22,6 +23,8 @@ from pipeline.teachers.calls import (
 from pipeline.teachers.capabilities import check
 
 BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"}
+
+REFUSED = {3, 5, 7, 9, 11, 12, 16}  # codes of google.rpc.Code that another try would meet again
 
 
 def teacher(config: GoogleTeacher, name: str, asked: Asked, student: Path) -> hosted.Hosted:
@@ -60,6 +63,7 @@ class Google:
             raise missing_sdk("google-genai", "google") from error
         options = genai.types.HttpOptions(
             base_url=self.config.base_url,
+            api_version="v1beta",  # the one whose reference has thinkingConfig and batches
             timeout=round(1000 * self.config.timeout_seconds),
             retry_options=genai.types.HttpRetryOptions(attempts=1),
         )
@@ -117,7 +121,7 @@ class Google:
             batch = await client.batches.create(model=self.asking.model, src=requests)
         return str(batch.name)
 
-    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
+    async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
         with errors():
             found = await client.batches.get(name=batch)
         state = found.state.name.removeprefix("JOB_STATE_")
@@ -127,11 +131,17 @@ class Google:
             return None
         rows = found.dest.inlined_responses if found.dest else None
         if rows is None:
-            raise Refused(f"batch {batch}: its results are no longer kept")
-        return {
-            (row.metadata or {})["key"]: self.parse(row.response) if row.response else None
-            for row in rows
-        }
+            raise Refused(f"batch {batch}: its results are no longer kept", gone=True)
+        return {(row.metadata or {}).get("key", ""): self._result(row) for row in rows}
+
+    def _result(self, row: Any) -> Result:
+        if row.response is None:
+            code, said = (row.error.code, row.error.message) if row.error else (None, "no reply")
+            return (Refused if code in REFUSED else Transient)(f"code {code}: {said}")
+        try:
+            return self.parse(row.response)
+        except Transient as error:
+            return error
 
 
 def _choice(i: int, candidate: Any) -> Choice:

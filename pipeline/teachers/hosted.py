@@ -210,6 +210,7 @@ class Hosted:
                             budget.failed(worst)
                             raise
             except (Transient, Refused) as error:
+                budget.gave_up(sent)
                 raise self.error(part, error, sent) from None
             assert reply is not None
             found = self.answered(part, reply, sent, worst)

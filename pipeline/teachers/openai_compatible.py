@@ -15,6 +15,7 @@ from pipeline.teachers.calls import (
     Choice,
     Refused,
     Reply,
+    Result,
     Transient,
     clean,
     ended,
@@ -141,26 +142,36 @@ class OpenAICompatible:
             )
         return str(batch.id)
 
-    async def collect(self, client: Any, batch: str) -> dict[str, Reply | None] | None:
+    async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
         with errors():
             found = await client.batches.retrieve(batch)
             if found.status in ("validating", "in_progress", "finalizing", "cancelling"):
                 return None
             if found.status == "failed":
-                raise Refused(f"batch {batch}: {found.errors}")
-            replies: dict[str, Reply | None] = {}
+                raise Refused(f"batch {batch}: {found.errors}", gone=True)
+            results: dict[str, Result] = {}
             for file in (found.output_file_id, found.error_file_id):
                 if file:
-                    replies |= self._results((await client.files.content(file)).text)
-        return replies
+                    results |= self._results((await client.files.content(file)).text)
+        return results
 
-    def _results(self, text: str) -> dict[str, Reply | None]:
-        found: dict[str, Reply | None] = {}
+    def _results(self, text: str) -> dict[str, Result]:
+        found: dict[str, Result] = {}
         for line in text.splitlines():
             try:
                 row = json.loads(line)
-                whole = (row.get("response") or {}).get("status_code") == 200
-                found[row["custom_id"]] = self.parse(row["response"]["body"]) if whole else None
-            except (KeyError, TypeError, ValueError):
+                found[row["custom_id"]] = self._result(row)
+            except (AttributeError, KeyError, TypeError, ValueError):
                 raise Transient(f"not a line of batch results: {line[:100]!r}") from None
         return found
+
+    def _result(self, row: dict[str, Any]) -> Result:
+        response = row.get("response")
+        if response is None:
+            return Transient(str(row["error"]))  # expired, or it never ran
+        if response["status_code"] != 200:
+            return status_error(response["status_code"], str(response["body"]), {})
+        try:
+            return self.parse(response["body"])
+        except Transient as error:
+            return error
