@@ -182,6 +182,7 @@ class Judging:
             return
         for answered in self.teacher.answer(asks, self.wanted.limit, self.budget):
             r, draws = of_ask[answered.ask]
+            self._check_model(answered)
             judgments = [
                 self._judgment(draws[draw], block[r].prefixes[draw.position], answered, found)
                 for draw, found in answered.continuations.items()
@@ -201,14 +202,22 @@ class Judging:
             self.ledger.usd += answered.usd
             yield from judgments
 
+    def _check_model(self, answered: Answered) -> None:
+        """Raise UserError unless the pinned model answered; what the reply cost is kept in mind."""
+        returned = {found.model_returned for found in answered.continuations.values()}
+        if all(map(self.teacher.same_model, returned)):
+            return
+        paid = Entry(requests=answered.requests, tokens=answered.tokens, usd=answered.usd)
+        self.budget.store.enter(paid)
+        self.budget.arrived(answered.requests, answered.reserved, answered.usd)
+        raise UserError(
+            f"teach: asked {self.teacher.model}, answered by {', '.join(sorted(returned))}. "
+            "Nothing of it was stored. Pin the model that answers, or find out why it was replaced."
+        )
+
     def _judgment(
         self, request: Request, prefix: str, answered: Answered, found: Continuation
     ) -> Judgment:
-        if not self.teacher.same_model(found.model_returned):
-            raise UserError(
-                f"teach: asked {request.model}, answered by {found.model_returned}. Nothing of it "
-                "was stored. Pin the model that answers, or find out why it was replaced."
-            )
         failure: str | None = found.failure
         if failure is None and not found.text and not found.ended:
             failure = "failed-empty"

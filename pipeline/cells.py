@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
+from pipeline import logs
 from pipeline.errors import UserError
 from pipeline.params import Params, Runtime
 from pipeline.tables import replacing
@@ -132,8 +133,7 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def guarded() -> None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        logs.start()
         try:
             main()
         except (UserError, OSError) as error:

@@ -68,10 +68,13 @@ def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict
         for s in range(samples)
     ]
     answers: dict[Draw, Continuation] = {}
-    requests, tokens, usd = 0, 0, 0.0
+    requests, tokens, usd, longest = 0, 0, 0.0, 0
     live = teacher.live()
     for found in live.answer([Ask(prompts, draws)], LIMIT, budget):
         answers |= found.continuations
+        # the mean of a reply: the share of each of its samples is told from its length of text
+        written = sum(answer.completion_tokens for answer in found.continuations.values())
+        longest = max(longest, round(written / len(found.continuations)))
         requests, tokens, usd = requests + found.requests, tokens + found.tokens, usd + found.usd
         paid = Entry(requests=found.requests, tokens=found.tokens, usd=found.usd)
         budget.store.enter(paid)
@@ -83,7 +86,7 @@ def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict
     findings = [
         _continues(counts, teacher),
         _differ(stories),
-        _limit(list(answers.values())),
+        _limit(longest, list(answers.values())),
         _model(teacher, list(answers.values())),
         _retirement(teacher, today or date.today()),
         Finding(
@@ -104,12 +107,7 @@ def before_spending(
     """What a stage does before the first answer that it has to buy."""
 
     def prepare() -> None:
-        terms(teacher, accepted)
-        if budget.max_usd is not None and teacher.config.price is None:
-            raise UserError(
-                f"teach.max_usd is {budget.max_usd}, and teachers.{teacher.name} has no price. "
-                "Add price: {input: ..., output: ...} in dollars for a million tokens."
-            )
+        allowed(teacher, budget, accepted)
         if budget.store.checked(identity(teacher)):
             return
         verdict = check(teacher, budget)
@@ -124,21 +122,25 @@ def before_spending(
     return prepare
 
 
-def terms(teacher: Hosted, accepted: tuple[str, ...]) -> None:
-    """Raise UserError unless the terms of a hosted service were accepted in params.yaml."""
-    if teacher.provider in OWN or teacher.provider in accepted:
-        return
-    raise UserError(
-        f"teach.accept_terms: {teacher.provider} is not in it. Some providers forbid training "
-        f"other models on their output: read {TERMS[teacher.provider]}, then set "
-        f"teach.accept_terms: {teacher.provider}."
-    )
+def allowed(teacher: Hosted, budget: Budget, accepted: tuple[str, ...]) -> None:
+    """Raise UserError unless params.yaml accepts a hosted service's terms and can count dollars."""
+    if teacher.provider not in OWN and teacher.provider not in accepted:
+        raise UserError(
+            f"teach.accept_terms: {teacher.provider} is not in it. Some providers forbid training "
+            f"other models on their output: read {TERMS[teacher.provider]}, then set "
+            f"teach.accept_terms: {teacher.provider}."
+        )
+    if budget.max_usd is not None and teacher.config.price is None:
+        raise UserError(
+            f"teach.max_usd is {budget.max_usd}, and teachers.{teacher.name} has no price. "
+            "Add price: {input: ..., output: ...} in dollars for a million tokens."
+        )
 
 
 def identity(teacher: Hosted) -> str:
     """Hash of what a check is about; another server or mode is checked by itself."""
     values: list[Any] = [teacher.provider, teacher.model, teacher.continuation, teacher.sampler()]
-    values.append(teacher.config.base_url)
+    values += [teacher.config.base_url, teacher.config.tokenizer]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -169,8 +171,7 @@ def _differ(stories: list[str]) -> Finding:
     return Finding("samples differ", distinct > len(stories) // 2, found)
 
 
-def _limit(answers: list[Continuation]) -> Finding:
-    longest = max(answer.completion_tokens for answer in answers)
+def _limit(longest: int, answers: list[Continuation]) -> Finding:
     cut = any(not answer.ended for answer in answers)
     found = f"{longest} tokens at most, {LIMIT} allowed"
     return Finding("token limit holds", longest <= LIMIT and cut, found)
@@ -179,7 +180,7 @@ def _limit(answers: list[Continuation]) -> Finding:
 def _model(teacher: Hosted, answers: list[Continuation]) -> Finding:
     returned = sorted({answer.model_returned for answer in answers})
     same = all(map(teacher.same_model, returned))
-    return Finding("the pinned model answers", same, ", ".join(returned))
+    return Finding("the pinned model answers", same, f"{', '.join(returned)} for {teacher.model}")
 
 
 def _retirement(teacher: Hosted, today: date) -> Finding:

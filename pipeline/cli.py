@@ -1,12 +1,11 @@
 """The console command `omniopd`. Every command acts on the project in the current directory."""
 
-import logging
 import sys
 from typing import Annotated
 
 import typer
 
-from pipeline import judgments_cli
+from pipeline import judgments_cli, logs
 from pipeline.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -92,7 +91,7 @@ def check(
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logs.start()
     try:
         app()
     except (UserError, OSError) as error:

@@ -65,7 +65,14 @@ def write() -> dict[str, Any]:
             raise
     prune(wanted)
     link(wanted)
+    _folders()
     return wanted
+
+
+def _folders() -> None:
+    """A folder for each stage: report depends on them, also where no arm has such a cell."""
+    for group in plan.GROUPS:
+        (DATA / group.partition("-")[0]).mkdir(parents=True, exist_ok=True)
 
 
 def _text(content: dict[str, Any]) -> str:
@@ -163,4 +170,5 @@ def link(wanted: dict[str, Any]) -> None:
 
 def mark() -> None:
     """The out of stage `plan`: constant, so that a new plan reruns nothing by itself."""
+    _folders()
     write_text(OK, "plan.yaml is what params.yaml means\n")

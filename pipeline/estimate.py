@@ -7,11 +7,11 @@ forks as fit into it. Those of later rounds do not exist until the student of th
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from pipeline import responses, tables, teachers
+from pipeline import continuations, responses, tables, teachers
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.experiment import Experiment, Settings
@@ -19,12 +19,11 @@ from pipeline.judgments.store import Store
 from pipeline.params import Hosted, LocalTeacher
 from pipeline.responses import Response
 from pipeline.teachers.capabilities import capability
-from pipeline.teachers.hosted import tokens
+from pipeline.teachers.hosted import CHARACTERS_PER_TOKEN, tokens
 
 DATA = Path("data")
 SECONDS = 2.0  # of one request, where no rate is given: a guess
 PROMPT_TOKENS = 200  # of a problem, where the pool does not exist yet: a guess
-CHARACTERS_PER_TOKEN = 4.0
 BLOCK = 256  # responses that are looked up together
 
 
@@ -48,21 +47,26 @@ class Cost:
 def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list[dict[str, Any]]:
     """A row for each arm, seed, round and teacher; a cell that arms share is counted once.
 
-    Later rows of a shared cell cost nothing and name the arm that pays (`shared with`).
+    Later rows of a shared cell cost nothing and name the arm that pays (`shared with`). An answer
+    that several cells want, as one with fewer samples does, counts in the first of them.
     """
     rows: list[dict[str, Any]] = []
     paid: dict[str, str] = {}  # cell: the arm that it is counted under
+    counted: dict[int, int] = {}  # beginning of an answer's key: its token limit
     for arm, seeds in plan["cells"]["arms"].items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():
                 for stage in (name for name in stages if name.startswith("teach")):
                     key = stages[stage]
+                    group, cell = _find(plan, key)
                     row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
+                    row["teacher"] = cell["params"]["teacher"]
                     if key in paid:
                         rows.append(row | {"counted": f"shared with {paid[key]}"} | asdict(Cost()))
                         continue
                     paid[key] = arm
-                    cost, basis = _cell(experiment, experiment.arm(arm), plan, key, store)
+                    settings = experiment.arm(arm)
+                    cost, basis = _cell(experiment, settings, cell, group, store, counted)
                     rows.append(row | {"counted": basis} | asdict(cost))
     return rows
 
@@ -73,10 +77,18 @@ def total(rows: list[dict[str, Any]]) -> Cost:
     return sum((Cost(**{name: row[name] for name in names}) for row in rows), Cost())
 
 
+def _find(plan: dict[str, Any], key: str) -> tuple[str, dict[str, Any]]:
+    return next((g, c[key]) for g, c in plan["cells"].items() if g != "arms" and key in c)
+
+
 def _cell(
-    experiment: Experiment, settings: Settings, plan: dict[str, Any], key: str, store: Store
+    experiment: Experiment,
+    settings: Settings,
+    cell: dict[str, Any],
+    group: str,
+    store: Store,
+    counted: dict[int, int],
 ) -> tuple[Cost, str]:
-    group, cell = next((g, c[key]) for g, c in plan["cells"].items() if g != "arms" and key in c)
     p = cell["params"]
     config = experiment.teachers[p["teacher"]]
     base = Path(cell["student"]) / "checkpoint"
@@ -96,7 +108,8 @@ def _cell(
     limit = teacher.limit(p["chunk_tokens"])
     wanted = Wanted(p["samples"], limit, p["epoch"], p["max_attempts"], 1.0, True)
     judging = Judging(teacher, wanted, Budget(store))
-    return _counted(judging, _asked(teacher, cell), config, settings.teach.transport), "exactly"
+    transport = settings.teach.transport
+    return _counted(judging, _asked(teacher, cell), config, transport, counted), "exactly"
 
 
 def _asked(teacher: teachers.Teacher, cell: dict[str, Any]) -> Iterator[Response]:
@@ -110,7 +123,11 @@ def _asked(teacher: teachers.Teacher, cell: dict[str, Any]) -> Iterator[Response
 
 
 def _counted(
-    judging: Judging, asked: Iterator[Response], config: Hosted | LocalTeacher, transport: str
+    judging: Judging,
+    asked: Iterator[Response],
+    config: Hosted | LocalTeacher,
+    transport: str,
+    counted: dict[int, int],
 ) -> Cost:
     """Draws of the first attempt that the store lacks, and what they take."""
     wanted, store, cost = judging.wanted, judging.budget.store, Cost()
@@ -122,15 +139,31 @@ def _counted(
             for sample in range(wanted.samples)
         ]
         requests = {request.key: at for at, request in judging.requests(block, places, 0)}
+        requests = {k: at for k, at in requests.items() if counted.get(_short(k), 0) < wanted.limit}
+        counted.update(dict.fromkeys(map(_short, requests), wanted.limit))
         held = {found.key for found in store.find(requests, wanted.limit)}
-        missing: dict[tuple[int, int], int] = {}
-        for key, (r, position, _) in requests.items():
+        missing: dict[tuple[int, int], list[int]] = {}
+        for key, (r, position, sample) in requests.items():
             if key not in held:
-                missing[r, position] = missing.get((r, position), 0) + 1
-        sizes = [(tokens(block[r].prompts[at]), n) for (r, at), n in missing.items()]
+                missing.setdefault((r, position), []).append(sample)
+        sizes = [
+            (tokens(block[r].prompts[position]), n)
+            for (r, position), samples in missing.items()
+            for n in _runs(samples)
+        ]
         cost += _priced(config, sizes, wanted.limit, transport)
         cost += Cost(answers=len(requests), held=len(held))
     return cost
+
+
+def _short(key: str) -> int:
+    return int(key[:15], 16)  # 60 bits tell millions apart in less memory
+
+
+def _runs(samples: list[int]) -> list[int]:
+    """Lengths of the runs of consecutive samples: a request asks for no others."""
+    places = groupby(enumerate(samples), key=lambda item: item[1] - item[0])
+    return [len(list(run)) for _, run in places]
 
 
 def _guessed(
@@ -139,14 +172,19 @@ def _guessed(
     p, rollout = cell["params"], settings.rollout
     solutions = group.endswith("solutions")
     problem = _problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
-    longest = rollout.max_new_tokens
-    forks = 1 if solutions else min(settings.forks.max_forks, longest // p["chunk_tokens"])
+    longest, chunk = rollout.max_new_tokens, p["chunk_tokens"]
+    forks = 1 if solutions else min(settings.forks.max_forks, longest // chunk)
     prefixes = rollout.prompts_per_round * forks
     prefixes *= 1 if solutions else rollout.samples_per_prompt
-    size = problem + (0 if solutions else longest / 2)
-    limit = p["chunk_tokens"]
+    size = problem
+    if not solutions:
+        size += longest - chunk * (forks + 1) / 2  # on average, where they are as late as fits
+    limit = chunk
     if not isinstance(config, LocalTeacher):
-        limit = -(-3 * limit // 2) + 8  # another tokenizer, as far as we know yet
+        limit = -(-3 * chunk // 2) + 8  # another tokenizer, as far as we know yet
+    if p["continuation"] == "instruct":
+        limit = 2 * chunk + 24
+        size += len(continuations.INSTRUCTION) / CHARACTERS_PER_TOKEN
     cost = _priced(config, [(size, p["samples"])] * prefixes, limit, settings.teach.transport)
     return cost + Cost(answers=prefixes * p["samples"])
 
@@ -161,7 +199,7 @@ def _problem_tokens(path: Path) -> float:
 def _priced(
     config: Hosted | LocalTeacher, sizes: list[tuple[float, int]], limit: int, transport: str
 ) -> Cost:
-    """What `sizes`, (prompt tokens, samples) of each prefix, take from this teacher."""
+    """What `sizes`, (prompt tokens, consecutive samples) of prefixes, take from this teacher."""
     output = limit * sum(n for _, n in sizes)
     if isinstance(config, LocalTeacher):
         read = round(sum(size for size, _ in sizes))

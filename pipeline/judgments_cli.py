@@ -38,7 +38,9 @@ def export(
     from pipeline.judgments import archive, store
 
     with store.Store(store.url()) as opened:
-        typer.echo(f"{archive.export(opened, file, without or ()):,} answers to {file}")
+        count = archive.export(opened, file, without or ())
+        left = opened.stats().answers - count
+    typer.echo(f"{count:,} answers to {file}, {left:,} left out")
 
 
 @app.command("import")
@@ -56,7 +58,7 @@ def merge(other: Annotated[str, typer.Argument(help="URL of another store")]) ->
     """Add the answers of another store, such as a colleague's file or the team's Postgres."""
     from pipeline.judgments import archive, store
 
-    with store.Store(store.url()) as opened, store.Store(other) as source:
+    with archive.source(other) as source, store.Store(store.url()) as opened:
         moved = archive.merge(opened, source)
     typer.echo(f"{moved.read:,} answers read, {moved.new:,} of them new")
 
@@ -72,8 +74,9 @@ def verify() -> None:
 
 @app.command()
 def gc() -> None:
-    """Remove lapsed claims and unused space. Answers are never removed."""
+    """Remove lapsed claims, batches too old to collect, unused space. Answers are never removed."""
     from pipeline.judgments import archive, store
 
     with store.Store(store.url()) as opened:
-        typer.echo(f"{archive.gc(opened):,} lapsed claims removed")
+        removed = archive.gc(opened)
+    typer.echo(f"removed: {removed.claims:,} lapsed claims, {removed.batches:,} old batches")

@@ -1,7 +1,6 @@
 """Prefect's temporary server for this project: its settings, its start, one flow at a time."""
 
 import fcntl
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ def configure() -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ.update(SETTINGS | {"PREFECT_HOME": str(HOME.resolve())})
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to the server
 
 
 def start(gpu: bool) -> None:

@@ -13,7 +13,9 @@ from pipeline.errors import UserError
 from pipeline.judgments.store import Store, url
 from pipeline.teachers.hosted import Hosted
 
-HEADERS = "arm,seed,round,counted,answers,held,requests,input tokens,output tokens,usd,hours"
+HEADERS = (
+    "arm,seed,round,teacher,counted,answers,held,requests,input tokens,output tokens,usd,hours"
+)
 
 
 def estimate(as_json: bool) -> str:
@@ -27,9 +29,9 @@ def estimate(as_json: bool) -> str:
         values = {"rows": rows, "total": asdict(total), "spent": asdict(spent)}
         return json.dumps(values, indent=1, allow_nan=False)
     lines = [list(row.values()) for row in rows]
-    lines.append(["all", "", "", "", *asdict(total).values()])
+    lines.append(["all", "", "", "", "", *asdict(total).values()])
     table = tabulate(
-        lines, headers=HEADERS.split(","), intfmt=",", floatfmt=(*[""] * 9, ".2f", ".2f")
+        lines, headers=HEADERS.split(","), intfmt=",", floatfmt=(*[""] * 10, ".2f", ".2f")
     )
     return (
         f"{table}\n\nOutput tokens are the limit; where a teacher ends sooner it is fewer. Draws "
@@ -54,9 +56,10 @@ def check(name: str | None, force: bool) -> checking.Verdict:
     teacher = teachers.load(config, name, asked, _student(), None)
     assert isinstance(teacher, Hosted)
     accepted = file.teach.accept_terms
-    checking.terms(teacher, (accepted,) if isinstance(accepted, str) else accepted)
     with Store(url(), cells.project()) as store:
         budget = Budget(store, file.teach.max_requests, file.teach.max_usd)
+        names = (accepted,) if isinstance(accepted, str) else accepted
+        checking.allowed(teacher, budget, names)
         verdict = checking.check(teacher, budget)
         if verdict.passed or force:
             store.passed(checking.identity(teacher))

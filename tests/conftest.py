@@ -50,6 +50,24 @@ def postgres(tmp_path_factory):
 
 
 @pytest.fixture
+def file_url(tmp_path):
+    return f"sqlite:///{tmp_path / 'judgments.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.team)])
+def url(request, file_url):
+    """An empty store on each database: both run the same tests."""
+    return file_url if request.param == "sqlite" else request.getfixturevalue("postgres")()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def urls(request, file_url, postgres):
+    """Two empty stores, the second on the other database than the first."""
+    found = [file_url, postgres()]
+    return found if request.param == "sqlite" else found[::-1]
+
+
+@pytest.fixture
 def store(tmp_path):
     with Store(f"sqlite:///{tmp_path / 'judgments.sqlite'}", "project") as found:
         yield found

@@ -21,6 +21,11 @@ def text_of(prompt, seed, length):
     return "".join(draw.choice(ALPHABET) for _ in range(length))
 
 
+def of_check(request):
+    """Whether it is one of `omniopd teacher check`, not about a fork."""
+    return "lighthouse" in str(request) or "Count from" in str(request)
+
+
 class Server(ThreadingHTTPServer):
     """A server in a thread; `url` is where it listens."""
 
@@ -70,11 +75,13 @@ class Handler(BaseHTTPRequestHandler):
 class Pure(Server):
     """An OpenAI-compatible server: the reply is a function of the request; it counts what it sent.
 
-    `whole` counts the replies that were written to the end, by prompt and seed.
+    `seconds` is how long a reply takes, or a function of the request that says so. `whole` counts
+    the replies that were written to the end, by prompt and seed.
     """
 
     def __init__(self, seconds=0.0, model="stub-1", change=lambda request, reply: reply):
-        self.seconds, self.model, self.change = seconds, model, change
+        self.seconds = seconds if callable(seconds) else lambda request: seconds
+        self.model, self.change = model, change
         self.whole, self.requests = Counter(), []
         self.headers = []
         super().__init__(PureHandler)
@@ -82,11 +89,7 @@ class Pure(Server):
     @property
     def answers(self):
         """Requests about forks, without those of the teacher's check."""
-        return [
-            request
-            for request in self.requests
-            if "lighthouse" not in str(request) and "Count from" not in str(request)
-        ]
+        return [request for request in self.requests if not of_check(request)]
 
 
 class PureHandler(Handler):
@@ -95,7 +98,7 @@ class PureHandler(Handler):
         with self.server.lock:
             self.server.requests.append(request)
             self.server.headers.append(dict(self.headers))
-        time.sleep(self.server.seconds)
+        time.sleep(self.server.seconds(request))
         chat = self.path.endswith("/chat/completions")
         prompt = request["messages"] if chat else request["prompt"]
         choices = [self.choice(request, prompt, i, chat) for i in range(request.get("n", 1))]

@@ -81,6 +81,7 @@ def test_a_batch_that_always_fails_ends(provider, store, tmp_path):
     ):
         ask(batch(provider, server.url, store, tmp_path))
     assert len(server.batches) == 4
+    assert store.spent().requests == 4  # they count as sent, in later runs too
 
 
 KILLED = """

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import tables
 from pipeline.judgments.store import Store
-from tests.servers import BadLine, Pure
+from tests.servers import BadLine, Pure, of_check
 
 CANARY = "sk-canary-5f1c9e7a"
 
@@ -114,7 +114,7 @@ def test_a_whole_round_runs_with_a_teacher_that_is_only_http(project, server):
 def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project, tmp_path):
     def end(request, reply):
         for choice in reply["choices"]:
-            choice["finish_reason"] = "stop"
+            choice["finish_reason"] = "length" if of_check(request) else "stop"
         return reply
 
     with Pure(change=end).running() as server:

@@ -11,59 +11,11 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.judgments import store as judgments
-from pipeline.judgments.keys import Request, seed_for
-from pipeline.judgments.schema import Judgment
+from pipeline.judgments.keys import seed_for
 from pipeline.judgments.store import Entry, Store
+from tests.answers import REQUEST, answer
 
 SPAWN = multiprocessing.get_context("spawn")
-REQUEST = Request(
-    provider="local",
-    model="m1",
-    prompt=(1, 2, 3),
-    continuation="completions",
-    sampler={"temperature": 1.0, "top_p": 1.0},
-    sample=0,
-    seed=7,
-)
-
-
-@pytest.fixture
-def file_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'judgments.sqlite'}"
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.team)])
-def url(request, file_url):
-    """An empty store on each database: both run the same tests."""
-    return file_url if request.param == "sqlite" else request.getfixturevalue("postgres")()
-
-
-def answer(key, limit=8, **changes):
-    found = Judgment(
-        key=key,
-        token_limit=limit,
-        prompt="p" * 64,
-        continuation="completions",
-        sampler="{}",
-        sample=3,
-        seed=2**31 - 1,
-        attempt=0,
-        epoch=0,
-        text="8+5=13,",
-        token_ids=(4, 5, 6),
-        ended=False,
-        finish_reason="length",
-        model_returned="m1",
-        prompt_tokens=10,
-        completion_tokens=3,
-        failure=None,
-        provider="local",
-        model="m1",
-        requested_n=1,
-        seed_sent=2**31 - 1,
-        created_at=1.5,
-    )
-    return replace(found, **changes)
 
 
 def keys_of(store, keys, limit=8):

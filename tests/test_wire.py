@@ -124,6 +124,7 @@ def test_when_tries_are_used_up_teacher_request_and_remedy_are_named(provider, s
     for said in ("teacher it", MODELS[provider], "failed 4 times", "500", "tries"):
         assert said in str(caught.value)
     assert store.stats().answers == 0
+    assert store.spent().requests == 4
 
 
 PREFILL_REFUSED = {
@@ -192,6 +193,7 @@ def test_another_model_than_the_pinned_one_stops_and_nothing_of_it_is_stored(
         ask(judging(provider, server.url, store, tmp_path))
     assert len(server.requests) == 1
     assert store.stats().answers == 0
+    assert (store.spent().requests, store.spent().tokens) == (1, 23)  # it was paid for
 
 
 @pytest.mark.parametrize("provider", ["openai", "google"])  # Anthropic has no n

@@ -4,6 +4,7 @@ What is read is checked row by row before anything of it is written: the key mus
 the request's columns and the checksum that of the answer's.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +17,12 @@ from tqdm import tqdm
 
 from pipeline import tables
 from pipeline.errors import UserError
-from pipeline.judgments.schema import CLAIMS, JUDGMENTS, Judgment, checksum, to_row
-from pipeline.judgments.store import Store
+from pipeline.judgments import database
+from pipeline.judgments.schema import BATCHES, CLAIMS, JUDGMENTS, Judgment, checksum, to_row
+from pipeline.judgments.store import REMEDY, Store
 from pipeline.tables import column
 
-REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
+BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
 SCHEMA = pa.schema(
     [
         column("key", pa.string()),
@@ -62,15 +64,25 @@ class Moved:
     new: int
 
 
+@dataclass(frozen=True)
+class Removed:
+    """What was tidied away."""
+
+    claims: int
+    batches: int
+
+
 def export(store: Store, path: Path, without: Collection[str] = ()) -> int:
     """Write every answer, but for those of some providers, to Parquet; returns how many.
 
-    In the order of the keys, so that equal stores give equal files.
+    In the order of the keys, so that equal stores give equal files. Raises UserError naming the
+    first damaged row, and writes nothing.
     """
     count = 0
     where = [JUDGMENTS.c.provider.not_in(sorted(without))] if without else []
     with tables.writer(path, SCHEMA) as out:
-        for chunk in tqdm(store.stream(*where), desc="export", unit="chunk", disable=None):
+        rows = _checked(store.stream(*where), store.name)
+        for chunk in tqdm(rows, desc="export", unit="chunk", disable=None):
             records = [to_row(found) | {"token_ids": found.token_ids} for found, _ in chunk]
             out.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
             count += len(records)
@@ -86,6 +98,17 @@ def import_(store: Store, path: Path) -> Moved:
     return _add(store, _from_parquet(path))
 
 
+def source(url: str) -> Store:
+    """A store to merge from. Raises UserError where there is none: opening would make a new one."""
+    parsed = database.parse(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise UserError(
+            f"{database.name(parsed)}: no such file. Give the URL of a store, such as "
+            "sqlite:////folder/judgments.sqlite."
+        )
+    return Store(url)
+
+
 def merge(store: Store, other: Store) -> Moved:
     """Add the answers of another store that this one lacks."""
     verify(other)
@@ -98,37 +121,46 @@ def verify(store: Store) -> int:
         if connection.dialect.name == "sqlite":
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().first()
             if found != "ok":
-                raise UserError(f"{store.name}: the file is damaged: {found}. {REMEDY}")
+                why = " ".join(str(found).split())  # it may have several lines
+                raise UserError(f"{store.name}: the file is damaged: {why}. {REMEDY}")
     return check(store.stream(), store.name)
 
 
-def gc(store: Store) -> int:
-    """Remove claims that lapsed and reclaim the space; returns how many. Answers stay."""
+def gc(store: Store) -> Removed:
+    """Remove lapsed claims and batches whose results are gone, reclaim space. Answers stay."""
+    now = time.time()
     with store.writing() as connection:
-        lapsed = CLAIMS.delete().where(CLAIMS.c.expires_at <= time.time())
-        count = int(connection.execute(lapsed).rowcount)
-    store.vacuum()
-    return count
+        lapsed = CLAIMS.delete().where(CLAIMS.c.expires_at <= now)
+        gone = BATCHES.delete().where(BATCHES.c.created_at < now - BATCH_DAYS * 24 * 3600)
+        removed = Removed(connection.execute(lapsed).rowcount, connection.execute(gone).rowcount)
+    with store.reading() as connection:
+        if connection.dialect.name == "sqlite":  # Postgres does it by itself
+            connection.exec_driver_sql("COMMIT")  # VACUUM is refused inside a transaction
+            connection.exec_driver_sql("VACUUM")
+    return removed
 
 
 def check(rows: Rows, name: str) -> int:
     """Count the rows. Raises UserError for one that is not what its hashes say."""
-    count = 0
-    for chunk in tqdm(rows, desc="verify", unit="chunk", disable=None):
+    found = tqdm(_checked(rows, name), desc="verify", unit="chunk", disable=None)
+    return sum(len(chunk) for chunk in found)
+
+
+def _checked(rows: Rows, name: str) -> Rows:
+    for chunk in rows:
         for found, stored in chunk:
             if why := _wrong(found, stored):
                 raise UserError(
                     f"{name}: the answer {found.key[:12]} of {found.provider} {found.model} is "
                     f"damaged: {why}. {REMEDY}"
                 )
-        count += len(chunk)
-    return count
+        yield chunk
 
 
 def _wrong(found: Judgment, stored: str) -> str | None:
     try:
         fits = found.expected_key() == found.key
-    except ValueError:
+    except (ValueError, AttributeError):  # its sampler is no JSON, or no object
         fits = False
     if not fits:
         return "its key is not the hash of its request"
@@ -136,6 +168,8 @@ def _wrong(found: Judgment, stored: str) -> str | None:
         return "its checksum is not that of its answer"
     if found.finish_reason != ("stop" if found.ended else "length"):
         return "its finish reason contradicts its end"
+    if not (math.isfinite(found.usd) and math.isfinite(found.created_at)):
+        return "its price or its time is not a number"
     return None
 
 

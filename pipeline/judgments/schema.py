@@ -145,6 +145,7 @@ class Judgment:
 
 
 ANSWER = (
+    "token_limit",
     "text",
     "token_ids",
     "ended",

@@ -43,6 +43,7 @@ from pipeline.judgments.schema import (
 )
 
 CHUNK = 500  # keys in one query or transaction
+REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 log = logging.getLogger("omniopd")
 
@@ -138,7 +139,7 @@ class Store:
             with self.reading() as connection:
                 rows = connection.execute(query).mappings().all()
             found = {row["key"]: row for row in reversed(rows)}  # the smallest limit is set last
-            yield from (from_row(found[key]) for key in chunk if key in found)
+            yield from (self._judgment(found[key]) for key in chunk if key in found)
 
     def claim(self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS) -> set[str]:
         """Those of `keys` that the caller may now buy, for `lease` seconds.
@@ -242,18 +243,21 @@ class Store:
 
     def spent(self) -> Entry:
         """All that the ledger has of this project."""
-        sums = (sa.func.coalesce(sa.func.sum(LEDGER.c[name]), 0) for name in ENTRY)
-        query = sa.select(*sums).where(LEDGER.c.project == self._project)
         with self.reading() as connection:
-            return Entry(*connection.execute(query).one())
+            return self._sums(connection, LEDGER.c.project == self._project)
+
+    def _sums(self, connection: sa.Connection, *where: sa.ColumnElement[bool]) -> Entry:
+        sums = (sa.func.coalesce(sa.func.sum(LEDGER.c[name]), 0).label(name) for name in ENTRY)
+        row = connection.execute(sa.select(*sums).where(*where)).mappings().one()
+        counts = {name: int(row[name]) for name in ENTRY if name != "usd"}  # Postgres: decimals
+        return Entry(**counts, usd=float(row["usd"]))
 
     def stats(self) -> Counts:
         """What the store holds and how it was used, over all projects."""
         rows = sa.select(sa.func.count(), sa.func.count(JUDGMENTS.c.failure))
-        sums = (sa.func.coalesce(sa.func.sum(LEDGER.c[name]), 0) for name in ENTRY)
         with self.reading() as connection:
             answers, failures = connection.execute(rows.select_from(JUDGMENTS)).one()
-            used = Entry(*connection.execute(sa.select(*sums)).one())
+            used = self._sums(connection)
         return Counts(answers=answers, failures=failures, **asdict(used))
 
     def open_batches(self, teacher: str) -> list[Batch]:
@@ -307,7 +311,15 @@ class Store:
             if not rows:
                 return
             last = (rows[-1]["key"], rows[-1]["token_limit"])
-            yield [(from_row(row), row["checksum"]) for row in rows]
+            yield [(self._judgment(row), row["checksum"]) for row in rows]
+
+    def _judgment(self, row: sa.RowMapping) -> Judgment:
+        try:
+            return from_row(row)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{self.name}: the answer {row['key'][:12]} is damaged: {error}. {REMEDY}"
+            ) from error
 
     def adopt(self, judgments: Sequence[Judgment]) -> int:
         """Store answers that were bought elsewhere; returns how many this store lacked."""
@@ -315,11 +327,6 @@ class Store:
             insert = self._insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
             rows = [to_row(found) for found in judgments]
             return len(connection.execute(insert, rows).all()) if rows else 0
-
-    def vacuum(self) -> None:
-        """Give unused space back."""
-        with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.exec_driver_sql("VACUUM")
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
         return database.transaction(self._engine, self.name)

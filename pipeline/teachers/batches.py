@@ -39,13 +39,16 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
         )
     async with teacher.adapter.open() as client:
         order = _Order(teacher, client, budget, {call.draws[0].key: call for call in calls})
-        for _ in range(teacher.config.tries):
-            await order.send()
-            for batch in order.open():
-                async for found in order.collect(batch):
-                    yield found
-            if budget.refused or not order.waiting:
-                return
+        try:
+            for _ in range(teacher.config.tries):
+                await order.send()
+                for batch in order.open():
+                    async for found in order.collect(batch):
+                        yield found
+                if budget.refused or not order.waiting:
+                    return
+        finally:
+            order.settle()
     raise UserError(
         f"teacher {teacher.name}: {len(order.waiting)} requests failed in "
         f"{teacher.config.tries} batches, last: {teacher.redact(order.why)}. What arrived is kept."
@@ -95,6 +98,13 @@ class _Order:
             self.budget.store.keep_batch(self.name, Batch(id_, tuple(part)))
             self.sent.update(part)
 
+    def settle(self) -> None:
+        """What was sent and brought nothing enters the ledger; open batches do when collected."""
+        underway = {key for batch in self.open() for key in batch.keys}
+        for key in self.waiting.keys() - underway:
+            if self.sent[key]:
+                self.budget.gave_up(self.sent[key])
+
     async def collect(self, batch: Batch) -> AsyncGenerator[Answered]:
         """Wait for a batch. What it lacks, and what failed in it, stays waiting."""
         known = {key: self.waiting[key] for key in batch.keys if key in self.waiting}
@@ -113,7 +123,7 @@ class _Order:
                     worst = self._worst(call)
                     found = self.teacher.answered(call, reply, self.sent[key], worst)
                     yield found
-                    self._settle(call, found)
+                    self._answered(call, found)
         self.budget.store.collected(batch, known)
         if refused:
             raise self.teacher.error(*refused, sent=self.sent[refused[0].draws[0].key])
@@ -135,7 +145,7 @@ class _Order:
         except Transient as error:
             raise self.teacher.error(first, error, self.teacher.config.tries) from None
 
-    def _settle(self, call: Call, found: Answered) -> None:
+    def _answered(self, call: Call, found: Answered) -> None:
         """What the reply lacks of its n samples stays waiting, under its own first key."""
         del self.waiting[call.draws[0].key]
         for draw in call.draws:

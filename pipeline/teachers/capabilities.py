@@ -31,6 +31,7 @@ class Capability:
     prefill: dict[str, Any] = field(default_factory=dict)  # sent with a prefilled message
     prefill_message: dict[str, Any] = field(default_factory=dict)  # and inside that message
     echoes: bool = False  # the reply begins with the prefilled text
+    takes_ids: bool = False  # takes a prompt of token ids in mode completions
     token_ids: bool = False  # returns the answer's token ids
     batch: bool = False  # has a batch service
     retires: date | None = None
@@ -38,6 +39,9 @@ class Capability:
 
 
 _RAW = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_LLAMA_CPP_OFF = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "top_n_sigma": -1.0}
+_LLAMA_CPP_OFF |= {"repeat_penalty": 1.0, "dry_multiplier": 0.0, "xtc_probability": 0.0}
+_LLAMA_CPP_OFF |= {"mirostat": 0, "dynatemp_range": 0.0}
 _PLAIN = {"top_p": 1.0}
 _NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 _GO_ON = {"add_generation_prompt": False, "continue_final_message": True}
@@ -55,6 +59,7 @@ TABLE: dict[str, list[Capability]] = {
             sampler=_RAW | {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
             extra=_NO_THINKING,
             prefill=_GO_ON,
+            takes_ids=True,
             token_ids=True,
         )
     ],
@@ -68,19 +73,22 @@ TABLE: dict[str, list[Capability]] = {
             sampler=_RAW | {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
             extra=_NO_THINKING,
             prefill=_GO_ON,
+            takes_ids=True,
         )
     ],
     "llama.cpp": [
         Capability(
             "",
             OPEN_MODES,
-            "run: llama.cpp's server, build of 2026-10 (a prefilled text comes back in the reply)",
+            "run: llama.cpp's server, build of 2026-10: a prefilled text comes back in the reply; "
+            "choice i of a request has its seed plus i; n is at most its slots (-np, 4 unless set)",
             _READ,
-            most=8,
+            most=4,
             seeds=True,
-            sampler=_RAW | {"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0},
+            sampler=_RAW | _LLAMA_CPP_OFF,
             extra=_NO_THINKING,
             echoes=True,
+            takes_ids=True,
         )
     ],
     "other": [
@@ -105,9 +113,10 @@ TABLE: dict[str, list[Capability]] = {
             batch=True,
         ),
         Capability(
-            r"gpt-5\.[1-9]|gpt-[6-9]",
+            r"(gpt-5\.[1-9]|gpt-[6-9])(?!.*-(pro|codex|chat))",
             CHAT,
-            "OpenAI API reference: temperature only where the reasoning effort is none",
+            "OpenAI API reference: temperature only where the reasoning effort is none, which pro, "
+            "codex and chat do not take (egoist/chatwise-releases/issues/1257)",
             _READ,
             most=128,
             sampler=_PLAIN,
@@ -219,9 +228,10 @@ TABLE: dict[str, list[Capability]] = {
             batch=True,
         ),
         Capability(
-            r"gemini-[3-9]",
+            r"gemini-[3-9](?!.*-pro)",
             CHAT,
-            "cline/cline/issues/12521: prefill answers 400 in these and all future models",
+            "cline/cline/issues/12521: prefill answers 400 in these and all future models; pro "
+            "takes no thinking level minimal (ai.google.dev/gemini-api/docs/thinking)",
             _READ,
             seeds=True,
             sampler=_PLAIN,

@@ -60,8 +60,8 @@ class Hosted:
 
     @functools.cached_property
     def same_tokens(self) -> bool:
-        """Token ids are sent and come back: the tokenizer is the student's, to the letter."""
-        if self.asked.continuation != "completions" or not self.config.tokenizer:
+        """The student's own ids are sent: the tokenizer is the same, to the letter."""
+        if self.asked.continuation != "completions" or not self.can.takes_ids:
             return False
         own = json.loads(self.tokenizer.backend_tokenizer.to_str())
         from pipeline import checkpoints
@@ -93,25 +93,49 @@ class Hosted:
             case "completions":
                 return self._rendered(messages, ids, text)
             case "prefill":
-                prefix = text.rstrip()  # providers refuse trailing white space, or strip it
-                turn = [{"role": "assistant", "content": prefix}] if prefix else []
-                return canonical([*messages, *turn]).decode()
+                return canonical(self._prefilled(messages, text)).decode()
             case "instruct":
                 return canonical(continuations.instruct(messages, text)).decode()
 
     def _rendered(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
-        """The teacher's own template and the raw prefix: ids where they mean the same to both
-        sides, as a text prefix is tokenised again at the cut and continued as another word."""
+        """The teacher's own template and the raw prefix: the student's ids where they mean the
+        same to both sides, as a text is tokenised again at the cut and continued as another word.
+        Else the teacher's ids, so that no server puts a second BOS before them."""
         prompt = str(
             self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
         )
-        if not self.same_tokens:
+        if not self.can.takes_ids:
             return prompt + text
+        if not self.same_tokens:
+            return tuple(self.tokenizer.encode(prompt + text, add_special_tokens=False))
         if prompt not in self._prompts:
             self._prompts[prompt] = self.tokenizer.encode(prompt, add_special_tokens=False)
         return (*self._prompts[prompt], *ids)
+
+    def _prefilled(self, messages: list[dict[str, str]], text: str) -> list[dict[str, str]]:
+        """The prefix as the last message. Raises UserError if the template is known to alter it."""
+        prefix = text.rstrip()  # providers refuse trailing white space, or strip it
+        if not prefix:
+            return messages
+        turns = [*messages, {"role": "assistant", "content": prefix}]
+        if self.config.tokenizer:
+            try:
+                shown = str(
+                    self.tokenizer.apply_chat_template(
+                        turns, tokenize=False, continue_final_message=True, enable_thinking=False
+                    )
+                )
+            except ValueError as error:  # the text is nowhere in what the template makes of it
+                shown = str(error)
+            if not shown.endswith(prefix):
+                raise UserError(
+                    f"teachers.{self.name}: its chat template alters the prefilled text, found "
+                    f"{shown[-80:]!r} at the end, wanted {prefix[-80:]!r}. "
+                    "Set teach.continuation: completions."
+                )
+        return turns
 
     def limit(self, chunk_tokens: int) -> int:
         if self.asked.continuation == "instruct":
@@ -202,6 +226,8 @@ class Hosted:
                     with attempt:
                         await pace.wait(tokens(part.prompt) + len(part.draws) * part.limit)
                         if not budget.take(worst):
+                            if sent:
+                                budget.gave_up(sent)
                             return False
                         sent += 1
                         try:

@@ -1,0 +1,156 @@
+"""Real servers on loopback as teachers: vLLM on the CPU, and llama.cpp, both with SmolLM2."""
+
+import json
+
+import pytest
+
+from pipeline import tables
+from tests import engines
+from tests.project import ROOT, Project
+
+pytestmark = pytest.mark.services
+
+PROFILE = ROOT / "profiles" / "smollm2.yaml"
+MODES = ("completions", "prefill")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The smollm2 profile in small, up to the forks of round 1; its student is the plain model."""
+    found = Project(tmp_path_factory.mktemp("services") / "project", PROFILE)
+    found.edit(
+        experiment__rounds=1,
+        experiment__arms=["prior-only"],
+        arms={"prior-only": {"prior": {"source": "none"}}},
+        pretrain__models__beginner__steps=0,
+        prepare__dev=4,
+        prepare__test=4,
+        rollout__prompts_per_round=4,
+        rollout__samples_per_prompt=2,
+        rollout__max_new_tokens=48,
+        evaluate__problems=4,
+        evaluate__samples=1,
+        evaluate__max_new_tokens=16,
+        runtime__threads=1,
+    )
+    found.repro()
+    return found
+
+
+@pytest.fixture(scope="module")
+def greedy_model(project, tmp_path_factory):
+    """The student's checkpoint with a generation_config that would make every sample the same."""
+    folder = tmp_path_factory.mktemp("model") / "smollm2"
+    checkpoint = project.cell("base", 0, "policy") / "checkpoint"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != "generation_config.json":
+            (folder / file.name).symlink_to(file)
+    config = {"do_sample": True, "top_k": 1, "top_p": 0.1, "temperature": 0.01, "eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vllm(greedy_model, tmp_path_factory):
+    with engines.vllm(greedy_model, tmp_path_factory.mktemp("vllm")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def llama_cpp(tmp_path_factory):
+    with engines.llama_cpp(tmp_path_factory.mktemp("llama_cpp")) as server:
+        yield server
+
+
+def teacher(server, provider):
+    return {
+        "kind": "openai_compatible",
+        "provider": provider,
+        "model": "smollm2",
+        "tokenizer": "student",
+        "base_url": f"{server.url}/v1",
+        "concurrency": 4,
+    }
+
+
+def setup(project, tmp_path, server, provider):
+    """A copy of the project with an arm for each mode, taught by the server alone."""
+    found = project.copy(tmp_path / "project")
+    (found.folder / "judgments.sqlite").unlink(missing_ok=True)
+    found.edit(
+        experiment__arms=list(MODES),
+        arms={mode: {"teach": {"continuation": mode}} for mode in MODES},
+        teachers={"server": teacher(server, provider)},
+        teach__teacher="server",
+        score__allow_flat=True,  # eight responses are too few to tell
+    )
+    return found
+
+
+def answers(project, arm):
+    return tables.read(project.cell(arm, 1, "teach") / "answers.parquet", tables.ANSWERS)
+
+
+def check_round(project, arm):
+    """The arm's round was taught by the server: N different answers a fork, and trained on."""
+    found = answers(project, arm).to_pandas()
+    assert set(found["model_returned"]) == {"smollm2"}
+    per_fork = found.groupby(["rollout_id", "position"])["text"]
+    assert set(per_fork.count()) == {4}
+    assert per_fork.nunique().mean() > 3  # no setting of the server's own makes them alike
+    run = json.loads((project.cell(arm, 1, "teach") / "run.json").read_text())
+    assert run["failed"] <= 0.05 * run["answers"]
+    assert (project.cell(arm, 1, "train") / "checkpoint" / "model.safetensors").is_file()
+    return run
+
+
+def shown_check(project, mode):
+    """What `omniopd teacher check` prints in this mode, and that it passes."""
+    project.edit(teach__continuation=mode)
+    done = project.run("omniopd", "teacher", "check", "server")
+    assert "It may be used." in done.stdout
+    assert "FAILED" not in done.stdout
+    return done.stdout
+
+
+def test_a_round_taught_by_a_vllm_server(project, vllm, tmp_path):
+    assert vllm.get("/version") == {"version": "0.32.0"}
+    assert vllm.get("/v1/models")["data"][0]["id"] == "smollm2"
+    found = setup(project, tmp_path, vllm, "vllm")
+    for mode in MODES:
+        assert "after '1, 2, 3, 4, 5,': ' 6, 7" in shown_check(found, mode)
+    sent = {mode: vllm.count(path) for mode, path in PATHS.items()}
+    found.repro()
+    for mode, path in PATHS.items():
+        run = check_round(found, mode)
+        assert vllm.count(path) - sent[mode] == run["requests"] > 0
+        assert run["requests"] == -(-run["bought"] // 4)  # one request a fork: n is 4
+    ids = found.yaml("plan.yaml")["cells"]["teach-hosted"]
+    assert {cell["params"]["continuation"] for cell in ids.values()} == set(MODES)
+
+
+PATHS = {
+    "completions": '"POST /v1/completions HTTP/1.1" 200',
+    "prefill": '"POST /v1/chat/completions HTTP/1.1" 200',
+}
+
+
+def test_a_vllm_servers_answers_are_the_students_own_tokens(project, vllm, tmp_path):
+    found = setup(project, tmp_path, vllm, "vllm")
+    found.edit(experiment__arms=["completions"])
+    found.repro()
+    rows = answers(found, "completions").to_pylist()
+    assert all(row["completion_tokens"] == 12 or row["ended"] for row in rows)
+
+
+def test_a_round_taught_by_llama_cpp(project, llama_cpp, tmp_path):
+    assert llama_cpp.count("xllamacpp 2026.10.11549") == 1
+    assert llama_cpp.get("/v1/models")["data"][0]["id"] == "smollm2"
+    found = setup(project, tmp_path, llama_cpp, "llama.cpp")
+    for mode in MODES:
+        assert "after '1, 2, 3, 4, 5,': ' 6, 7" in shown_check(found, mode)
+    sent = llama_cpp.count("stop processing")
+    found.repro()
+    bought = sum(check_round(found, mode)["bought"] for mode in MODES)
+    assert llama_cpp.count("stop processing") - sent == bought  # a line for each sample
