@@ -6,7 +6,7 @@ forks as fit into it. Those of later rounds do not exist until the student of th
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pipeline.teachers.hosted import CHARACTERS_PER_TOKEN, tokens
 
 DATA = Path("data")
 SECONDS = 2.0  # of one request, where no rate is given: a guess
+BATCH_HOURS = 24.0  # a batch service takes at most; a cell is one batch
 PROMPT_TOKENS = 200  # of a problem, where the pool does not exist yet: a guess
 BLOCK = 256  # responses that are looked up together
 
@@ -67,6 +68,8 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
                     paid[key] = arm
                     settings = experiment.arm(arm)
                     cost, basis = _cell(experiment, settings, cell, group, store, counted)
+                    if settings.teach.transport == "batch" and cost.requests:
+                        cost = replace(cost, hours=BATCH_HOURS)
                     rows.append(row | {"counted": basis} | asdict(cost))
     return rows
 

@@ -140,9 +140,8 @@ def _how(evals: Evals, settings: dict[str, Any]) -> str:
 
 
 def _failures(spent: Cost) -> str:
-    if not spent.draws:
-        return ""
-    return f", continuation_failure_rate {spent.failed / spent.draws:.4f}"
+    rate = spent.failure_rate
+    return "" if rate is None else f", continuation_failure_rate {rate:.4f}"
 
 
 def _teachers(s: dict[str, Any]) -> str:

@@ -30,6 +30,11 @@ class Cost:
     draws: int = 0  # of teacher answers, failed ones included
     failed: int = 0
 
+    @property
+    def failure_rate(self) -> float | None:
+        """Share of the teachers' draws that failed; None where no teacher was asked."""
+        return self.failed / self.draws if self.draws else None
+
 
 def folder(stage: str, key: str) -> Path:
     """Of a cell; with several teachers an arm has stages teach-NAME and score-NAME."""

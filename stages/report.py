@@ -102,14 +102,21 @@ def losses(arms: results.Arms) -> list[dict[str, Any]]:
     ]
 
 
-def summary(rows: list[results.Row]) -> dict[str, Any]:
-    """results.json as `dvc metrics` and `dvc exp show` read it: arm, seed, task, decoding."""
+def summary(evals: Evals, rows: list[results.Row]) -> dict[str, Any]:
+    """results.json as `dvc metrics` and `dvc exp show` read it: arm, seed, task, decoding.
+
+    With the share of its teachers' draws that failed, per arm and seed.
+    """
     found: dict[str, Any] = {}
     for row in rows:
         place = found.setdefault(row["arm"], {}).setdefault(f"seed-{row['seed']}", {})
         place.setdefault(row["task"], {})[row["decoding"]] = {
             key: row[key] for key in ("round", "accuracy", "low", "high", "diff", "tokens_used")
         }
+    for arm, seed, round_ in evals.tables:
+        rate = results.cost(evals.arms, arm, seed, round_).failure_rate
+        if rate is not None:
+            found[arm][f"seed-{seed}"]["continuation_failure_rate"] = rate
     return found
 
 
@@ -137,7 +144,7 @@ def main() -> None:
             ("contrasts", found),
             ("curves", points),
             ("losses", losses(p.arms)),
-            ("metrics", summary(rows)),
+            ("metrics", summary(evals, rows)),
         ):
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
             cells.write_text(args.out / f"{name}.json", text)

@@ -128,7 +128,8 @@ class PureHandler(Handler):
 class BadLine(Server):
     """A proxy that fails a share of the requests: status, reset, stall, garbage, half a body.
 
-    `delivered` counts the replies that it passed on whole, by the request's bytes.
+    `delivered` counts the replies that it passed on whole, by request. Its errors repeat
+    the key that they were sent, as some providers' do; `keys` are all that came.
     """
 
     FAULTS = ("429", "500", "reset", "stall", "garbage", "half")
@@ -136,7 +137,7 @@ class BadLine(Server):
     def __init__(self, target, share, seed=0, stall=6.0):
         self.target, self.share, self.stall = target, share, stall
         self.draw = random.Random(seed)
-        self.faults, self.delivered = Counter(), Counter()
+        self.faults, self.delivered, self.keys = Counter(), Counter(), set()
         super().__init__(BadLineHandler)
 
 
@@ -146,11 +147,13 @@ class BadLineHandler(Handler):
         with line.lock:
             fault = line.draw.choice(line.FAULTS) if line.draw.random() < line.share else None
             line.faults[fault] += 1
+            line.keys.add(self.headers["Authorization"])
+        said = f"not now, {self.headers['Authorization']}"
         match fault:
             case "429":
-                self.reply(429, {"error": {"message": "slow down"}}, Retry_After="0.05")
+                self.reply(429, {"error": {"message": said}}, Retry_After="0.05")
             case "500":
-                self.reply(500, {"error": {"message": "oops"}})
+                self.reply(500, {"error": {"message": said}})
             case "reset":
                 # no linger: the client sees a reset, not an end
                 self.connection.setsockopt(
@@ -161,7 +164,7 @@ class BadLineHandler(Handler):
                 time.sleep(line.stall)
                 self.connection.close()
             case "garbage":
-                self.reply(200, b"<html>not what you wanted</html>", content_type="text/html")
+                self.reply(200, f"<html>{said}</html>".encode(), content_type="text/html")
             case _:
                 self.forward(body, half=fault == "half")
         if fault:

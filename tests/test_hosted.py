@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import tables
@@ -114,7 +115,9 @@ def test_a_whole_round_runs_with_a_teacher_that_is_only_http(project, server):
 def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project, tmp_path):
     def end(request, reply):
         for choice in reply["choices"]:
-            choice["finish_reason"] = "length" if of_check(request) else "stop"
+            if not of_check(request):
+                choice["finish_reason"] = "stop"
+                choice["message"]["content"] = choice["message"]["content"][:5]
         return reply
 
     with Pure(change=end).running() as server:
@@ -173,6 +176,10 @@ def test_a_shorter_chunk_buys_only_positions_that_were_not_bought(project, serve
     ask(project, server.url, forks__chunk_tokens=5)
     places = {(row["rollout_id"], row["position"]) for row in answers(project).to_pylist()}
     assert places & known
+    bought = len(server.answers)
+    ask(project, server.url, forks__max_forks=2)
+    assert len(server.answers) == bought  # two of the three forks
+    assert answers(project).num_rows < 3 * len(places)
     assert len(server.answers) - asked <= 3 * len(places - known)
 
 
@@ -190,6 +197,31 @@ def test_on_a_bad_line_the_table_is_that_of_a_quiet_run_and_nothing_whole_is_ask
         assert max(line.delivered.values()) == 1
         assert sum(line.delivered.values()) == run_json(project)["bought"] + 7  # and the check
     assert answers(project).equals(answers(quiet))
+
+
+def test_a_key_is_found_nowhere_after_runs_with_failures(project, tmp_path):
+    with Pure().running() as server, BadLine(server.url, 0.3).running() as line:
+        config = api(line.url, api_key_env="MY_TEACHERS_KEY", tries=1)
+        env = {"MY_TEACHERS_KEY": CANARY, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        setup(project, line.url, config)
+        failed = project.run("omniopd", "run", check=False, **env)
+        setup(project, line.url, config | {"tries": 12})
+        done = project.run("omniopd", "run", **env)
+    assert failed.returncode == 1
+    assert "[MY_TEACHERS_KEY]" in failed.stdout + failed.stderr  # where the provider repeated it
+    assert line.keys == {f"Bearer {CANARY}"}
+    assert run_json(project)["answers"] > 0
+    (project.folder / "logs").write_text(failed.stdout + failed.stderr + done.stdout + done.stderr)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any("prefect.db" in path.name for path in files)
+    assert [path for path in files if CANARY in content(path)] == []
+
+
+def content(path):
+    """A file's text; of a table, whose pages are compressed, its values."""
+    if path.suffix == ".parquet":
+        return str(pq.read_table(path).to_pylist())
+    return path.read_bytes().decode(errors="replace")
 
 
 def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path):
