@@ -14,7 +14,8 @@ from pipeline.judgments.store import Entry
 from pipeline.responses import Response
 from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
 
-POLL_SECONDS = 0.2  # between looks for an answer that another process is buying
+# between looks for an answer that another process is buying: the first, and after a while
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0
 LEAST_DRAWS = 50  # before a failure rate is believed while answers still come in
 Place = tuple[int, int, int]  # response in its block, position, sample
 
@@ -136,6 +137,7 @@ class Judging:
         for judgment in store.find(places, limit):
             found[judgment.key] = self._drawn(judgment)
         store.enter(Entry(reused=len(found), misses=len(places) - len(found)))
+        wait = POLL_SECONDS
         while missing := [key for key in places if key not in found]:
             if self.wanted.replay:
                 r, position, sample = places[missing[0]]
@@ -151,12 +153,11 @@ class Judging:
                 # in the order of the requests: a set's order changes from process to process
                 keys = [key for key in missing if key in mine]
                 bought = {places[key]: requests[places[key]] for key in keys}
-                for judgment in self._buy(block, bought):
-                    found[judgment.key] = self._drawn(judgment)
-                    self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
+                found |= {judgment.key: judgment for judgment in self._buy(block, bought)}
             rest = [key for key in missing if key not in found]
             if rest and not bought:
-                time.sleep(POLL_SECONDS)
+                time.sleep(wait)
+            wait = min(LONGEST_POLL_SECONDS, 1.5 * wait) if not bought else POLL_SECONDS
             for judgment in store.find(rest, limit):
                 found[judgment.key] = self._drawn(judgment)
         return found
@@ -167,8 +168,12 @@ class Judging:
             self.ledger.failures[judgment.failure] += 1
         return judgment
 
-    def _buy(self, block: list[Response], requests: dict[Place, Request]) -> Iterator[Judgment]:
-        """Ask for `requests`; all answers of one reply are committed in one transaction."""
+    def _buy(self, block: list[Response], requests: dict[Place, Request]) -> list[Judgment]:
+        """Ask for `requests`; all answers of one reply are committed in one transaction.
+
+        When a reply shows that the teacher may not be asked on, nothing more is sent, but what is
+        in flight is paid for and kept before the error is raised.
+        """
         by_response: dict[int, dict[Draw, Request]] = {}
         for (r, position, sample), request in requests.items():
             draw = Draw(position, sample, request.seed, request.key)
@@ -178,29 +183,40 @@ class Judging:
             for r, draws in by_response.items()
         ]
         of_ask = list(by_response.items())
-        if not asks:
-            return
-        for answered in self.teacher.answer(asks, self.wanted.limit, self.budget):
+        bought: list[Judgment] = []
+        stopped: UserError | None = None
+        for answered in self.teacher.answer(asks, self.wanted.limit, self.budget) if asks else ():
             r, draws = of_ask[answered.ask]
-            self._check_model(answered)
-            judgments = [
-                self._judgment(draws[draw], block[r].prefixes[draw.position], answered, found)
-                for draw, found in answered.continuations.items()
-            ]
-            paid = Entry(
-                bought=len(judgments),
-                requests=answered.requests,
-                tokens=answered.tokens,
-                usd=answered.usd,
-            )
-            self.budget.store.add(judgments, paid)
-            self.budget.arrived(answered.requests, answered.reserved, answered.usd)
-            self.ledger.bought += len(judgments)
-            self.ledger.requests += answered.requests
-            self.ledger.tokens_bought += sum(j.completion_tokens for j in judgments)
-            self.ledger.tokens_billed += answered.tokens
-            self.ledger.usd += answered.usd
-            yield from judgments
+            try:
+                self._check_model(answered)
+                judgments = [
+                    self._judgment(draws[draw], block[r].prefixes[draw.position], answered, found)
+                    for draw, found in answered.continuations.items()
+                ]
+                self._keep(judgments, answered)
+                bought += map(self._drawn, judgments)
+                self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
+            except UserError as error:
+                stopped = stopped or error
+                self.budget.halted = True
+        if stopped:
+            raise stopped
+        return bought
+
+    def _keep(self, judgments: list[Judgment], answered: Answered) -> None:
+        paid = Entry(
+            bought=len(judgments),
+            requests=answered.requests,
+            tokens=answered.tokens,
+            usd=answered.usd,
+        )
+        self.budget.store.add(judgments, paid)
+        self.budget.arrived(answered.requests, answered.reserved, answered.usd)
+        self.ledger.bought += len(judgments)
+        self.ledger.requests += answered.requests
+        self.ledger.tokens_bought += sum(j.completion_tokens for j in judgments)
+        self.ledger.tokens_billed += answered.tokens
+        self.ledger.usd += answered.usd
 
     def _check_model(self, answered: Answered) -> None:
         """Raise UserError unless the pinned model answered; what the reply cost is kept in mind."""

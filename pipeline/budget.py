@@ -13,15 +13,17 @@ LOOK_SECONDS = 1.0  # between looks at what other processes of this project have
 class Budget:
     """`teach.max_requests` and `teach.max_usd` over everything that this project ever bought.
 
-    What is in flight counts at its highest possible price. Processes that run side by side see
-    each other's purchases within a second, so together they can pass the limit by what they send
-    in that time.
+    A project is a folder. What is in flight counts at the highest price that it is estimated to
+    have. Processes that run side by side see each other's purchases within a second, so together
+    they can pass the limit by what they send in that time; what a killed process had in flight is
+    not counted.
     """
 
     store: Store
     max_requests: int | None = None
     max_usd: float | None = None
     refused: str | None = None  # why nothing more may be sent
+    halted: bool = False  # nothing more may be sent, for a reason that others report
     _requests: int = 0  # in flight, or answered without an answer that could be kept
     _usd: float = 0.0  # in flight
     _spent_requests: int = 0
@@ -30,7 +32,7 @@ class Budget:
 
     def take(self, usd: float) -> bool:
         """Whether one request more, of at most `usd` dollars, may be sent now."""
-        if self.refused:
+        if self.refused or self.halted:
             return False
         if self.max_requests is None and self.max_usd is None:
             return True
@@ -71,9 +73,13 @@ class Budget:
         self._requests -= requests
         self._spent_requests += requests
 
-    def failed(self, usd: float) -> None:
-        """A request failed: it costs nothing, and still counts as sent."""
+    def failed(self, usd: float, billed: bool) -> None:
+        """A request failed and still counts as sent. It costs nothing where the provider said so;
+        one that broke off may have been billed, and counts at its highest price."""
         self._usd -= usd
+        if billed and usd:
+            self.store.enter(Entry(usd=usd))
+            self._spent_usd += usd
 
     def look(self) -> None:
         spent = self.store.spent()

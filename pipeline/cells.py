@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
-from pipeline import logs
 from pipeline.errors import UserError
 from pipeline.params import Params, Runtime
 from pipeline.tables import replacing
 
 PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
+LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
 log = logging.getLogger("omniopd")
 M = TypeVar("M", bound=Params)
 V = TypeVar("V")
@@ -128,12 +128,19 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def log_to_stderr() -> None:
+    """Our own lines, and of the libraries only warnings."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def entry(main: Callable[[], None]) -> Callable[[], None]:
     """Make bad input a one-paragraph message on stderr and exit status 1."""
 
     @functools.wraps(main)
     def guarded() -> None:
-        logs.start()
+        log_to_stderr()
         try:
             main()
         except (UserError, OSError) as error:

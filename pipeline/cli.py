@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import judgments_cli, logs
+from pipeline import judgments_cli
 from pipeline.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -91,7 +91,9 @@ def check(
 
 
 def main() -> None:
-    logs.start()
+    from pipeline import cells
+
+    cells.log_to_stderr()
     try:
         app()
     except (UserError, OSError) as error:

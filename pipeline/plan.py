@@ -40,12 +40,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "report",
 )
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
-FIXED = (
-    "kind",
-    "provider",
-    "model",
-    "tokenizer",
-)  # of a hosted teacher: what it is, not where  # settings that cannot change a result
+FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
     "beta": {"omniopd", "imitate-forks"},
     "correction": {"omniopd"},

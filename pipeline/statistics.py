@@ -34,14 +34,17 @@ def graded(problems: Sequence[str], correct: Sequence[bool]) -> Graded:
     return Graded(ids.tolist(), np.bincount(group, np.asarray(correct, np.float64)) / counts)
 
 
-def mean(values_B: np.ndarray) -> Interval:
-    """Mean with a 95 % percentile bootstrap interval over problems.
+def mean(values_B: np.ndarray, lowest: float = 0.0) -> Interval:
+    """Mean with a 95 % percentile bootstrap interval over problems; of one, from lowest to 1.
 
     Percentile, because BCa divides by the spread of the jackknife: equal values give NaN there
     and [v, v] here. Equal problems and counts give equal resamples, so paired intervals agree.
     """
     if not len(values_B):
         raise UserError("statistics: no problem was evaluated. Raise evaluate.problems.")
+    value = float(values_B.mean())
+    if len(values_B) == 1:  # it says nothing of others
+        return Interval(value, lowest, 1.0)
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -53,7 +56,7 @@ def mean(values_B: np.ndarray) -> Interval:
         method="percentile",
         rng=seeds.generator("bootstrap", len(values_B)),
     ).confidence_interval
-    return Interval(float(values_B.mean()), float(found.low), float(found.high))
+    return Interval(value, float(found.low), float(found.high))
 
 
 def difference(one: Graded, other: Graded) -> Interval:
@@ -64,7 +67,7 @@ def difference(one: Graded, other: Graded) -> Interval:
             f"statistics: {len(unshared)} problems are in one evaluation only, as "
             f"{sorted(unshared)[:2]}. Evaluate both arms on the same problems."
         )
-    return mean(one.share_B - other.share_B)
+    return mean(one.share_B - other.share_B, lowest=-1.0)
 
 
 def pass_at_k(problems: Sequence[str], correct: Sequence[bool], k: int) -> float:

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.judgments.store import Store
-from pipeline.teachers import batches, hosted
+from pipeline.teachers import batches, calls
 from tests.project import MINIATURE, Project
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
@@ -76,7 +76,8 @@ def store(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Keys for every provider, and no waiting."""
-    monkeypatch.setattr(hosted, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(calls, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(batches, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(batches, "POLL_SECONDS", 0.01)
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.setenv(name, "sk-canary")

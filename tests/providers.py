@@ -129,22 +129,29 @@ def judging(provider, url, store, tmp_path, samples=1, transport="live", mode=No
 
 
 def ask(found, prefixes=(PREFIX,)):
-    """The texts by (position, sample)."""
+    """The judgments by (position, sample)."""
+    answered = found.judge([response(found, prefixes)])
+    return {(p, s): judgment for (_, p, s), judgment in answered.items()}
+
+
+def response(found, prefixes):
+    """A response whose forks are at 0, 1, ..., with these prefixes."""
     sent = {i: found.teacher.prompt(MESSAGES, [], text) for i, text in enumerate(prefixes)}
-    block = [Response("r0", sent, dict(enumerate(prefixes)))]
-    return {(p, s): judgment for (_, p, s), judgment in found.judge(block).items()}
+    return Response("r0", sent, dict(enumerate(prefixes)))
 
 
 class Batches(Server):
     """A provider's batch service: a batch has ended at its `polls`-th look; results come reversed.
 
-    `outcome(batch, index)` says what becomes of a request: ok, expired, busy or refused.
+    `outcome(batch, index)` says what becomes of a request: ok, expired, busy, refused, or cancelled
+    with its batch. `cut` are the first requests of a method that are taken and never answered.
     """
 
     def __init__(self, provider, polls=2, outcome=lambda batch, index: "ok"):
         self.provider, self.polls, self.outcome = provider, polls, outcome
         self.batches, self.looks = [], Counter()  # each batch: requests by key
         self.barred = None  # status of every look at the first batch
+        self.cut = Counter()
         super().__init__(BatchHandler)
 
     def results(self, number):
@@ -158,6 +165,15 @@ class Batches(Server):
 
 
 class BatchHandler(Handler):
+    def reply(self, *args, **headers):
+        with self.server.lock:
+            left = self.server.cut[self.command]
+            self.server.cut[self.command] -= left > 0
+        if left > 0:
+            self.close_connection = True
+        else:
+            super().reply(*args, **headers)
+
     def do_POST(self):
         body, server = self.body(), self.server
         match server.provider:
@@ -197,7 +213,8 @@ class BatchHandler(Handler):
 
     def openai(self, number, ended):
         out = {"output_file_id": f"out-{number}", "error_file_id": f"err-{number}"}
-        expired = "expired" in {outcome for _, outcome, _ in self.server.results(number)}
+        outcomes = {outcome for _, outcome, _ in self.server.results(number)}
+        end = next((end for end in ("expired", "cancelled") if end in outcomes), "completed")
         return {
             "id": f"batch-{number}",
             "object": "batch",
@@ -205,7 +222,7 @@ class BatchHandler(Handler):
             "input_file_id": f"file-{number}",
             "completion_window": "24h",
             "created_at": 0,
-            "status": ("expired" if expired else "completed") if ended else "in_progress",
+            "status": end if ended else "in_progress",
             **(out if ended else {}),
         }
 
@@ -223,7 +240,9 @@ class BatchHandler(Handler):
         }
 
     def google(self, number, ended):
-        state = "BATCH_STATE_SUCCEEDED" if ended else "BATCH_STATE_RUNNING"
+        outcomes = {outcome for _, outcome, _ in self.server.results(number)}
+        end = "CANCELLED" if "cancelled" in outcomes else "SUCCEEDED"
+        state = f"BATCH_STATE_{end}" if ended else "BATCH_STATE_RUNNING"
         rows = {"inlinedResponses": {"inlinedResponses": self.rows(number)}} if ended else {}
         return {
             "name": f"batches/batch-{number}",
@@ -235,6 +254,8 @@ class BatchHandler(Handler):
         rows = []
         for key, outcome, reply in self.server.results(number):
             whole = outcome == "ok"
+            if self.server.provider == "openai" and outcome == "cancelled":
+                continue
             if self.server.provider == "openai" and whole == self.path.startswith("/v1/files/err"):
                 continue
             rows.append(getattr(self, f"{self.server.provider}_row")(key, outcome, reply))
@@ -257,11 +278,12 @@ class BatchHandler(Handler):
         result = {
             "ok": {"type": "succeeded", "message": reply},
             "expired": {"type": "expired"},
+            "cancelled": {"type": "canceled"},
         }.get(outcome, {"type": "errored", "error": error})
         return {"custom_id": key, "result": result}
 
     def google_row(self, key, outcome, reply):
-        code = {"expired": 4, "busy": 14, "refused": 3}  # of google.rpc.Code
+        code = {"expired": 4, "busy": 14, "refused": 3, "cancelled": 1}  # of google.rpc.Code
         if outcome == "ok":
             return {"metadata": {"key": key}, "response": reply}
         error = {"code": code[outcome], "message": f"{outcome} it is"}

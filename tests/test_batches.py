@@ -8,11 +8,11 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.judgments.schema import CLAIMS
-from pipeline.judgments.store import Store
+from pipeline.judgments.store import Batch, Store
 from pipeline.params import Price
 from pipeline.teachers import batches
 from tests.project import ROOT
-from tests.providers import MODELS, Batches, Scripted, ask, judging
+from tests.providers import MODELS, Batches, Scripted, ask, judging, response
 
 pytestmark = [
     pytest.mark.usefixtures("quick"),
@@ -130,6 +130,51 @@ def test_the_budget_sends_what_it_allows_and_goes_on_from_there(provider, store,
         assert store.stats().answers == 2
         assert len(ask(batch(provider, server.url, store, tmp_path), PREFIXES)) == 3
     assert [len(sent) for sent in server.batches] == [2, 1]
+
+
+def test_a_batch_whose_handing_in_broke_off_is_not_sent_twice(provider, store, tmp_path):
+    with Batches(provider).running() as server:
+        server.cut["POST"] = 1
+        with pytest.raises(UserError, match="Look in the provider's console"):
+            ask(batch(provider, server.url, store, tmp_path), PREFIXES)
+    assert len(server.batches) == 1
+
+
+def test_a_look_that_breaks_off_is_repeated(provider, store, tmp_path):
+    with Batches(provider).running() as server:
+        server.cut["GET"] = 2
+        assert len(ask(batch(provider, server.url, store, tmp_path), PREFIXES)) == 3
+    assert len(server.batches) == 1
+
+
+def test_a_cancelled_batch_is_not_sent_again_by_itself(provider, store, tmp_path):
+    with Batches(provider, outcome=lambda *_: "cancelled").running() as server:
+        with pytest.raises(UserError, match="cancelled"):
+            ask(batch(provider, server.url, store, tmp_path), PREFIXES)
+        assert len(server.batches) == 1
+        server.outcome = lambda *_: "ok"
+        assert len(ask(batch(provider, server.url, store, tmp_path), PREFIXES)) == 3
+    assert len(server.batches) == 2
+
+
+def test_what_an_open_batch_holds_is_not_bought_live(provider, store, tmp_path):
+    with Scripted(provider).running() as server:
+        run = judging(provider, server.url, store, tmp_path)
+        block = [response(run, PREFIXES)]
+        requests = dict(run.requests(block, [(0, 1, 0)], 0))
+        key = requests[0, 1, 0].key
+        store.keep_batch(run.teacher.batches(run.wanted.limit), Batch("batch-9", (key,)))
+        with pytest.raises(UserError, match="1 of these requests are in batch batch-9"):
+            run.judge(block)
+    assert server.requests == []
+
+
+def test_a_batch_is_split_by_the_size_of_its_prompts(provider, store, tmp_path):
+    with Batches(provider, polls=1).running() as server:
+        run = batch(provider, server.url, store, tmp_path)
+        run.teacher.adapter.batch_bytes = 2000
+        assert len(ask(run, PREFIXES)) == 3
+    assert len(server.batches) > 1
 
 
 def test_the_transport_is_no_part_of_the_key(provider, store, tmp_path):

@@ -252,6 +252,12 @@ def test_the_posterior_is_hand_computed():
     assert row["posterior_sd"] == pytest.approx((2 * 1 / (9 * 4)) ** 0.5)  # Beta(2, 1)
 
 
+def test_several_teachers_are_the_mean_or_the_share_above_their_own_median():
+    k_TF = np.array([[1.0, 2.0, 6.0], [8.0, 0.0, 4.0]])
+    assert prior.combined(k_TF, 8, "mean").tolist() == [4.5, 1.0, 5.0]
+    assert prior.combined(k_TF, 8, "above-median").tolist() == [4.0, 0.0, 4.0]
+
+
 def test_alpha_zero_is_the_plain_mean_and_has_no_nan():
     table = prior.targets(fork_table(3), 2, np.array([0.0, 1.0, 2.0]), np.full(3, 0.5), 0.0)
     assert table["pi_hat"].to_pylist() == [0.0, 0.5, 1.0]

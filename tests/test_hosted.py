@@ -230,7 +230,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
         setup(undisturbed, server.url)
         teach(undisturbed)
     draw, kills = random.Random(5), 0
-    with Pure(seconds=0.05).running() as server:
+    with Pure(seconds=0.2).running() as server:
         setup(project, server.url)
         command = command_of(project)
         for _ in range(20):
@@ -244,7 +244,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
             )
             while len(server.answers) == before and process.poll() is None:
                 time.sleep(0.005)
-            time.sleep(draw.uniform(0, 0.12))
+            time.sleep(draw.uniform(0, 0.25))
             kills += process.poll() is None
             process.kill()
             process.wait()
@@ -253,7 +253,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
             stored = store.stats().answers
         teach(project)
         asked_again = sum(server.whole.values()) - len(server.whole)
-    assert kills >= 10
+    assert kills == 20
     assert stored > 0
     assert asked_again <= 8 * kills  # what was in flight: the concurrency
     counts = Counter((row["rollout_id"], row["position"]) for row in answers(project).to_pylist())

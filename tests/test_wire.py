@@ -2,11 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
+from pipeline import params
 from pipeline.errors import UserError
-from tests.providers import MODELS, PREFIX, RETURNED, Scripted, ask, judging, message
+from pipeline.teachers.calls import Call
+from tests.providers import MESSAGES, MODELS, PREFIX, RETURNED, Scripted, ask, judging, message
 
 providers = pytest.mark.parametrize("provider", list(MODELS))
 pytestmark = pytest.mark.usefixtures("quick")
@@ -235,3 +238,28 @@ def test_a_refusal_is_kept_with_its_reason_and_drawn_again(provider, store, tmp_
     assert run.ledger.failures == {"refusal": 1}
     assert found[0, 0].attempt == 1
     assert len(server.requests) == 2
+
+
+@providers
+def test_when_too_many_draws_fail_what_is_in_flight_is_kept(provider, store, tmp_path):
+    refusal = message(provider, ["no"], "stop" if provider == "openai" else "refusal")
+    if provider == "openai":
+        refusal["choices"][0]["message"] = {"content": None, "refusal": "I can't do that"}
+    with Scripted(provider, [(200, refusal, {})] * 99).running() as server:
+        run = judging(provider, server.url, store, tmp_path)
+        run.wanted = replace(run.wanted, max_failure_rate=0.1)
+        with pytest.raises(UserError, match=r"more than teach\.max_failure_rate"):
+            ask(run, [f"8+5={i}" for i in range(99)])
+    assert 50 <= len(server.requests) < 60  # the concurrency is 4
+    assert store.stats().answers == store.spent().requests == len(server.requests)
+
+
+def test_a_reply_that_broke_off_counts_as_billed_and_an_error_does_not(store, tmp_path):
+    faults = [TRANSIENT["500"], cut, TRANSIENT["truncated JSON"]]
+    price = params.Price(input=1e6, output=0.0)  # a dollar a token
+    with Scripted("anthropic", faults).running() as server:
+        run = judging("anthropic", server.url, store, tmp_path, price=price)
+        ask(run)
+    worst, _ = run.teacher.worst(Call(0, run.teacher.prompt(MESSAGES, [], PREFIX), (None,), 12))
+    assert store.spent().usd == pytest.approx(20 + 2 * worst)
+    assert store.spent().requests == 4

@@ -149,7 +149,12 @@ class Store:
         """
         mine: set[str] = set()
         for chunk in _chunks(keys):
-            mine |= self._claim(sorted(chunk), limit, lease)
+            # read first: who waits for another's purchase would keep the database's one writer busy
+            held = (CLAIMS.c.key.in_(sorted(chunk)), CLAIMS.c.expires_at > time.time())
+            with self.reading() as connection:
+                taken = set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
+            if free := sorted(set(chunk) - taken):
+                mine |= self._claim(free, limit, lease)
         return mine
 
     def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:

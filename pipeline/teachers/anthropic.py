@@ -35,6 +35,7 @@ def teacher(config: AnthropicTeacher, name: str, asked: Asked, student: Path) ->
 def errors() -> Iterator[None]:
     """The SDK's errors as ours."""
     import anthropic
+    import httpx2
 
     try:
         yield
@@ -42,11 +43,17 @@ def errors() -> Iterator[None]:
         raise status_error(error.status_code, error.message, error.response.headers) from None
     except anthropic.APIConnectionError as error:
         raise Transient(f"{error} {str(error.__cause__ or '')[:200]}") from None
-    except (anthropic.AnthropicError, ValueError) as error:  # half of a JSON text, another type
+    except (
+        anthropic.AnthropicError,
+        httpx2.HTTPError,
+        ValueError,
+    ) as error:  # half a reply
         raise Transient(f"not a whole reply: {error}") from None
 
 
 class Anthropic:
+    batch_bytes = 200_000_000  # of at most 256 MB
+
     def __init__(self, config: AnthropicTeacher, asking: Asking) -> None:
         self.config, self.asking = config, asking
 
@@ -116,7 +123,7 @@ class Anthropic:
             if found.processing_status != "ended":
                 return None
             if found.results_url is None:
-                raise Refused(f"batch {batch}: its results are no longer kept", gone=True)
+                raise Refused(f"batch {batch}: its results are no longer kept", "lost")
             async for row in await client.messages.batches.results(batch):
                 results[row.custom_id] = self._result(row.result)
         return results
@@ -126,8 +133,10 @@ class Anthropic:
             error = result.error.error
             failed = Transient if error.type in BUSY_TYPES else Refused
             return failed(f"{error.type}: {error.message}")
+        if result.type == "canceled":
+            return Refused("the batch was cancelled")
         if result.type != "succeeded":
-            return Transient(result.type)  # expired or canceled
+            return Transient(result.type)  # expired
         try:
             return self.parse(result.message.model_dump(mode="json"))
         except Transient as error:

@@ -1,15 +1,15 @@
 """A provider's batch service: half the price, up to a day. The batch's id is kept before waiting.
 
 A run that is killed, or another one that wants the same answers, takes the batch up again instead
-of paying for a second one. Between the provider's reply and our note of it lies one transaction: a
-kill just there loses the batch.
+of paying for a second one. A kill while it is being handed in loses it, and so does a connection
+that breaks off just then: nobody can tell whether the provider took it, so it is not sent again.
 """
 
 import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,12 +18,13 @@ from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.store import Batch
 from pipeline.teachers import Answered
-from pipeline.teachers.calls import Call, Refused, Result, Transient
+from pipeline.teachers.calls import FIRST_WAIT, MISSING, Call, Refused, Result, Transient, tries
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted
 
 MOST = 10_000  # requests in one batch; providers take 50,000 to 100,000
+OVERHEAD = 600  # bytes of a request around its prompt
 POLL_SECONDS = 20.0  # between looks at a batch
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
@@ -45,7 +46,7 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
                 for batch in order.open():
                     async for found in order.collect(batch):
                         yield found
-                if budget.refused or not order.waiting:
+                if budget.refused or budget.halted or not order.waiting:
                     return
         finally:
             order.settle()
@@ -66,37 +67,67 @@ class _Order:
     sent: Counter[str] = field(default_factory=Counter)  # times that a call was sent
     why: str = ""  # the last failure
 
-    @property
-    def name(self) -> str:
-        """Whose batches may serve: an answer of a smaller limit would be too short."""
-        limit = next(iter(self.waiting.values())).limit
-        return f"{self.teacher.provider} {self.teacher.model}, {limit} tokens"
-
     def open(self) -> list[Batch]:
         """The batches that have something of this order."""
         if not self.waiting:
             return []
-        found = self.budget.store.open_batches(self.name)
+        name = self.teacher.batches(next(iter(self.waiting.values())).limit)
+        found = self.budget.store.open_batches(name)
         return [batch for batch in found if not self.waiting.keys().isdisjoint(batch.keys)]
 
     async def send(self) -> None:
         """Hand in what no open batch has, as far as the budget goes; all parts run at once."""
         underway = {key for batch in self.open() for key in batch.keys}
         for key in underway & self.waiting.keys() - self.sent.keys():  # of a run that was killed
-            self.budget.resumed(self._worst(self.waiting[key]))
+            self.budget.resumed(self.teacher.worst(self.waiting[key])[0])
             self.sent[key] = 1
         new = [key for key in self.waiting if key not in underway]
         allowed = itertools.takewhile(
-            lambda key: self.budget.take(self._worst(self.waiting[key])), new
+            lambda key: self.budget.take(self.teacher.worst(self.waiting[key])[0]), new
         )
-        while part := list(itertools.islice(allowed, MOST)):
+        for part in self._parts(allowed):
             calls = {key: self.waiting[key] for key in part}
-            try:
-                id_ = await self._tried(partial(self.teacher.adapter.submit, self.client, calls))
-            except (Transient, Refused) as error:
-                raise self.teacher.error(calls[part[0]], error, 1) from None
-            self.budget.store.keep_batch(self.name, Batch(id_, tuple(part)))
+            id_ = await self._submit(calls)
+            name = self.teacher.batches(calls[part[0]].limit)
+            self.budget.store.keep_batch(name, Batch(id_, tuple(part)))
             self.sent.update(part)
+
+    def _parts(self, keys: Iterator[str]) -> Iterator[list[str]]:
+        """`keys` in parts that a batch can hold, by number and size."""
+        part: list[str] = []
+        size = 0
+        for key in keys:
+            prompt = self.waiting[key].prompt
+            own = OVERHEAD + (len(prompt.encode()) if isinstance(prompt, str) else 8 * len(prompt))
+            if part and (len(part) >= MOST or size + own > self.teacher.adapter.batch_bytes):
+                yield part
+                part, size = [], 0
+            part.append(key)
+            size += own
+        if part:
+            yield part
+
+    async def _submit(self, calls: Mapping[str, Call]) -> str:
+        """The batch's id. Tried again only where the provider says that it did not take it."""
+        first = next(iter(calls.values()))
+        submit = partial(self.teacher.adapter.submit, self.client, calls)
+        for left in reversed(range(self.teacher.config.tries)):
+            try:
+                return await submit()
+            except Transient as error:
+                if not error.answered:
+                    raise UserError(
+                        f"teacher {self.teacher.name}: the connection broke off while a batch of "
+                        f"{len(calls)} requests was handed in "
+                        f"({self.teacher.redact(str(error))}). Look in the provider's console "
+                        "whether it was taken, and cancel it there, before you run this again."
+                    ) from None
+                if not left:
+                    raise self.teacher.error(first, error, self.teacher.config.tries) from None
+                await asyncio.sleep(error.retry_after or FIRST_WAIT)
+            except Refused as error:
+                raise self.teacher.error(first, error, 1) from None
+        raise AssertionError("teachers.*.tries is at least 1")
 
     def settle(self) -> None:
         """What was sent and brought nothing enters the ledger; open batches do when collected."""
@@ -112,15 +143,15 @@ class _Order:
         results = await self._results(batch, next(iter(known.values())))
         refused: tuple[Call, Refused] | None = None
         for key, call in known.items():
-            match results.get(key, Transient(f"batch {batch.id} has no result for it")):
+            worst, _ = self.teacher.worst(call)
+            match results.get(key, results.get(MISSING, Transient(f"not in batch {batch.id}"))):
                 case Transient() as error:
                     self.why = str(error)
-                    self.budget.failed(self._worst(call))
+                    self.budget.failed(worst, billed=False)
                 case Refused() as error:
                     refused = (call, error)
-                    self.budget.failed(self._worst(call))
+                    self.budget.failed(worst, billed=False)
                 case reply:
-                    worst = self._worst(call)
                     found = self.teacher.answered(call, reply, self.sent[key], worst)
                     yield found
                     self._answered(call, found)
@@ -138,10 +169,12 @@ class _Order:
                     return found
                 await asyncio.sleep(POLL_SECONDS)
         except Refused as error:
-            if not error.gone:
+            if error.batch == "kept":
                 raise self.teacher.error(first, error, 1) from None
+            if error.batch == "ended":
+                return {MISSING: error}
             log.warning(f"teach: {self.teacher.redact(str(error))}; its requests are sent again")
-            return dict.fromkeys(batch.keys, Transient(str(error)))
+            return {MISSING: Transient(str(error))}
         except Transient as error:
             raise self.teacher.error(first, error, self.teacher.config.tries) from None
 
@@ -153,9 +186,4 @@ class _Order:
                 self.waiting[draw.key] = Call(call.ask, call.prompt, (draw,), call.limit)
 
     async def _tried(self, action: Callable[[], Awaitable[T]]) -> T:
-        return await self.teacher.tries(asyncio.Event())(action)
-
-    def _worst(self, call: Call) -> float:
-        from pipeline.teachers.hosted import tokens
-
-        return self.teacher.price(tokens(call.prompt), len(call.draws) * call.limit)
+        return await tries(self.teacher.config.tries, asyncio.Event())(action)

@@ -1,12 +1,16 @@
 """What an adapter is handed and gives back: one call of a teacher behind HTTP, and its errors."""
 
+import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import tenacity
 
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
@@ -16,20 +20,32 @@ from pipeline.teachers import Draw, Reason
 Messages = list[dict[str, str]]
 
 
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before another try, where the provider names none
+LONGEST_RETRY_AFTER = 300.0  # seconds; a provider that wants more is asked again after this
+
+
 class Transient(Exception):
     """An error that another try may mend: busy, broken connection, half a reply."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, answered: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after  # seconds, where the provider said so
+        # the provider said that it did nothing; otherwise it may have done and billed the work
+        self.answered = answered
 
 
 class Refused(Exception):
     """An error that another try would meet again."""
 
-    def __init__(self, reason: str, gone: bool = False) -> None:
+    answered = True
+
+    def __init__(self, reason: str, batch: Literal["kept", "lost", "ended"] = "kept") -> None:
         super().__init__(reason)
-        self.gone = gone  # what was asked for is no longer there: a batch that was not kept
+        # what becomes of the batch that was asked for: still to be collected; no longer there, so
+        # that it is sent again; or failed or cancelled, so that it is not
+        self.batch = batch
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,17 @@ class Call:
         return last["content"] if last["role"] == "assistant" else ""
 
 
+def runs(call: Call, draws: Sequence[Draw], most: int) -> list[Call]:
+    """Calls for `draws`, each of at most `most` consecutive samples."""
+    runs: list[list[Draw]] = []
+    for draw in sorted(draws, key=lambda draw: draw.sample):
+        if runs and len(runs[-1]) < most and runs[-1][-1].sample == draw.sample - 1:
+            runs[-1].append(draw)
+        else:
+            runs.append([draw])
+    return [Call(call.ask, call.prompt, tuple(run), call.limit) for run in runs]
+
+
 @dataclass(frozen=True)
 class Choice:
     sample: int  # 0 to n - 1 of this call
@@ -71,6 +98,7 @@ class Reply:
     completion_tokens: int
 
 
+MISSING = ""  # key of what stands for the requests that a batch's results leave out
 Result = Reply | Transient | Refused  # of one request of a batch
 
 
@@ -85,6 +113,8 @@ class Adapter(Protocol):
         """One request. Raises Transient or Refused."""
         ...
 
+    batch_bytes: int  # of prompts, what one batch may hold
+
     async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
         """Hand calls, by the key of their first draw, to the batch service; returns its id."""
         ...
@@ -92,7 +122,8 @@ class Adapter(Protocol):
     async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
         """None while it runs; then by key the replies, or why one failed or expired.
 
-        Raises Refused, `gone` if the provider no longer has the batch.
+        Under MISSING, why those that are not named have none. Raises Refused, with what becomes of
+        the batch.
         """
         ...
 
@@ -134,8 +165,8 @@ def status_error(status: int, message: str, headers: Mapping[str, str]) -> Trans
     """What an HTTP status means: 429 because the account is empty does not mend itself."""
     text = f"HTTP {status}: {message}"
     if status not in BUSY or "insufficient_quota" in message:
-        return Refused(text, gone=status in (404, 410))
-    return Transient(text, _seconds(headers.get("retry-after", "")))
+        return Refused(text, batch="lost" if status in (404, 410) else "kept")
+    return Transient(text, _seconds(headers.get("retry-after", "")), answered=True)
 
 
 def _seconds(retry_after: str) -> float | None:
@@ -149,3 +180,29 @@ def _seconds(retry_after: str) -> float | None:
     except ValueError:
         return None
     return max(0.0, until.timestamp() - time.time())
+
+
+def tries(count: int, stop: asyncio.Event) -> tenacity.AsyncRetrying:
+    """Up to `count` tries after transient errors; `stop` ends the waiting between them."""
+
+    async def sleep(seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), seconds)
+
+    return tenacity.AsyncRetrying(
+        sleep=sleep,
+        retry=tenacity.retry_if_exception(
+            lambda error: isinstance(error, Transient) and not stop.is_set()
+        ),
+        stop=tenacity.stop_after_attempt(count),
+        wait=_wait,
+        reraise=True,
+    )
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """As long as the provider asks for, or exponentially longer with jitter."""
+    error = state.outcome.exception() if state.outcome else None
+    own = float(tenacity.wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state))
+    asked = error.retry_after if isinstance(error, Transient) else None
+    return own if not asked else min(asked, LONGEST_RETRY_AFTER)

@@ -130,7 +130,9 @@ TABLE: dict[str, list[Capability]] = {
             PREFILL,
             "openrouter.ai/docs/api-reference/overview; prefill depends on the upstream",
             _READ,
-            sampler=_RAW | {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+            # top_k, min_p and repetition_penalty are off unless sent; required, they would rule out
+            # every upstream that does not take them
+            sampler=_RAW,
             extra={"reasoning": {"enabled": False}, "provider": {"require_parameters": True}},
         )
     ],
@@ -146,7 +148,7 @@ TABLE: dict[str, list[Capability]] = {
     ],
     "mistral": [
         Capability(
-            "",
+            r"(open-)?mi[sx]tral-|ministral-|codestral-|devstral-",  # magistral thinks
             PREFILL,
             "docs.mistral.ai: prefix, and n with the input billed once",
             _READ,
@@ -158,7 +160,7 @@ TABLE: dict[str, list[Capability]] = {
     ],
     "groq": [
         Capability(
-            "",
+            r"llama|meta-llama/|gemma|moonshotai/",  # qwen3 and gpt-oss think
             PREFILL,
             "console.groq.com/docs/prefilling",
             _READ,

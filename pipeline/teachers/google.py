@@ -24,7 +24,7 @@ from pipeline.teachers.capabilities import check
 
 BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"}
 
-REFUSED = {3, 5, 7, 9, 11, 12, 16}  # codes of google.rpc.Code that another try would meet again
+REFUSED = {1, 3, 5, 7, 9, 11, 12, 16}  # codes of google.rpc.Code that another try would meet again
 
 
 def teacher(config: GoogleTeacher, name: str, asked: Asked, student: Path) -> hosted.Hosted:
@@ -45,13 +45,15 @@ def errors() -> Iterator[None]:
     except google.APIError as error:
         headers = getattr(error.response, "headers", None) or {}
         raise status_error(error.code, str(error.message), headers) from None
-    except (httpx.HTTPError, aiohttp.ClientError, ConnectionError) as error:
+    except (httpx.HTTPError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise Transient(f"{type(error).__name__}: {error}") from None
     except ValueError as error:  # half of a JSON text, or another shape
         raise Transient(f"not a whole reply: {error}") from None
 
 
 class Google:
+    batch_bytes = 15_000_000  # requests are sent inline: at most 20 MB
+
     def __init__(self, config: GoogleTeacher, asking: Asking) -> None:
         self.config, self.asking = config, asking
 
@@ -67,7 +69,8 @@ class Google:
             timeout=round(1000 * self.config.timeout_seconds),
             retry_options=genai.types.HttpRetryOptions(attempts=1),
         )
-        client = genai.Client(api_key=hosted.api_key(self.config), http_options=options)
+        key = hosted.api_key(self.config)  # not Vertex, whatever the environment says
+        client = genai.Client(vertexai=False, api_key=key, http_options=options)
         try:
             yield client.aio
         finally:
@@ -125,13 +128,15 @@ class Google:
         with errors():
             found = await client.batches.get(name=batch)
         state = found.state.name.removeprefix("JOB_STATE_")
-        if state in ("FAILED", "CANCELLED", "EXPIRED"):
+        if state == "EXPIRED":
             return {}
+        if state in ("FAILED", "CANCELLED"):
+            raise Refused(f"batch {batch} {state.lower()}: {found.error}", "ended")
         if state not in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
             return None
         rows = found.dest.inlined_responses if found.dest else None
         if rows is None:
-            raise Refused(f"batch {batch}: its results are no longer kept", gone=True)
+            raise Refused(f"batch {batch}: its results are no longer kept", "lost")
         return {(row.metadata or {}).get("key", ""): self._result(row) for row in rows}
 
     def _result(self, row: Any) -> Result:

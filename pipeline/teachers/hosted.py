@@ -1,8 +1,7 @@
-"""A teacher behind HTTP, whatever the provider: bounded, paced, retried in one place, paid for.
+"""A teacher behind HTTP, whatever the provider: prompts, limits, prices, errors.
 
-The adapter speaks the wire format; here is what all of them share. Replies are yielded as they
-arrive. After an error nothing new is sent, but what is in flight is waited for and kept: it is
-paid for. Only a killed process loses it.
+The adapter speaks the wire format; here is what all of them share. How the calls travel is live.py
+or batches.py.
 """
 
 import asyncio
@@ -15,23 +14,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import tenacity
-from aiolimiter import AsyncLimiter
-
 from pipeline import continuations, params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
-from pipeline.teachers import Answered, Ask, Asked, Continuation, Draw, batches
-from pipeline.teachers.calls import Adapter, Asking, Call, Choice, Refused, Reply, Transient
+from pipeline.teachers import Answered, Ask, Asked, Continuation, Draw, batches, live
+from pipeline.teachers.calls import (
+    Adapter,
+    Asking,
+    Call,
+    Choice,
+    Refused,
+    Reply,
+    Transient,
+    runs,
+)
 from pipeline.teachers.capabilities import OWN, Capability
 
 if TYPE_CHECKING:
     from transformers import TokenizersBackend
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before another try, where the provider names none
-LONGEST_RETRY_AFTER = 300.0  # seconds; a provider that wants more is asked again after this
-CHARACTERS_PER_TOKEN = 3.0  # fewer than in most texts: prices are rather over- than underrated
+CHARACTERS_PER_TOKEN = 3.0  # fewer than in prose; text full of digits can have still fewer
+PREFILL_REFUSED = re.compile(r"prefill|end with a user message|final turn|last message", re.I)
 KEYS = {"openai_compatible": "OPENAI_API_KEY"}  # where api_key_env is null, by kind or provider
 KEYS |= {"openrouter": "OPENROUTER_API_KEY", "deepseek": "DEEPSEEK_API_KEY"}
 KEYS |= {"mistral": "MISTRAL_API_KEY", "groq": "GROQ_API_KEY"}
@@ -63,6 +67,8 @@ class Hosted:
         """The student's own ids are sent: the tokenizer is the same, to the letter."""
         if self.asked.continuation != "completions" or not self.can.takes_ids:
             return False
+        if not (self.student / "tokenizer.json").is_file():
+            return False  # a check before the student exists
         own = json.loads(self.tokenizer.backend_tokenizer.to_str())
         from pipeline import checkpoints
 
@@ -80,10 +86,19 @@ class Hosted:
                 "template, so it needs the tokenizer: student, a folder, or a hub name. Or set "
                 "teach.continuation: prefill."
             )
+        if source == "student" and not (self.student / "tokenizer.json").is_file():
+            raise UserError(
+                f"teachers.{self.name}.tokenizer: the student does not exist yet. Run "
+                "`omniopd repro`: it makes it, and stops before it spends anything if the teacher "
+                "fails its check."
+            )
         try:
             found = AutoTokenizer.from_pretrained(self.student if source == "student" else source)
         except (OSError, ValueError) as error:
-            raise UserError(f"teachers.{self.name}.tokenizer: {source!r}: {error}") from error
+            raise UserError(
+                f"teachers.{self.name}.tokenizer: {source!r} could not be loaded ({error}). "
+                "Wanted: student, a folder with tokenizer.json, or a name on the hub."
+            ) from error
         if not found.is_fast:
             raise UserError(f"teachers.{self.name}.tokenizer: {source!r} has no tokenizer.json.")
         return cast("TokenizersBackend", found)
@@ -161,7 +176,7 @@ class Hosted:
         if self.asked.transport == "batch":
             replies = batches.answer(self, calls, budget)
         else:
-            replies = self._answer(calls, budget)
+            replies = live.answer(self, calls, budget)
         with asyncio.Runner() as runner:
             try:
                 while (found := runner.run(anext(replies, None))) is not None:
@@ -170,101 +185,14 @@ class Hosted:
                 runner.run(replies.aclose())
         budget.check()
 
-    async def _answer(self, calls: list[Call], budget: Budget) -> AsyncGenerator[Answered]:
-        waiting = iter(calls)
-        arrived: asyncio.Queue[Answered | None] = asyncio.Queue()
-        stop = asyncio.Event()
-        pace = Pace(self.config)
+    def batches(self, limit: int) -> str:
+        """Whose batches may serve: an answer of a smaller limit would be too short."""
+        return f"{self.provider} {self.model} {self.config.base_url or ''}, {limit} tokens"
 
-        async def work(client: Any) -> None:
-            try:
-                for call in waiting:
-                    if stop.is_set():
-                        break
-                    if not await self._ask(client, call, budget, pace, stop, arrived):
-                        break
-            except BaseException:
-                stop.set()
-                raise
-            finally:
-                arrived.put_nowait(None)
-
-        async with self.adapter.open() as client:
-            count = min(self.config.concurrency, len(calls))
-            workers = [asyncio.create_task(work(client)) for _ in range(count)]
-            try:
-                while count:
-                    found = await arrived.get()
-                    if found is None:
-                        count -= 1
-                    else:
-                        yield found
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-
-    async def _ask(
-        self,
-        client: Any,
-        call: Call,
-        budget: Budget,
-        pace: "Pace",
-        stop: asyncio.Event,
-        arrived: "asyncio.Queue[Answered | None]",
-    ) -> bool:
-        """Ask until every draw of the call has an answer; False when the budget forbids it."""
-        pending = [call]
-        while pending:
-            part = pending.pop(0)
-            worst = self.price(tokens(part.prompt), len(part.draws) * part.limit)
-            sent = 0
-            reply = None
-            try:
-                async for attempt in self.tries(stop):
-                    with attempt:
-                        await pace.wait(tokens(part.prompt) + len(part.draws) * part.limit)
-                        if not budget.take(worst):
-                            if sent:
-                                budget.gave_up(sent)
-                            return False
-                        sent += 1
-                        try:
-                            reply = await self.send(client, part)
-                        except (Transient, Refused):
-                            budget.failed(worst)
-                            raise
-            except (Transient, Refused) as error:
-                budget.gave_up(sent)
-                raise self.error(part, error, sent) from None
-            assert reply is not None
-            found = self.answered(part, reply, sent, worst)
-            arrived.put_nowait(found)
-            missing = [draw for draw in part.draws if draw not in found.continuations]
-            pending += _runs(part, missing, len(part.draws))
-        return True
-
-    async def send(self, client: Any, call: Call) -> Reply:
-        """One try. Raises Transient, also when nothing usable came back, or Refused."""
-        try:
-            async with asyncio.timeout(self.config.timeout_seconds):
-                reply = await self.adapter.send(client, call)
-        except TimeoutError as error:
-            raise Transient(f"no reply in {self.config.timeout_seconds} s") from error
-        if not any(0 <= choice.sample < len(call.draws) for choice in reply.choices):
-            raise Transient("a reply without any choice")
-        return reply
-
-    def tries(self, stop: asyncio.Event) -> tenacity.AsyncRetrying:
-        return tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, Transient) and not stop.is_set()
-            ),
-            stop=tenacity.stop_after_attempt(self.config.tries),
-            wait=_wait,
-            reraise=True,
-        )
+    def worst(self, call: Call) -> tuple[float, float]:
+        """Dollars and tokens, prompt and completion, that a request takes at most, as estimated."""
+        read, written = tokens(call.prompt), len(call.draws) * call.limit
+        return self.price(read, written), read + written
 
     def price(self, input_tokens: float, output_tokens: float) -> float:
         """Dollars; 0 where no price is given."""
@@ -321,36 +249,22 @@ class Hosted:
                 f"kept; run it again later, or raise teachers.{self.name}.tries or "
                 f"timeout_seconds, or lower its concurrency."
             )
-        if re.search(r"prefill|end with a user message|final turn|last message", reason, re.I):
-            mode = "instruct" if self.continuation == "prefill" else "prefill"
+        if self.continuation == "prefill" and PREFILL_REFUSED.search(reason):
             return UserError(
                 f"{where}: does not continue a prefilled answer ({reason}). "
-                f"Set teach.continuation: {mode}, and correct pipeline/teachers/capabilities.py."
+                "Set teach.continuation: instruct, and correct pipeline/teachers/capabilities.py."
             )
-        return UserError(f"{where}: refused: {reason}")
+        return UserError(
+            f"{where}: refused: {reason}. Every answer that arrived is kept. Correct what it "
+            "names: the key, the model's id, or a setting that this model does not take "
+            "(pipeline/teachers/capabilities.py)."
+        )
 
     def redact(self, text: str) -> str:
         """`text` without the API key, which some providers repeat."""
         name = key_name(self.config)
         key = os.environ.get(name or "")
         return text.replace(key, f"[{name}]")[:500] if key else text[:500]
-
-
-class Pace:
-    """Requests and tokens a minute, as the provider's tier allows."""
-
-    def __init__(self, config: params.Hosted) -> None:
-        requests, count = config.requests_per_minute, config.tokens_per_minute
-        # one request at a time, evenly: a bucket of a minute would begin with a burst
-        self._requests = AsyncLimiter(1, 60 / requests) if requests else None
-        self._tokens = AsyncLimiter(count, 60) if count else None
-
-    async def wait(self, tokens: float) -> None:
-        """Until a request of `tokens` tokens, prompt and completion, may be sent."""
-        if self._requests:
-            await self._requests.acquire()
-        if self._tokens:
-            await self._tokens.acquire(min(tokens, self._tokens.max_rate))
 
 
 def sampler(can: Capability, temperature: float) -> dict[str, Any]:
@@ -401,18 +315,7 @@ def _calls(i: int, ask: Ask, draws: Sequence[Draw], limit: int, most: int) -> It
         by_position.setdefault(draw.position, []).append(draw)
     for position in sorted(by_position):  # nested prefixes in turn: a prefix cache has the last
         whole = Call(i, ask.prompts[position], tuple(by_position[position]), limit)
-        yield from _runs(whole, by_position[position], most)
-
-
-def _runs(call: Call, draws: Sequence[Draw], most: int) -> list[Call]:
-    """Calls for `draws`, each of at most `most` consecutive samples."""
-    runs: list[list[Draw]] = []
-    for draw in sorted(draws, key=lambda draw: draw.sample):
-        if runs and len(runs[-1]) < most and runs[-1][-1].sample == draw.sample - 1:
-            runs[-1].append(draw)
-        else:
-            runs.append([draw])
-    return [Call(call.ask, call.prompt, tuple(run), call.limit) for run in runs]
+        yield from runs(whole, by_position[position], most)
 
 
 def _share(choice: Choice, reply: Reply) -> int:
@@ -422,12 +325,3 @@ def _share(choice: Choice, reply: Reply) -> int:
     total = sum(len(other.text) for other in reply.choices)
     part = len(choice.text) / total if total else 1 / len(reply.choices)
     return round(reply.completion_tokens * part)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """As long as the provider asks for, or exponentially longer with jitter."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, Transient) else None
-    if asked is not None:
-        return min(asked, LONGEST_RETRY_AFTER)
-    return float(tenacity.wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state))

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.params import OpenAICompatibleTeacher
 from pipeline.teachers import Asked, Reason, hosted
 from pipeline.teachers.calls import (
+    MISSING,
     Asking,
     Call,
     Choice,
@@ -28,6 +29,7 @@ from pipeline.teachers.capabilities import Capability, check
 @contextmanager
 def errors() -> Iterator[None]:
     """The SDK's errors as ours."""
+    import httpx2
     import openai
 
     try:
@@ -36,7 +38,7 @@ def errors() -> Iterator[None]:
         raise status_error(error.status_code, error.message, error.response.headers) from None
     except openai.APIConnectionError as error:
         raise Transient(f"{error} {str(error.__cause__ or '')[:200]}") from None
-    except (openai.OpenAIError, ValueError) as error:  # half of a JSON text, another type
+    except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:  # half a reply
         raise Transient(f"not a whole reply: {error}") from None
 
 
@@ -49,6 +51,8 @@ def teacher(
 
 
 class OpenAICompatible:
+    batch_bytes = 150_000_000  # a file of at most 200 MB
+
     def __init__(self, config: OpenAICompatibleTeacher, asking: Asking, can: Capability) -> None:
         self.config, self.asking, self.can = config, asking, can
         self.path = "/completions" if asking.mode == "completions" else "/chat/completions"
@@ -148,8 +152,10 @@ class OpenAICompatible:
             if found.status in ("validating", "in_progress", "finalizing", "cancelling"):
                 return None
             if found.status == "failed":
-                raise Refused(f"batch {batch}: {found.errors}", gone=True)
+                raise Refused(f"batch {batch} failed: {found.errors}", "ended")
             results: dict[str, Result] = {}
+            if found.status == "cancelled":
+                results[MISSING] = Refused(f"batch {batch} was cancelled")
             for file in (found.output_file_id, found.error_file_id):
                 if file:
                     results |= self._results((await client.files.content(file)).text)
