@@ -18,6 +18,7 @@ from pipeline.params import Params
 from pipeline.teachers.capabilities import check
 
 PARAMS = Path("params.yaml")
+WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
 UNTRACKED = {"teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"}}
 M = TypeVar("M", bound=Params)
@@ -160,12 +161,25 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
         _refuse(
             f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
         )
+    _check_baseline(where, arm)
     if arm.train.answers > arm.teach.samples:
         _refuse(
             f"{where}train.answers",
             arm.train.answers,
             f"at most teach.samples = {arm.teach.samples}",
             "Imitate no more continuations than are bought.",
+        )
+
+
+def _check_baseline(where: str, arm: Settings) -> None:
+    responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
+    several = arm.train.epochs * responses > arm.train.batch_size
+    if arm.train.baseline != "none" and several and arm.train.correction != "ratio":
+        _refuse(
+            f"{where}train.correction",
+            arm.train.correction,
+            f"ratio with baseline {arm.train.baseline} and several optimizer steps a round",
+            "Weights below 0 push a token ever lower once the student has moved.",
         )
 
 
@@ -214,11 +228,11 @@ def _check_teachers(file: Experiment, name: str, where: str, arm: Settings) -> N
         config = file.teachers[teacher]
         if not isinstance(config, params.LocalTeacher):
             check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
-        if arm.train.objective == "opd" and not getattr(config, "white_box", False):
+        if arm.train.objective in WHITE_BOX and not getattr(config, "white_box", False):
             _refuse(
                 key,
                 teacher,
-                "a teacher with logits (white_box: true), which objective opd reads",
+                f"a teacher with logits (white_box: true), as {arm.train.objective} reads them",
                 "Use another teacher, or an objective for text-only teachers such as omniopd.",
             )
     free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))

@@ -248,7 +248,17 @@ class Prior(Params):
 
 
 class Train(Params):
-    objective: Literal["omniopd", "opd", "sft", "imitate-forks", "grpo"]
+    objective: Literal[
+        "omniopd",
+        "opd",
+        "opd-sampled",
+        "opd-forks",
+        "gkd",
+        "sft",
+        "imitate-forks",
+        "grpo",
+        "rft",
+    ]
     beta: NonNegative
     lr: Positive
     batch_size: Count  # responses in an optimizer step
@@ -261,6 +271,10 @@ class Train(Params):
     warmup_steps: Annotated[int, Field(ge=0)]
     clip: Positive
     answers: Count = 1  # imitate-forks: continuations of each fork that are imitated
+    jsd_beta: Share = 0.5  # gkd: weight of the teacher in the mixture; 0 forward KL, 1 reverse
+    # an extension, omniopd only: taken off pi_hat, of the round's chunks or of the prompt's
+    baseline: Literal["none", "batch", "prompt"] = "none"
+    anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
 
 
 class Evaluate(Params):

@@ -33,6 +33,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior-4",
     "train",
     "train-opd",
+    "train-opd-forks",
     "train-grpo",
     "train-sft",
     "train-imitate-forks",
@@ -42,12 +43,20 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
-    "beta": {"omniopd", "imitate-forks"},
-    "correction": {"omniopd"},
+    "beta": {"omniopd", "imitate-forks", "opd-forks"},
+    "correction": {"omniopd", "opd-sampled", "rft"},
     "answers": {"imitate-forks"},
+    "jsd_beta": {"gkd"},
+    "baseline": {"omniopd"},
+    "anchor": {"omniopd", "imitate-forks", "opd-forks"},
 }
-MODULES = {"rouge1": "rouge", "imitate-forks": "imitate_forks", "reasoning-gym": "reasoning_gym"}
-MODULES |= {"peak-entropy": "peak_entropy"}
+GROUP_OF = {  # of a train cell by its objective; those that read the same inputs share one
+    "omniopd": "train",
+    "opd-sampled": "train-opd",
+    "gkd": "train-opd",
+    "rft": "train-grpo",
+}
+MODULES = {"rouge1": "rouge"}  # of a variant, where it is not its name
 
 
 def expand(experiment: Experiment) -> dict[str, Any]:
@@ -189,16 +198,19 @@ class _Round:
             case "omniopd":
                 prior = self.prior()
                 inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
-            case "opd":
+            case "opd" | "opd-sampled" | "gkd":
                 inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
-            case "grpo":
+            case "opd-forks":
+                inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
+                inputs |= {"teacher": self.teacher(one), "reference": self.base}
+            case "grpo" | "rft":
                 inputs |= {"rollouts": self.rollout()}
             case "sft":
                 inputs |= {"prompts": self.prompts, "answers": self.solutions(one)}
             case "imitate-forks":
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
                 inputs |= {"answers": self.teach(one), "reference": self.base}
-        group = "train" if objective == "omniopd" else f"train-{objective}"
+        group = GROUP_OF.get(objective, f"train-{objective}")
         self.found["train"] = self.plan.cell(group, self._train_params(), **inputs)
         return self.found
 
@@ -317,7 +329,7 @@ def _tracked(settings: Settings, block: str) -> dict[str, Any]:
 
 
 def _module(name: str) -> str:
-    return MODULES.get(name, name)
+    return MODULES.get(name, name.replace("-", "_"))
 
 
 def _method(settings: Settings) -> dict[str, Any]:

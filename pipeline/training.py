@@ -12,7 +12,7 @@ Axes: T tokens that carry a term, H hidden size, V vocabulary.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ from pipeline import seeds
 from pipeline.engines.exact import SLICE
 from pipeline.engines.hf import Policy, padded
 from pipeline.objectives import Example, Sequence, Slice, TermsOf
+
+
+class Frozen(NamedTuple):
+    """Policies that are read without gradient, where the objective needs them."""
+
+    reference: Policy | None = None  # the round-0 checkpoint
+    teacher: Policy | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,11 @@ def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterat
 
 
 def gradients(
-    student: Policy, other: Policy | None, examples: list[Example], step: Step
+    student: Policy, frozen: Frozen, examples: list[Example], step: Step
 ) -> tuple[Sums, dict[str, float]]:
     """Unscaled sums with the gradients of (1/R) sum signal and of beta (1/R) sum anchor, metrics.
 
-    `other` is the reference or the teacher, read without gradient. With token_mean each term is
-    over its own token count instead of R.
+    With token_mean each term is over its own token count instead of R.
     """
     sequences = [s for example in examples for s in example.sequences]
     parameters = [p for p in student.model.parameters() if p.requires_grad]
@@ -79,7 +85,7 @@ def gradients(
         step.beta / max(sums.anchor_tokens if step.token_mean else sums.responses, 1),
     )
     for batch in _micro_batches(sequences, step.micro_batch_size):
-        _accumulate(student, other, batch, step, scales, sums, parameters)
+        _accumulate(student, frozen, batch, step, scales, sums, parameters)
     return sums, _metrics(sums, scales, step)
 
 
@@ -93,7 +99,7 @@ def _micro_batches(sequences: list[Sequence], size: int) -> Iterator[list[Sequen
 
 def _accumulate(
     student: Policy,
-    other: Policy | None,
+    frozen: Frozen,
     batch: list[Sequence],
     step: Step,
     scales: tuple[float, float],
@@ -102,7 +108,7 @@ def _accumulate(
 ) -> None:
     hidden_TH, piece = _hidden(student, batch, step.bfloat16)
     with torch.no_grad():
-        other_TH = None if other is None else _hidden(other, batch, step.bfloat16)[0]
+        frozen_TH = [None if p is None else _hidden(p, batch, step.bfloat16)[0] for p in frozen]
     leaf_TH = hidden_TH.detach().requires_grad_()
     head = student.model.get_output_embeddings().weight
     to_hidden = [torch.zeros_like(leaf_TH), torch.zeros_like(leaf_TH)]
@@ -112,7 +118,7 @@ def _accumulate(
         cut = slice(start, start + width)
         part_TH = leaf_TH[cut]
         terms = step.terms(
-            _slice(student, other, part_TH, other_TH, piece, cut, sums), step.correct
+            _slice(student, frozen, part_TH, frozen_TH, piece, cut, sums), step.correct
         )
         sums.signal += float(terms.signal_T.detach().double().sum())
         sums.anchor += float(terms.anchor_T.detach().double().sum())
@@ -169,20 +175,22 @@ def _hidden(
 
 def _slice(
     student: Policy,
-    other: Policy | None,
+    frozen: Frozen,
     part_TH: torch.Tensor,
-    other_TH: torch.Tensor | None,
+    frozen_TH: list[torch.Tensor | None],
     piece: dict[str, Any],
     cut: slice,
     sums: Sums,
 ) -> Slice:
-    other_TV = None
-    if other is not None and other_TH is not None:
-        with torch.no_grad():
-            other_TV = torch.log_softmax(other.head(other_TH[cut]), dim=-1)
+    with torch.no_grad():
+        reference_TV, teacher_TV = (
+            None if p is None or h_TH is None else torch.log_softmax(p.head(h_TH[cut]), dim=-1)
+            for p, h_TH in zip(frozen, frozen_TH, strict=True)
+        )
     arrays = {name: value[cut] for name, value in piece.items()}
     own_T = arrays.pop("own_T")
-    found = Slice(torch.log_softmax(student.head(part_TH), dim=-1), other_TV, **arrays)
+    student_TV = torch.log_softmax(student.head(part_TH), dim=-1)
+    found = Slice(student_TV, reference_TV, teacher_TV, **arrays)
     # k3 estimate of KL(rollout policy || student): unbiased, never negative
     gap_T = (found.logp_T().detach() - found.old_logp_T)[own_T].double()
     sums.drift += float((gap_T.exp() - 1 - gap_T).sum())

@@ -3,12 +3,13 @@
 reads   policy      the round's checkpoint and optimizer moments
         rollouts    what it wrote (prompts and answers instead for sft)
         targets     chunk weights (omniopd); forks and answers for imitate-forks
-        reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks)
-        teacher     a checkpoint with logits (opd)
+        reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks)
+        teacher     a checkpoint with logits (opd, opd-sampled, gkd, opd-forks)
 writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step)
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
     from pipeline.objectives import Example, TermsOf
     from pipeline.optimizer import Optimizer
+    from pipeline.training import Frozen
 
 
 class TrainParams(params.Params):
@@ -42,6 +44,9 @@ class TrainParams(params.Params):
     beta: params.NonNegative = 0.0  # omniopd, imitate-forks
     correction: str = "none"  # omniopd
     answers: params.Count = 1  # imitate-forks
+    jsd_beta: params.Share = 0.5  # gkd
+    baseline: str = "none"  # omniopd
+    anchor: str = "outside"  # objectives with an anchor
     seed: int
     round: params.Count
     prompts_per_round: params.Count  # sft: which slice of the pool
@@ -54,7 +59,7 @@ class Work(NamedTuple):
 
 
 def train(
-    student: "Policy", other: "Policy | None", work: Work, p: TrainParams, args: argparse.Namespace
+    student: "Policy", frozen: "Frozen", work: Work, p: TrainParams, args: argparse.Namespace
 ) -> list[dict[str, float]]:
     """Optimise `student` in place; returns the metrics of each step."""
     import torch
@@ -76,7 +81,7 @@ def train(
     steps = list(order(len(work.examples), p.batch_size, p.epochs, p.seed, "train", p.round))
     metrics = []
     for number, batch in enumerate(tqdm(steps, desc="train", unit="step", disable=None)):
-        sums, found = gradients(student, other, [work.examples[i] for i in batch], step)
+        sums, found = gradients(student, frozen, [work.examples[i] for i in batch], step)
         pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
         metrics.append({"round": p.round, "step": number, **found, **taken})
@@ -113,32 +118,65 @@ def _dtype(args: argparse.Namespace) -> "torch.dtype":
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
     """Examples and loss of the objective. Raises UserError if nothing can be trained on."""
     work = _gather(p, args, student)
+    if p.anchor == "all":
+        from pipeline.objectives.weighted import everywhere
+
+        work = work._replace(examples=everywhere(work.examples))
     if not work.examples:
         raise UserError(
-            f"train: no example to train on ({work.left_out} answers were cut by the length limit "
-            "and left out). Raise rollout.max_new_tokens or check the tables."
+            f"train: no example to train on ({work.left_out} answers were wrong or cut by the "
+            "length limit, and left out). Raise rollout.max_new_tokens or check the tables."
         )
     return work
 
 
 def _gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
-    def encode(text: str) -> list[int]:
-        return list(student.tokenizer.encode(text, add_special_tokens=False))
-
+    """Of the objectives that train on the student's own tokens."""
     match p.objective:
         case "omniopd":
             from pipeline.objectives import omniopd
 
             targets = tables.read(args.targets, tables.TARGETS)
-            return Work(omniopd.examples(_rollouts(args), targets), omniopd.terms, 0)
+            examples = omniopd.examples(_rollouts(args), targets, p.baseline)
+            return Work(examples, omniopd.terms, 0)
         case "opd":
             from pipeline.objectives import opd
 
             return Work(opd.examples(_rollouts(args)), opd.terms, 0)
+        case "opd-sampled":
+            from pipeline.objectives import opd_sampled
+
+            return Work(opd_sampled.examples(_rollouts(args)), opd_sampled.terms, 0)
+        case "gkd":
+            from pipeline.objectives import gkd
+
+            terms = functools.partial(gkd.terms, jsd_beta=p.jsd_beta)
+            return Work(gkd.examples(_rollouts(args)), terms, 0)
+        case "opd-forks":
+            from pipeline.objectives import opd_forks
+
+            forks = tables.read(args.forks, tables.FORKS)
+            return Work(opd_forks.examples(_rollouts(args), forks), opd_forks.terms, 0)
         case "grpo":
             from pipeline.objectives import grpo
 
             return Work(grpo.examples(_rollouts(args)), grpo.terms, 0)
+        case "rft":
+            from pipeline.objectives import rft
+
+            examples, wrong = rft.examples(_rollouts(args))
+            return Work(examples, rft.terms, wrong)
+        case _:
+            return _imitated(p, args, student)
+
+
+def _imitated(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
+    """Of the objectives that train on what the teacher wrote."""
+
+    def encode(text: str) -> list[int]:
+        return list(student.tokenizer.encode(text, add_special_tokens=False))
+
+    match p.objective:
         case "sft":
             from pipeline.objectives import sft
 
@@ -165,11 +203,16 @@ def _rollouts(args: argparse.Namespace) -> "pa.Table":
     return tables.read(args.rollouts, tables.ROLLOUTS)
 
 
-def _other(args: argparse.Namespace, student: "Policy", runtime: params.Runtime) -> "Policy | None":
-    """The reference or the teacher, frozen; a teacher's ids must be the student's strings."""
+def _frozen(args: argparse.Namespace, student: "Policy", runtime: params.Runtime) -> "Frozen":
+    from pipeline.training import Frozen
+
+    return Frozen(_other(args.reference, student, runtime), _other(args.teacher, student, runtime))
+
+
+def _other(folder: Path | None, student: "Policy", runtime: params.Runtime) -> "Policy | None":
+    """A frozen policy, whose ids must be the student's strings."""
     from pipeline.engines.hf import load
 
-    folder: Path | None = args.reference or args.teacher
     if folder is None:
         return None
     other = load(folder / "checkpoint", runtime.device)
@@ -200,8 +243,7 @@ def main() -> None:
 
         student = load(args.policy / "checkpoint", runtime.device, torch.float32)
         work = gather(p, args, student)
-        other = _other(args, student, runtime)
-        metrics = train(student, other, work, p, args)
+        metrics = train(student, _frozen(args, student, runtime), work, p, args)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
         run.rows_in, run.rows_out = len(work.examples), len(work.examples) * p.epochs

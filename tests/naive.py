@@ -44,28 +44,50 @@ def logps(model: Any, context: list[int], tokens: list[int], vocabulary: int) ->
     return torch.log_softmax(logits, -1)[len(context) - 1 : len(context) + len(tokens) - 1]
 
 
+def divergence(ours: torch.Tensor, theirs: torch.Tensor, beta: float) -> torch.Tensor:
+    """Generalised Jensen-Shannon divergence of two distributions given as logs, by its definition;
+    at the ends the forward and the reverse KL."""
+
+    def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return (p * (p.log() - q.log())).sum()
+
+    student, teacher = ours.exp(), theirs.exp()
+    if beta in (0.0, 1.0):
+        return kl(student, teacher) if beta else kl(teacher, student)
+    mixed = beta * teacher + (1 - beta) * student
+    return beta * kl(teacher, mixed) + (1 - beta) * kl(student, mixed)
+
+
 def signal_and_anchor(
     objective: str,
     student: Any,
-    other: Any,
+    teacher: Any,
+    reference: Any,
     sequence: Sequence,
     vocabulary: int,
     correct: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two sums of one sequence, token by token."""
     found = logps(student, sequence.context_ids, sequence.token_ids, vocabulary)
-    theirs = None
-    if other is not None:
-        with torch.no_grad():
-            theirs = logps(other, sequence.context_ids, sequence.token_ids, vocabulary)
+    with torch.no_grad():
+        theirs, base = (
+            logps(model, sequence.context_ids, sequence.token_ids, vocabulary) if model else None
+            for model in (teacher, reference)
+        )
     signal = torch.zeros((), dtype=torch.float64)
     anchor = torch.zeros((), dtype=torch.float64)
     for t, token in enumerate(sequence.token_ids):
         weight, logp = float(sequence.weight_T[t]), found[t, token]
         if sequence.signal_T[t]:
             old = None if sequence.old_logp_T is None else float(sequence.old_logp_T[t])
-            if objective == "opd":
-                signal = signal + (found[t].exp() * (found[t] - theirs[t])).sum()
+            if objective in ("opd", "opd-forks"):
+                signal = signal + weight * (found[t].exp() * (found[t] - theirs[t])).sum()
+            elif objective.startswith("gkd"):
+                signal = signal + divergence(found[t], theirs[t], float(objective[3:]))
+            elif objective == "opd-sampled":
+                gap = logp.detach() - theirs[t, token]
+                factor = min(float((logp.detach() - old).exp()), 2.0) if correct else 1.0
+                signal = signal + gap + factor * gap * (logp - logp.detach())
             elif objective == "grpo":
                 ratio = (logp - old).exp()
                 signal = signal - torch.min(ratio * weight, ratio.clamp(0.8, 1.2) * weight)
@@ -73,5 +95,5 @@ def signal_and_anchor(
                 factor = min(float((logp.detach() - old).exp()), 2.0) if correct else 1.0
                 signal = signal - factor * weight * logp
         if sequence.anchor_T[t]:
-            anchor = anchor + (theirs[t].exp() * (theirs[t] - found[t])).sum()
+            anchor = anchor + (base[t].exp() * (base[t] - found[t])).sum()
     return signal, anchor

@@ -1,20 +1,43 @@
+from functools import partial
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.objectives import Example, Sequence, grpo, imitate_forks, omniopd, opd, sft
+from pipeline.objectives import (
+    Example,
+    Sequence,
+    gkd,
+    grpo,
+    imitate_forks,
+    omniopd,
+    opd,
+    opd_forks,
+    opd_sampled,
+    rft,
+    sft,
+)
+from pipeline.objectives.weighted import everywhere
 from pipeline.optimizer import Optimizer
-from pipeline.training import Step, gradients, order
+from pipeline.training import Frozen, Step, gradients, order
 from tests import naive
 
 TERMS = {
     "omniopd": omniopd.terms,
     "opd": opd.terms,
+    "opd-sampled": opd_sampled.terms,
+    "opd-forks": opd_forks.terms,
+    "gkd0.0": partial(gkd.terms, jsd_beta=0.0),
+    "gkd0.3": partial(gkd.terms, jsd_beta=0.3),
+    "gkd1.0": partial(gkd.terms, jsd_beta=1.0),
+    "rft": rft.terms,
     "sft": sft.terms,
     "imitate-forks": imitate_forks.terms,
     "grpo": grpo.terms,
 }
 BETA = 0.3
+ANCHORED = ("omniopd", "imitate-forks", "opd-forks")
 
 
 def sequence(draw, objective, length):
@@ -23,7 +46,7 @@ def sequence(draw, objective, length):
     weight = np.ones(length, np.float32)
     old = np.log(draw.uniform(0.05, 0.9, length)).astype(np.float32)
     anchor = np.zeros(length, bool)
-    if objective in ("omniopd", "imitate-forks"):
+    if objective in ANCHORED:
         signal = draw.random(length) < 0.5
         weight = draw.random(length).astype(np.float32)
         anchor = ~signal
@@ -42,18 +65,21 @@ def examples(objective, seed=0):
 
 
 def step(objective, size=3, token_mean=False, correct=False):
-    beta = BETA if objective in ("omniopd", "imitate-forks") else 0.0
+    beta = BETA if objective in ANCHORED else 0.0
     return Step(TERMS[objective], beta, token_mean, correct, size)
 
 
-def expected(objective, student, other, found, token_mean=False, correct=False):
+def expected(objective, student, frozen, found, token_mean=False, correct=False):
     """Loss and gradient by plain float64 autograd."""
-    model, frozen = naive.double(student), naive.double(other) if other else None
+    model = naive.double(student)
+    teacher, reference = (p and naive.double(p) for p in (frozen.teacher, frozen.reference))
     vocabulary = len(student.tokenizer)
     signal = anchor = torch.zeros((), dtype=torch.float64)
     for example in found:
         for item in example.sequences:
-            s, a = naive.signal_and_anchor(objective, model, frozen, item, vocabulary, correct)
+            s, a = naive.signal_and_anchor(
+                objective, model, teacher, reference, item, vocabulary, correct
+            )
             signal, anchor = signal + s, anchor + a
     sequences = [item for example in found for item in example.sequences]
     over_signal = sum(s.signal_T.sum() for s in sequences) if token_mean else len(found)
@@ -68,28 +94,32 @@ def close(ours, theirs):
         assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5)
 
 
-def other_for(objective):
-    return None if objective in ("sft", "grpo") else naive.tiny(2)
+def frozen_for(objective):
+    """Two different models where the objective reads two."""
+    return Frozen(
+        naive.tiny(2) if objective in ANCHORED else None,
+        naive.tiny(3) if objective.startswith(("opd", "gkd")) else None,
+    )
 
 
 @pytest.mark.parametrize("token_mean", [False, True])
 @pytest.mark.parametrize("objective", list(TERMS))
 def test_loss_and_gradient_equal_naive_float64(objective, token_mean):
-    student, other = naive.tiny(1), other_for(objective)
+    student, frozen = naive.tiny(1), frozen_for(objective)
     found = examples(objective)
-    sums, metrics = gradients(student, other, found, step(objective, token_mean=token_mean))
-    loss, grads = expected(objective, student, other, found, token_mean)
+    sums, metrics = gradients(student, frozen, found, step(objective, token_mean=token_mean))
+    loss, grads = expected(objective, student, frozen, found, token_mean)
     assert metrics["train/loss"] == pytest.approx(loss, abs=1e-5)
     close([s + a for s, a in zip(sums.signal_grads, sums.anchor_grads, strict=True)], grads)
     assert max(float(g.abs().max()) for g in grads) > 1e-3  # there is something to compare
 
 
 def test_ratio_correction_equals_naive_float64():
-    student, other = naive.tiny(1), naive.tiny(2)
+    student, frozen = naive.tiny(1), Frozen(naive.tiny(2))
     found = examples("omniopd")
-    sums, metrics = gradients(student, other, found, step("omniopd", correct=True))
-    loss, grads = expected("omniopd", student, other, found, correct=True)
-    plain = expected("omniopd", student, other, found)[0]
+    sums, metrics = gradients(student, frozen, found, step("omniopd", correct=True))
+    loss, grads = expected("omniopd", student, frozen, found, correct=True)
+    plain = expected("omniopd", student, frozen, found)[0]
     assert metrics["train/loss"] == pytest.approx(loss, abs=1e-5)
     assert abs(loss - plain) > 1e-3
     close([s + a for s, a in zip(sums.signal_grads, sums.anchor_grads, strict=True)], grads)
@@ -97,18 +127,18 @@ def test_ratio_correction_equals_naive_float64():
 
 @pytest.mark.parametrize("objective", list(TERMS))
 def test_gradient_does_not_depend_on_the_micro_batch_split(objective):
-    student, other = naive.tiny(1), other_for(objective)
-    whole, _ = gradients(student, other, examples(objective), step(objective, size=5))
-    split, _ = gradients(student, other, examples(objective), step(objective, size=1))
+    student, frozen = naive.tiny(1), frozen_for(objective)
+    whole, _ = gradients(student, frozen, examples(objective), step(objective, size=5))
+    split, _ = gradients(student, frozen, examples(objective), step(objective, size=1))
     close(whole.signal_grads, [g.double() for g in split.signal_grads])
     close(whole.anchor_grads, [g.double() for g in split.anchor_grads])
 
 
 def test_slices_over_tokens_change_nothing(monkeypatch):
-    student, other = naive.tiny(1), naive.tiny(2)
-    whole, before = gradients(student, other, examples("omniopd"), step("omniopd"))
+    student, frozen = naive.tiny(1), Frozen(naive.tiny(2))
+    whole, before = gradients(student, frozen, examples("omniopd"), step("omniopd"))
     monkeypatch.setattr("pipeline.training.SLICE", 3 * len(student.silent_V))
-    sliced, after = gradients(student, other, examples("omniopd"), step("omniopd"))
+    sliced, after = gradients(student, frozen, examples("omniopd"), step("omniopd"))
     assert after["train/loss"] == pytest.approx(before["train/loss"], rel=1e-6)
     close(whole.signal_grads, [g.double() for g in sliced.signal_grads])
     close(whole.anchor_grads, [g.double() for g in sliced.anchor_grads])
@@ -119,13 +149,15 @@ def test_nothing_is_learned_where_both_masks_are_empty():
     (only,) = example.sequences
     off = np.zeros(len(only.token_ids), bool)
     silent = Example([only._replace(signal_T=off, anchor_T=off)])
-    sums, metrics = gradients(naive.tiny(1), naive.tiny(2), [silent], step("omniopd"))
+    sums, metrics = gradients(naive.tiny(1), Frozen(naive.tiny(2)), [silent], step("omniopd"))
     assert metrics["train/loss"] == 0
     assert all(not g.any() for g in [*sums.signal_grads, *sums.anchor_grads])
 
 
 def test_the_anchor_vanishes_at_the_reference_itself():
-    _, metrics = gradients(naive.tiny(1), naive.tiny(1), examples("omniopd"), step("omniopd"))
+    _, metrics = gradients(
+        naive.tiny(1), Frozen(naive.tiny(1)), examples("omniopd"), step("omniopd")
+    )
     assert metrics["train/anchor"] == pytest.approx(0, abs=1e-6)
     assert metrics["train/anchor_grad_norm"] == pytest.approx(0, abs=1e-5)
     assert metrics["train/signal_grad_norm"] > 0.01
@@ -148,7 +180,7 @@ def test_a_step_on_pi_hat_1_raises_the_chunk_and_on_0_leaves_it():
     for weight, rises in ((0.0, False), (1.0, True)):
         student = naive.tiny(1)
         weighted = item._replace(weight_T=np.full(4, weight, np.float32))
-        sums, _ = gradients(student, None, [Example([weighted])], step("sft"))
+        sums, _ = gradients(student, Frozen(), [Example([weighted])], step("sft"))
         Optimizer(student.model, 1e-3, (0.9, 0.98), 0, 1.0).step(sums.signal_grads)
         after = naive.logps(student.model, item.context_ids, ids, 18).gather(
             1, torch.tensor(ids)[:, None]
@@ -159,9 +191,9 @@ def test_a_step_on_pi_hat_1_raises_the_chunk_and_on_0_leaves_it():
 def test_replacing_pi_hat_changes_the_gradient():
     found = examples("omniopd")
     halved = [Example([s._replace(weight_T=s.weight_T / 2) for s in e.sequences]) for e in found]
-    student, other = naive.tiny(1), naive.tiny(2)
-    one, _ = gradients(student, other, found, step("omniopd"))
-    two, _ = gradients(student, other, halved, step("omniopd"))
+    student, frozen = naive.tiny(1), Frozen(naive.tiny(2))
+    one, _ = gradients(student, frozen, found, step("omniopd"))
+    two, _ = gradients(student, frozen, halved, step("omniopd"))
     close([g / 2 for g in one.signal_grads], [g.double() for g in two.signal_grads])
     assert any(bool(g.abs().max() > 1e-3) for g in one.signal_grads)
 
@@ -174,11 +206,11 @@ def test_drift_is_zero_for_the_policy_that_wrote_the_tokens_and_positive_otherwi
         logp_TV = naive.logps(student.model, item.context_ids, item.token_ids, 18)
     own = logp_TV.gather(1, torch.tensor(item.token_ids)[:, None])[:, 0].numpy()
     same = Example([item._replace(old_logp_T=own)])
-    other = naive.tiny(2)
-    assert gradients(student, other, [same], step("opd"))[1]["train/drift"] == pytest.approx(
+    frozen = Frozen(teacher=naive.tiny(2))
+    assert gradients(student, frozen, [same], step("opd"))[1]["train/drift"] == pytest.approx(
         0, abs=1e-9
     )
-    assert gradients(student, other, [example], step("opd"))[1]["train/drift"] > 0.01
+    assert gradients(student, frozen, [example], step("opd"))[1]["train/drift"] > 0.01
 
 
 def test_grpo_advantages_are_hand_computed_and_equal_groups_give_zero():
@@ -227,3 +259,100 @@ def test_clipping_is_reported_and_bounds_the_norm():
     assert found["train/lr"] == pytest.approx(1e-2 / 4)
     small = optimizer.step([torch.full_like(p, 1e-4) for p in model.parameters()])
     assert small["train/clipped"] == 0.0
+
+
+def test_gkd_at_its_ends_is_the_forward_and_the_reverse_kl():
+    student, teacher = naive.tiny(1), naive.tiny(3)
+    found = examples("opd")
+    frozen = Frozen(teacher=teacher)
+    reverse = gradients(student, frozen, found, step("opd"))[0]
+    end = gradients(student, frozen, found, step("gkd1.0"))[0]
+    close(end.signal_grads, [g.double() for g in reverse.signal_grads])
+    # the forward KL to the teacher is what the anchor is to the reference
+    swapped = [
+        Example([s._replace(signal_T=s.anchor_T, anchor_T=s.signal_T) for s in e.sequences])
+        for e in found
+    ]
+    anchored = Step(omniopd.terms, 1.0, False, False, 3)
+    forward = gradients(student, Frozen(reference=teacher), swapped, anchored)[0]
+    start = gradients(student, frozen, found, step("gkd0.0"))[0]
+    close(start.signal_grads, [g.double() for g in forward.anchor_grads])
+
+
+def test_the_sampled_estimate_averages_to_the_full_reverse_kl():
+    student, teacher = naive.tiny(1), naive.tiny(3)
+    context = [3, 2, 5]
+    with torch.no_grad():
+        share_V = naive.logps(student.model, context, [4], 18)[0].exp()
+    one = Sequence(
+        context, [4], np.ones(1, bool), np.ones(1, np.float32), np.zeros(1, bool), np.zeros(1)
+    )
+    frozen = Frozen(teacher=teacher)
+    whole, loss = gradients(student, frozen, [Example([one])], step("opd"))
+    mean = [torch.zeros_like(g) for g in whole.signal_grads]
+    value = 0.0
+    for token, share in enumerate(share_V.tolist()):
+        sums, found = gradients(
+            student, frozen, [Example([one._replace(token_ids=[token])])], step("opd-sampled")
+        )
+        value += share * found["train/loss"]
+        for total, grad in zip(mean, sums.signal_grads, strict=True):
+            total += share * grad
+    assert value == pytest.approx(loss["train/loss"], abs=1e-5)
+    close(mean, [g.double() for g in whole.signal_grads])
+
+
+def test_anchor_all_adds_the_anchor_to_the_chunks_and_moves_no_signal():
+    student, frozen = naive.tiny(1), Frozen(naive.tiny(2))
+    found = examples("omniopd")
+    before, _ = gradients(student, frozen, found, step("omniopd"))
+    after, _ = gradients(student, frozen, everywhere(found), step("omniopd"))
+    tokens = sum(len(s.token_ids) for e in found for s in e.sequences)
+    assert (before.anchor_tokens < tokens, after.anchor_tokens) == (True, tokens)
+    close(before.signal_grads, [g.double() for g in after.signal_grads])
+
+
+def rollouts(rows):
+    """Responses of six tokens: (rollout_id, prompt_id, reward, finish_reason)."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "rollout_id": name,
+                "prompt_id": prompt,
+                "prompt_token_ids": [1],
+                "token_ids": [4] * 6,
+                "logprobs": [-0.5] * 6,
+                "reward": reward,
+                "finish_reason": reason,
+            }
+            for name, prompt, reward, reason in rows
+        ]
+    )
+
+
+def test_baselines_take_the_mean_of_the_round_or_of_the_prompt_off():
+    table = rollouts([(name, name[0], 1.0, "stop") for name in ("a1", "a2", "b1")])
+    targets = pa.table(
+        {
+            "rollout_id": ["a1", "a1", "a2", "b1"],
+            "position": [0, 3, 0, 0],
+            "length": [2, 2, 2, 2],
+            "pi_hat": [0.1, 0.3, 0.8, 0.4],
+        }
+    )
+
+    def weights(baseline):
+        found = omniopd.examples(table, targets, baseline)
+        kept = [s.weight_T[s.signal_T][::2] for e in found for s in e.sequences]
+        return np.concatenate(kept)
+
+    assert weights("none") == pytest.approx([0.1, 0.3, 0.8, 0.4])
+    assert weights("batch") == pytest.approx([-0.3, -0.1, 0.4, 0.0])
+    assert weights("prompt") == pytest.approx([-0.3, -0.1, 0.4, 0.0], abs=1e-6)
+
+
+def test_rft_keeps_right_answers_that_ended_and_counts_the_rest():
+    rows = [("a", "p", 1.0, "stop"), ("b", "p", 0.0, "stop"), ("c", "p", 1.0, "length")]
+    found, left_out = rft.examples(rollouts(rows))
+    assert (len(found), left_out) == (1, 2)
+    assert found[0].sequences[0].weight_T.tolist() == [1.0] * 6

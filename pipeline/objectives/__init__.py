@@ -39,7 +39,8 @@ class Slice(NamedTuple):
     """A slice of tokens in float32; `student_TV` carries the gradient."""
 
     student_TV: "torch.Tensor"  # log-probabilities
-    other_TV: "torch.Tensor | None"  # log-probabilities of the reference or the teacher
+    reference_TV: "torch.Tensor | None"  # log-probabilities of the round-0 checkpoint
+    teacher_TV: "torch.Tensor | None"  # log-probabilities of a white-box teacher
     tokens_T: "torch.Tensor"
     signal_T: "torch.Tensor"
     weight_T: "torch.Tensor"

@@ -9,50 +9,40 @@ Source: arXiv 2606.01476, algorithm lines 20 to 23 (both terms, the sign, the KL
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import UserError
-from pipeline.objectives import Example, Sequence, Slice, Terms
-from pipeline.objectives.weighted import anchor, nll
+from pipeline.objectives import Example, Slice, Terms
+from pipeline.objectives.weighted import anchor, chunked, nll
 
 
-def examples(rollouts: pa.Table, targets: pa.Table) -> list[Example]:
-    """One example per rollout, in the rollouts' order. Raises UserError if they do not match."""
-    chunks: dict[str, list[tuple[int, int, float]]] = {}
-    for row in targets.select(["rollout_id", "position", "length", "pi_hat"]).to_pylist():
-        chunks.setdefault(row["rollout_id"], []).append(
-            (row["position"], row["length"], row["pi_hat"])
-        )
-    found = []
-    for row in rollouts.to_pylist():
-        total = len(row["token_ids"])
-        signal_T, weight_T = np.zeros(total, bool), np.zeros(total, np.float32)
-        for position, length, pi_hat in chunks.pop(row["rollout_id"], []):
-            chunk = slice(position, position + length)
-            if position + length > total or signal_T[chunk].any():
-                raise UserError(
-                    f"targets: the chunk at {position} of {row['rollout_id']} overlaps another or "
-                    f"leaves the response of {total} tokens. Rerun forks and what follows it."
-                )
-            signal_T[chunk], weight_T[chunk] = True, pi_hat
-        found.append(
-            Example(
-                [
-                    Sequence(
-                        row["prompt_token_ids"],
-                        row["token_ids"],
-                        signal_T,
-                        weight_T,
-                        ~signal_T,
-                        np.asarray(row["logprobs"], np.float32),
-                    )
-                ]
-            )
-        )
-    if chunks:
-        raise UserError(
-            f"targets: {len(chunks)} responses are not among the rollouts, the first "
-            f"{next(iter(chunks))}. Train on the rollouts that the forks were found in."
-        )
-    return found
+def examples(rollouts: pa.Table, targets: pa.Table, baseline: str = "none") -> list[Example]:
+    """One example per rollout, in the rollouts' order. Raises UserError if they do not match.
+
+    `baseline`, an extension: batch takes the mean weight of the round's chunks off each, prompt
+    that of the chunks of the same prompt.
+    """
+    rows = targets.select(["rollout_id", "position", "length", "pi_hat"]).to_pylist()
+    weight_F = centred(rollouts, [r["rollout_id"] for r in rows], targets["pi_hat"], baseline)
+    places = [
+        (row["rollout_id"], row["position"], row["length"], weight)
+        for row, weight in zip(rows, weight_F.tolist(), strict=True)
+    ]
+    return chunked(rollouts, places, "targets")
+
+
+def centred(
+    rollouts: pa.Table, fork_of: list[str], pi_hat: pa.ChunkedArray, baseline: str
+) -> np.ndarray:
+    """Weights (F,) of the chunks of responses `fork_of`: pi_hat less the baseline."""
+    weight_F: np.ndarray = pi_hat.to_numpy().astype(np.float64)
+    if baseline == "none" or not len(weight_F):
+        return weight_F
+    if baseline == "batch":
+        return np.asarray(weight_F - weight_F.mean())
+    prompt_of = dict(
+        zip(rollouts["rollout_id"].to_pylist(), rollouts["prompt_id"].to_pylist(), strict=True)
+    )
+    _, group_F = np.unique([prompt_of[name] for name in fork_of], return_inverse=True)
+    mean: np.ndarray = np.bincount(group_F, weight_F) / np.bincount(group_F)
+    return np.asarray(weight_F - mean[group_F])
 
 
 def terms(piece: Slice, correct: bool) -> Terms:

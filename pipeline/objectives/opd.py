@@ -7,9 +7,8 @@ Source: on-policy distillation as in Agarwal et al. 2024 (arXiv 2306.13649), rev
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
 from pipeline.objectives import Example, Slice, Terms
-from pipeline.objectives.weighted import whole_response
+from pipeline.objectives.weighted import reverse_kl, whole_response
 
 
 def examples(rollouts: pa.Table) -> list[Example]:
@@ -19,7 +18,5 @@ def examples(rollouts: pa.Table) -> list[Example]:
 
 def terms(piece: Slice, correct: bool) -> Terms:
     """`correct` changes nothing: the loss is exact at each state that the rollouts visit."""
-    if piece.other_TV is None:
-        raise UserError("opd: needs a teacher with logits. Give train a teacher checkpoint.")
-    kl_T = (piece.student_TV.exp() * (piece.student_TV - piece.other_TV)).sum(-1)
+    kl_T = reverse_kl(piece)
     return Terms(kl_T * piece.signal_T * piece.weight_T, kl_T * 0)

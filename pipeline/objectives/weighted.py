@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from pipeline.errors import UserError
 from pipeline.objectives import RATIO_CAP, Example, Sequence, Slice
 
 
@@ -25,6 +27,47 @@ def whole_response(row: dict[str, Any], weight: float) -> Example:
     )
 
 
+def chunked(
+    rollouts: pa.Table, places: list[tuple[str, int, int, float]], table: str
+) -> list[Example]:
+    """Rollouts whose chunks (rollout_id, position, length, weight) are signal, the rest anchor.
+
+    Raises UserError if `table`, which the chunks are from, does not fit the rollouts.
+    """
+    chunks: dict[str, list[tuple[int, int, float]]] = {}
+    for name, position, length, weight in places:
+        chunks.setdefault(name, []).append((position, length, weight))
+    found = []
+    for row in rollouts.to_pylist():
+        total = len(row["token_ids"])
+        signal_T, weight_T = np.zeros(total, bool), np.zeros(total, np.float32)
+        for position, length, weight in chunks.pop(row["rollout_id"], []):
+            chunk_T = slice(position, position + length)
+            if position + length > total or signal_T[chunk_T].any():
+                raise UserError(
+                    f"{table}: the chunk at {position} of {row['rollout_id']} overlaps another or "
+                    f"leaves the response of {total} tokens. Rerun forks and what follows it."
+                )
+            signal_T[chunk_T], weight_T[chunk_T] = True, weight
+        old_logp_T = np.asarray(row["logprobs"], np.float32)
+        ids = (row["prompt_token_ids"], row["token_ids"])
+        found.append(Example([Sequence(*ids, signal_T, weight_T, ~signal_T, old_logp_T)]))
+    if chunks:
+        raise UserError(
+            f"{table}: {len(chunks)} responses are not among the rollouts, the first "
+            f"{next(iter(chunks))}. Train on the rollouts that the forks were found in."
+        )
+    return found
+
+
+def everywhere(examples: list[Example]) -> list[Example]:
+    """The same examples with the anchor on every token that has none: arm anchor-all."""
+    return [
+        Example([s._replace(anchor_T=s.anchor_T | s.signal_T) for s in example.sequences])
+        for example in examples
+    ]
+
+
 def nll(piece: Slice, correct: bool) -> torch.Tensor:
     """-w * log pi_theta(y) on signal tokens, (T,). w is a constant.
 
@@ -41,7 +84,19 @@ def nll(piece: Slice, correct: bool) -> torch.Tensor:
 
 def anchor(piece: Slice) -> torch.Tensor:
     """KL(reference || student) over the full vocabulary on anchor tokens, (T,), nats."""
-    if piece.other_TV is None:
+    if piece.reference_TV is None:
         return torch.zeros_like(piece.weight_T)
-    kl_T = (piece.other_TV.exp() * (piece.other_TV - piece.student_TV)).sum(-1)
+    kl_T = (piece.reference_TV.exp() * (piece.reference_TV - piece.student_TV)).sum(-1)
     return kl_T * piece.anchor_T
+
+
+def teacher(piece: Slice) -> torch.Tensor:
+    """The teacher's log-probabilities (T, V). Raises UserError if none was given."""
+    if piece.teacher_TV is None:
+        raise UserError("train: a white-box objective without a teacher. Run `omniopd plan`.")
+    return piece.teacher_TV
+
+
+def reverse_kl(piece: Slice) -> torch.Tensor:
+    """KL(student || teacher) over the full vocabulary, (T,), nats."""
+    return (piece.student_TV.exp() * (piece.student_TV - teacher(piece))).sum(-1)
