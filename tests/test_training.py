@@ -337,7 +337,7 @@ def test_baselines_take_the_mean_of_the_round_or_of_the_prompt_off():
             "rollout_id": ["a1", "a1", "a2", "b1"],
             "position": [0, 3, 0, 0],
             "length": [2, 2, 2, 2],
-            "pi_hat": [0.1, 0.3, 0.8, 0.4],
+            "pi_hat": [0.1, 0.3, 0.8, 0.8],
         }
     )
 
@@ -346,8 +346,8 @@ def test_baselines_take_the_mean_of_the_round_or_of_the_prompt_off():
         kept = [s.weight_T[s.signal_T][::2] for e in found for s in e.sequences]
         return np.concatenate(kept)
 
-    assert weights("none") == pytest.approx([0.1, 0.3, 0.8, 0.4])
-    assert weights("batch") == pytest.approx([-0.3, -0.1, 0.4, 0.0])
+    assert weights("none") == pytest.approx([0.1, 0.3, 0.8, 0.8])
+    assert weights("batch") == pytest.approx([-0.4, -0.2, 0.3, 0.3])
     assert weights("prompt") == pytest.approx([-0.3, -0.1, 0.4, 0.0], abs=1e-6)
 
 
