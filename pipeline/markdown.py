@@ -155,18 +155,23 @@ def _algorithm(steps: int) -> str:
 
 def _method(s: dict[str, Any]) -> str:
     train, parts = s["train"], []
+    forks = train["objective"] in ("omniopd", "imitate-forks", "opd-forks")
+    if forks:
+        parts.append(
+            f"{s['forks']['scheduler']} M={s['forks']['max_forks']} C={s['forks']['chunk_tokens']}"
+        )
     if train["objective"] in ("omniopd", "imitate-forks"):
-        parts = [
-            f"{s['forks']['scheduler']} M={s['forks']['max_forks']} C={s['forks']['chunk_tokens']}",
-            f"N={s['teach']['samples']} of {_teachers(s)} ({s['teach']['continuation']})",
-        ]
+        parts.append(f"N={s['teach']['samples']} of {_teachers(s)} ({s['teach']['continuation']})")
     if train["objective"] == "omniopd":
         parts += [
             f"metric {s['score']['metric']} ({s['score']['source']})",
             f"alpha={s['prior']['alpha']} ({s['prior']['source']})",
             f"correction {train['correction']}",
+            f"baseline {train['baseline']}",
         ]
-    if train["objective"] in ("omniopd", "imitate-forks"):
-        parts.append(f"beta={train['beta']}")
+    if forks:
+        parts.append(f"beta={train['beta']} {train['anchor']}")
+    if train["objective"] == "gkd":
+        parts.append(f"jsd_beta={train['jsd_beta']}")
     parts += [f"objective {train['objective']}", f"lr={train['lr']}", f"reduce {train['reduce']}"]
     return ", ".join([*parts, f"optimizer {train['optimizer']}"])
