@@ -237,6 +237,7 @@ class Teach(Params):
 class Score(Params):
     metric: Metric
     source: Literal["similarity", "shuffled", "zero"]
+    within: Literal["round", "prompt"] = "round"  # shuffled: whose forks change places
     allow_flat: bool
 
 

@@ -286,6 +286,8 @@ class _Round:
         resolved = _dump(self.settings.score) | self.where
         resolved["samples"] = self.settings.teach.samples
         resolved["teacher"] = name
+        if resolved["source"] != "shuffled":
+            del resolved["within"]
         stage = self._named("score", name)
         if resolved["source"] == "zero":
             return self._add("score-zero", stage, resolved, forks=self.forks())

@@ -119,6 +119,17 @@ def check_flat(found: np.ndarray, levels: tuple[float, float] | None, p: ScorePa
         )
 
 
+def shuffled(found: np.ndarray, group: list[str], draw: np.random.Generator) -> np.ndarray:
+    """`found` (F, N) with its rows permuted within each group: a fork's N values stay together."""
+    order = draw.permutation(len(found))
+    _, group_F = np.unique(group, return_inverse=True)
+    moved = np.empty_like(found)
+    moved[np.argsort(group_F, kind="stable")] = found[
+        order[np.argsort(group_F[order], kind="stable")]
+    ]
+    return moved
+
+
 def table(forks: pa.Table, found: np.ndarray, p: ScoreParams) -> pa.Table:
     ids, positions = _columns(forks)
     count = found.size
@@ -141,8 +152,9 @@ def score(args: argparse.Namespace, forks: pa.Table, p: ScoreParams, run: cells.
     prompts = {row["rollout_id"]: row["prompt_id"] for row in rows}
     answers = by_fork(forks, tables.read(args.answers, tables.ANSWERS), p.samples)
     found = similarities(forks, answers, p)
-    if p.source == "shuffled":  # a fork's N values move as one block
-        return found[seeds.generator(p.seed, "shuffled-scores", p.round).permutation(len(found))]
+    if p.source == "shuffled":
+        group = [prompts[name] if p.within == "prompt" else "" for name in _columns(forks)[0]]
+        return shuffled(found, group, seeds.generator(p.seed, "shuffled-scores", p.round))
     levels = contrast(forks, answers, prompts, p)
     if levels is not None:
         run.counts["same_fork"], run.counts["other_problem"] = levels

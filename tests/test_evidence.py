@@ -199,6 +199,20 @@ def score_params(**changes):
     return score.ScoreParams.model_validate(values | changes)
 
 
+def test_shuffled_scores_move_as_blocks_and_within_their_prompt():
+    found = np.arange(40.0).reshape(20, 2)
+    group = ["a", "b", "b", "c", "a"] * 4
+    moved = score.shuffled(found, group, np.random.default_rng(0))
+    assert sorted(moved.tolist()) == found.tolist()
+    for name in set(group):
+        here = [i for i, g in enumerate(group) if g == name]
+        assert sorted(moved[here].tolist()) == found[here].tolist()
+    assert (moved[:, 0] != found[:, 0]).sum() > 10
+    everywhere = score.shuffled(found, [""] * 20, np.random.default_rng(0))
+    assert sorted(everywhere.tolist()) == found.tolist()
+    assert any(group[int(row[0] // 2)] != g for row, g in zip(everywhere, group, strict=True))
+
+
 def test_other_than_n_continuations_is_an_error():
     with pytest.raises(UserError, match=r"fork \('r1', 1\) has 1 continuations"):
         score.by_fork(fork_table(2), answer_table([["bc", "bd"], ["bc"]]), 2)
