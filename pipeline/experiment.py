@@ -228,11 +228,12 @@ def _check_teachers(file: Experiment, name: str, where: str, arm: Settings) -> N
         config = file.teachers[teacher]
         if not isinstance(config, params.LocalTeacher):
             check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
-        if arm.train.objective in WHITE_BOX and not getattr(config, "white_box", False):
+        reads_logits = arm.train.objective in WHITE_BOX or arm.prior.source == "teacher"
+        if reads_logits and not getattr(config, "white_box", False):
             _refuse(
                 key,
                 teacher,
-                f"a teacher with logits (white_box: true), as {arm.train.objective} reads them",
+                f"a teacher with logits (white_box: true), as {name} reads them",
                 "Use another teacher, or an objective for text-only teachers such as omniopd.",
             )
     free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))

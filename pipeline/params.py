@@ -243,7 +243,7 @@ class Score(Params):
 
 class Prior(Params):
     alpha: NonNegative
-    source: Literal["scores", "constant", "random", "none"]
+    source: Literal["scores", "constant", "random", "none", "teacher"]
     controls: Name | None = None  # the arm whose targets constant and random are drawn from
     combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
 

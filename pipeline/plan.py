@@ -28,6 +28,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior",
     "prior-control",
     "prior-none",
+    "prior-teacher",
     "prior-2",
     "prior-3",
     "prior-4",
@@ -311,6 +312,9 @@ class _Round:
                 return self._add("prior", "prior", resolved, **inputs, **scores)
             case "none":
                 return self._add("prior-none", "prior", resolved, **inputs)
+            case "teacher":
+                inputs |= {"teacher": self.teacher(teachers[0]), "student": self.base}
+                return self._add("prior-teacher", "prior", resolved, **inputs)
         rounds = self.plan.arm(resolved["controls"], self.where["seed"])
         controlled = rounds[f"round-{self.where['round']}"]["prior"]
         return self._add("prior-control", "prior", resolved, **inputs, controlled=controlled)

@@ -1,6 +1,7 @@
 """prior: smooth the evidence at each fork with a two-category Dirichlet prior.
 
-reads   rollouts (log-probabilities), forks, scores; for constant and random another arm's targets
+reads   rollouts (log-probabilities), forks, scores; for constant and random another arm's targets;
+        for source teacher its checkpoint and the student's tokenizer
 writes  targets  one row per fork, in their order
 source  arXiv 2606.01476; the geometric mean as prior mean and alpha = 1 are from a public
         re-implementation. pi_bar is a per-token heuristic, not the chunk's probability.
@@ -117,6 +118,27 @@ def _table(
     return pa.table(columns, schema=tables.TARGETS)
 
 
+def by_teacher(rollouts: pa.Table, forks: pa.Table, args: argparse.Namespace) -> np.ndarray:
+    """The teacher's own geometric-mean probability of each chunk (F,): signal without sampling."""
+    from tokenizers import Tokenizer
+
+    from pipeline.engines.start import start
+
+    runtime = cells.runtime()
+    start(runtime)
+    from pipeline.engines.exact import exact
+    from pipeline.engines.hf import white_box
+
+    vocabulary = Tokenizer.from_file(str(args.tokenizer)).get_vocab()
+    teacher = white_box(args.teacher / "checkpoint", vocabulary, runtime.device)
+    prompts, responses = (rollouts[n].to_pylist() for n in ("prompt_token_ids", "token_ids"))
+    logprobs: list[list[float]] = [[]] * len(rollouts)
+    for index, logp_T, _ in exact(teacher, prompts, responses, runtime.batch_tokens):
+        logprobs[index] = logp_T.tolist()
+    theirs = {"rollout_id": rollouts["rollout_id"], "logprobs": logprobs}
+    return pi_bar(pa.table(theirs), forks)
+
+
 def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
     """The targets of the cell's source."""
     forks = tables.read(args.forks, tables.FORKS)
@@ -134,6 +156,10 @@ def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
             return targets(forks, p.samples, k, bar, p.alpha)
         case "none":
             return targets(forks, 0, np.zeros(len(forks)), bar, p.alpha)
+        case "teacher":
+            zeros = np.zeros(len(forks))
+            whole = tables.read(args.rollouts, tables.ROLLOUTS)
+            return _table(forks, 0, zeros, bar, by_teacher(whole, forks, args), zeros)
         case "random":
             controlled = tables.read(args.controlled, tables.TARGETS)
             draw = seeds.generator(p.seed, "random-scores", p.round)
@@ -146,7 +172,8 @@ def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
 
 @cells.entry
 def main() -> None:
-    args = cells.arguments("prior", "rollouts", "forks", "scores?", *SEVERAL, "controlled?")
+    inputs = ("rollouts", "forks", "scores?", *SEVERAL, "controlled?", "teacher?", "tokenizer?")
+    args = cells.arguments("prior", *inputs)
     p = cells.params("prior", args.cell, PriorParams)
     with cells.running("prior", args) as run:
         found = prior(args, p)

@@ -11,7 +11,6 @@ writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer
 import argparse
 import functools
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
@@ -204,28 +203,16 @@ def _rollouts(args: argparse.Namespace) -> "pa.Table":
 
 
 def _frozen(args: argparse.Namespace, student: "Policy", runtime: params.Runtime) -> "Frozen":
+    from pipeline.engines.hf import white_box
     from pipeline.training import Frozen
 
-    return Frozen(_other(args.reference, student, runtime), _other(args.teacher, student, runtime))
-
-
-def _other(folder: Path | None, student: "Policy", runtime: params.Runtime) -> "Policy | None":
-    """A frozen policy, whose ids must be the student's strings."""
-    from pipeline.engines.hf import load
-
-    if folder is None:
-        return None
-    other = load(folder / "checkpoint", runtime.device)
-    ours, theirs = student.tokenizer.get_vocab(), other.tokenizer.get_vocab()
-    if ours != theirs:
-        shared = len(ours.items() & theirs.items())
-        raise UserError(
-            f"train: the teacher's tokenizer has {len(theirs)} tokens and the student's "
-            f"{len(ours)}, of which {shared} agree in id and string. White-box objectives need "
-            "equal ones; use a text-only objective such as omniopd."
+    vocabulary = student.tokenizer.get_vocab()
+    return Frozen(
+        *(
+            folder and white_box(folder / "checkpoint", vocabulary, runtime.device)
+            for folder in (args.reference, args.teacher)
         )
-    other.model.requires_grad_(False)
-    return other
+    )
 
 
 @cells.entry

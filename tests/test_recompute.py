@@ -157,6 +157,26 @@ def test_controls_keep_what_they_must(full):
     assert random.pi_bar.to_numpy() == pytest.approx(real.pi_bar.to_numpy())
 
 
+def test_chunk_logprob_is_the_teachers_own_geometric_mean(full):
+    rollouts = table(full, "chunk-logprob", "rollout", "rollouts").set_index("rollout_id")
+    targets = table(full, "chunk-logprob", "prior", "targets")
+    cells = full.yaml("plan.yaml")["cells"]["prior-teacher"]
+    ((_, cell),) = cells.items()
+    folder = full.folder / cell["teacher"] / "checkpoint"
+    teacher = AutoModelForCausalLM.from_pretrained(folder).double()
+    vocabulary = len(AutoTokenizer.from_pretrained(folder))
+    assert len(targets) > 20
+    for row in targets.head(20).itertuples():
+        own = rollouts.loc[row.rollout_id]
+        ids = list(own.token_ids)
+        with torch.no_grad():
+            logp_TV = naive.logps(teacher, list(own.prompt_token_ids), ids, vocabulary)
+        chunk = range(row.position, row.position + row.length)
+        expected = math.exp(sum(float(logp_TV[t, ids[t]]) for t in chunk) / row.length)
+        assert row.pi_hat == pytest.approx(expected, rel=1e-4)
+        assert (row.n, row.k_sem, row.posterior_sd) == (0, 0, 0)
+
+
 def test_results(full):
     arms = full.yaml("plan.yaml")["cells"]["arms"]
     rows = json.loads((full.folder / "data/report/results.json").read_text())
@@ -231,7 +251,7 @@ def test_every_trained_arm_has_weights_of_its_own(full):
         flat = torch.cat([w.flatten() for w in weights.values()])
         assert not any(torch.equal(flat, other) for other in seen)
         seen.append(flat)
-    assert len(arms) == 17
+    assert len(arms) == 18
 
 
 def test_problems_are_right_and_no_two_splits_share_one(full):

@@ -89,6 +89,24 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
     return policy_of(model, tokenizer, device)
 
 
+def white_box(folder: Path, vocabulary: dict[str, int], device: str) -> Policy:
+    """A frozen checkpoint whose logits are read beside the student's.
+
+    Raises UserError unless equal ids are equal strings in both.
+    """
+    found = load(folder, device)
+    theirs = found.tokenizer.get_vocab()
+    if theirs != vocabulary:
+        shared = len(vocabulary.items() & theirs.items())
+        raise UserError(
+            f"{folder}: its tokenizer has {len(theirs)} tokens and the student's "
+            f"{len(vocabulary)}, of which {shared} agree in id and string. White-box arms need "
+            "equal ones; use a text-only objective such as omniopd."
+        )
+    found.model.requires_grad_(False)
+    return found
+
+
 def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
     silent = torch.ones(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
     silent[list(tokenizer.get_vocab().values())] = False
