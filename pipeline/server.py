@@ -1,6 +1,7 @@
 """Prefect's temporary server for this project: its settings, its start, one flow at a time."""
 
 import fcntl
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def configure() -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ.update(SETTINGS | {"PREFECT_HOME": str(HOME.resolve())})
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to the server
 
 
 def start(gpu: bool) -> None:

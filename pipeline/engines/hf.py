@@ -117,6 +117,7 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtyp
     """Write a checkpoint whole or not at all, weights as `dtype`."""
     state = {name: value.to(dtype) for name, value in model.state_dict().items()}
     model.config.dtype = dtype
+    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     try:
         with checkpoints.replacing_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=state)
