@@ -9,7 +9,7 @@ repro: install                 ## install, then the experiment: plan and plain `
 	@omniopd repro
 
 test: install check            ## install, then linters and tests
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install                 ## linters and types
 	@ruff check . && ruff format --check . && mypy

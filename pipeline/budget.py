@@ -62,6 +62,11 @@ class Budget:
         self._spent_requests += requests
         self._spent_usd += usd
 
+    def unsent(self, usd: float) -> None:
+        """A request that was taken and could not be sent."""
+        self._requests -= 1
+        self._usd -= usd
+
     def resumed(self, usd: float) -> None:
         """A request that a killed run had sent, and that no ledger has yet, is waited for."""
         self._requests += 1

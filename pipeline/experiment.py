@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.teachers.capabilities import check
+from pipeline.teachers.capabilities import TERMS, check
 
 PARAMS = Path("params.yaml")
 WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
@@ -227,14 +227,14 @@ def _check_teachers(file: Experiment, name: str, where: str, arm: Settings) -> N
     for teacher in listed:
         config = file.teachers[teacher]
         if not isinstance(config, params.LocalTeacher):
-            check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
+            _check_hosted(f"teachers.{teacher}", config, arm)
         reads_logits = arm.train.objective in WHITE_BOX or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
             _refuse(
                 key,
                 teacher,
                 f"a teacher with logits (white_box: true), as {name} reads them",
-                "Use another teacher, or an objective for text-only teachers such as omniopd.",
+                "Use another teacher, or take the arm out of experiment.arms.",
             )
     free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))
     if free:
@@ -244,6 +244,39 @@ def _check_teachers(file: Experiment, name: str, where: str, arm: Settings) -> N
             "nothing: it is one setting for all arms",
             "Set it in the block teach.",
         )
+
+
+def _check_hosted(key: str, config: params.Hosted, arm: Settings) -> None:
+    """What would stop the arm only after it has trained and sampled."""
+    can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
+    named = config.kind != "openai_compatible" or config.provider == "openai"
+    if config.base_url is None and not named:
+        _refuse(
+            f"{key}.base_url",
+            None,
+            f"the URL of {config.provider}, such as http://127.0.0.1:8000/v1",
+            "Without it the request, with its key, would go to OpenAI.",
+        )
+    if arm.teach.continuation == "completions" and config.tokenizer is None:
+        _refuse(
+            f"{key}.tokenizer",
+            None,
+            "student, a folder or a hub name: mode completions renders the teacher's template",
+            "Add it, or set teach.continuation: prefill.",
+        )
+    if arm.teach.transport == "batch" and not can.batch:
+        _refuse("teach.transport", "batch", f"live: {config.provider} has no batches", "Change it.")
+    if arm.teach.max_usd is not None and config.price is None:
+        _refuse(
+            "teach.max_usd",
+            arm.teach.max_usd,
+            f"a price to count with, and {key} has no price",
+            "Add price: {input: ..., output: ...} in dollars for a million tokens.",
+        )
+    accepted = arm.teach.accept_terms
+    for name in (accepted,) if isinstance(accepted, str) else accepted:
+        if name not in TERMS:
+            _refuse("teach.accept_terms", name, f"of {sorted(TERMS)}", "Correct the name.")
 
 
 def _check_prior(file: Experiment, name: str, where: str, arm: Settings) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import UserError
+
 app = typer.Typer(no_args_is_help=True, help="The store of teacher answers (JUDGMENTS_URL).")
 File = Annotated[Path, typer.Argument(help="a Parquet file")]
 
@@ -36,7 +38,11 @@ def export(
 ) -> None:
     """Write all answers to Parquet, to hand on or to put under DVC."""
     from pipeline.judgments import archive, store
+    from pipeline.teachers.capabilities import TABLE
 
+    known = {*TABLE, "local"}
+    if wrong := set(without or ()) - known:
+        raise UserError(f"--without: found {sorted(wrong)}, wanted one of {sorted(known)}.")
     with store.Store(store.url()) as opened:
         count = archive.export(opened, file, without or ())
         left = opened.stats().answers - count

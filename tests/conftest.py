@@ -16,6 +16,15 @@ from tests.project import MINIATURE, Project
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
+LONGEST = ("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: begun last, one would keep one worker busy alone."""
+    rank = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def full(tmp_path_factory):
     """The miniature with every arm, run by plain `dvc repro`. Read it, do not change it."""

@@ -443,7 +443,7 @@ def test_the_import_of_a_missing_file_is_refused_in_one_line(file_url, tmp_path)
 
 def test_a_merge_from_nowhere_is_refused_in_one_line(file_url, tmp_path):
     assert "no such file" in refused(file_url, "merge", f"sqlite:///{tmp_path / 'other.sqlite'}")
-    assert "not a database URL" in refused(file_url, "merge", "other.sqlite")
+    assert "no URL of a store" in refused(file_url, "merge", "other.sqlite")
 
 
 def test_a_damaged_row_is_refused_in_one_line_and_nothing_is_written(file_url, tmp_path):

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ from ruamel.yaml import YAML
 from pipeline import experiment
 from pipeline.errors import UserError
 from tests.project import MINIATURE, ROOT
+
+URL = "http://127.0.0.1:9/v1"
 
 
 def load(tmp_path: Path, edit) -> experiment.Experiment:
@@ -119,3 +122,33 @@ def test_every_shipped_params_file_loads_with_every_arm_that_it_defines(path):
     loaded = experiment.load(path)
     for name in loaded.arms:
         assert loaded.arm(name)
+
+
+def hosted(tmp_path, teacher, **teach):
+    """The miniature with one hosted teacher in its only arm, loaded."""
+
+    def edit(values):
+        values["experiment"]["arms"], values["arms"] = ["omniopd"], {"omniopd": {}}
+        values["teachers"] = {"api": {"kind": "openai_compatible", "model": "m", **teacher}}
+        values["teach"] |= {"teacher": "api", "continuation": "prefill", **teach}
+
+    return load(tmp_path, edit)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "teach", "said"),
+    [
+        ({"provider": "groq", "model": "llama-3"}, {}, "teachers.api.base_url: found None"),
+        ({"provider": "vllm"}, {}, "teachers.api.base_url: found None"),
+        ({"base_url": URL}, {"continuation": "completions"}, "teachers.api.tokenizer"),
+        ({"base_url": URL}, {"transport": "batch"}, "teach.transport: found 'batch'"),
+        ({"base_url": URL}, {"max_usd": 1.0}, "has no price"),
+        ({"base_url": URL}, {"accept_terms": "antropic"}, "teach.accept_terms: found 'antropic'"),
+    ],
+)
+def test_a_hosted_teacher_that_cannot_work_is_refused_when_params_load(
+    tmp_path, teacher, teach, said
+):
+    hosted(tmp_path, {"base_url": URL})  # the same without the mistake
+    with pytest.raises(UserError, match=re.escape(said)):
+        hosted(tmp_path, teacher, **teach)

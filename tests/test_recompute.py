@@ -230,7 +230,7 @@ def test_the_first_step_follows_from_its_targets_and_checkpoint(full):
     signal = anchor = 0.0
     for i in first:
         (item,) = examples[i].sequences
-        s, a = naive.signal_and_anchor("omniopd", student, student, item, vocabulary)
+        s, a = naive.signal_and_anchor("omniopd", student, None, student, item, vocabulary)
         signal, anchor = signal + float(s.detach()), anchor + float(a.detach())
     lines = (full.cell(ARM, 1, "train") / "metrics.jsonl").read_text().splitlines()
     found = json.loads(lines[0])

@@ -263,3 +263,12 @@ def test_a_reply_that_broke_off_counts_as_billed_and_an_error_does_not(store, tm
     worst, _ = run.teacher.worst(Call(0, run.teacher.prompt(MESSAGES, [], PREFIX), (None,), 12))
     assert store.spent().usd == pytest.approx(20 + 2 * worst)
     assert store.spent().requests == 4
+
+
+@providers
+def test_what_could_not_be_sent_is_neither_counted_nor_paid(provider, store, tmp_path):
+    price = params.Price(input=1e6, output=1e6)
+    run = judging(provider, "http://127.0.0.1:9", store, tmp_path, price=price)
+    with pytest.raises(UserError, match=r"not reached in 4 tries.*base_url"):
+        ask(run)
+    assert (store.spent().requests, store.spent().usd) == (0, 0)

@@ -100,7 +100,13 @@ def import_(store: Store, path: Path) -> Moved:
 
 def source(url: str) -> Store:
     """A store to merge from. Raises UserError where there is none: opening would make a new one."""
-    parsed = database.parse(url)
+    try:
+        parsed = database.parse(url)
+    except UserError as error:  # it names the variable of the other store
+        raise UserError(
+            "merge: its argument is no URL of a store. Wanted sqlite:////folder/judgments.sqlite "
+            "or postgresql://user@host/database."
+        ) from error
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise UserError(
             f"{database.name(parsed)}: no such file. Give the URL of a store, such as "

@@ -42,7 +42,8 @@ def errors() -> Iterator[None]:
     except anthropic.APIStatusError as error:
         raise status_error(error.status_code, error.message, error.response.headers) from None
     except anthropic.APIConnectionError as error:
-        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}") from None
+        reached = not isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}", reached=reached) from None
     except (
         anthropic.AnthropicError,
         httpx2.HTTPError,

@@ -28,18 +28,24 @@ class Transient(Exception):
     """An error that another try may mend: busy, broken connection, half a reply."""
 
     def __init__(
-        self, reason: str, retry_after: float | None = None, answered: bool = False
+        self,
+        reason: str,
+        retry_after: float | None = None,
+        answered: bool = False,
+        reached: bool = True,
     ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after  # seconds, where the provider said so
-        # the provider said that it did nothing; otherwise it may have done and billed the work
-        self.answered = answered
+        self.reached = reached  # false: no connection was made, so nothing was sent
+        # nothing was done, as the provider said or nobody was reached; otherwise it may have done
+        # and billed the work
+        self.answered = answered or not reached
 
 
 class Refused(Exception):
     """An error that another try would meet again."""
 
-    answered = True
+    answered = reached = True
 
     def __init__(self, reason: str, batch: Literal["kept", "lost", "ended"] = "kept") -> None:
         super().__init__(reason)

@@ -273,7 +273,7 @@ def check(provider: str, model: str, mode: Mode, temperature: float) -> Capabili
     if mode not in row.modes:
         raise UserError(
             f"teach.continuation: found {mode}, but {model} takes {' or '.join(row.modes)} "
-            f"({row.source}). Set teach.continuation: {row.modes[-1]}."
+            f"({row.source}). Set teach.continuation: {row.modes[0]}."
         )
     if row.hottest is None and temperature != 1:
         raise UserError(

@@ -45,6 +45,8 @@ def errors() -> Iterator[None]:
     except google.APIError as error:
         headers = getattr(error.response, "headers", None) or {}
         raise status_error(error.code, str(error.message), headers) from None
+    except (aiohttp.ClientConnectorError, httpx.ConnectError) as error:
+        raise Transient(f"{type(error).__name__}: {error}", reached=False) from None
     except (httpx.HTTPError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise Transient(f"{type(error).__name__}: {error}") from None
     except ValueError as error:  # half of a JSON text, or another shape

@@ -243,6 +243,11 @@ class Hosted:
             f"teacher {self.name} ({self.provider} {self.model}), request {call.draws[0].key[:12]}"
         )
         reason = self.redact(str(error))
+        if isinstance(error, Transient) and not error.reached:
+            return UserError(
+                f"{where}: not reached in {sent} tries: {reason}. Check the network and "
+                f"teachers.{self.name}.base_url, then run it again; what arrived is kept."
+            )
         if isinstance(error, Transient):
             return UserError(
                 f"{where}: failed {sent} times, last: {reason}. Every answer that arrived is "

@@ -118,7 +118,7 @@ class _Line:
     async def _answered(self, call: Call) -> Answered | None:
         """The reply of one request, tried again after transient errors; None if told to stop."""
         worst, size = self.teacher.worst(call)
-        sent = 0
+        asked = sent = 0
         reply = None
         try:
             async for attempt in tries(self.teacher.config.tries, self.stop):
@@ -128,15 +128,19 @@ class _Line:
                         if sent:
                             self.budget.gave_up(sent)
                         return None
-                    sent += 1
+                    asked, sent = asked + 1, sent + 1
                     try:
                         reply = await self._send(call)
                     except (Transient, Refused) as error:
-                        self.budget.failed(worst, billed=not error.answered)
+                        if error.reached:
+                            self.budget.failed(worst, billed=not error.answered)
+                        else:
+                            self.budget.unsent(worst)
+                            sent -= 1
                         raise
         except (Transient, Refused) as error:
             self.budget.gave_up(sent)
-            raise self.teacher.error(call, error, sent) from None
+            raise self.teacher.error(call, error, asked) from None
         assert reply is not None
         return self.teacher.answered(call, reply, sent, worst)
 

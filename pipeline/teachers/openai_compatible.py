@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.params import OpenAICompatibleTeacher
 from pipeline.teachers import Asked, Reason, hosted
 from pipeline.teachers.calls import (
@@ -37,7 +38,8 @@ def errors() -> Iterator[None]:
     except openai.APIStatusError as error:
         raise status_error(error.status_code, error.message, error.response.headers) from None
     except openai.APIConnectionError as error:
-        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}") from None
+        reached = not isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}", reached=reached) from None
     except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:  # half a reply
         raise Transient(f"not a whole reply: {error}") from None
 
@@ -45,6 +47,8 @@ def errors() -> Iterator[None]:
 def teacher(
     config: OpenAICompatibleTeacher, name: str, asked: Asked, student: Path
 ) -> hosted.Hosted:
+    if config.base_url is None and config.provider != "openai":
+        raise UserError(f"teachers.{name}.base_url: found null, wanted the server's URL. Add it.")
     can = check(config.provider, config.model, asked.continuation, asked.temperature)
     adapter = OpenAICompatible(config, hosted.asking(config, asked, can), can)
     return hosted.Hosted(config, name, asked, student, can, adapter)
