@@ -27,6 +27,7 @@ def plan(
     else:
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
+        typer.echo(_detectable())
 
 
 @app.command()
@@ -35,6 +36,7 @@ def repro() -> None:
     from pipeline import dag, repro
 
     dag.write()
+    typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s")
 
@@ -47,7 +49,14 @@ def run(
     from pipeline import dag, flow
 
     dag.write()
+    typer.echo(_detectable())
     flow.run(parallel)
+
+
+def _detectable() -> str:
+    from pipeline import experiment, power
+
+    return power.line(experiment.load())
 
 
 @app.command()

@@ -11,6 +11,7 @@ Positive = Annotated[float, Field(gt=0)]
 Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
+Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -26,6 +27,8 @@ class Experiment(Params):
     arms: tuple[Name, ...]
     seeds: tuple[int, ...]
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
+    # gain of omniopd over an arm that the verdicts test, percent; null: what the paper claims
+    claims: dict[Named, Positive] | None = None
 
 
 class Runtime(Params):

@@ -162,7 +162,8 @@ class _Plan:
     def report_params(self) -> dict[str, Any]:
         experiment = self.experiment.experiment
         first = self.experiment.arm(experiment.arms[0])
-        return {
+        claims = {} if experiment.claims is None else {"claims": dict(experiment.claims)}
+        return claims | {
             "arms": self.arms,
             "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
             "sampled_k": first.evaluate.samples,

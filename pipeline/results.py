@@ -4,17 +4,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import statistics, tables
+from pipeline import params, statistics, tables
 from pipeline.errors import UserError
 
 DATA = Path("data")
-NAMED = ("base", "shuffled-scores", "opd", "sft", "imitate-forks")  # omniopd is compared with
+NAMED = get_args(params.Named)  # arms that omniopd is compared with
 Arms = dict[str, dict[str, dict[str, dict[str, str]]]]  # arm: seed-S: round-R: stage: key
 Row = dict[str, Any]
 
@@ -118,6 +118,11 @@ class Evals:
     def last(self, arm: str, seed: int) -> int:
         return max(r for a, s, r in self.tables if (a, s) == (arm, seed))
 
+    def samples(self, task: str) -> int:
+        """k of avg@k."""
+        table = self.select(*next(iter(self.tables)), task, "sampled")
+        return len(table) // int(pc.count_distinct(table["problem_id"]).as_py())
+
 
 def results(evals: Evals) -> list[Row]:
     """One row per arm, seed, evaluated round, task and decoding. All numbers finite."""
@@ -181,14 +186,18 @@ def contrasts(evals: Evals) -> list[Row]:
     found = []
     for seed in sorted({seed for _, seed, _ in evals.tables}):
         arms = [arm for arm in evals.arms if f"seed-{seed}" in evals.arms[arm]]
-        pairs = [("omniopd", other) for other in NAMED if {"omniopd", other} <= set(arms)]
-        pairs += [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
         found += [
             _contrast(evals, arm, versus, seed, task)
-            for arm, versus in pairs
+            for arm, versus in pairs(arms)
             for task in evals.tasks()
         ]
     return found
+
+
+def pairs(arms: list[str]) -> list[tuple[str, str]]:
+    """What is compared with what: omniopd with the pre-named arms, every other arm with base."""
+    named = [("omniopd", other) for other in NAMED if {"omniopd", other} <= set(arms)]
+    return named + [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
 
 
 def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:

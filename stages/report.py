@@ -2,7 +2,8 @@
 
 reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
         other folders may lie beside them
-writes  results.json, contrasts.json, results.md, metrics.json, curves.json, losses.json, *.png
+writes  results.json, contrasts.json, pooled.json, verdicts.json, results.md, metrics.json,
+        curves.json, losses.json, *.png
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import cells, charts, markdown, params, results, tables
+from pipeline import cells, charts, markdown, params, pooled, results, tables, verdicts
 from pipeline.results import Evals, folder, rounds
 
 BINS = 40
@@ -27,6 +28,7 @@ class ReportParams(params.Params):
     split: str
     per_seed: bool
     notes: tuple[str, ...]
+    claims: dict[str, float] = verdicts.CLAIMS  # of omniopd over an arm, percent
 
 
 def _paths(arms: results.Arms, stage: str, name: str) -> dict[Path, str]:
@@ -134,21 +136,20 @@ def main() -> None:
     p = cells.params("report", args.cell, ReportParams)
     with cells.running("report", args) as run:
         evals = Evals(p.arms)
-        rows, found, points = (
-            results.results(evals),
-            results.contrasts(evals),
-            results.curves(evals),
-        )
-        for name, value in (
-            ("results", rows),
-            ("contrasts", found),
-            ("curves", points),
-            ("losses", losses(p.arms)),
-            ("metrics", summary(evals, rows)),
-        ):
+        rows, points = results.results(evals), results.curves(evals)
+        found: dict[str, Any] = {
+            "results": rows,
+            "contrasts": results.contrasts(evals),
+            "pooled": pooled.rows(evals),
+            "verdicts": verdicts.rows(evals, p.split, p.claims),
+            "curves": points,
+            "losses": losses(p.arms),
+            "metrics": summary(evals, rows),
+        }
+        for name, value in found.items():
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
             cells.write_text(args.out / f"{name}.json", text)
-        page = markdown.render(evals, rows, found, p.settings, p)
+        page = markdown.render(evals, found, p.settings, p)
         cells.write_text(args.out / "results.md", page)
         pictures(p, points, args.out)
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
