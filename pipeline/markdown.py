@@ -63,8 +63,8 @@ def _basis(rows: list[Row], seeds: list[int], p: Any) -> str:
         own = "each with a base student of its own" if p.per_seed else "all from one base student"
         over = (
             f"intervals over {len(seeds)} seeds ({', '.join(map(str, seeds))}; {own}) and problems "
-            "crossed: another seed or another problem would fall into them. Differences are "
-            "paired by seed and problem; the other columns are means over seeds"
+            "crossed: they are for the mean over all seeds and problems of this kind. Differences "
+            "are paired by seed and problem; the other columns are means over seeds"
         )
     return (
         f"Sampled accuracy is avg@{p.sampled_k} on {problems} problems of split {p.split} after "
