@@ -4,6 +4,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pipeline import cost_table, costs
 from pipeline.results import Cost, Evals, Row, cost, details, rounds, run_json
 
 HEAD = (
@@ -30,7 +31,7 @@ QUESTIONS = (  # arm, versus, is it meant to be above?
 def render(
     evals: Evals, rows: list[Row], contrasts: list[Row], settings: dict[str, Any], p: Any
 ) -> str:
-    """The whole page. `p` holds split, sampled_k, per_seed and notes of the report's params."""
+    """The whole page. `p` holds split, sampled_k, per_seed, notes and match of its params."""
     seeds = sorted({row["seed"] for row in rows})
     parts = ["# Results\n", _basis(rows, seeds, p)]
     for task in evals.tasks():
@@ -42,6 +43,7 @@ def render(
                 (f"## {title.capitalize()}\n\n" if title else "") + _table(evals, rows, task, seed)
             )
     parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
+    parts.append("## What it cost\n\n" + cost_table.render(costs.rows(evals.arms), p.match))
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:
         parts.append("\n".join(f"- {note}" for note in p.notes))

@@ -2,7 +2,8 @@
 
 reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
         other folders may lie beside them
-writes  results.json, contrasts.json, results.md, metrics.json, curves.json, losses.json, *.png
+writes  results.json, contrasts.json, costs.json, results.md, metrics.json, curves.json,
+        losses.json, *.png
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import cells, charts, markdown, params, results, tables
+from pipeline import cells, charts, cost_chart, costs, markdown, params, results, tables
 from pipeline.results import Evals, folder, rounds
 
 BINS = 40
@@ -27,6 +28,7 @@ class ReportParams(params.Params):
     split: str
     per_seed: bool
     notes: tuple[str, ...]
+    match: dict[str, Any] | None = None  # experiment.match: resource, cap, and whom it leaves free
 
 
 def _paths(arms: results.Arms, stage: str, name: str) -> dict[Path, str]:
@@ -126,6 +128,7 @@ def pictures(p: ReportParams, points: list[results.Row], out: Path) -> None:
     charts.histogram_pair(*entropies(p.arms), out / "entropy_forks.png")
     charts.similarity(similarities(p.arms), names, out / "similarity.png")
     charts.weights(weights(p.arms).items(), out / "pi_hat_pi_bar.png")
+    cost_chart.draw(points, costs.rows(p.arms), names, out / "cost.png")
 
 
 @cells.entry
@@ -142,6 +145,7 @@ def main() -> None:
         for name, value in (
             ("results", rows),
             ("contrasts", found),
+            ("costs", costs.rows(p.arms)),
             ("curves", points),
             ("losses", losses(p.arms)),
             ("metrics", summary(evals, rows)),
