@@ -61,7 +61,7 @@ def kept_prompts(costs: Mapping[str, float], cap: float) -> list[str]:
 
 def cut(priced: Iterable[Priced], cap: float, match: str) -> Cut:
     """The responses of the prompts that are kept. Raises UserError if there are none."""
-    rows = list(priced)
+    rows, cap = list(priced), cap if match == "usd" else int(cap)
     costs: dict[str, float] = {}
     for row in rows:
         costs[row.prompt] = costs.get(row.prompt, 0) + row.cost
@@ -181,5 +181,5 @@ def counts(cut: Cut | None, targets: Path | None) -> Counts | None:
 
 def steps(kept: int, planned: int, cap: float) -> Counts:
     """The same where the first optimizer steps of the round are taken instead."""
-    found: Counts = {"match": "optimizer_steps", "cap": cap, "used": kept}
+    found: Counts = {"match": "optimizer_steps", "cap": int(cap), "used": kept}
     return found | {"kept_steps": kept, "cut_steps": planned - kept}
