@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import params
+from pipeline import ceilings, params
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.teachers.capabilities import TERMS, check
@@ -65,6 +65,7 @@ def load(path: Path = PARAMS) -> Experiment:
     _check_experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)
+    ceilings.check(experiment)
     return experiment
 
 

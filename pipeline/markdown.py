@@ -4,8 +4,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import sentences
-from pipeline.results import Cost, Evals, Row, cost, details, rounds, run_json
+from pipeline import cost_table, sentences
+from pipeline.costs import Cost, cost
+from pipeline.results import Evals, details
+from pipeline.runs import Row, rounds, run_json
 
 HEAD = (
     "arm",
@@ -48,6 +50,7 @@ def render(evals: Evals, found: dict[str, list[Row]], settings: dict[str, Any], 
         parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
         if p.split == "dev":
             parts.append(sentences.ON_DEV)
+    parts.append("## What it cost\n\n" + cost_table.render(found["costs"], p.match))
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:
         parts.append("\n".join(f"- {note}" for note in p.notes))

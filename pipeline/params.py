@@ -12,6 +12,7 @@ Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
+Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -26,6 +27,8 @@ class Experiment(Params):
     rounds: Count
     arms: tuple[Name, ...]
     seeds: tuple[int, ...]
+    match: Resource | None = None  # cap every arm that uses it at the same amount a round
+    budget: Positive | None = None  # of it, an arm and round; null: the smallest of their ceilings
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
     # gain of omniopd over an arm that the verdicts test, percent; null: what the paper claims
     claims: dict[Named, Positive] | None = None

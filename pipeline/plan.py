@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from pipeline import params
+from pipeline import ceilings, params
 from pipeline.errors import UserError
 from pipeline.experiment import UNTRACKED, Experiment, Settings
 
@@ -33,6 +33,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior-3",
     "prior-4",
     "train",
+    "train-matched",
     "train-opd",
     "train-opd-forks",
     "train-grpo",
@@ -96,6 +97,7 @@ class _Plan:
         self.experiment = experiment
         self.cells: Cells = {group: {} for group in GROUPS}
         self.arms: dict[str, Any] = {"base": {}}
+        self.cap = ceilings.cap(experiment)  # of experiment.match
 
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
@@ -163,14 +165,18 @@ class _Plan:
         experiment = self.experiment.experiment
         first = self.experiment.arm(experiment.arms[0])
         claims = {} if experiment.claims is None else {"claims": dict(experiment.claims)}
-        return claims | {
-            "arms": self.arms,
-            "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
-            "sampled_k": first.evaluate.samples,
-            "split": first.evaluate.split,
-            "per_seed": first.pretrain.per_seed,
-            "notes": list(experiment.notes),
-        }
+        return (
+            claims
+            | {
+                "arms": self.arms,
+                "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
+                "sampled_k": first.evaluate.samples,
+                "split": first.evaluate.split,
+                "per_seed": first.pretrain.per_seed,
+                "notes": list(experiment.notes),
+            }
+            | ceilings.summary(self.experiment, self.cap)
+        )
 
 
 class _Round:
@@ -213,8 +219,18 @@ class _Round:
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
                 inputs |= {"answers": self.teach(one), "reference": self.base}
         group = GROUP_OF.get(objective, f"train-{objective}")
-        self.found["train"] = self.plan.cell(group, self._train_params(), **inputs)
+        capped = ceilings.matched(self.plan.experiment, self.settings, self.plan.cap)
+        if objective == "omniopd" and capped.get("match") in ceilings.PRICED:
+            group, inputs["answers"] = "train-matched", self._answers()
+        self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
         return self.found
+
+    def _answers(self) -> str:
+        """What the targets were made from: own answers, or those of the arm that it controls."""
+        if self.settings.prior.controls is None:
+            return self.teach(self.settings.teach.teachers[0])
+        rounds = self.plan.arm(self.settings.prior.controls, self.where["seed"])
+        return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
         block = self.settings.train

@@ -1,7 +1,8 @@
 """Accuracies of arms pooled over seeds x problems."""
 
 from pipeline import crossed, statistics
-from pipeline.results import Evals, Row
+from pipeline.results import Evals
+from pipeline.runs import Row
 
 Seeds = dict[int, statistics.Graded]  # an arm's grades by seed
 

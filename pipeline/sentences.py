@@ -1,6 +1,6 @@
 """verdicts.json in plain sentences."""
 
-from pipeline.results import Row
+from pipeline.runs import Row
 
 ON_DEV = "Settings are chosen here, on split dev: no verdict. The final report reads split test."
 HEAD = (

@@ -18,7 +18,8 @@ from typing import Any
 
 from pipeline import crossed, pooled, results, statistics
 from pipeline.crossed import Crossed
-from pipeline.results import Evals, Row
+from pipeline.results import Evals
+from pipeline.runs import Row
 
 # Gains that arXiv 2606.01476 claims for omniopd, in percent: "up to", on mathematics, with models
 # of billions of parameters. Each is read both as points and relative to the other arm's accuracy.

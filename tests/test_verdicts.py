@@ -17,6 +17,7 @@ from pipeline import (
     plan,
     pooled,
     results,
+    runs,
     sentences,
     tables,
     verdicts,
@@ -57,7 +58,7 @@ def evals(accuracies, tasks=("sums",), flaw=None):
                     np.random.default_rng([problem, k, seed]).random(k).tolist()
                 )
             ]  # fmt: skip
-            folder = results.folder("evaluate", key)
+            folder = runs.folder("evaluate", key)
             table = pa.Table.from_pylist(rows, schema=tables.EVALS)
             tables.write(table, folder / "evals.parquet", tables.EVALS)
             (folder / "run.json").write_text('{"seconds": 2.0}')
