@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import params
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.params import METHOD, Params
 from pipeline.teachers.capabilities import TERMS, check
 
 PARAMS = Path("params.yaml")
@@ -48,13 +48,22 @@ class Experiment(Settings):
 
     def arm(self, name: str) -> Settings:
         """The settings of arm `name`. Raises UserError if they do not fit together."""
+        return self._settings(name, "experiment.arms")
+
+    def branch(self, name: str) -> Settings:
+        """Arm omniopd with the overrides of control `name` on top. Raises UserError."""
+        return self._settings(name, "experiment.branch", METHOD)
+
+    def _settings(self, name: str, where: str, *below: str) -> Settings:
         if name not in self.arms:
             raise UserError(
-                f"experiment.arms: {name!r} is not defined; defined are {sorted(self.arms)}. "
-                "Add it under arms, or take it out of experiment.arms."
+                f"{where}: {name!r} is not defined; defined are {sorted(self.arms)}. "
+                f"Add it under arms, or take it out of {where}."
             )
-        base = self.model_dump(mode="json", include=set(Settings.model_fields))
-        settings = _validate(Settings, _merge(base, self.arms[name]), f"{PARAMS}, arm {name}")
+        values = self.model_dump(mode="json", include=set(Settings.model_fields))
+        for arm in (*below, name):
+            values = _merge(values, self.arms[arm])
+        settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
         _check_arm(self, name, settings)
         return settings
 
@@ -65,6 +74,7 @@ def load(path: Path = PARAMS) -> Experiment:
     _check_experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)
+    _check_branches(experiment)
     return experiment
 
 
@@ -123,6 +133,33 @@ def _check_experiment(file: Experiment) -> None:
         )
     if "base" in file.arms:
         _refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
+
+
+def _check_branches(file: Experiment) -> None:
+    key, listed = "experiment.branch", file.experiment.branch
+    if len(set(listed)) < len(listed):
+        _refuse(key, list(listed), "each control once", "Remove the repeats.")
+    if listed and METHOD not in file.experiment.arms:
+        _refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
+    for name in listed:
+        changed = file.branch(name)
+        others = set(file.arms[name]) - {"score", "prior"}
+        if others:
+            _refuse(
+                key,
+                name,
+                f"an arm that overrides score and prior alone; it overrides {sorted(others)}",
+                "A branch changes the scores of a round and nothing else.",
+            )
+        if changed == file.arm(METHOD):
+            _refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
+        if changed.prior.controls not in (None, METHOD):
+            _refuse(
+                f"arms.{name}.prior.controls",
+                changed.prior.controls,
+                f"{METHOD}, whose rounds a branch changes",
+                "Correct it, or take the arm out of experiment.branch.",
+            )
 
 
 def _check_arm(file: Experiment, name: str, arm: Settings) -> None:

@@ -67,7 +67,7 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
 def _labels(found: dict[str, Any]) -> dict[str, str]:
     """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
     users: dict[str, list[str]] = {}
-    for arm, seeds in found["cells"]["arms"].items():
+    for arm, seeds in plan.named(found).items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():
                 where = f"{arm} {round_.replace('-', ' ')} {seed.replace('-', ' ')}"

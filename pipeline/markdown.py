@@ -28,9 +28,15 @@ QUESTIONS = (  # arm, versus, is it meant to be above?
 
 
 def render(
-    evals: Evals, rows: list[Row], contrasts: list[Row], settings: dict[str, Any], p: Any
+    evals: Evals,
+    rows: list[Row],
+    contrasts: list[Row],
+    settings: dict[str, Any],
+    p: Any,
+    branches: str = "",
 ) -> str:
-    """The whole page. `p` holds split, sampled_k, per_seed and notes of the report's params."""
+    """The whole page. `p` holds split, sampled_k, per_seed and notes of the report's params;
+    `branches` is the section about the rounds' branches."""
     seeds = sorted({row["seed"] for row in rows})
     parts = ["# Results\n", _basis(rows, seeds, p)]
     for task in evals.tasks():
@@ -42,6 +48,7 @@ def render(
                 (f"## {title.capitalize()}\n\n" if title else "") + _table(evals, rows, task, seed)
             )
     parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
+    parts += [branches] * bool(branches)
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:
         parts.append("\n".join(f"- {note}" for note in p.notes))

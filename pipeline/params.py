@@ -11,6 +11,7 @@ Positive = Annotated[float, Field(gt=0)]
 Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
+METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.branch branches off
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -25,6 +26,7 @@ class Experiment(Params):
     rounds: Count
     arms: tuple[Name, ...]
     seeds: tuple[int, ...]
+    branch: tuple[Name, ...] = ()  # controls that each omniopd round is also trained with
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.experiment import UNTRACKED, Experiment, Settings
+from pipeline.params import METHOD
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
@@ -63,15 +64,24 @@ MODULES = {"rouge1": "rouge"}  # of a variant, where it is not its name
 def expand(experiment: Experiment) -> dict[str, Any]:
     """The content of plan.yaml: {cells: {GROUP: {KEY: cell}, arms: {ARM: {seed-S: ...}}}}.
 
-    A group is a stage, or a stage and a dash where some of its cells read other inputs. All of
-    it lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
+    A group is a stage, or a stage and a dash where some of its cells read other inputs. Beside
+    `arms`, `branches` maps each control of experiment.branch to its own cells of the rounds of
+    omniopd. All lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
     """
     plan = _Plan(experiment)
     for seed in experiment.experiment.seeds:
         for name in experiment.experiment.arms:
             plan.arm(name, seed)
+        for name in experiment.experiment.branch:
+            plan.branch(name, seed)
     plan.cell("report", plan.report_params())
-    return {"cells": {**plan.cells, "arms": plan.arms}}
+    return {"cells": {**plan.cells, "arms": plan.arms, "branches": plan.branches}}
+
+
+def named(plan: dict[str, Any]) -> dict[str, Any]:
+    """Rounds by arm, and those of a branch, with the cells that it adds, as omniopd+CONTROL."""
+    branches = plan["cells"]["branches"].items()
+    return {**plan["cells"]["arms"], **{f"{METHOD}+{name}": found for name, found in branches}}
 
 
 def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
@@ -79,7 +89,7 @@ def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
 
     In dependency order.
     """
-    groups = {name: found for name, found in plan["cells"].items() if name != "arms"}
+    groups = {name: plan["cells"][name] for name in GROUPS}
     names = {key: f"{group}@{key}" for group, found in groups.items() for key in found}
     reads = {}
     for group, found in groups.items():
@@ -96,6 +106,7 @@ class _Plan:
         self.experiment = experiment
         self.cells: Cells = {group: {} for group in GROUPS}
         self.arms: dict[str, Any] = {"base": {}}
+        self.branches: dict[str, Any] = {}
 
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
@@ -113,20 +124,42 @@ class _Plan:
         if rounds:
             return dict(rounds)
         settings = self.experiment.arm(name)
-        task = _module(settings.prepare.task)
-        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
-        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
-        self.base(settings, seed, prompts, base)
+        prompts, base = self.start(settings, seed)
         policy = base
+        branched = name == METHOD and self.experiment.experiment.branch
         for round_ in range(1, self.experiment.experiment.rounds + 1):
             arm = _Round(self, settings, seed, round_, prompts, base, policy)
             found = arm.train()
             policy = f"data/train/{found['train']}"
             last = round_ == self.experiment.experiment.rounds
-            if last or settings.evaluate.rounds == "all":
+            if last or branched or settings.evaluate.rounds == "all":
                 found["evaluate"] = self.evaluate(settings, prompts, policy)
             rounds[f"round-{round_}"] = found
         return dict(rounds)
+
+    def branch(self, control: str, seed: int) -> None:
+        """Each round of omniopd trained and evaluated once more, with the control's scores.
+
+        From the round's own checkpoint, rollouts and forks, so these are the same cells; listed
+        are those that differ. The next round begins from omniopd's checkpoint again.
+        """
+        settings = self.experiment.branch(control)
+        prompts, base = self.start(settings, seed)
+        policy, rounds = base, {}
+        for round_, (name, real) in enumerate(self.arm(METHOD, seed).items(), 1):
+            found = _Round(self, settings, seed, round_, prompts, base, policy).train()
+            found["evaluate"] = self.evaluate(settings, prompts, f"data/train/{found['train']}")
+            rounds[name] = {stage: key for stage, key in found.items() if key != real.get(stage)}
+            policy = f"data/train/{real['train']}"
+        self.branches.setdefault(control, {})[f"seed-{seed}"] = rounds
+
+    def start(self, settings: Settings, seed: int) -> tuple[str, str]:
+        """The problems' cell and the base student's folder: what round 1 begins from."""
+        task = _module(settings.prepare.task)
+        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
+        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
+        self.base(settings, seed, prompts, base)
+        return prompts, base
 
     def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
         """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
@@ -164,6 +197,7 @@ class _Plan:
         first = self.experiment.arm(experiment.arms[0])
         return {
             "arms": self.arms,
+            "branches": self.branches,
             "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
             "sampled_k": first.evaluate.samples,
             "split": first.evaluate.split,

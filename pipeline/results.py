@@ -68,8 +68,8 @@ def cost(arms: Arms, arm: str, seed: int, last: int) -> Cost:
         if (name, own) != (arm, seed) or round_ > last:
             continue
         for stage, key in cells.items():
-            if "/" in key:
-                continue
+            if "/" in key or (stage == "evaluate" and round_ < last):
+                continue  # a round in between that is evaluated as well costs the arm nothing
             run = run_json(stage, key)
             total = Cost(
                 total.tokens_used + int(run.get("tokens_used", 0)),

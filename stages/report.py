@@ -2,7 +2,8 @@
 
 reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
         other folders may lie beside them
-writes  results.json, contrasts.json, results.md, metrics.json, curves.json, losses.json, *.png
+writes  results.json, contrasts.json, branches.json (rows where experiment.branch names controls),
+        results.md, metrics.json, curves.json, losses.json, *.png
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import cells, charts, markdown, params, results, tables
+from pipeline import cells, charts, effects, markdown, params, results, tables
 from pipeline.results import Evals, folder, rounds
 
 BINS = 40
@@ -21,7 +22,8 @@ Histogram = tuple[np.ndarray, np.ndarray]
 
 
 class ReportParams(params.Params):
-    arms: dict[str, dict[str, dict[str, dict[str, str]]]]
+    arms: results.Arms
+    branches: results.Arms
     settings: dict[str, dict[str, Any]]
     sampled_k: int
     split: str
@@ -120,12 +122,16 @@ def summary(evals: Evals, rows: list[results.Row]) -> dict[str, Any]:
     return found
 
 
-def pictures(p: ReportParams, points: list[results.Row], out: Path) -> None:
+def pictures(
+    p: ReportParams, points: list[results.Row], branched: list[results.Row], out: Path
+) -> None:
     names = list(p.arms)
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
     charts.histogram_pair(*entropies(p.arms), out / "entropy_forks.png")
     charts.similarity(similarities(p.arms), names, out / "similarity.png")
     charts.weights(weights(p.arms).items(), out / "pi_hat_pi_bar.png")
+    if len({row["round"] for row in branched}) > 1:
+        charts.branches(branched, out / "branches.png")
 
 
 @cells.entry
@@ -139,18 +145,20 @@ def main() -> None:
             results.contrasts(evals),
             results.curves(evals),
         )
+        branched = effects.effects(evals, p.branches)
         for name, value in (
             ("results", rows),
             ("contrasts", found),
+            ("branches", branched),
             ("curves", points),
             ("losses", losses(p.arms)),
             ("metrics", summary(evals, rows)),
         ):
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
             cells.write_text(args.out / f"{name}.json", text)
-        page = markdown.render(evals, rows, found, p.settings, p)
+        page = markdown.render(evals, rows, found, p.settings, p, effects.section(branched))
         cells.write_text(args.out / "results.md", page)
-        pictures(p, points, args.out)
+        pictures(p, points, branched, args.out)
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 
