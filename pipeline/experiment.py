@@ -15,6 +15,8 @@ from ruamel.yaml.error import YAMLError
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.params import METHOD, Params
+from pipeline.schedulers import SCHEDULERS
+from pipeline.similarity import METRICS
 from pipeline.teachers.capabilities import TERMS, check
 
 PARAMS = Path("params.yaml")
@@ -164,10 +166,21 @@ def _check_branches(file: Experiment) -> None:
 
 def _check_arm(file: Experiment, name: str, arm: Settings) -> None:
     where = "" if not file.arms[name] else f"arms.{name}: "
+    _check_variants(where, arm)
     _check_sizes(file.experiment.rounds, where, arm)
     _check_teachers(file, name, where, arm)
     _check_models(file, where, arm)
     _check_prior(file, name, where, arm)
+
+
+def _check_variants(where: str, arm: Settings) -> None:
+    """Variants that are a file each; a new one is named beside the others."""
+    for key, found, wanted in (
+        ("score.metric", arm.score.metric, METRICS),
+        ("forks.scheduler", arm.forks.scheduler, SCHEDULERS),
+    ):
+        if found not in wanted:
+            _refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
 
 
 def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
@@ -211,6 +224,8 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
 def _check_baseline(where: str, arm: Settings) -> None:
     responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
     several = arm.train.epochs * responses > arm.train.batch_size
+    if arm.train.baseline == "teacher-agreement" and arm.train.objective == "omniopd":
+        _check_agreement(where, arm)
     if arm.train.baseline != "none" and several and arm.train.correction != "ratio":
         _refuse(
             f"{where}train.correction",
@@ -218,6 +233,35 @@ def _check_baseline(where: str, arm: Settings) -> None:
             f"ratio with baseline {arm.train.baseline} and several optimizer steps a round",
             "Weights below 0 push a token ever lower once the student has moved.",
         )
+
+
+def _check_agreement(where: str, arm: Settings) -> None:
+    baseline = "with train.baseline teacher-agreement"
+    if arm.teach.samples < 2:
+        _refuse(
+            f"{where}teach.samples",
+            arm.teach.samples,
+            f"at least 2 {baseline}",
+            "One answer agrees with no other.",
+        )
+    if len(arm.teach.teachers) > 1:
+        _refuse(
+            f"{where}teach.teacher",
+            list(arm.teach.teachers),
+            f"one teacher {baseline}",
+            "Name one, or use another baseline.",
+        )
+    for key, found, wanted in (
+        ("prior.source", arm.prior.source, "scores"),
+        ("score.source", arm.score.source, "similarity"),
+    ):
+        if found != wanted:
+            _refuse(
+                f"{where}{key}",
+                found,
+                f"{wanted} {baseline}",
+                "The weights would hold the teacher's agreement without its scores.",
+            )
 
 
 def _check_models(file: Experiment, where: str, arm: Settings) -> None:

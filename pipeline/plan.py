@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.experiment import UNTRACKED, Experiment, Settings
-from pipeline.params import METHOD
+from pipeline.params import METHOD, file_of
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
@@ -20,6 +20,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "pretrain-more",
     "rollout",
     "forks",
+    "forks-student",
     "teach",
     "teach-solutions",
     "teach-hosted",
@@ -34,6 +35,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior-3",
     "prior-4",
     "train",
+    "train-agreement",
     "train-opd",
     "train-opd-forks",
     "train-grpo",
@@ -58,7 +60,6 @@ GROUP_OF = {  # of a train cell by its objective; those that read the same input
     "gkd": "train-opd",
     "rft": "train-grpo",
 }
-MODULES = {"rouge1": "rouge"}  # of a variant, where it is not its name
 
 
 def expand(experiment: Experiment) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class _Plan:
 
     def start(self, settings: Settings, seed: int) -> tuple[str, str]:
         """The problems' cell and the base student's folder: what round 1 begins from."""
-        task = _module(settings.prepare.task)
+        task = file_of(settings.prepare.task)
         prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
         base = self.model(self.experiment.experiment.student, settings, seed, prompts)
         self.base(settings, seed, prompts, base)
@@ -171,7 +172,7 @@ class _Plan:
         resolved = _dump(settings.evaluate)
         del resolved["rounds"]
         resolved["prepare"] = _dump(settings.prepare)
-        task = _module(settings.prepare.task)
+        task = file_of(settings.prepare.task)
         return self.cell("evaluate", resolved, prompts=prompts, policy=policy, task=task)
 
     def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
@@ -183,7 +184,7 @@ class _Plan:
             "prepare": _dump(settings.prepare),
             "seed": seed if own else 0,
         }
-        task = _module(settings.prepare.task)
+        task = file_of(settings.prepare.task)
         if isinstance(model.init, params.ModelInit):
             start = self.model(model.init.name, settings, seed, prompts)
             key = self.cell("pretrain-more", resolved, prompts=prompts, start=start, task=task)
@@ -228,11 +229,16 @@ class _Round:
         """Every cell of the round by stage, `train` last."""
         objective = self.settings.train.objective
         one = self.settings.teach.teachers[0]  # objectives other than omniopd have one teacher
-        inputs = {"policy": self.policy, "objective": _module(objective)}
+        inputs = {"policy": self.policy, "objective": file_of(objective)}
+        group = GROUP_OF.get(objective, f"train-{objective}")
         match objective:
             case "omniopd":
                 prior = self.prior()
                 inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
+                if self.settings.train.baseline == "teacher-agreement":
+                    metric = file_of(self.settings.score.metric)
+                    inputs |= {"answers": self.teach(one), "similarity": metric}
+                    group = "train-agreement"
             case "opd" | "opd-sampled" | "gkd":
                 inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
             case "opd-forks":
@@ -245,7 +251,6 @@ class _Round:
             case "imitate-forks":
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
                 inputs |= {"answers": self.teach(one), "reference": self.base}
-        group = GROUP_OF.get(objective, f"train-{objective}")
         self.found["train"] = self.plan.cell(group, self._train_params(), **inputs)
         return self.found
 
@@ -256,19 +261,25 @@ class _Round:
             for name, value in _dump(block).items()
             if block.objective in ONLY_FOR.get(name, {block.objective})
         }
+        if kept.get("baseline") == "teacher-agreement":
+            kept["metric"] = self.settings.score.metric
+            kept["samples"] = self.settings.teach.samples
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
     def rollout(self) -> str:
         prepare = self.settings.prepare
         resolved = _dump(self.settings.rollout) | {"prepare": _dump(prepare)} | self.where
-        inputs = {"prompts": self.prompts, "policy": self.policy, "task": _module(prepare.task)}
+        inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
         return self._add("rollout", "rollout", resolved, **inputs)
 
     def forks(self) -> str:
         resolved = _dump(self.settings.forks) | self.where
         inputs = {"rollouts": self.rollout(), "student": self.base}
-        scheduler = _module(resolved["scheduler"])
+        if resolved["scheduler"] == "embedding-variance":
+            return self._add("forks-student", "forks", resolved, **inputs, policy=self.policy)
+        del resolved["continuations"]
+        scheduler = file_of(resolved["scheduler"])
         return self._add("forks", "forks", resolved, **inputs, scheduler=scheduler)
 
     def teacher(self, name: str) -> str:
@@ -327,7 +338,7 @@ class _Round:
         if resolved["source"] == "zero":
             return self._add("score-zero", stage, resolved, forks=self.forks())
         inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
-        metric = _module(resolved["metric"])
+        metric = file_of(resolved["metric"])
         return self._add("score", stage, resolved, **inputs, similarity=metric)
 
     def prior(self) -> str:
@@ -366,10 +377,6 @@ def _tracked(settings: Settings, block: str) -> dict[str, Any]:
     """A block without what cannot change a result."""
     found = _dump(getattr(settings, block))
     return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
-
-
-def _module(name: str) -> str:
-    return MODULES.get(name, name.replace("-", "_"))
 
 
 def _method(settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 reads   policy      the round's checkpoint and optimizer moments
         rollouts    what it wrote (prompts and answers instead for sft)
-        targets     chunk weights (omniopd); forks and answers for imitate-forks
+        targets     chunk weights (omniopd; answers too for its baseline teacher-agreement);
+                    forks and answers for imitate-forks
         reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks)
         teacher     a checkpoint with logits (opd, opd-sampled, gkd, opd-forks)
 writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step)
@@ -44,7 +45,9 @@ class TrainParams(params.Params):
     correction: str = "none"  # omniopd
     answers: params.Count = 1  # imitate-forks
     jsd_beta: params.Share = 0.5  # gkd
-    baseline: str = "none"  # omniopd
+    baseline: params.Baseline = "none"  # omniopd
+    metric: str = ""  # of baseline teacher-agreement
+    samples: params.Count = 1  # N, of the same
     anchor: str = "outside"  # objectives with an anchor
     seed: int
     round: params.Count
@@ -136,7 +139,13 @@ def _gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work
             from pipeline.objectives import omniopd
 
             targets = tables.read(args.targets, tables.TARGETS)
-            examples = omniopd.examples(_rollouts(args), targets, p.baseline)
+            agreed = None
+            if p.baseline == "teacher-agreement":
+                from pipeline.agreement import agreement
+
+                answers = tables.stream(args.answers, tables.ANSWERS)
+                agreed = agreement(targets, answers, p.samples, p.metric)
+            examples = omniopd.examples(_rollouts(args), targets, p.baseline, agreed)
             return Work(examples, omniopd.terms, 0)
         case "opd":
             from pipeline.objectives import opd

@@ -59,14 +59,14 @@ def test_forks(full):
 
 
 def test_forks_of_short_responses_with_ties():
-    from pipeline.schedulers import peak_entropy
+    from pipeline.schedulers import Response, peak_entropy
 
     draw, sizes = np.random.default_rng(0), set()
     for length in list(range(1, 30)) * 5:
         entropies = np.round(draw.random(length), 1).astype(np.float32)  # ties on purpose
         row = SimpleNamespace(token_ids=list(range(length)), entropies=entropies)
         expected = naive_forks(row, lambda ids: "x" * len(ids), 3, 4)
-        found = peak_entropy.positions(entropies, 3, 4, lambda _: True)
+        found = peak_entropy.positions(Response(entropies, 3, 4, lambda _: True, draw))
         assert found == expected
         sizes.add(len(found))
     assert sizes == {0, 1, 2, 3}
@@ -251,7 +251,7 @@ def test_every_trained_arm_has_weights_of_its_own(full):
         flat = torch.cat([w.flatten() for w in weights.values()])
         assert not any(torch.equal(flat, other) for other in seen)
         seen.append(flat)
-    assert len(arms) == 18
+    assert len(arms) == 21
 
 
 def test_problems_are_right_and_no_two_splits_share_one(full):
