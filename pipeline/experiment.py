@@ -260,7 +260,7 @@ def _check_agreement(where: str, arm: Settings) -> None:
                 f"{where}{key}",
                 found,
                 f"{wanted} {baseline}",
-                "The weights would hold the teacher's agreement without its scores.",
+                "Use another baseline: the weights would hold its agreement and not its scores.",
             )
 
 
