@@ -132,9 +132,12 @@ def of_round(cells: dict[str, str]) -> Cost:
 
 
 def cost(arms: Arms, arm: str, seed: int, last: int) -> Cost:
-    """Sums over the arm's rounds 1 to `last`; a shared cell counts for every arm that uses it."""
+    """Sums over the arm's rounds 1 to `last`; a shared cell counts for every arm that uses it.
+
+    A round in between that is evaluated as well costs the arm nothing.
+    """
     return _sum(
-        of_round(cells)
+        of_round(cells if round_ == last else {k: v for k, v in cells.items() if k != "evaluate"})
         for name, own, round_, cells in rounds(arms)
         if (name, own) == (arm, seed) and round_ <= last
     )

@@ -17,6 +17,7 @@ from pipeline.budget import Budget
 from pipeline.experiment import Experiment, Settings
 from pipeline.judgments.store import Store
 from pipeline.params import Hosted, LocalTeacher
+from pipeline.plan import GROUPS
 from pipeline.responses import Response
 from pipeline.teachers.capabilities import capability
 from pipeline.teachers.hosted import CHARACTERS_PER_TOKEN, tokens
@@ -81,7 +82,7 @@ def total(rows: list[dict[str, Any]]) -> Cost:
 
 
 def _find(plan: dict[str, Any], key: str) -> tuple[str, dict[str, Any]]:
-    return next((g, c[key]) for g, c in plan["cells"].items() if g != "arms" and key in c)
+    return next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
 
 
 def _cell(

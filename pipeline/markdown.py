@@ -4,7 +4,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import cost_table, sentences
+from pipeline import cost_table, effects, sentences
 from pipeline.costs import Cost, cost
 from pipeline.results import Evals, details
 from pipeline.runs import Row, rounds, run_json
@@ -50,6 +50,8 @@ def render(evals: Evals, found: dict[str, list[Row]], settings: dict[str, Any], 
         parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
         if p.split == "dev":
             parts.append(sentences.ON_DEV)
+    if found["branches"]:
+        parts.append(effects.section(found["branches"]))
     parts.append("## What it cost\n\n" + cost_table.render(found["costs"], p.match))
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:

@@ -8,12 +8,20 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
+METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.branch branches off
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
 Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
+Scheduler = Name  # of schedulers.SCHEDULERS
+FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
+
+
+def file_of(variant: str) -> str:
+    """The module of a metric, scheduler, objective or task, as dvc.yaml names it."""
+    return FILES.get(variant, variant.replace("-", "_"))
 
 
 class Params(BaseModel):
@@ -29,6 +37,7 @@ class Experiment(Params):
     seeds: tuple[int, ...]
     match: Resource | None = None  # cap every arm that uses it at the same amount a round
     budget: Positive | None = None  # of it, an arm and round; null: the smallest of their ceilings
+    branch: tuple[Name, ...] = ()  # controls that each omniopd round is also trained with
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
     # gain of omniopd over an arm that the verdicts test, percent; null: what the paper claims
     claims: dict[Named, Positive] | None = None
@@ -215,9 +224,11 @@ class Rollout(Params):
 
 
 class Forks(Params):
-    scheduler: Literal["peak-entropy", "uniform"]
+    scheduler: Scheduler
     max_forks: Count
     chunk_tokens: Count
+    # embedding-variance: of the student itself, from each place that may become a fork
+    continuations: Annotated[int, Field(ge=2)] = 4
 
 
 class Teach(Params):
@@ -254,6 +265,9 @@ class Prior(Params):
     combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
 
 
+Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
+
+
 class Train(Params):
     objective: Literal[
         "omniopd",
@@ -279,8 +293,9 @@ class Train(Params):
     clip: Positive
     answers: Count = 1  # imitate-forks: continuations of each fork that are imitated
     jsd_beta: Share = 0.5  # gkd: weight of the teacher in the mixture; 0 forward KL, 1 reverse
-    # an extension, omniopd only: taken off pi_hat, of the round's chunks or of the prompt's
-    baseline: Literal["none", "batch", "prompt"] = "none"
+    # an extension, omniopd only: taken off pi_hat, its mean over the round's chunks or over the
+    # prompt's; or how much the teacher agrees with itself at the fork
+    baseline: Baseline = "none"
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
 
 

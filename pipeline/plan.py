@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import ceilings, params
 from pipeline.errors import UserError
 from pipeline.experiment import UNTRACKED, Experiment, Settings
+from pipeline.params import METHOD, file_of
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
@@ -19,6 +20,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "pretrain-more",
     "rollout",
     "forks",
+    "forks-student",
     "teach",
     "teach-solutions",
     "teach-hosted",
@@ -34,6 +36,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior-4",
     "train",
     "train-matched",
+    "train-agreement",
     "train-opd",
     "train-opd-forks",
     "train-grpo",
@@ -58,21 +61,29 @@ GROUP_OF = {  # of a train cell by its objective; those that read the same input
     "gkd": "train-opd",
     "rft": "train-grpo",
 }
-MODULES = {"rouge1": "rouge"}  # of a variant, where it is not its name
 
 
 def expand(experiment: Experiment) -> dict[str, Any]:
     """The content of plan.yaml: {cells: {GROUP: {KEY: cell}, arms: {ARM: {seed-S: ...}}}}.
 
-    A group is a stage, or a stage and a dash where some of its cells read other inputs. All of
-    it lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
+    A group is a stage, or a stage and a dash where some of its cells read other inputs. Beside
+    `arms`, `branches` maps each control of experiment.branch to its own cells of the rounds of
+    omniopd. All lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
     """
     plan = _Plan(experiment)
     for seed in experiment.experiment.seeds:
         for name in experiment.experiment.arms:
             plan.arm(name, seed)
+        for name in experiment.experiment.branch:
+            plan.branch(name, seed)
     plan.cell("report", plan.report_params())
-    return {"cells": {**plan.cells, "arms": plan.arms}}
+    return {"cells": {**plan.cells, "arms": plan.arms, "branches": plan.branches}}
+
+
+def named(plan: dict[str, Any]) -> dict[str, Any]:
+    """Rounds by arm, and those of a branch, with the cells that it adds, as omniopd+CONTROL."""
+    branches = plan["cells"]["branches"].items()
+    return {**plan["cells"]["arms"], **{f"{METHOD}+{name}": found for name, found in branches}}
 
 
 def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
@@ -80,7 +91,7 @@ def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
 
     In dependency order.
     """
-    groups = {name: found for name, found in plan["cells"].items() if name != "arms"}
+    groups = {name: plan["cells"][name] for name in GROUPS}
     names = {key: f"{group}@{key}" for group, found in groups.items() for key in found}
     reads = {}
     for group, found in groups.items():
@@ -98,6 +109,7 @@ class _Plan:
         self.cells: Cells = {group: {} for group in GROUPS}
         self.arms: dict[str, Any] = {"base": {}}
         self.cap = ceilings.cap(experiment)  # of experiment.match
+        self.branches: dict[str, Any] = {}
 
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
@@ -115,20 +127,42 @@ class _Plan:
         if rounds:
             return dict(rounds)
         settings = self.experiment.arm(name)
-        task = _module(settings.prepare.task)
-        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
-        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
-        self.base(settings, seed, prompts, base)
+        prompts, base = self.start(settings, seed)
         policy = base
+        branched = name == METHOD and self.experiment.experiment.branch
         for round_ in range(1, self.experiment.experiment.rounds + 1):
             arm = _Round(self, settings, seed, round_, prompts, base, policy)
             found = arm.train()
             policy = f"data/train/{found['train']}"
             last = round_ == self.experiment.experiment.rounds
-            if last or settings.evaluate.rounds == "all":
+            if last or branched or settings.evaluate.rounds == "all":
                 found["evaluate"] = self.evaluate(settings, prompts, policy)
             rounds[f"round-{round_}"] = found
         return dict(rounds)
+
+    def branch(self, control: str, seed: int) -> None:
+        """Each round of omniopd trained and evaluated once more, with the control's scores.
+
+        From the round's own checkpoint, rollouts and forks, so these are the same cells; listed
+        are those that differ. The next round begins from omniopd's checkpoint again.
+        """
+        settings = self.experiment.branch(control)
+        prompts, base = self.start(settings, seed)
+        policy, rounds = base, {}
+        for round_, (name, real) in enumerate(self.arm(METHOD, seed).items(), 1):
+            found = _Round(self, settings, seed, round_, prompts, base, policy).train()
+            found["evaluate"] = self.evaluate(settings, prompts, f"data/train/{found['train']}")
+            rounds[name] = {stage: key for stage, key in found.items() if key != real.get(stage)}
+            policy = f"data/train/{real['train']}"
+        self.branches.setdefault(control, {})[f"seed-{seed}"] = rounds
+
+    def start(self, settings: Settings, seed: int) -> tuple[str, str]:
+        """The problems' cell and the base student's folder: what round 1 begins from."""
+        task = file_of(settings.prepare.task)
+        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
+        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
+        self.base(settings, seed, prompts, base)
+        return prompts, base
 
     def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
         """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
@@ -140,7 +174,7 @@ class _Plan:
         resolved = _dump(settings.evaluate)
         del resolved["rounds"]
         resolved["prepare"] = _dump(settings.prepare)
-        task = _module(settings.prepare.task)
+        task = file_of(settings.prepare.task)
         return self.cell("evaluate", resolved, prompts=prompts, policy=policy, task=task)
 
     def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
@@ -152,7 +186,7 @@ class _Plan:
             "prepare": _dump(settings.prepare),
             "seed": seed if own else 0,
         }
-        task = _module(settings.prepare.task)
+        task = file_of(settings.prepare.task)
         if isinstance(model.init, params.ModelInit):
             start = self.model(model.init.name, settings, seed, prompts)
             key = self.cell("pretrain-more", resolved, prompts=prompts, start=start, task=task)
@@ -169,6 +203,7 @@ class _Plan:
             claims
             | {
                 "arms": self.arms,
+                "branches": self.branches,
                 "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
                 "sampled_k": first.evaluate.samples,
                 "split": first.evaluate.split,
@@ -201,11 +236,16 @@ class _Round:
         """Every cell of the round by stage, `train` last."""
         objective = self.settings.train.objective
         one = self.settings.teach.teachers[0]  # objectives other than omniopd have one teacher
-        inputs = {"policy": self.policy, "objective": _module(objective)}
+        inputs = {"policy": self.policy, "objective": file_of(objective)}
+        group = GROUP_OF.get(objective, f"train-{objective}")
         match objective:
             case "omniopd":
                 prior = self.prior()
                 inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
+                if self.settings.train.baseline == "teacher-agreement":
+                    metric = file_of(self.settings.score.metric)
+                    inputs |= {"answers": self.teach(one), "similarity": metric}
+                    group = "train-agreement"
             case "opd" | "opd-sampled" | "gkd":
                 inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
             case "opd-forks":
@@ -218,9 +258,8 @@ class _Round:
             case "imitate-forks":
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
                 inputs |= {"answers": self.teach(one), "reference": self.base}
-        group = GROUP_OF.get(objective, f"train-{objective}")
         capped = ceilings.matched(self.plan.experiment, self.settings, self.plan.cap)
-        if objective == "omniopd" and capped.get("match") in ceilings.PRICED:
+        if group == "train" and objective == "omniopd" and capped.get("match") in ceilings.PRICED:
             group, inputs["answers"] = "train-matched", self._answers()
         self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
         return self.found
@@ -239,19 +278,25 @@ class _Round:
             for name, value in _dump(block).items()
             if block.objective in ONLY_FOR.get(name, {block.objective})
         }
+        if kept.get("baseline") == "teacher-agreement":
+            kept["metric"] = self.settings.score.metric
+            kept["samples"] = self.settings.teach.samples
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
     def rollout(self) -> str:
         prepare = self.settings.prepare
         resolved = _dump(self.settings.rollout) | {"prepare": _dump(prepare)} | self.where
-        inputs = {"prompts": self.prompts, "policy": self.policy, "task": _module(prepare.task)}
+        inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
         return self._add("rollout", "rollout", resolved, **inputs)
 
     def forks(self) -> str:
         resolved = _dump(self.settings.forks) | self.where
         inputs = {"rollouts": self.rollout(), "student": self.base}
-        scheduler = _module(resolved["scheduler"])
+        if resolved["scheduler"] == "embedding-variance":
+            return self._add("forks-student", "forks", resolved, **inputs, policy=self.policy)
+        del resolved["continuations"]
+        scheduler = file_of(resolved["scheduler"])
         return self._add("forks", "forks", resolved, **inputs, scheduler=scheduler)
 
     def teacher(self, name: str) -> str:
@@ -310,7 +355,7 @@ class _Round:
         if resolved["source"] == "zero":
             return self._add("score-zero", stage, resolved, forks=self.forks())
         inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
-        metric = _module(resolved["metric"])
+        metric = file_of(resolved["metric"])
         return self._add("score", stage, resolved, **inputs, similarity=metric)
 
     def prior(self) -> str:
@@ -349,10 +394,6 @@ def _tracked(settings: Settings, block: str) -> dict[str, Any]:
     """A block without what cannot change a result."""
     found = _dump(getattr(settings, block))
     return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
-
-
-def _module(name: str) -> str:
-    return MODULES.get(name, name.replace("-", "_"))
 
 
 def _method(settings: Settings) -> dict[str, Any]:

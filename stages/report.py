@@ -2,8 +2,9 @@
 
 reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
         other folders may lie beside them
-writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, results.md,
-        metrics.json, curves.json, losses.json, *.png
+writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
+        where experiment.branch names controls), results.md, metrics.json, curves.json,
+        losses.json, *.png
 """
 
 import json
@@ -18,6 +19,7 @@ from pipeline import (
     charts,
     cost_chart,
     costs,
+    effects,
     markdown,
     params,
     pooled,
@@ -34,7 +36,8 @@ Histogram = tuple[np.ndarray, np.ndarray]
 
 
 class ReportParams(params.Params):
-    arms: dict[str, dict[str, dict[str, dict[str, str]]]]
+    arms: Arms
+    branches: Arms
     settings: dict[str, dict[str, Any]]
     sampled_k: int
     split: str
@@ -135,13 +138,15 @@ def summary(evals: Evals, rows: list[Row]) -> dict[str, Any]:
     return found
 
 
-def pictures(p: ReportParams, points: list[Row], out: Path) -> None:
+def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path) -> None:
     names = list(p.arms)
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
     charts.histogram_pair(*entropies(p.arms), out / "entropy_forks.png")
     charts.similarity(similarities(p.arms), names, out / "similarity.png")
     charts.weights(weights(p.arms).items(), out / "pi_hat_pi_bar.png")
     cost_chart.draw(points, costs.rows(p.arms), names, out / "cost.png")
+    if len({row["round"] for row in branched}) > 1:
+        charts.branches(branched, out / "branches.png")
 
 
 @cells.entry
@@ -156,6 +161,7 @@ def main() -> None:
             "contrasts": results.contrasts(evals),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims),
+            "branches": effects.effects(evals, p.branches),
             "costs": costs.rows(p.arms),
             "curves": points,
             "losses": losses(p.arms),
@@ -166,7 +172,7 @@ def main() -> None:
             cells.write_text(args.out / f"{name}.json", text)
         page = markdown.render(evals, found, p.settings, p)
         cells.write_text(args.out / "results.md", page)
-        pictures(p, points, args.out)
+        pictures(p, points, found["branches"], args.out)
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 

@@ -3,7 +3,8 @@
 reads   policy      the round's checkpoint and optimizer moments
         rollouts    what it wrote (prompts and answers instead for sft)
         targets     chunk weights (omniopd); forks and answers for imitate-forks
-        answers     what the evidence took, where experiment.match counts teacher tokens or dollars
+        answers     of the forks, for baseline teacher-agreement, and where experiment.match counts
+                    what the evidence took
         reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks)
         teacher     a checkpoint with logits (opd, opd-sampled, gkd, opd-forks)
 writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step)
@@ -54,7 +55,9 @@ class TrainParams(params.Params):
     correction: str = "none"  # omniopd
     answers: params.Count = 1  # imitate-forks
     jsd_beta: params.Share = 0.5  # gkd
-    baseline: str = "none"  # omniopd
+    baseline: params.Baseline = "none"  # omniopd
+    metric: str = ""  # of baseline teacher-agreement
+    samples: params.Count = 1  # N, of the same
     anchor: str = "outside"  # objectives with an anchor
     seed: int
     round: params.Count
@@ -184,7 +187,14 @@ def _gather(
         case "omniopd":
             from pipeline.objectives import omniopd
 
-            examples = omniopd.examples(read("rollouts"), read("targets"), p.baseline)
+            targets, agreed = read("targets"), None
+            if p.baseline == "teacher-agreement":
+                from pipeline.agreement import agreement
+
+                answers = tables.stream(args.answers, tables.ANSWERS)
+                kept = (part if cut is None else cut.keep(part) for part in answers)
+                agreed = agreement(targets, kept, p.samples, p.metric)
+            examples = omniopd.examples(read("rollouts"), targets, p.baseline, agreed)
             return Work(examples, omniopd.terms, 0)
         case "opd":
             from pipeline.objectives import opd

@@ -69,10 +69,45 @@ def test_the_learning_rate_of_one_arm_reruns_that_arm(project):
     assert project.cell("omniopd", 1, "train").name in {n.partition("@")[2] for n in names}
 
 
-def test_one_arm_more_runs_that_arm_from_shared_answers(project):
+def ledger(project):
+    return project.run("omniopd", "judgments", "stats", "--json").stdout
+
+
+def test_a_control_more_reuses_rollouts_forks_and_answers_and_asks_nothing(project):
+    before = ledger(project)
     project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "new"])
-    project.edit(arms__new={"prior": {"alpha": 0.5}})
+    project.edit(arms__new={"score": {"source": "shuffled"}, "prior": {"alpha": 0.5}})
     assert groups(project.repro()) == AGAIN | {"prior": 1, "train": 1, "evaluate": 1}
+    for stage in ("rollout", "forks", "teach", "score"):
+        assert project.cell("new", 1, stage) == project.cell("shuffled-scores", 1, stage)
+    assert ledger(project) == before
+
+
+def test_branches_of_a_finished_experiment_run_only_their_cells_and_ask_nothing(project):
+    project.edit(experiment__arms=["omniopd"], experiment__rounds=2)
+    project.repro()
+    report = project.folder / "data/report"
+    before, last = ledger(project), json.loads((report / "results.json").read_text())
+    project.edit(experiment__branch=["shuffled-scores", "constant-scores"])
+    # what round 1 shares with the arms of these names is in DVC's cache
+    assert groups(project.repro()) == AGAIN | {
+        "score": 1, "prior": 1, "prior-control": 1, "train": 2, "evaluate": 2,
+    }  # fmt: skip
+    assert ledger(project) == before
+    rows = json.loads((report / "results.json").read_text())
+    assert [row for row in rows if row["round"] != 1] == last
+    effects = json.loads((report / "branches.json").read_text())
+    places = {(row["control"], row["round"]) for row in effects}
+    assert places == {(c, r) for c in ("shuffled-scores", "constant-scores") for r in (1, 2)}
+    sampled = {row["round"]: row["accuracy"] for row in rows if row["decoding"] == "sampled"}
+    for row in effects:
+        assert row["real_accuracy"] == pytest.approx(sampled[row["round"]])
+        assert row["diff"] == pytest.approx(row["real_accuracy"] - row["control_accuracy"])
+    assert "What the scores did" in (report / "results.md").read_text()
+    assert (report / "branches.png").stat().st_size > 0
+    link = project.folder / "data/arms/omniopd+constant-scores/seed-0/round-2/train/checkpoint"
+    assert link.is_dir()
+    assert "prior:" in project.run("omniopd", "show", "omniopd+constant-scores").stdout
 
 
 def test_one_round_more_runs_only_the_new_one_and_reverting_runs_nothing(project):

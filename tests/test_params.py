@@ -51,6 +51,17 @@ REFUSED = [
     ("experiment.seeds", [0, 0], r"experiment\.seeds: found \[0, 0\], wanted each seed once"),
     ("experiment.arms", ["omniopd", "omniopd"], r"wanted each arm once"),
     ("arms.base", {}, r"arms\.base: found 'defined'"),
+    ("score.metric", "rouge", r"score\.metric: found 'rouge', wanted one of exact, edit, prefix"),
+    (
+        "forks.scheduler",
+        "peak",
+        r"forks\.scheduler: found 'peak', wanted one of peak-entropy",
+    ),
+    (
+        "forks.continuations",
+        1,
+        r"forks\.continuations: found 1, wanted.*or equal to 2",
+    ),
 ]
 
 
@@ -94,6 +105,34 @@ def test_prior_only_needs_alpha(tmp_path):
         values["experiment"]["arms"] = ["prior-only"]
 
     with pytest.raises(UserError, match=r"prior\.alpha: found 0, wanted above 0"):
+        load(tmp_path, edit)
+
+
+AGREEMENT = {"baseline": "teacher-agreement", "correction": "ratio"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"teach": {"samples": 1}}, "teach.samples: found 1, wanted at least 2"),
+        ({"prior": {"source": "none"}}, "prior.source: found 'none', wanted scores"),
+        ({"score": {"source": "shuffled"}}, "score.source: found 'shuffled', wanted similarity"),
+        ({"score": {"source": "zero"}}, "score.source: found 'zero', wanted similarity"),
+        (
+            {"teach": {"teacher": ["carries", "never-carries"]}, "prior": {"combine": "mean"}},
+            "teach.teacher: found ['carries', 'never-carries'], wanted one teacher",
+        ),
+        ({"train": AGREEMENT | {"correction": "none"}}, "train.correction: found 'none', wanted"),
+    ],
+)
+def test_agreement_of_a_teacher_with_itself_needs_one_teacher_answers_and_its_scores(
+    tmp_path, override, said
+):
+    def edit(values):
+        values["arms"]["new"] = {"train": AGREEMENT} | override
+        values["experiment"]["arms"] = ["new"]
+
+    with pytest.raises(UserError, match=re.escape(f"arms.new: {said}")):
         load(tmp_path, edit)
 
 

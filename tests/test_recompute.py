@@ -58,15 +58,44 @@ def test_forks(full):
     assert forks.ended.any()  # a chunk with the end in it
 
 
+def test_embedding_variance_takes_the_place_where_the_student_says_most_different_things(full):
+    from pipeline import seeds
+    from pipeline.similarity.embedding import embed
+
+    rollouts = table(full, "self-teacher", "rollout", "rollouts")
+    forks = table(full, "self-teacher", "forks", "forks").set_index("rollout_id").position
+    folder = full.cell("base", 0, "policy") / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tok = AutoTokenizer.from_pretrained(folder)
+    moved = 0
+    for row in rollouts.head(8).itertuples():
+        places = naive_forks(row, lambda ids: tok.decode(ids, skip_special_tokens=True), 3, 6)
+        apart = {}
+        for t in places:
+            prefix = [*map(int, row.prompt_token_ids), *map(int, row.token_ids[:t])]
+            texts = []
+            for sample in range(4):
+                seed = seeds.number(0, "forks", 1, row.rollout_id, t, sample)
+                draws = np.random.default_rng(seed).random(6)
+                texts.append(tok.decode(drawn(model, tok, prefix, draws), skip_special_tokens=True))
+            vectors = embed(texts)
+            pairs = [vectors[i] @ vectors[j] for i in range(4) for j in range(i)]
+            apart[t] = round(1 - float(np.mean(pairs)), 4)
+        best = max(apart, key=lambda t: (apart[t], t), default=None)
+        assert forks.get(row.rollout_id) == best
+        moved += naive_forks(row, lambda ids: "", 1, 6) != [best]
+    assert moved  # it is not peak-entropy's choice
+
+
 def test_forks_of_short_responses_with_ties():
-    from pipeline.schedulers import peak_entropy
+    from pipeline.schedulers import Response, peak_entropy
 
     draw, sizes = np.random.default_rng(0), set()
     for length in list(range(1, 30)) * 5:
         entropies = np.round(draw.random(length), 1).astype(np.float32)  # ties on purpose
         row = SimpleNamespace(token_ids=list(range(length)), entropies=entropies)
         expected = naive_forks(row, lambda ids: "x" * len(ids), 3, 4)
-        found = peak_entropy.positions(entropies, 3, 4, lambda _: True)
+        found = peak_entropy.positions(Response(entropies, 3, 4, lambda _: True, draw))
         assert found == expected
         sizes.add(len(found))
     assert sizes == {0, 1, 2, 3}
@@ -251,7 +280,7 @@ def test_every_trained_arm_has_weights_of_its_own(full):
         flat = torch.cat([w.flatten() for w in weights.values()])
         assert not any(torch.equal(flat, other) for other in seen)
         seen.append(flat)
-    assert len(arms) == 18
+    assert len(arms) == 21
 
 
 def test_problems_are_right_and_no_two_splits_share_one(full):
@@ -282,6 +311,19 @@ def test_grades_follow_from_the_responses(full):
     assert set(rollouts.reward) == {0.0, 1.0}
 
 
+def drawn(model, tok, prefix, draws):
+    """Token ids sampled one by one, a random number each, until the end."""
+    ids = []
+    for u in draws:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prefix, *ids]])).logits[0, -1]
+        total = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
+        ids.append(int(np.searchsorted(total, u * total[-1], side="right")))
+        if ids[-1] == tok.eos_token_id:
+            break
+    return ids
+
+
 def test_answers_are_the_teacher_sampled_from_the_prefix(full):
     from pipeline.judgments.keys import seed_for
 
@@ -298,14 +340,8 @@ def test_answers_are_the_teacher_sampled_from_the_prefix(full):
     for row in answers.iloc[::17].itertuples():
         source = rollouts.loc[row.rollout_id]
         prefix = (*map(int, source.prompt_token_ids), *map(int, source.token_ids[: row.position]))
-        ids = []
-        for u in np.random.default_rng(seed_for(prefix, row.sample)).random(6):
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor([[*prefix, *ids]])).logits[0, -1]
-            total = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
-            ids.append(int(np.searchsorted(total, u * total[-1], side="right")))
-            if ids[-1] == tok.eos_token_id:
-                break
+        draws = np.random.default_rng(seed_for(prefix, row.sample)).random(6)
+        ids = drawn(model, tok, prefix, draws)
         assert row.text == tok.decode(ids, skip_special_tokens=True)
         assert row.ended == (ids[-1] == tok.eos_token_id)
         assert row.completion_tokens == len(ids)
