@@ -247,7 +247,7 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
         try:
             wanted, found = gold_of(gold), parsed(answer)
             correct = bool(math_verify.verify(wanted, found, timeout_seconds=None))
-            reason = None if found else "unparsable"
+            reason = "unparsable" if all(isinstance(x, str) for x in found) else None
         except Exception as error:  # noqa: BLE001 - of any kind, from sympy
             correct, reason = False, "memory" if isinstance(error, MemoryError) else "unparsable"
         pipe.send_bytes(json.dumps([correct, reason]).encode())
