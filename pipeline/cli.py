@@ -1,6 +1,7 @@
 """The console command `omniopd`. Every command acts on the project in the current directory."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,6 +84,23 @@ def estimate(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = 
     from pipeline import spending
 
     typer.echo(spending.estimate(as_json))
+
+
+@app.command()
+def harness(
+    name: Annotated[str, typer.Argument(help="a checkpoint's folder, or an arm: its last round")],
+    tasks: Annotated[str, typer.Option(help="names of the harness's tasks, with commas")],
+    include: Annotated[Path | None, typer.Option(help="folder with task files of your own")] = None,
+    seed: Annotated[int, typer.Option(help="of the arm")] = 0,
+    limit: Annotated[int | None, typer.Option(help="problems of each task; all by default")] = None,
+    chat: Annotated[bool, typer.Option(help="render the checkpoint's chat template")] = True,
+) -> None:
+    """Evaluate a checkpoint with lm-evaluation-harness (extra `harness`); prints JSON."""
+    from pipeline import dag, harness
+
+    found = {} if Path(name).is_dir() else dag.current()
+    folder = harness.checkpoint(found, name, seed)
+    typer.echo(harness.text(harness.run(folder, tasks.split(","), include, limit, chat)))
 
 
 @teacher.command()

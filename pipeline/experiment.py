@@ -201,7 +201,7 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
             "Enlarge the pool, or use fewer rounds or prompts a round.",
         )
     pool = arm.prepare.dev if arm.evaluate.split == "dev" else arm.prepare.test
-    if arm.evaluate.problems > pool:
+    if arm.prepare.graded and arm.evaluate.problems > pool:
         _refuse(
             f"{where}evaluate.problems",
             arm.evaluate.problems,
@@ -211,6 +211,13 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
     if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
         _refuse(
             f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
+        )
+    if arm.train.objective in ("grpo", "rft") and not arm.prepare.graded:
+        _refuse(
+            f"{where}train.objective",
+            arm.train.objective,
+            f"one that needs no checker, as task {arm.prepare.task} has none",
+            "Use another task or objective.",
         )
     _check_baseline(where, arm)
     if arm.train.answers > arm.teach.samples:

@@ -1,8 +1,18 @@
 """The blocks of params.yaml: names, types and ranges of every number that a stage may use."""
 
-from typing import Annotated, Any, Literal
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_validator,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -14,6 +24,8 @@ METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.bran
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
 Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+TaskName = Literal["arithmetic", "reasoning-gym", "math", "code", "prompts"]  # a file each
 Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
 Scheduler = Name  # of schedulers.SCHEDULERS
 FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
@@ -129,30 +141,92 @@ Hosted = OpenAICompatibleTeacher | AnthropicTeacher | GoogleTeacher
 Teacher = Annotated[LocalTeacher | Hosted, Field(discriminator="kind")]
 
 
-class ArithmeticPrepare(Params):
-    """Column addition written out column by column, character level."""
+class TaskPrepare(Params):
+    """Base of what a task asks for: class `Prepare` of pipeline/tasks/NAME.py."""
 
-    task: Literal["arithmetic"]
+    graded: ClassVar[bool] = True  # the task has a checker
+    sandboxed: ClassVar[bool] = False  # the checker runs programs in pipeline/sandbox
+
+    task: str
     seed: int
     train: Count  # problems in the pool; round r takes slice r
     dev: Count
     test: Count
-    digits: Count
+
+    @property
+    def rows(self) -> str | None:
+        """The file or folder that `prepare` reads; empty for a hub, None for made-up problems."""
+        return None
+
+    def resolved(self) -> dict[str, Any]:
+        """As cells hold it: files of problems with the hash of their content."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
-class ReasoningGymPrepare(Params):
-    """Generated problems of reasoning-gym with their checkers, datasets in turn."""
+class ProblemSet(Params):
+    """Rows of problems in a file of prepare.folder, or of a dataset on a hub."""
 
-    task: Literal["reasoning-gym"]
-    seed: int
-    train: Count
-    dev: Count
-    test: Count
-    datasets: dict[str, dict[str, Any]]  # name: generator settings
-    instruction: str  # appended to each question
+    file: str | None = None  # .jsonl, .json or .parquet
+    sha256: Sha256 | None = None  # of the file; `omniopd plan` fills it in
+    hub: str | None = None  # name of a Hugging Face dataset; needs the package datasets
+    config: str | None = None
+    hub_split: str = "train"
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None  # a commit
+    splits: tuple[Literal["train", "dev", "test"], ...]  # of ours, that it is drawn for
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ProblemSet":
+        if (self.file is None) == (self.hub is None):
+            raise ValueError("either file or hub")
+        if self.hub is not None and self.revision is None:
+            raise ValueError("revision, the commit of the hub's dataset")
+        return self
 
 
-Prepare = Annotated[ArithmeticPrepare | ReasoningGymPrepare, Field(discriminator="task")]
+class RowsPrepare(TaskPrepare):
+    """Base of tasks whose problems are rows that somebody else wrote."""
+
+    folder: str | None = None  # of the sets' files
+    sets: Mapping[Name, ProblemSet]
+
+    @model_validator(mode="after")
+    def _has_folder(self) -> "RowsPrepare":
+        if self.folder is None and any(found.file for found in self.sets.values()):
+            raise ValueError("folder, where the files of sets lie")
+        return self
+
+    @property
+    def rows(self) -> str:
+        return self.folder or ""
+
+    def resolved(self) -> dict[str, Any]:
+        from pipeline.rows import sha256
+
+        values = super().resolved()
+        for name, found in self.sets.items():
+            if found.file is not None:
+                values["sets"][name]["sha256"] = sha256(f"{self.folder}/{found.file}", found.sha256)
+        return values
+
+
+class _Task(BaseModel):
+    task: TaskName
+
+
+def task_module(name: str) -> Any:
+    """pipeline/tasks/NAME.py: its class `Prepare` and its function `load`."""
+    return importlib.import_module(f"pipeline.tasks.{name.replace('-', '_')}")
+
+
+def _prepare(values: Any) -> Any:
+    if isinstance(values, TaskPrepare):
+        return values
+    name = _Task.model_validate(values).task
+    return task_module(name).Prepare.model_validate_json(json.dumps(values))
+
+
+# each task's own class, from its own file: a cell loads no other task
+Prepare = Annotated[SerializeAsAny[TaskPrepare], BeforeValidator(_prepare)]
 
 
 class LlamaInit(Params):

@@ -1,7 +1,8 @@
 """params.yaml expanded into cells: every stage of every round, arm and seed, named by content.
 
 A cell's key is `c` and 8 hex digits of the hash of its stage, its resolved params and the cells
-it reads. Arms that agree up to some point share cells up to there. Pure: no file is read here.
+it reads. Arms that agree up to some point share cells up to there. Pure, but for the files of
+problems that params name: the hash of their content is part of a cell.
 """
 
 import graphlib
@@ -16,9 +17,12 @@ from pipeline.params import METHOD, file_of
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
+    "prepare-rows",
+    "prepare-hub",
     "pretrain",
     "pretrain-more",
     "rollout",
+    "rollout-sandbox",
     "forks",
     "forks-student",
     "teach",
@@ -43,6 +47,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "train-sft",
     "train-imitate-forks",
     "evaluate",
+    "evaluate-sandbox",
     "report",
 )
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
@@ -158,11 +163,22 @@ class _Plan:
 
     def start(self, settings: Settings, seed: int) -> tuple[str, str]:
         """The problems' cell and the base student's folder: what round 1 begins from."""
-        task = file_of(settings.prepare.task)
-        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
+        prompts = self.prompts(settings.prepare)
         base = self.model(self.experiment.experiment.student, settings, seed, prompts)
         self.base(settings, seed, prompts, base)
         return prompts, base
+
+    def prompts(self, prepare: params.TaskPrepare) -> str:
+        inputs = {"task": file_of(prepare.task)}
+        match prepare.rows:
+            case None:
+                group = "prepare"
+            case "":
+                group = "prepare-hub"
+            case rows:
+                group = "prepare-rows"
+                inputs["rows"] = rows
+        return self.cell(group, {"prepare": prepare.resolved()}, **inputs)
 
     def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
         """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
@@ -173,9 +189,15 @@ class _Plan:
     def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
         resolved = _dump(settings.evaluate)
         del resolved["rounds"]
-        resolved["prepare"] = _dump(settings.prepare)
-        task = file_of(settings.prepare.task)
-        return self.cell("evaluate", resolved, prompts=prompts, policy=policy, task=task)
+        prepare = settings.prepare
+        if not prepare.graded:
+            raise UserError(
+                f"prepare.task: found {prepare.task!r}, wanted a task with a checker: every arm is "
+                "evaluated. Use another task; `omniopd audit` needs no checker."
+            )
+        resolved["prepare"] = prepare.resolved()
+        task, group = file_of(prepare.task), _sandboxed("evaluate", prepare)
+        return self.cell(group, resolved, prompts=prompts, policy=policy, task=task)
 
     def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
         """Folder of a pretrained model. Only the student may differ between seeds."""
@@ -183,7 +205,7 @@ class _Plan:
         own = settings.pretrain.per_seed and name == self.experiment.experiment.student
         resolved = {
             "model": _dump(model),
-            "prepare": _dump(settings.prepare),
+            "prepare": settings.prepare.resolved(),
             "seed": seed if own else 0,
         }
         task = file_of(settings.prepare.task)
@@ -286,9 +308,9 @@ class _Round:
 
     def rollout(self) -> str:
         prepare = self.settings.prepare
-        resolved = _dump(self.settings.rollout) | {"prepare": _dump(prepare)} | self.where
+        resolved = _dump(self.settings.rollout) | {"prepare": prepare.resolved()} | self.where
         inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
-        return self._add("rollout", "rollout", resolved, **inputs)
+        return self._add(_sandboxed("rollout", prepare), "rollout", resolved, **inputs)
 
     def forks(self) -> str:
         resolved = _dump(self.settings.forks) | self.where
@@ -394,6 +416,11 @@ def _tracked(settings: Settings, block: str) -> dict[str, Any]:
     """A block without what cannot change a result."""
     found = _dump(getattr(settings, block))
     return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
+
+
+def _sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
+    """Group of a stage that grades."""
+    return f"{stage}-sandbox" if prepare.sandboxed else stage
 
 
 def _method(settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from tests.project import MINIATURE, Project
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
-LONGEST = ("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing")
+LONGEST = (
+    *("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
+    *("extending_task", "code", "math"),
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -352,7 +352,7 @@ def test_answers_are_the_teacher_sampled_from_the_prefix(full):
 def test_pretraining_gives_no_held_out_problem_away():
     from itertools import islice
 
-    from pipeline import params
+    from pipeline.tasks import arithmetic
     from stages.pretrain import PretrainParams, worked
 
     init = {"kind": "llama", "hidden": 8, "layers": 1, "heads": 1, "mlp": 8}
@@ -363,4 +363,4 @@ def test_pretraining_gives_no_held_out_problem_away():
     seen = [messages[0]["content"] for messages, _ in islice(worked(p, held_out), 500)]
     assert not held_out & set(seen)
     assert len(set(seen)) > 60
-    assert isinstance(p.prepare, params.ArithmeticPrepare)
+    assert isinstance(p.prepare, arithmetic.Prepare)
