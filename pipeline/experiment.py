@@ -36,6 +36,7 @@ class Settings(Params):
     teach: params.Teach
     score: params.Score
     prior: params.Prior
+    calibrate: params.Calibrate = params.Calibrate()
     train: params.Train
     evaluate: params.Evaluate
 
@@ -211,6 +212,14 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
     if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
         _refuse(
             f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
+        )
+    longest = max(arm.calibrate.lengths(arm.forks.chunk_tokens))
+    if longest > arm.forks.chunk_tokens:
+        _refuse(
+            f"{where}calibrate.chunk_tokens",
+            longest,
+            f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
+            "Only answers that were bought are looked at, and they end there.",
         )
     _check_baseline(where, arm)
     if arm.train.answers > arm.teach.samples:
