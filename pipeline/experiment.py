@@ -36,6 +36,7 @@ class Settings(Params):
     teach: params.Teach
     score: params.Score
     prior: params.Prior
+    calibrate: params.Calibrate = params.Calibrate()
     train: params.Train
     evaluate: params.Evaluate
 
@@ -218,6 +219,14 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
             arm.train.objective,
             f"one that needs no checker, as task {arm.prepare.task} has none",
             "Use another task or objective.",
+        )
+    longest = max(arm.calibrate.lengths(arm.forks.chunk_tokens))
+    if longest > arm.forks.chunk_tokens:
+        _refuse(
+            f"{where}calibrate.chunk_tokens",
+            longest,
+            f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
+            "Only answers that were bought are looked at, and they end there.",
         )
     _check_baseline(where, arm)
     if arm.train.answers > arm.teach.samples:

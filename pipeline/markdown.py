@@ -1,10 +1,13 @@
 """results.md: the table with intervals, the settings, and what was seen in plain sentences."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from pipeline import cost_table, effects, sentences
+from pipeline.calibration import page
+from pipeline.calibration.page import Calibrated
 from pipeline.costs import Cost, cost
 from pipeline.results import Evals, details
 from pipeline.runs import Row, rounds, run_json
@@ -30,7 +33,13 @@ QUESTIONS = (  # arm, versus, is it meant to be above?
 )
 
 
-def render(evals: Evals, found: dict[str, list[Row]], settings: dict[str, Any], p: Any) -> str:
+def render(
+    evals: Evals,
+    found: dict[str, list[Row]],
+    settings: dict[str, Any],
+    p: Any,
+    calibrated: Sequence[Calibrated] = (),
+) -> str:
     """The whole page, from the rows of results, contrasts, pooled and verdicts.
 
     `p` holds split, sampled_k, per_seed and notes of the report's params.
@@ -44,19 +53,21 @@ def render(evals: Evals, found: dict[str, list[Row]], settings: dict[str, Any], 
             parts.append(title + _over_seeds(evals, rows, found["pooled"], task))
         else:
             parts.append(title + _table(evals, rows, task, seeds[0]))
+        parts.append(page.line(calibrated, settings))
     if len(seeds) > 1:
         parts.append("## Verdicts\n\n" + sentences.verdicts(found["verdicts"], p.split))
     else:
         parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
         if p.split == "dev":
             parts.append(sentences.ON_DEV)
+    parts.append(page.section(calibrated))
     if found["branches"]:
         parts.append(effects.section(found["branches"]))
     parts.append("## What it cost\n\n" + cost_table.render(found["costs"], p.match))
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:
         parts.append("\n".join(f"- {note}" for note in p.notes))
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def _basis(rows: list[Row], seeds: list[int], p: Any) -> str:

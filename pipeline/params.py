@@ -339,6 +339,23 @@ class Prior(Params):
     combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
 
 
+class Calibrate(Params):
+    """What stage calibrate looks at; of no arm's training. The block may be left out."""
+
+    metrics: tuple[Metric, ...] = ("exact", "edit", "prefix", "rouge1", "embedding")
+    # null: a quarter, half and the whole of forks.chunk_tokens, at least 2
+    chunk_tokens: tuple[Count, ...] | None = None
+    forks: Count = 400  # most of a cell that are looked at; the table says how many
+    alphas: tuple[NonNegative, ...] = (0.5, 1.0, 2.0, 5.0)  # of the prior: how far each shrinks
+    rounds: Literal["first", "all", "none"] = "first"
+
+    def lengths(self, chunk_tokens: int) -> tuple[int, ...]:
+        """Chunk lengths that are tried, ascending."""
+        tried = self.chunk_tokens or (chunk_tokens // 4, chunk_tokens // 2, chunk_tokens)
+        shortest = 1 if self.chunk_tokens else min(2, chunk_tokens)
+        return tuple(sorted({max(shortest, tokens) for tokens in tried}))
+
+
 Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
 
 

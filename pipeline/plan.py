@@ -38,6 +38,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior-2",
     "prior-3",
     "prior-4",
+    "calibrate",
     "train",
     "train-matched",
     "train-agreement",
@@ -263,6 +264,7 @@ class _Round:
         match objective:
             case "omniopd":
                 prior = self.prior()
+                self.calibrate()
                 inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
                 if self.settings.train.baseline == "teacher-agreement":
                     metric = file_of(self.settings.score.metric)
@@ -402,6 +404,31 @@ class _Round:
         rounds = self.plan.arm(resolved["controls"], self.where["seed"])
         controlled = rounds[f"round-{self.where['round']}"]["prior"]
         return self._add("prior-control", "prior", resolved, **inputs, controlled=controlled)
+
+    def calibrate(self) -> None:
+        """What the round's answers can tell; nothing of it is trained on."""
+        block, round_ = self.settings.calibrate, self.where["round"]
+        wanted = block.rounds == "all" or (block.rounds == "first" and round_ == 1)
+        scored = self.settings.prior.source == "scores" and self.settings.score.source != "zero"
+        if not (wanted and scored):
+            return
+        forks = self.settings.forks
+        resolved = {
+            "metrics": list(block.metrics),
+            "lengths": list(block.lengths(forks.chunk_tokens)),
+            "alphas": list(block.alphas),
+            "forks": block.forks,
+            "scheduler": forks.scheduler,
+            "max_forks": forks.max_forks,
+            "chunk_tokens": forks.chunk_tokens,
+            "samples": self.settings.teach.samples,
+            **self.where,
+        }
+        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "student": self.base}
+        for name in self.settings.teach.teachers:
+            answers = self.teach(name)
+            stage = self._named("calibrate", name)
+            self._add("calibrate", stage, resolved | {"teacher": name}, **inputs, answers=answers)
 
     def _add(self, group: str, stage: str, resolved: dict[str, Any], **inputs: str) -> str:
         self.found[stage] = self.plan.cell(group, resolved, **inputs)

@@ -62,6 +62,16 @@ def test_the_metric_reruns_score_onward_and_asks_nothing(project):
     assert groups(project.repro()) == AGAIN | {"score": 2, "prior": 2, "train": 2, "evaluate": 2}
 
 
+def test_what_is_calibrated_reruns_calibration_alone(project):
+    project.edit(calibrate={"metrics": ["exact", "edit"], "chunk_tokens": [6]})
+    assert groups(project.repro()) == AGAIN | {"calibrate": 1}
+    project.edit(calibrate={"rounds": "none"})
+    assert groups(project.repro()) == AGAIN
+    assert "## Calibration" not in (project.folder / "data/report/results.md").read_text()
+    project.revert()
+    assert project.repro() == []
+
+
 def test_the_learning_rate_of_one_arm_reruns_that_arm(project):
     project.edit(arms__omniopd={"train": {"lr": 3e-3}})
     names = project.repro()
@@ -274,6 +284,32 @@ def test_a_second_seed_adds_cells_and_keeps_the_first_ones(tmp_path):
     lost = {name.partition("@")[0] for name in one - two}
     assert lost == {"report"}
     assert len(two) > len(one)
+
+
+def test_arms_with_equal_answers_share_one_calibration_of_the_first_round(tmp_path):
+    def several(values):
+        values["experiment"].update(rounds=2, seeds=[0, 1])
+        names = ["omniopd", "shuffled-scores", "zero-score", "prior-only", "sft", "multi-teacher"]
+        values["experiment"]["arms"] = names
+
+    def every(values):
+        several(values)
+        values["calibrate"] = {"rounds": "all"}
+
+    cells = expand(tmp_path, several)["cells"]
+    arms = cells["arms"]
+    shared = arms["omniopd"]["seed-0"]["round-1"]["calibrate"]
+    assert arms["shuffled-scores"]["seed-0"]["round-1"]["calibrate"] == shared
+    assert arms["multi-teacher"]["seed-0"]["round-1"]["calibrate-carries"] == shared
+    assert "calibrate-never-carries" in arms["multi-teacher"]["seed-0"]["round-1"]
+    for arm in ("zero-score", "prior-only", "sft"):
+        assert "calibrate" not in arms[arm]["seed-0"]["round-1"]
+    assert "calibrate" not in arms["omniopd"]["seed-0"]["round-2"]
+    assert len(cells["calibrate"]) == 2 * 2  # teachers, seeds
+    more = expand(tmp_path, every)["cells"]
+    assert "calibrate" in more["arms"]["omniopd"]["seed-0"]["round-2"]
+    assert set(cells["calibrate"]) < set(more["calibrate"])
+    assert all(cells[g] == more[g] for g in plan.GROUPS if g not in ("calibrate", "report"))
 
 
 def test_replay_is_no_part_of_a_cell_and_chunk_length_is(tmp_path):

@@ -42,6 +42,8 @@ REFUSED = [
     ("prior.alpha", -1.0, r"prior\.alpha: found -1\.0"),
     ("train.beta", -0.1, r"train\.beta: found -0\.1"),
     ("forks.chunk_tokens", 21, r"chunk_tokens: found 21, wanted at most rollout\.max_new_tokens"),
+    ("calibrate", {"chunk_tokens": [7]}, r"calibrate\.chunk_tokens: found 7, wanted at most .* 6"),
+    ("calibrate", {"metrics": ["bleu"]}, r"calibrate\.metrics\.0: found 'bleu'"),
     ("experiment.rounds", 6, r"prepare\.train: found 40, wanted at least .* = 48\. Enlarge"),
     ("experiment.arms", ["omniopd", "nosuch"], r"'nosuch' is not defined; defined are"),
     ("teach.teacher", "nobody", r"teach\.teacher: found 'nobody', wanted one of teachers"),
@@ -191,3 +193,13 @@ def test_a_hosted_teacher_that_cannot_work_is_refused_when_params_load(
     hosted(tmp_path, {"base_url": URL})  # the same without the mistake
     with pytest.raises(UserError, match=re.escape(said)):
         hosted(tmp_path, teacher, **teach)
+
+
+def test_chunk_lengths_are_a_quarter_half_and_the_whole_and_at_least_two(tmp_path):
+    block = load(tmp_path, lambda _: None).calibrate
+    assert block.lengths(50) == (12, 25, 50)
+    assert block.lengths(6) == (2, 3, 6)
+    assert block.lengths(4) == (2, 4)
+    assert block.lengths(1) == (1,)
+    named = load(tmp_path, put("calibrate", {"chunk_tokens": [6, 1]})).calibrate
+    assert named.lengths(6) == (1, 6)

@@ -206,6 +206,61 @@ def test_chunk_logprob_is_the_teachers_own_geometric_mean(full):
         assert (row.n, row.k_sem, row.posterior_sd) == (0, 0, 0)
 
 
+def in_the_same_state(rollouts, fork, tokens):
+    """Chunks that the prompt's other samples wrote after the same tokens."""
+    mine, at = rollouts.loc[fork.rollout_id], fork.position
+    for name, other in rollouts[rollouts.prompt_id == mine.prompt_id].iterrows():
+        ids = list(other.token_ids)
+        whole = len(ids) >= at + 6 or (len(ids) > at and other.finish_reason == "stop")
+        if name != fork.rollout_id and whole and ids[:at] == list(mine.token_ids[:at]):
+            yield other.text[at : at + tokens]
+
+
+@pytest.mark.parametrize("tokens", [3, 6])
+def test_calibration_at_two_lengths(full, tokens):
+    forks, answers = table(full, ARM, "forks", "forks"), table(full, ARM, "teach", "answers")
+    rollouts = table(full, ARM, "rollout", "rollouts").set_index("rollout_id")
+    said = answers.groupby(["rollout_id", "position"]).text.apply(list)
+    own, teacher, student = [], [], []
+    for fork in forks.itertuples():
+        chunk = fork.chunk_text[:tokens]  # a token is a character
+        texts = [text[:tokens] for text in said[fork.rollout_id, fork.position]]
+        own.append(np.mean([edit(chunk, text) for text in texts]))
+        teacher.append(np.mean([edit(texts[i], texts[i - 1]) for i in range(3)]))
+        others = [edit(chunk, text) for text in in_the_same_state(rollouts, fork, tokens)]
+        student += [np.mean(others)] if others else []
+    mean = pd.Series(own).groupby(forks.rollout_id).mean()
+    reward = rollouts.reward[mean.index]
+    pairs = [(a, b) for a in mean[reward == 1] for b in mean[reward == 0]]
+    expected = {
+        "own": (np.mean(own), len(forks)),
+        "ceiling/teacher": (np.mean(teacher), len(forks)),
+        "ceiling/student": (np.mean(student), len(student)),
+        "correct/response": (np.mean([(a > b) + (a == b) / 2 for a, b in pairs]), len(mean)),
+    }
+    rows = table(full, ARM, "calibrate", "calibration")
+    rows = rows[(rows.metric == "edit") & (rows.chunk_tokens == tokens) & rows.bin.isna()]
+    rows = rows.set_index("quantity")
+    for quantity, (value, n) in expected.items():
+        assert rows.value[quantity] == pytest.approx(value, abs=1e-9), quantity
+        assert rows.n[quantity] == n
+    assert len(student) > 20
+    if tokens == 6:
+        scores = table(full, ARM, "score", "scores").similarity
+        assert rows.value["own"] == pytest.approx(scores.mean())
+
+
+def test_calibrations_in_the_report_are_those_of_the_arms_that_have_answers(full):
+    rows = json.loads((full.folder / "data/report/calibration.json").read_text())
+    arms = {(r["arm"], r["teacher"]) for r in rows}
+    assert {("omniopd", "carries"), ("wrong-teacher", "never-carries")} <= arms
+    assert {t for a, t in arms if a == "multi-teacher"} == {"carries", "never-carries"}
+    assert not {"zero-score", "prior-only", "sft", "opd"} & {arm for arm, _ in arms}
+    table_ = table(full, "wrong-teacher", "calibrate", "calibration")
+    own = [r["value"] for r in rows if r["arm"] == "wrong-teacher"]
+    assert own == [None if math.isnan(v) else v for v in table_.value]
+
+
 def test_results(full):
     arms = full.yaml("plan.yaml")["cells"]["arms"]
     rows = json.loads((full.folder / "data/report/results.json").read_text())
