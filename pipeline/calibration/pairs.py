@@ -89,7 +89,7 @@ def measure(asked: Iterable[Comparisons], metric: str) -> Iterator[dict[str, np.
         {name: value for name, value in vars(c).items() if isinstance(value, Part)} for c in asked
     ]
     pairs = [pair for found in parts for part in found.values() for pair in part.pairs]
-    values = iter(similarities(pairs, metric))  # type: ignore[arg-type]
+    values = iter(similarities(pairs, metric))
     for found in parts:
         yield {
             name: np.fromiter(itertools.islice(values, len(part.pairs)), np.float64)

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline import seeds
+from pipeline import schedulers, seeds
 from pipeline.calibration import Row, row
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
 from pipeline.schedulers import peak_entropy, uniform
 
-MODEL_FREE = ("peak-entropy", "uniform")  # schedulers that need no more than the rollouts
+MODEL_FREE = {  # schedulers that need no more than the rollouts
+    "peak-entropy": peak_entropy.positions,
+    "uniform": uniform.positions,
+}
 UNKNOWN = "�"  # a part of a character: no mark
 
 
@@ -87,7 +90,6 @@ def _positions(
         prefix = tokenizer.decode(response.token_ids[:start], skip_special_tokens=True)
         return bool(response.text.startswith(prefix))
 
-    if scheduler == "peak-entropy":
-        return peak_entropy.positions(response.entropies, most, chunk, eligible)
     draw = seeds.generator(seed, "forks", round_, response.id)
-    return uniform.positions(len(response.token_ids), most, chunk, eligible, draw)
+    asked = schedulers.Response(response.entropies, most, chunk, eligible, draw)
+    return MODEL_FREE[scheduler](asked)
