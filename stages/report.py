@@ -1,10 +1,10 @@
 """report: what each arm is worth, as a table, JSON and pictures.
 
-reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
-        other folders may lie beside them
+reads   evaluations, rollouts, forks, answers, scores, targets, metrics and run.json of the plan's
+        cells, the base students' tokenizers; other folders may lie beside them
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
         where experiment.branch names controls), results.md, metrics.json, curves.json,
-        losses.json, *.png
+        losses.json, *.png, index.html
 """
 
 import json
@@ -27,6 +27,7 @@ from pipeline import (
     tables,
     verdicts,
 )
+from pipeline.page import gather
 from pipeline.results import Evals
 from pipeline.runs import Arms, Row, folder, rounds
 
@@ -173,6 +174,7 @@ def main() -> None:
         page = markdown.render(evals, found, p.settings, p)
         cells.write_text(args.out / "results.md", page)
         pictures(p, points, found["branches"], args.out)
+        cells.write_text(args.out / "index.html", gather.html(evals, found, p))
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 
