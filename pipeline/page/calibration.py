@@ -11,7 +11,7 @@ from pipeline.page.blocks import Block, Cell, Chart, Charts, Forest, Row, Sectio
 
 MOST = 4000  # rows embedded; above it first and last round of the first seed
 LABELS = {  # of quantities whose names do not say it
-    "auroc": "AUROC of k_sem for a correct response",
+    "auroc": "AUROC of k_sem for correct",
     "shrinkage": "shrinkage by the prior",
     "split_half": "split-half reliability of k_sem",
 }

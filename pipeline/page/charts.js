@@ -17,7 +17,7 @@
       [key, key === "values" || key === "datasets" ? item : coloured(item)]));
   }
 
-  function config() {
+  function config(narrow) {
     const [ink, muted, line] = ["ink", "muted", "line"].map(variable);
     const font = getComputedStyle(document.body).fontFamily;
     return {
@@ -28,14 +28,15 @@
         labelColor: muted, titleColor: ink, gridColor: line, domainColor: line, tickColor: line,
         labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, titlePadding: 10, labelPadding: 5,
       },
-      legend: { labelColor: ink, titleColor: ink, labelFontSize: 12 },
+      axisY: { labelLimit: narrow ? 120 : 260 },
+      legend: { labelColor: ink, titleColor: ink, labelFontSize: 12, columns: narrow ? 2 : 5 },
     };
   }
 
   async function draw(place) {
     const name = place.dataset.chart;
     const options = {
-      renderer: "svg", actions: false, defaultStyle: false, config: config(),
+      renderer: "svg", actions: false, defaultStyle: false, config: config(place.clientWidth < 480),
       tooltip: { theme: document.documentElement.dataset.theme, disableDefaultStyle: true },
     };
     drawn[name]?.finalize();

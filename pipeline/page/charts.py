@@ -4,6 +4,7 @@
 arm looks the same in all pictures, in light and in dark.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ SHAPES = {  # of pipeline/charts.py, as Vega's names or paths
     "X": "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",
 }
 HEIGHT = 300
+_LEGEND = alt.Legend(orient="bottom", symbolOpacity=1, symbolType="circle")
 SHOWN = "indexof(shown, datum.arm) >= 0"  # arms that the legend has on
 
 
@@ -49,10 +51,7 @@ def _numbers(names: Sequence[tuple[str, str]], format_: str = ".3f") -> list[alt
 
 
 def curves(points: list[Row], arms: list[str], title: str) -> Row:
-    """Accuracy after each round with its band, a line for each arm and seed.
-
-    Points of the untrained base are where every line begins.
-    """
+    """Accuracy after each round with its band, a line for each arm."""
     colours, shapes = _arms(arms)
     interval = [("accuracy", "accuracy"), ("low", "low"), ("high", "high")]
     data = alt.Chart(alt.InlineData(values=points)).transform_filter(SHOWN)
@@ -64,16 +63,17 @@ def curves(points: list[Row], arms: list[str], title: str) -> Row:
         scale=alt.Scale(domain=[rounds[0] - 0.05, rounds[-1] + 0.05], nice=False),
     )
     y = alt.Y("accuracy:Q", title=title, scale=alt.Scale(domain=[0, 1]))
-    own = [alt.Detail("seed:N")]
-    band = data.mark_area(opacity=0.13).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colours, *own)
-    line = data.mark_line(strokeWidth=2).encode(x, y, colours, *own)
+    band = data.mark_area(opacity=0.13).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colours)
+    # a straight line over rounds that were not evaluated is no measurement: dashed
+    gaps = any(b - a > 1 for a, b in itertools.pairwise(rounds))
+    stroke = [5, 4] if gaps else [1, 0]
+    line = data.mark_line(strokeWidth=2, strokeDash=stroke).encode(x, y, colours)
     dots = data.mark_point(filled=True, size=55, opacity=1).encode(
         x,
         y,
         colours,
         shapes,
-        *own,
-        tooltip=["arm:N", "seed:N", alt.Tooltip("round:Q"), *_numbers(interval)],
+        tooltip=["arm:N", "seeds:N", alt.Tooltip("round:Q"), *_numbers(interval)],
     )
     return _spec(alt.layer(band, line, dots).add_params(alt.param("shown", value=arms)))
 
@@ -86,15 +86,15 @@ def costs(rows: list[Row], arms: list[str], measures: list[str]) -> Row:
         .transform_calculate(cost="datum[measure]")
         .transform_filter(f"isValid(datum.cost) && {SHOWN}")
     )
-    x = alt.X("cost:Q", title=None, axis=alt.Axis(format="~s", tickCount=6))
-    y = alt.Y("accuracy:Q", title="accuracy, sampled", scale=alt.Scale(domain=[0, 1]))
-    path = data.mark_line(strokeWidth=1.2, opacity=0.6).encode(
-        x, y, colours, alt.Order("round:Q"), detail=["seed:N"]
+    x = alt.X(
+        "cost:Q", title=None, axis=alt.Axis(labelExpr="format(datum.value, '~s')", tickCount=6)
     )
+    y = alt.Y("accuracy:Q", title="accuracy, sampled", scale=alt.Scale(domain=[0, 1]))
+    path = data.mark_line(strokeWidth=1.2, opacity=0.6).encode(x, y, colours, alt.Order("round:Q"))
     interval = data.mark_rule(strokeWidth=1.4).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colours)
     tooltip = [
         "arm:N",
-        "seed:N",
+        "seeds:N",
         "round:Q",
         *_numbers([("cost", "cost")], ",.6~g"),
         *_numbers([("accuracy", "accuracy"), ("low", "low"), ("high", "high")]),
@@ -113,7 +113,7 @@ def intervals(rows: list[Row], order: list[str], title: str, picks: list[str]) -
     data = alt.Chart(alt.InlineData(values=rows))
     for name in picks:
         data = data.transform_filter(f"datum.{name} == {name}")
-    y = alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=230))
+    y = alt.Y("label:N", title=None, sort=order)
     series = sorted({row["series"] for row in rows}, key=_natural)
     side = alt.YOffset("series:N", sort=series)
     colours = alt.Color(
@@ -121,9 +121,9 @@ def intervals(rows: list[Row], order: list[str], title: str, picks: list[str]) -
         sort=series,
         title=None,
         scale=alt.Scale(range=[f"@arm{i}" for i in range(len(COLOURS))]),
-        legend=alt.Legend(orient="bottom", columns=4) if len(series) > 1 else None,
+        legend=_LEGEND if len(series) > 1 else None,
     )
-    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(color="@muted")
     bars = data.mark_rule(strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"), y, side, colours)
     dots = data.mark_point(filled=True, size=60, opacity=1).encode(
@@ -153,7 +153,7 @@ def profile(rows: list[Row], x_title: str, picks: list[str]) -> Row:
         sort=series,
         title=None,
         scale=alt.Scale(range=[f"@arm{i}" for i in range(len(COLOURS))]),
-        legend=alt.Legend(orient="bottom", columns=4) if len(series) > 1 else None,
+        legend=_LEGEND if len(series) > 1 else None,
     )
     bins = sorted({row["bin"] for row in rows}, key=_natural)
     x = alt.X("bin:O", title=x_title, sort=bins, axis=alt.Axis(labelAngle=0, labelOverlap=True))

@@ -1,207 +1,24 @@
 "use strict";
-// The fork browser. All that a model wrote is put in as text nodes, never as markup.
+// The fork browser: choosing a response and a chunk, by mouse, keys and address.
 (() => {
-  const data = JSON.parse(document.getElementById("browser-data").textContent);
-  const $ = (id) => document.getElementById(id);
-  if (!data) return;
-  const ID = 0, PROMPT = 1, TOKENS = 2, ENTROPIES = 3, REWARD = 4, ENDED = 5;
-  const state = { view: null, matches: [], at: 0, chunk: null, order: "similarity" };
-
-  function element(tag, attributes = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children.filter((child) => child !== null));
-    return made;
-  }
-
-  const stages = (view, stage) => Object.entries(view.cells)
-    .filter(([name]) => name === stage || name.startsWith(`${stage}-`))
-    .map(([name, key]) => ({ teacher: name.slice(stage.length + 1), rows: data.cells[key] }));
-  const rows = (view) => data.rollouts[view.rollout].rows;
-  const isRight = (row) => row[REWARD] === null ? null : row[REWARD] === 1;
-  const textOf = (row) => row[TOKENS].map((i) => data.tokens[i]).join("");
-  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-
-  // every audited chunk of response i: its place, and what each stage knows of it
-  function chunks(view, i) {
-    const forks = view.cells.forks ? data.cells[view.cells.forks][i] : [];
-    const scores = stages(view, "score");
-    return forks.map(([position, length, entropy], f) => {
-      const found = scores.filter((cell) => cell.rows[i][f].length);
-      const similarity = found.length ? mean(found.map((cell) => cell.rows[i][f][0])) : null;
-      const prior = view.cells.prior ? data.cells[view.cells.prior][i][f] : [];
-      return { f, position, length, entropy, similarity, prior };
-    });
-  }
-
-  // ---- filters
-
-  const bound = (id, otherwise) => $(id).value === "" ? otherwise : Number($(id).value);
-
-  function wanted() {
-    const range = (name) => [bound(`f-${name}-min`, -Infinity), bound(`f-${name}-max`, Infinity)];
-    return { correct: $("f-correct").value, text: $("f-text").value, h: range("h"), s: range("s") };
-  }
-
-  const within = (value, [low, high]) =>
-    (low === -Infinity && high === Infinity) || (value !== null && value >= low && value <= high);
-  const limits = ({ h, s }) => [...h, ...s].some(Number.isFinite);
-  const fits = (chunk, want) => within(chunk.entropy, want.h) && within(chunk.similarity, want.s);
-
-  function matching(view) {
-    const want = wanted();
-    return rows(view).flatMap((row, i) => {
-      if (want.correct !== "" && isRight(row) !== (want.correct === "1")) return [];
-      if (want.text !== "" && !textOf(row).includes(want.text)) return [];
-      return limits(want) && !chunks(view, i).some((chunk) => fits(chunk, want)) ? [] : [i];
-    });
-  }
-
-  // ---- text
-
-  function written(target, text) {  // spaces and line ends can be seen; the text stays the same
-    for (const part of text.split(/( |\n)/)) {
-      if (part === " ") target.append(element("span", { class: "sp" }, " "));
-      else if (part === "\n") target.append(element("span", { class: "nl" }, "\n"));
-      else if (part !== "") target.append(part);
-    }
-    return target;
-  }
-
-  function token(row, t, highest) {
-    const nats = row[ENTROPIES][t] / 100;
-    const text = data.tokens[row[TOKENS][t]];
-    const share = Math.sqrt(nats / highest);
-    const made = element("span", { class: "tok", title: `token ${t}: ${nats.toFixed(2)} nats` });
-    made.style.backgroundColor = `rgba(var(--heat), calc(var(--heat-most) * ${share.toFixed(3)}))`;
-    const last = t === row[TOKENS].length - 1;
-    if (text === "" && last && row[ENDED]) {
-      made.classList.add("end");
-      made.dataset.end = "";
-      made.setAttribute("aria-label", "end of the response");
-      return made;
-    }
-    return written(made, text);
-  }
-
-  function response(view, i) {
-    const row = rows(view)[i], want = wanted(), box = $("f-text-box");
-    const highest = data.highest;
-    const found = chunks(view, i);
-    box.replaceChildren();
-    let t = 0;
-    for (const chunk of found) {
-      for (; t < chunk.position; t += 1) box.append(token(row, t, highest));
-      const label = `chunk ${chunk.f + 1} of ${found.length}, tokens ${chunk.position} to `
-        + `${chunk.position + chunk.length - 1}, entropy ${chunk.entropy.toFixed(2)} nats`
-        + (chunk.similarity === null ? "" : `, mean similarity ${chunk.similarity.toFixed(2)}`);
-      const span = element("span", {
-        class: "chunk", role: "button", tabindex: "0", "aria-expanded": "false",
-        "aria-label": label, "data-fork": chunk.f,
-      });
-      if (limits(want) && !fits(chunk, want)) span.classList.add("no-match");
-      for (; t < chunk.position + chunk.length; t += 1) span.append(token(row, t, highest));
-      box.append(span);
-    }
-    for (; t < row[TOKENS].length; t += 1) box.append(token(row, t, highest));
-  }
-
-  // ---- one chunk
-
-  const facts = (pairs) => element("dl", { class: "facts" }, ...pairs.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
-
-  function compared(text, chunk) {  // both are compared without the spaces that they begin with
-    const own = chunk.trimStart(), other = text.trimStart();
-    let same = 0;
-    while (same < own.length && same < other.length && own[same] === other[same]) same += 1;
-    const cut = text.length - other.length + same;
-    const made = element("span", { class: "said" });
-    written(made, text.slice(0, cut));
-    if (cut < text.length) made.append(written(element("span", { class: "differs" }), text.slice(cut)));
-    return made;
-  }
-
-  function continuations(cell, scores, i, f, chunk) {
-    const found = cell.rows[i][f].map((code, sample) => ({
-      sample, text: data.texts[code >> 1], ended: code % 2 === 1,
-      similarity: scores?.rows[i][f].length ? scores.rows[i][f][sample + 1] / 1000 : null,
-    }));
-    const scored = found.some((one) => one.similarity !== null);
-    if (state.order === "similarity" && scored) {
-      found.sort((a, b) => b.similarity - a.similarity || a.sample - b.sample);
-    }
-    const list = element("ol", scored ? {} : { class: "plain" });
-    for (const one of found) {
-      const item = element("li", { "data-sample": one.sample },
-        element("span", { class: "number" }, String(one.sample + 1)));
-      if (scored) {
-        const bar = element("b");
-        bar.style.width = `${100 * one.similarity}%`;
-        item.append(element("span", { class: "sim" }, element("i", { "aria-hidden": "true" }, bar),
-          one.similarity.toFixed(3)));
-      }
-      const said = compared(one.text, chunk);
-      if (one.ended) said.append(element("span", { class: "end", title: "the teacher ended here", "data-end": "" }));
-      item.append(said);
-      list.append(item);
-    }
-    return list;
-  }
+  if (!forkData) return;
+  const { data, $, ID, PROMPT, TOKENS, ENTROPIES, REWARD, ENDED } = forkData;
+  const { stages, rows, isRight, textOf, mean, chunks, wanted, matching } = forkData;
+  const { element, written, response, chunkPanel } = forkView;
+  const state = { view: null, matches: [], at: 0, chunk: null, order: "similarity", moved: false };
 
   function openChunk(f) {
-    const view = state.view, i = state.matches[state.at];
-    const chunk = chunks(view, i)[f], panel = $("f-chunk");
-    state.chunk = chunk ? f : null;
+    const i = state.matches[state.at], known = chunks(state.view, i)[f] !== undefined;
+    state.chunk = known ? f : null;
     for (const span of document.querySelectorAll("#f-text-box .chunk")) {
       span.setAttribute("aria-expanded", String(Number(span.dataset.fork) === state.chunk));
     }
-    panel.replaceChildren();
-    remember();
-    if (!chunk) return;
-    const row = rows(view)[i], end = chunk.position + chunk.length;
-    const own = row[TOKENS].slice(chunk.position, end).map((t) => data.tokens[t]).join("");
-    const asked = stages(view, "teach"), scores = stages(view, "score");
-    const order = element("button", { type: "button", id: "f-order" }, `order: ${state.order}`);
+    const order = element("button", { type: "button", id: "f-order" }, `sorted by ${state.order} ⇅`);
+    order.setAttribute("aria-label", `continuations in order of ${state.order}; change`);
     order.addEventListener("click", reorder);
-    panel.append(element("div", { class: "chunk-head" },
-      element("h3", {}, `Chunk ${f + 1}, tokens ${chunk.position} to ${end - 1}`),
-      asked.length && scores.length ? order : null));
-    panel.append(facts(measured(chunk)));
-    const note = said(view, asked, scores);
-    if (note) panel.append(element("p", { class: "note" }, note));
-    if (!asked.length) return;
-    const text = element("div", { class: "text", "data-label": "the student's chunk" });
-    written(text, own);
-    if (end === row[TOKENS].length && row[ENDED]) text.append(element("span", { class: "end", "data-end": "" }));
-    const side = element("div");
-    for (const cell of asked) {
-      const of = scores.find((score) => score.teacher === cell.teacher);
-      const name = cell.teacher || data.arms[view.arm].teacher;
-      side.append(element("div", { class: "teacher" },
-        element("h4", {}, `${cell.rows[i][f].length} continuations${name ? ` of ${name}` : ""}`),
-        continuations(cell, of, i, f, own)));
-    }
-    panel.append(element("div", { class: "sides" }, text, side));
-  }
-
-  function measured({ entropy, similarity, prior }) {
-    const found = [["entropy", `${entropy.toFixed(2)} nats`]];
-    if (similarity !== null) found.push(["mean similarity", similarity.toFixed(3)]);
-    if (prior.length) {
-      const [n, k, bar, hat, sd] = prior;
-      found.push(["k_sem", k.toFixed(3)], ["n", String(n)], ["pi_bar", bar.toFixed(3)],
-        ["pi_hat ± sd", `${hat.toFixed(3)} ± ${sd.toFixed(3)}`]);
-    }
-    return found;
-  }
-
-  function said(view, asked, scores) {
-    if (data.arms[view.arm].shuffled && scores.length) {
-      return "Shuffled scores: the similarities beside these continuations are another fork's.";
-    }
-    if (!asked.length) return "This arm asks no teacher at its chunks.";
-    return scores.length ? "" : "This arm does not score the continuations.";
+    $("f-chunk").replaceChildren(
+      ...(known ? chunkPanel(state.view, i, f, order, state.order) : []));
+    remember();
   }
 
   function reorder() {
@@ -215,14 +32,14 @@
   function show(at, chunk = null) {
     const total = state.matches.length, all = rows(state.view).length;
     state.at = Math.max(0, Math.min(at, total - 1));
-    $("f-count").textContent = total
-      ? `${state.at + 1} of ${total} that match, of ${all} shown`
-      : `0 match, of ${all} shown`;
+    $("f-count").textContent = total === all ? `${state.at + 1} of ${all}`
+      : total ? `${state.at + 1} of ${total} that match, of ${all}` : `0 match, of ${all}`;
     $("f-prev").disabled = !total || state.at === 0;
     $("f-next").disabled = !total || state.at === total - 1;
     for (const [n, item] of [...$("f-list").children].entries()) {
       item.firstChild.setAttribute("aria-current", String(n === state.at));
-      if (n === state.at) within_list(item);
+      item.firstChild.tabIndex = n === state.at ? 0 : -1;
+      if (n === state.at) keepInList(item);
     }
     for (const id of ["f-head", "f-prompt", "f-text-box", "f-chunk"]) $(id).replaceChildren();
     for (const id of ["f-prompt", "f-text-box", "f-key"]) $(id).hidden = !total;
@@ -234,11 +51,11 @@
     const i = state.matches[state.at], row = rows(state.view)[i];
     head(row);
     written($("f-prompt"), data.prompts[row[PROMPT]]);
-    response(state.view, i);
+    response($("f-text-box"), state.view, i, wanted());
     openChunk(chunk);
   }
 
-  function within_list(item) {  // without moving the page
+  function keepInList(item) {  // without moving the page
     const list = $("f-list"), top = item.offsetTop - list.offsetTop;
     if (top < list.scrollTop) list.scrollTop = top;
     const over = top + item.offsetHeight - list.clientHeight;
@@ -303,7 +120,16 @@
       ? "; outlined: an audited chunk, click or press Enter to open it."
       : ". This arm audits no chunk: it learns from the whole response.";
     $("f-key").replaceChildren("entropy 0 ", element("span", { class: "ramp", "aria-hidden": "true" }),
-      ` ${data.highest.toFixed(1)} nats${chunk}`);
+      ` ${forkData.highest.toFixed(1)} nats${chunk}`);
+  }
+
+  // where to begin: a chunk on which the teacher's samples disagree says more than the first one
+  function telling() {
+    for (const [at, i] of state.matches.entries()) {
+      const f = chunks(state.view, i).findIndex(({ similarity: s }) => s > 0.2 && s < 0.8);
+      if (f >= 0) return [at, f];
+    }
+    return [0, 0];
   }
 
   // ---- the address
@@ -320,7 +146,7 @@
     const [name, ...parts] = location.hash.slice(1).split("/");
     if (name !== "forks" || !parts.length) return false;
     const [arm, seed, round, id, position] = parts.map(decodeURIComponent);
-    $("f-filters").reset();
+    for (const field of $("f-filters").querySelectorAll("input, select")) field.value = "";
     choose(arm, seed, round);
     const at = state.matches.findIndex((i) => rows(state.view)[i][ID] === id);
     const found = at < 0 ? [] : chunks(state.view, state.matches[at]);
@@ -334,19 +160,32 @@
   // ---- events
 
   function keys(event) {
-    const typing = event.target.closest?.("input, select, textarea");
+    const target = event.target, inside = target.closest?.("#browser");
+    const typing = target.closest?.("input, select, textarea");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const inside = event.target.closest?.("#browser");
-    const elsewhere = event.target !== document.body && !inside;
-    const arrow = inside && ["ArrowRight", "ArrowLeft"].includes(event.key);
-    if (elsewhere || !(arrow || ["j", "k", "n", "s", "?"].includes(event.key))) return;
+    if (target !== document.body && !inside) return;
+    const listed = target.closest?.("#f-list");
+    const act = {
+      j: () => step(1), k: () => step(-1), s: () => $("f-order") && reorder(), n: nextChunk, "?": help,
+      ...(inside ? { ArrowRight: () => step(1), ArrowLeft: () => step(-1) } : {}),
+      ...(listed ? { ArrowDown: () => step(1), ArrowUp: () => step(-1) } : {}),
+    }[event.key];
+    if (!act) return;
     event.preventDefault();
     state.moved = true;
+    act();
+    if (listed) $("f-list").children[state.at]?.firstChild.focus({ preventScroll: true });
+  }
+
+  function nextChunk() {
     const found = state.matches.length ? chunks(state.view, state.matches[state.at]).length : 0;
-    if (event.key === "?") { document.querySelector(".help").classList.add("told"); document.querySelector(".help").scrollIntoView({ block: "center" }); }
-    else if (event.key === "s") { if ($("f-order")) reorder(); }
-    else if (event.key === "n") { if (found) openChunk(state.chunk === null ? 0 : (state.chunk + 1) % found); }
-    else step(event.key === "j" || event.key === "ArrowRight" ? 1 : -1);
+    if (found) openChunk(state.chunk === null ? 0 : (state.chunk + 1) % found);
+  }
+
+  function help() {
+    const line = document.querySelector(".help");
+    line.classList.add("told");
+    line.scrollIntoView({ block: "center" });
   }
 
   function step(by) {
@@ -355,8 +194,6 @@
   }
 
   const moved = (act) => (...given) => { state.moved = true; act(...given); };
-  data.highest = Math.max(1, Math.ceil(Math.max(...data.views.flatMap((v) => rows(v))
-    .map((row) => row[ENTROPIES].reduce((a, b) => Math.max(a, b), 0))) / 50) / 2);
   for (const id of ["f-arm", "f-seed", "f-round"]) {
     $(id).addEventListener("change", moved(() => {
       choose($("f-arm").value, $("f-seed").value, $("f-round").value);
@@ -379,6 +216,14 @@
   }));
   document.addEventListener("keydown", keys);
   addEventListener("hashchange", recall);
+  const absent = [];
+  if (data.absent.length) {
+    const names = data.absent.join(", ").replace(/, ([^,]*)$/, " and $1");
+    absent.push(`Not here: ${names}, without rollouts of ${data.absent.length > 1 ? "their" : "its"} own.`);
+  }
+  if (data.thinned) absent.push("Only some rounds and seeds are here: all would not fit into a page.");
+  $("f-absent").textContent = absent.join(" ");
+  $("f-absent").hidden = !absent.length;
   $("f-seed-label").hidden = unique(data.views.map((v) => v.seed)).length === 1;
-  if (!recall()) { choose(); show(0, 0); }
+  if (!recall()) { choose(); show(...telling()); }
 })();

@@ -134,8 +134,9 @@ def _sample(key: str, tokenizer_path: Path, most: int, budget: int) -> Sample:
     total = graded = correct = 0
     for group in tables.stream(folder("rollout", key) / "rollouts.parquet", tables.ROLLOUTS):
         is_right = pc.fill_null(pc.equal(group["reward"], 1.0), False)
-        right.add(group.filter(is_right), total)
-        wrong.add(group.filter(pc.invert(is_right)), total)
+        group = group.append_column("index", pa.array(range(total, total + len(group))))
+        right.add(group.filter(is_right))
+        wrong.add(group.filter(pc.invert(is_right)))
         total += len(group)
         graded += len(group) - group["reward"].null_count
         correct += pc.sum(is_right).as_py() or 0
@@ -167,11 +168,10 @@ class Draw:
         self.most = most
         self.table: pa.Table | None = None
 
-    def add(self, rows: pa.Table, before: int) -> None:
+    def add(self, rows: pa.Table) -> None:
         ids = rows["rollout_id"].to_pylist()
         ranks = pa.array([seeds.number("page", name) for name in ids], pa.int64())
-        index = pa.array(range(before, before + len(rows)), pa.int64())
-        rows = rows.append_column("draw", ranks).append_column("index", index)
+        rows = rows.append_column("draw", ranks)
         both = rows if self.table is None else pa.concat_tables([self.table, rows])
         self.table = both.take(pc.sort_indices(both, [("draw", "ascending")])[: self.most])
 

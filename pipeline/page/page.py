@@ -15,7 +15,7 @@ from pipeline.charts import COLOURS, MARKERS, look
 from pipeline.page import calibration, forks, how, outcome, sections
 from pipeline.page.blocks import Browser, Charts, Row, Section
 
-SCRIPTS = ("theme.js", "charts.js", "forks.js")
+SCRIPTS = ("theme.js", "charts.js", "forks_data.js", "forks_view.js", "forks.js")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _browser(content: Content) -> Section | None:
         return None
     lead = (
         "What the student wrote, where it was audited, and how the teacher would have gone on from "
-        "there. The darker a token, the less sure the student was of it."
+        "there. The stronger a token's tint, the less sure the student was of it."
     )
     return Section("forks", "Fork browser", [Browser()], lead)
 
@@ -105,7 +105,7 @@ def vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script that leaves only its three names behind."""
     import vl_convert
 
-    script = str(vl_convert.javascript_bundle(None))
+    script = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # the stub lacks the default
     # no string in a script may end its element
     script = re.sub(r"<(/script|!--)", r"<\\\1", script, flags=re.IGNORECASE)
     return f"(() => {{{script}\n}})();"

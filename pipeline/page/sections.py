@@ -5,6 +5,7 @@ none.
 """
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from pipeline.page import charts
 from pipeline.page.blocks import (
@@ -45,17 +46,43 @@ def curves(points: Sequence[Row], arms: list[str], split: str) -> Section | None
         own = [point for point in points if point["source"] == source]
         lines = begun(own, [point for point in points if point["arm"] == "base"])
         if any(point["round"] > 0 for point in lines):
-            spec = charts.curves(lines, arms, axis)
+            spec = charts.curves(over_seeds(lines, ()), arms, axis)
             alt = f"{title}: {axis} against optimised rounds, a line for each arm"
             found.append(Chart(f"curve-{source}", spec, title, alt))
     if not found:
         return None
+    several = len({point["seed"] for point in points}) > 1
+    bands = (
+        "Lines are means over the seeds, bands reach from the lowest seed to the highest."
+        if several
+        else "Bands are 95\u00a0% bootstrap intervals over problems, conditional on this run."
+    )
     lead = (
-        "Sampled accuracy after each round of training; every line begins at the untrained base. "
-        "Bands are 95 % bootstrap intervals over problems of one run each."
+        f"Accuracy after each round of training; every line begins at the untrained base. {bands}"
     )
     trained = [arm for arm in arms if any(p["arm"] == arm != "base" for p in points)]
     return Section("curves", "Learning curves", [Charts(found, trained)], lead)
+
+
+def over_seeds(rows: list[Row], costs: Sequence[str]) -> list[Row]:
+    """One row an arm and round: of several seeds the mean, from the lowest seed to the highest."""
+    found = []
+    for arm, round_ in dict.fromkeys((row["arm"], row["round"]) for row in rows):
+        own = [row for row in rows if (row["arm"], row["round"]) == (arm, round_)]
+        values = [row["accuracy"] for row in own]
+        several = len(own) > 1
+        found.append(
+            {
+                "arm": arm,
+                "round": round_,
+                "seeds": len(own),
+                "accuracy": fmean(values),
+                "low": min(values) if several else own[0]["low"],
+                "high": max(values) if several else own[0]["high"],
+            }
+            | {name: fmean(row[name] for row in own) for name in costs if name in own[0]}
+        )
+    return found
 
 
 def begun(points: list[Row], bases: list[Row]) -> list[Row]:
@@ -95,15 +122,15 @@ def costs(rows: Sequence[Row], results: Sequence[Row], arms: list[str]) -> Secti
     options = [(name, MEASURES[name]) for name in measures]
     chart = Chart(
         "costs",
-        charts.costs(shown, arms, measures),
+        charts.costs(over_seeds(shown, measures), arms, measures),
         "Sampled accuracy against cost",
-        "Accuracy of each arm against what it cost, a mark for each evaluated round and seed",
+        "Accuracy of each arm against what it cost, a mark for each evaluated round",
         picks=[{"name": "measure", "label": "cost measured in", "options": options}],
     )
     present = [arm for arm in arms if any(row["arm"] == arm for row in shown)]
     lead = (
         "Sums up to the evaluated round. What arms share counts for each of them in full, as if it "
-        "ran alone."
+        "ran alone. Of several seeds a mark is the mean, its line from the lowest to the highest."
     )
     return Section("costs", "Cost against accuracy", [Charts([chart], present)], lead)
 
@@ -128,7 +155,7 @@ def branches(rows: Sequence[Row]) -> Section | None:
     ]
     order = list(dict.fromkeys(row["label"] for row in shown))
     title = "accuracy with the real scores minus with the control's"
-    spec = charts.intervals(shown, order, title, [])
+    spec = charts.intervals(shown, order, "difference in accuracy", [])
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
     table = Table(
         ["control", "seed", "round", "task", "real", "control", "difference", ""],
