@@ -318,6 +318,20 @@ def test_nothing_overflows_in_any_width_or_theme(visit, tmp_path, width, scheme)
 
 
 @pytest.mark.browser
+def test_charts_follow_the_system_from_light_to_dark(visit):
+    page = visit()
+    label = page.locator("[data-chart=costs] svg text").first
+    light = label.get_attribute("fill")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        "light => { const text = document.querySelector('[data-chart=costs] svg text');"
+        "return text && text.getAttribute('fill') !== light }",
+        arg=light,
+    )
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.browser
 def test_text_has_the_contrast_of_level_aa_in_both_themes(visit):
     page = visit()
     for scheme in ("light", "dark"):

@@ -11,7 +11,9 @@
     const i = state.matches[state.at], known = chunks(state.view, i)[f] !== undefined;
     state.chunk = known ? f : null;
     for (const span of document.querySelectorAll("#f-text-box .chunk")) {
-      span.setAttribute("aria-expanded", String(Number(span.dataset.fork) === state.chunk));
+      const open = Number(span.dataset.fork) === state.chunk;
+      span.setAttribute("aria-expanded", String(open));
+      if (open) keepIn($("f-text-box"), span);
     }
     const order = element("button", { type: "button", id: "f-order" }, `sorted by ${state.order} ⇅`);
     order.setAttribute("aria-label", `continuations in order of ${state.order}; change`);
@@ -39,7 +41,7 @@
     for (const [n, item] of [...$("f-list").children].entries()) {
       item.firstChild.setAttribute("aria-current", String(n === state.at));
       item.firstChild.tabIndex = n === state.at ? 0 : -1;
-      if (n === state.at) keepInList(item);
+      if (n === state.at) keepIn($("f-list"), item);
     }
     for (const id of ["f-head", "f-prompt", "f-text-box", "f-chunk"]) $(id).replaceChildren();
     for (const id of ["f-prompt", "f-text-box", "f-key"]) $(id).hidden = !total;
@@ -55,11 +57,10 @@
     openChunk(chunk);
   }
 
-  function keepInList(item) {  // without moving the page
-    const list = $("f-list"), top = item.offsetTop - list.offsetTop;
-    if (top < list.scrollTop) list.scrollTop = top;
-    const over = top + item.offsetHeight - list.clientHeight;
-    if (over > list.scrollTop) list.scrollTop = over;
+  function keepIn(box, item) {  // scrolls the box and not the page
+    const outer = box.getBoundingClientRect(), inner = item.getBoundingClientRect();
+    if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top + 8;
+    else if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 8;
   }
 
   function head(row) {
@@ -106,7 +107,7 @@
     const shares = right === null ? "" : ` ${right} of the ${total} are correct;`
       + ` ${shown.filter(isRight).length} of those shown.`;
     $("f-sample").textContent = shown.length < total
-      ? `Shows ${shown.length} of ${total} responses, drawn by their ids, as many correct as wrong.${shares}`
+      ? `Shows ${shown.length} of ${total} responses, drawn at random by id${right === null ? "" : ", as many correct as wrong where there are"}.${shares}`
       : `Shows all ${total} responses.${shares}`;
     $("f-correct-label").hidden = right === null;
     $("f-forks").hidden = !state.view.cells.forks;

@@ -105,7 +105,7 @@ const forkView = (() => {
       element("div", { class: "chunk-head" },
         element("h3", {}, `Chunk ${f + 1}, tokens ${chunk.position} to ${end - 1}`),
         asked.length && scores.length ? order : null),
-      facts(measured(chunk)),
+      facts(measured(chunk, data.arms[view.arm].metric)),
     ];
     if (chunk.prior.length) panel.push(weight(chunk.prior));
     const note = said(view, asked, scores);
@@ -135,16 +135,16 @@ const forkView = (() => {
     marks[0].style.width = `${100 * (Math.min(1, hat + sd) - Math.max(0, hat - sd))}%`;
     return element("div", { class: "weight" }, element("span", {}, "0"),
       element("span", { class: "forest", role: "img", "aria-label": "the chunk's weight on a scale from 0 to 1" }, ...marks),
-      element("span", {}, "1"), element("small", {}, "● pi_hat ± sd, the chunk's weight   ▏ pi_bar, the student's own confidence"));
+      element("span", {}, "1"), element("small", {}, "❙ pi_hat ± sd, the chunk's weight    ○ pi_bar, the student's own confidence"));
   }
 
   function ending(title) {
     return element("span", { class: "end", title });
   }
 
-  function measured({ entropy, similarity, prior }) {
+  function measured({ entropy, similarity, prior }, metric) {
     const found = [["entropy", `${entropy.toFixed(2)} nats`]];
-    if (similarity !== null) found.push(["mean similarity", similarity.toFixed(3)]);
+    if (similarity !== null) found.push([`mean similarity, ${metric}`, similarity.toFixed(3)]);
     if (prior.length) {
       const [n, k, bar, hat, sd] = prior;
       found.push(["k_sem", k.toFixed(3)], ["n", String(n)], ["pi_bar", bar.toFixed(3)],
