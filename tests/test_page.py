@@ -306,10 +306,11 @@ def test_the_coming_sections_draw_in_the_browser(visit, tmp_path):
         LEVEL | {"metric": metric, "chunk_tokens": c, "quantity": q}
         for metric in ("edit", "exact")
         for c in (6, 12)
-        for q in ("other_fork", "teacher_teacher")
+        for q in ("own", "floor/other-fork", "contrast/other-fork", "correct/response")
     ]
-    levels += [LEVEL | {"quantity": "by_entropy", "bin": str(b), "value": b / 4} for b in range(4)]
-    levels.append(LEVEL | {"quantity": "auroc", "low": None, "high": None})
+    levels += [
+        LEVEL | {"quantity": "profile/entropy", "bin": b / 2, "value": b / 4} for b in range(4)
+    ]
     content = Content(
         arms=["base", "omniopd"], split="test", k=2, per_seed=False,
         results=[result("base", 0, 0, 0.25), result("omniopd", 0, 2, 0.5)],
@@ -321,11 +322,11 @@ def test_the_coming_sections_draw_in_the_browser(visit, tmp_path):
     assert page.locator("h2").all_inner_texts() == [
         "Verdicts and results", "Cost against accuracy", "Calibration", "Branch effects",
     ]  # fmt: skip
-    for name in ("calibration", "profile-by-entropy", "branches", "costs"):
+    for name in ("levels-own", "levels-auroc", "profile-profile-entropy", "branches", "costs"):
         assert page.locator(f"[data-chart={name}] svg").count() == 1
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(wide) <= 0
-    page.select_option("[data-signal=metric]", label="exact")
+    page.select_option("[data-for=levels-own][data-signal=metric]", label="exact")
 
 
 @pytest.mark.browser

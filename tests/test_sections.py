@@ -23,16 +23,17 @@ def plan_of(made):
 VERDICT = {
     "arm": "omniopd", "versus": "base", "task": "t", "seeds": 3, "problems": 600, "k": 4,
     "diff": 0.42, "low": 0.4, "high": 0.44, "df": 2.5, "p": 0.001, "p_holm": 0.0049,
-    "named": True, "margin": 0.14, "verdict": "supported", "needed": "",
+    "named": True, "claim": None, "margin_points": None, "margin_relative": None, "margin": None,
+    "verdict": "supported", "needed": None,
 }  # fmt: skip
 LEVEL = {
     "arm": "omniopd", "seed": 0, "round": 1, "teacher": "carries", "metric": "edit",
-    "chunk_tokens": 6, "quantity": "other_fork", "bin": "", "value": 0.25, "low": 0.2,
-    "high": 0.3, "n": 100,
+    "chunk_tokens": 6, "quantity": "floor/other-fork", "bin": None, "value": 0.25, "low": 0.2,
+    "high": 0.3, "n": 100, "note": None,
 }  # fmt: skip
 BRANCH = {
-    "control": "shuffled-scores", "seed": 0, "round": 1, "task": "t", "real": 0.5,
-    "control_accuracy": 0.4, "diff": 0.1, "low": 0.05, "high": 0.15,
+    "control": "shuffled-scores", "seed": 0, "round": 1, "task": "t", "real_accuracy": 0.5,
+    "control_accuracy": 0.4, "diff": 0.1, "low": 0.05, "high": 0.15, "problems": 9,
 }  # fmt: skip
 
 
@@ -56,18 +57,31 @@ def test_no_rows_make_no_section():
 
 
 def test_verdicts_are_cards_and_the_unnamed_a_closed_table():
-    cards, table = outcome.verdicts([VERDICT, VERDICT | {"arm": "opd", "named": False}])
-    (card,) = cards.cards
+    other = VERDICT | {"arm": "opd", "named": False, "p_holm": None, "verdict": "exploratory"}
+    works, cards, table = outcome.verdicts(
+        [VERDICT, VERDICT | {"versus": "shuffled-scores"}, other]
+    )
+    assert works.text.startswith("omniopd works here")
+    assert works.tone == "good"
+    card = cards.cards[0]
     assert (card.badge, card.tone) == ("supported", "good")
     assert card.numbers == "+0.420 [+0.400, +0.440]"
+    assert "The interval is above zero" in card.text
     assert "3 seeds and 600 problems" in card.text
     assert "p = 0.0049 after Holm" in card.text
     assert [row[0].text for row in table.rows] == ["opd"]
     assert table.closed
 
 
+def test_without_holm_a_card_says_what_is_needed():
+    one = {"seeds": 1, "p_holm": None, "verdict": "seen in this run", "needed": "add seeds"}
+    (cards,) = outcome.verdicts([VERDICT | one])
+    assert (cards.cards[0].badge, cards.cards[0].tone) == ("seen in this run", "flat")
+    assert "Add seeds." in cards.cards[0].text
+
+
 def test_a_forest_mark_lies_where_its_numbers_are():
-    (cards,) = outcome.verdicts([VERDICT, VERDICT | {"diff": -0.2, "low": -0.3, "high": -0.1}])
+    _, cards = outcome.verdicts([VERDICT, VERDICT | {"diff": -0.2, "low": -0.3, "high": -0.1}])
     one, other = (card.forest for card in cards.cards)
     assert other.low < other.value < other.high < other.zero == one.zero < one.low < one.high
     # places are linear: 0.42 to -0.2 is 0.62 of it, 0.42 to 0 is 0.42
@@ -76,16 +90,26 @@ def test_a_forest_mark_lies_where_its_numbers_are():
     )
 
 
-def test_several_seeds_give_means_and_every_seed():
-    rows_ = [result("base", s, 0, 0.25) for s in (0, 1)]
-    rows_ += [result("omniopd", s, 2, v) for s, v in ((0, 0.5), (1, 0.7))]
-    rows_ += [result("omniopd", 0, 1, 0.9)]  # not a last round
-    means, *seeds_ = outcome.results(rows_, [VERDICT])
+def test_several_seeds_give_one_line_an_arm_and_every_seed():
+    rows = [result("base", s, 0, 0.25) for s in (0, 1)]
+    rows += [result("omniopd", s, 2, v) for s, v in ((0, 0.5), (1, 0.7))]
+    rows += [result("omniopd", 0, 1, 0.9)]  # not a last round
+    means, *seeds = outcome.results(rows)
     line = next(row for row in means.rows if row[0].text == "omniopd")
-    assert (line[1].text, line[1].small) == ("0.600", "0.500 to 0.700")
-    assert (line[2].text, line[2].small) == ("+0.420", "[+0.400, +0.440]")
-    assert [table.caption for table in seeds_] == ["Seed 0", "Seed 1"]
-    assert seeds_[1].rows[1][1].text == "0.700"
+    assert (line[1].text, line[1].small) == ("0.600", "[0.500, 0.700]")
+    assert (line[2].text, line[2].small) == ("+0.350", "[+0.250, +0.450]")
+    assert [table.caption for table in seeds] == ["Seed 0", "Seed 1"]
+    assert seeds[1].rows[1][1].text == "0.700"
+    pooled = [POOLED | {"round": 1, "accuracy": 0.1}, POOLED]
+    line = next(r for r in outcome.results(rows, pooled)[0].rows if r[0].text == "omniopd")
+    assert (line[1].text, line[1].small) == ("0.610", "[0.400, 0.800]")
+    assert (line[2].text, line[2].small) == ("+0.360", "[+0.100, +0.500]")
+
+
+POOLED = {
+    "arm": "omniopd", "round": 2, "task": "t", "seeds": 2, "accuracy": 0.61, "low": 0.4,
+    "high": 0.8, "diff": 0.36, "diff_low": 0.1, "diff_high": 0.5,
+}  # fmt: skip
 
 
 def test_lines_begin_at_the_base_of_their_seed():
@@ -104,15 +128,38 @@ def test_lines_begin_at_the_base_of_their_seed():
     ]  # fmt: skip
 
 
-def test_costs_of_costs_json_can_be_picked_and_zeros_cannot():
+def test_costs_are_sums_of_costs_json_and_zeros_cannot_be_picked():
     results = [result("base", 0, 0, 0.25), result("omniopd", 0, 2, 0.5)]
-    found = sections.costs(
-        [{"arm": "omniopd", "seed": 0, "round": 2, "optimizer_steps": 32, "usd": 0.0}],
-        results,
-        ["base", "omniopd"],
-    )
-    (pick,) = found.blocks[0].charts[0].picks
-    assert [name for name, _ in pick["options"]] == ["tokens_used", "optimizer_steps", "seconds"]
+    spent = {"optimizer_steps": 16, "total_optimizer_steps": 32, "total_usd_spent": 0.0}
+    rows = [{"arm": "omniopd", "seed": 0, "round": 2, "total_usd_alone": None} | spent]
+    found = sections.costs(rows, results, ["base", "omniopd"])
+    (chart,) = found.blocks[0].charts
+    assert [name for name, _ in chart.picks[0]["options"]] == ["optimizer_steps"]
+    ((values),) = chart.spec["datasets"].values()
+    assert [(v["arm"], v["optimizer_steps"]) for v in values] == [("base", 0), ("omniopd", 32)]
+    plain = sections.costs([], results, ["base", "omniopd"])
+    names = [name for name, _ in plain.blocks[0].charts[0].picks[0]["options"]]
+    assert names == ["tokens_used", "seconds"]
+
+
+def test_a_mean_of_branches_has_no_interval():
+    rows = [BRANCH, BRANCH | {"seed": 1}, BRANCH | {"seed": None, "low": None, "high": None}]
+    _, table = sections.branches(rows).blocks
+    assert [row[2].text for row in table.rows] == ["0", "1", "mean"]
+    assert [row[5].small for row in table.rows] == ["[+0.050, +0.150]"] * 2 + [""]
+
+
+def test_calibration_warns_and_shows_what_arms_share_once():
+    warning = LEVEL | {"quantity": "warning", "note": "flat: it predicts no learning"}
+    untold = LEVEL | {"quantity": "ceiling/student", "value": None, "low": None, "high": None}
+    rows = [LEVEL, LEVEL | {"arm": "opd"}, LEVEL | {"arm": "sft", "value": 0.5}, warning, untold]
+    said, drawn, table = calibration.section(rows).blocks
+    assert (said.text, said.tone) == ("flat: it predicts no learning", "bad")
+    assert len(drawn.charts) == 1
+    lines = [(row[0].text, row[7].text) for row in table.rows]
+    assert lines == [
+        ("omniopd and 1 more", "0.250"), ("sft", "0.500"), ("omniopd", "cannot be told"),
+    ]  # fmt: skip
 
 
 # ---- the fork browser's data

@@ -76,6 +76,7 @@ class Cards:
 @dataclass(frozen=True)
 class Text:
     text: str
+    tone: str = ""  # good, bad or flat: said loudly
     kind = "text"
 
 

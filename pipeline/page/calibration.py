@@ -1,74 +1,76 @@
 """Of calibration.json: does the similarity at a fork say anything about that fork?
 
-rows  arm, seed, round, teacher, metric, chunk_tokens, quantity, bin, value, low, high, n; `bin`
-      is empty where the quantity is one number, otherwise the profile's place
+rows  arm, seed, round, teacher, metric, chunk_tokens, quantity, bin, value, low, high, n, note. A
+      quantity's name is KIND or KIND/OF; `bin` is the place on a profile, or an alpha; metric,
+      bin, value, low, high and note may be null
 """
 
 from collections.abc import Sequence
 
 from pipeline.page import charts
-from pipeline.page.blocks import Block, Cell, Chart, Charts, Forest, Row, Section, Table, bracket
+from pipeline.page.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Forest,
+    Row,
+    Section,
+    Table,
+    Text,
+    bracket,
+)
 
-MOST = 4000  # rows embedded; above it first and last round of the first seed
-LABELS = {  # of quantities whose names do not say it
-    "auroc": "AUROC of k_sem for correct",
-    "shrinkage": "shrinkage by the prior",
-    "split_half": "split-half reliability of k_sem",
+MOST = 6000  # rows in the charts; above it first and last round of the first seed
+LINES = 600  # of the table
+PANELS = {  # titles of charts of single values, and the kinds that they hold
+    "Similarity: own fork, floors and ceilings": ("own", "floor", "ceiling"),
+    "Contrast: own fork above another": ("contrast",),
+    "Chance of telling apart (AUROC; one half is none)": ("auroc", "correct"),
+    "Reliability of k_sem": ("reliability",),
+}
+BINNED = {  # titles by quantity, and what the bins are
+    "profile/position": ("Similarity along the response", "place in the response"),
+    "profile/entropy": ("Similarity by the fork's entropy", "entropy, nats"),
+    "posterior-sd": ("Posterior sd by alpha", "alpha"),
+    "shrinkage": ("Shrinkage by alpha", "alpha"),
+    "move": ("How far the prior moves a score", "alpha"),
 }
 PICKS = ("arm", "seed", "round", "teacher", "metric")
+LEAD = (
+    "How far the similarity of the teacher's continuations with the student's chunk stands above "
+    "what any other text would give. The floor that matters is another fork of the same response: "
+    "where own and other fork touch, the scores know the topic and not the fork, and a flat "
+    "contrast predicts no learning."
+)
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """Levels and reliabilities with intervals, profiles over bins, and all as a table."""
-    rows = _fewer(list(rows))
+    """Warnings, levels with intervals, profiles over bins, and the values as a table."""
+    rows = _fewer(_shared(rows))
     if not rows:
         return None
-    single = [_point(row) for row in rows if _empty(row["bin"])]
-    binned = [_point(row) for row in rows if not _empty(row["bin"])]
-    found: list[Chart] = []
-    if single:
-        order = list(dict.fromkeys(row["label"] for row in single))
-        names = _varying(single)
-        spec = charts.intervals(single, order, "value", names)
-        alt = "Each quantity with its interval, a colour for each chunk length"
-        found.append(Chart("calibration", spec, "Levels", alt, picks=_options(single, names)))
-    for quantity in dict.fromkeys(row["quantity"] for row in binned):
-        own = [row for row in binned if row["quantity"] == quantity]
-        names = _varying(own)
-        title = label(quantity).capitalize()
-        found.append(
-            Chart(
-                f"profile-{quantity}".replace("_", "-"),
-                charts.profile(own, "bin", names),
-                title,
-                f"{title} over its bins",
-                picks=_options(own, names),
-            )
-        )
-    blocks: list[Block] = [Charts([chart]) for chart in found[:1]]
-    blocks += [Charts(found[1:])] * bool(found[1:])
-    blocks += [_table(rows)]
-    lead = (
-        "How far the similarity of the teacher's continuations with the student's chunk stands "
-        "above what any other text would give. The floor that matters is another fork of the same "
-        "response: where the two touch, the scores know the topic and not the fork."
-    )
-    return Section("calibration", "Calibration", blocks, lead)
+    warnings = [r["note"] for r in rows if r["quantity"] == "warning" and r.get("note")]
+    blocks: list[Block] = [Text(note, "bad") for note in dict.fromkeys(warnings)]
+    drawn = [r for r in rows if r["value"] is not None and r["quantity"] != "warning"]
+    panels = [_levels(title, kinds, drawn) for title, kinds in PANELS.items()]
+    panels += [_profile(q, [r for r in drawn if r["quantity"] == q]) for q in _binned(drawn)]
+    found = [chart for chart in panels if chart is not None]
+    blocks += [Charts(found)] * bool(found)
+    blocks.append(_table([r for r in rows if r["bin"] is None and r["quantity"] != "warning"]))
+    return Section("calibration", "Calibration", blocks, LEAD)
 
 
-def label(quantity: str) -> str:
-    return LABELS.get(quantity, quantity.replace("_", " ").replace("-", " "))
-
-
-def _empty(bin_: object) -> bool:
-    return bin_ is None or bin_ == ""
-
-
-def _point(row: Row) -> Row:
-    series = f"C={row['chunk_tokens']}"
-    low = row["value"] if row["low"] is None else row["low"]
-    high = row["value"] if row["high"] is None else row["high"]
-    return row | {"label": label(row["quantity"]), "series": series, "low": low, "high": high}
+def _shared(rows: Sequence[Row]) -> list[Row]:
+    """Each value once, with the first of the arms that share it and how many do."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(value for name, value in row.items() if name != "arm")
+        found.setdefault(key, []).append(row)
+    return [
+        own[0] | ({"arm": f"{own[0]['arm']} and {len(own) - 1} more"} if len(own) > 1 else {})
+        for own in found.values()
+    ]
 
 
 def _fewer(rows: list[Row]) -> list[Row]:
@@ -77,6 +79,42 @@ def _fewer(rows: list[Row]) -> list[Row]:
     ends = {min(row["round"] for row in rows), max(row["round"] for row in rows)}
     seed = min(row["seed"] for row in rows)
     return [row for row in rows if row["seed"] == seed and row["round"] in ends][:MOST]
+
+
+def _levels(title: str, kinds: tuple[str, ...], rows: list[Row]) -> Chart | None:
+    own = [_point(r) for r in rows if r["bin"] is None and r["quantity"].split("/")[0] in kinds]
+    if not own:
+        return None
+    order, names = list(dict.fromkeys(row["label"] for row in own)), _varying(own)
+    spec = charts.intervals(own, order, "", names)
+    alt = f"{title}, with intervals, a colour for each chunk length"
+    return Chart(f"levels-{kinds[0]}", spec, title, alt, picks=_options(own, names))
+
+
+def _binned(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row["quantity"] for row in rows if row["bin"] is not None))
+
+
+def _profile(quantity: str, rows: list[Row]) -> Chart:
+    own = [_point(row) for row in rows if row["bin"] is not None]
+    names = _varying(own)
+    title, axis = BINNED.get(quantity, (label(quantity), "bin"))
+    name = "profile-" + quantity.replace("/", "-")
+    spec = charts.profile(own, axis, names)
+    return Chart(name, spec, title, f"{title}, over bins", picks=_options(own, names))
+
+
+def label(quantity: str) -> str:
+    """`floor/other-fork` as `floor: other fork`."""
+    return quantity.replace("/", ": ").replace("-", " ").replace("_", " ")
+
+
+def _point(row: Row) -> Row:
+    low = row["value"] if row["low"] is None else row["low"]
+    high = row["value"] if row["high"] is None else row["high"]
+    kept = ("arm", "seed", "round", "teacher", "metric", "bin", "value", "n")
+    own = {name: row[name] for name in kept} | {"low": low, "high": high}
+    return own | {"label": label(row["quantity"]), "series": f"C={row['chunk_tokens']}"}
 
 
 def _varying(rows: list[Row]) -> list[str]:
@@ -95,23 +133,28 @@ def _options(rows: list[Row], names: list[str]) -> list[Row]:
 
 
 def _table(rows: list[Row]) -> Table:
-    head = ["arm", "seed", "round", "teacher", "metric", "C", "quantity", "bin", "value", "n"]
-    body: list[list[Cell | Forest]] = [
-        [
-            Cell(str(row["arm"]), "text"),
-            Cell(str(row["seed"])),
-            Cell(str(row["round"])),
-            Cell(str(row["teacher"]), "text"),
-            Cell(str(row["metric"]), "text"),
-            Cell(str(row["chunk_tokens"])),
-            Cell(label(row["quantity"]), "text"),
-            Cell("" if _empty(row["bin"]) else str(row["bin"]), "text"),
-            Cell(
-                f"{row['value']:.3f}",
-                small="" if row["low"] is None else bracket(row["low"], row["high"]),
-            ),
-            Cell(f"{row['n']:,}"),
-        ]
-        for row in rows
+    head = ["arm", "seed", "round", "teacher", "metric", "C", "quantity", "value", "n", ""]
+    left = len(rows) - LINES
+    caption = "The values" + f" (the first {LINES}; {left:,} more are in calibration.json)" * (
+        left > 0
+    )
+    return Table(head, [_line(row) for row in rows[:LINES]], caption, closed=True)
+
+
+def _line(row: Row) -> list[Cell | Forest]:
+    untold = row["value"] is None
+    return [
+        Cell(str(row["arm"]), "text"),
+        Cell(str(row["seed"])),
+        Cell(str(row["round"])),
+        Cell(str(row["teacher"]), "text"),
+        Cell(row["metric"] or "", "text"),
+        Cell(str(row["chunk_tokens"])),
+        Cell(label(row["quantity"]), "text"),
+        Cell(
+            "cannot be told" if untold else f"{row['value']:.3f}",
+            small="" if row["low"] is None else bracket(row["low"], row["high"]),
+        ),
+        Cell(f"{row['n']:,}"),
+        Cell(row.get("note") or "", "text"),
     ]
-    return Table(head, body, "Every number", closed=True)

@@ -6,25 +6,26 @@ from pipeline.page import forks, how
 from pipeline.page.page import Content, render
 from pipeline.results import Evals, Row, cost, details, rounds, run_json
 
+SHOWN = ("contrasts", "curves", "pooled", "verdicts", "costs", "calibration", "branches")
 
-def html(
-    evals: Evals, results: list[Row], contrasts: list[Row], curves: list[Row], p: Any, **more: Any
-) -> str:
-    """index.html. `p` holds the report's params; `more` rows of Content that a report may have."""
+
+def html(evals: Evals, found: dict[str, Any], p: Any) -> str:
+    """index.html, of rows by the names of the report's JSON files; what is missing is left out.
+
+    `p` holds the report's params.
+    """
     return render(
         Content(
             arms=list(p.arms),
             split=p.split,
             k=p.sampled_k,
             per_seed=p.per_seed,
-            results=[_detailed(evals, row) for row in results],
-            contrasts=contrasts,
-            curves=curves,
+            results=[_detailed(evals, row) for row in found["results"]],
             settings=p.settings,
             runs=_runs(evals),
             notes=list(p.notes),
             browser=forks.browser(p.arms, p.settings),
-            **more,
+            **{name: found[name] for name in SHOWN if name in found},
         )
     )
 

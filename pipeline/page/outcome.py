@@ -6,6 +6,7 @@ Each function takes plain rows, as they stand in the report's JSON files.
 from collections.abc import Sequence
 from statistics import fmean
 
+from pipeline import sentences
 from pipeline.markdown import QUESTIONS
 from pipeline.page.blocks import (
     Block,
@@ -16,6 +17,7 @@ from pipeline.page.blocks import (
     Row,
     Scale,
     Table,
+    Text,
     bracket,
     plural,
 )
@@ -37,12 +39,12 @@ HEAD = (
 )
 
 
-def results(rows: Sequence[Row], verdicts: Sequence[Row] = ()) -> list[Block]:
+def results(rows: Sequence[Row], pooled: Sequence[Row] = ()) -> list[Block]:
     """The table of each task, its last rounds; with several seeds their means and every seed.
 
-    rows      of results.json, sampled and greedy; the sampled ones of a last round may hold
-              pass_at_k, unextracted and untruncated_accuracy too
-    verdicts  of verdicts.json: where they compare an arm with base, that interval is shown
+    rows    of results.json, sampled and greedy; the sampled ones of a last round may hold
+            pass_at_k, unextracted and untruncated_accuracy too
+    pooled  of pooled.json: the intervals over seeds and problems
     """
     last = {(r["arm"], r["seed"]): r["round"] for r in sorted(rows, key=lambda r: r["round"])}
     rows = [row for row in rows if row["round"] == last[row["arm"], row["seed"]]]
@@ -53,7 +55,7 @@ def results(rows: Sequence[Row], verdicts: Sequence[Row] = ()) -> list[Block]:
         seeds = sorted({row["seed"] for row in own})
         title = f"Task {task}" if len(tasks) > 1 else ""
         if len(seeds) > 1:
-            found.append(_means(own, [v for v in verdicts if v["task"] == task], title))
+            found.append(_means(own, _last(pooled, task), title))
         for seed in seeds:
             name = " ".join([title] * bool(title) + [f"seed {seed}"] * (len(seeds) > 1))
             part = [row for row in own if row["seed"] == seed]
@@ -90,45 +92,56 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
     ]
 
 
-def _means(rows: list[Row], verdicts: list[Row], caption: str) -> Table:
-    """One line an arm: means over seeds; the interval of the difference where there is one."""
-    to_base = {v["arm"]: v for v in verdicts if v["versus"] == "base"}
-    diffs = {
-        arm: [r["diff"] for r in rows if (r["arm"], r["decoding"]) == (arm, "sampled")]
-        for arm in dict.fromkeys(row["arm"] for row in rows)
+def _last(pooled: Sequence[Row], task: str) -> dict[str, Row]:
+    """Rows of pooled.json by arm, of its last round."""
+    ordered = sorted(pooled, key=lambda row: row["round"])
+    return {row["arm"]: row for row in ordered if row["task"] == task}
+
+
+def _means(rows: list[Row], pooled: dict[str, Row], caption: str) -> Table:
+    """One line an arm: over seeds. Without pooled.json the mean, from the lowest to the highest."""
+    sampled = [row for row in rows if row["decoding"] == "sampled"]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    lines = {
+        arm: pooled.get(arm) or _spread([r for r in sampled if r["arm"] == arm]) for arm in arms
     }
-    ends = [v[end] for v in to_base.values() for end in ("low", "high")]
-    scale = Scale([*ends, *(diff for found in diffs.values() for diff in found)])
-    body: list[list[Cell | Forest]] = []
-    for arm, found in diffs.items():
-        own = [row for row in rows if row["arm"] == arm]
-        body.append(_mean(arm, own, tuple(found), to_base.get(arm), scale))
-    k = next(row["k"] for row in rows if row["decoding"] == "sampled")
-    head = ["arm", f"sampled avg@{k}, mean of seeds", "difference to base", "", "greedy"]
-    head += ["seeds", "teacher tokens", "seconds"]
-    return Table(head, body, caption, [{"arm": arm} for arm in diffs], scale.ends())
+    ends = [line[end] for line in lines.values() for end in ("diff_low", "diff_high")]
+    scale = Scale([*ends, *(row["diff"] for row in sampled)])
+    body = [_mean(lines[arm], [r for r in rows if r["arm"] == arm], scale) for arm in arms]
+    head = ["arm", f"sampled avg@{sampled[0]['k']}", "difference to base", "", "greedy"]
+    head += ["seeds", "teacher tokens", "bought", "seconds"]
+    return Table(head, body, caption, [{"arm": arm} for arm in arms], scale.ends())
 
 
-def _mean(
-    arm: str, rows: list[Row], diffs: tuple[float, ...], verdict: Row | None, scale: Scale
-) -> list[Cell | Forest]:
+def _spread(rows: list[Row]) -> Row:
+    values, diffs = [row["accuracy"] for row in rows], [row["diff"] for row in rows]
+    return {
+        "arm": rows[0]["arm"],
+        "accuracy": fmean(values),
+        "low": min(values),
+        "high": max(values),
+        "diff": fmean(diffs),
+        "diff_low": min(diffs),
+        "diff_high": max(diffs),
+    }
+
+
+def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
     sampled = [row for row in rows if row["decoding"] == "sampled"]
     greedy = [row["accuracy"] for row in rows if row["decoding"] == "greedy"]
-    values = [row["accuracy"] for row in sampled]
-    mean, low, high = fmean(diffs), min(diffs), max(diffs)
-    small = f"{low:+.3f} to {high:+.3f}"
-    if verdict:
-        mean, low, high = verdict["diff"], verdict["low"], verdict["high"]
-        small = bracket(low, high, "+")
-    base = arm == "base"
+    seeds = tuple(row["diff"] for row in sampled)
+    value, low, high = line["diff"], line["diff_low"], line["diff_high"]
+    base = line["arm"] == "base"
+    accuracy, interval = f"{line['accuracy']:.3f}", bracket(line["low"], line["high"])
     return [
-        Cell(arm, "arm"),
-        Cell(f"{fmean(values):.3f}", small=f"{min(values):.3f} to {max(values):.3f}"),
-        Cell("") if base else Cell(f"{mean:+.3f}", small=small),
-        Cell("") if base else scale.forest(mean, low, high, diffs),
+        Cell(line["arm"], "arm"),
+        Cell(accuracy, small=interval, field="accuracy"),
+        Cell("") if base else Cell(f"{value:+.3f}", small=bracket(low, high, "+"), field="diff"),
+        Cell("") if base else scale.forest(value, low, high, seeds),
         Cell(f"{fmean(greedy):.3f}" if greedy else ""),
         Cell(str(len(sampled))),
         Cell(f"{sum(row['tokens_used'] for row in sampled):,}"),
+        Cell(f"{sum(row['tokens_bought'] for row in sampled):,}"),
         Cell(f"{sum(row['seconds'] for row in sampled):.0f}"),
     ]
 
@@ -140,12 +153,16 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
     named = [row for row in rows if row["named"]]
     rest = [row for row in rows if not row["named"]]
-    found: list[Block] = [Cards([_verdict(row, scale) for row in named])] if named else []
+    found: list[Block] = []
+    if any(row["p_holm"] is not None for row in named):
+        works = sentences.works(named).replace("**", "")
+        found.append(Text(works, "good" if works.startswith("omniopd works") else "flat"))
+    found += [Cards([_verdict(row, scale) for row in named])] * bool(named)
     if rest:
         table = Table(
-            ["arm", "versus", "task", "difference", "", "p", "p, Holm", "seen"],
+            ["arm", "versus", "task", "difference", "", "p"],
             [_exploratory(row, scale) for row in rest],
-            "Exploratory contrasts, not named beforehand",
+            "Exploratory contrasts, not named beforehand: no verdict",
             scale=scale.ends(),
             closed=True,
         )
@@ -154,15 +171,16 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
 
 
 def _verdict(row: Row, scale: Scale) -> Card:
-    needed = f" {row['needed']}" if row.get("needed") else ""
-    p = "" if row.get("p_holm") is None else f", p = {row['p_holm']:.3g} after Holm"
+    judged = row["p_holm"] is not None
+    said = f"{sentences.why(row)}.{sentences.claim(row)}" if judged else f"{row['needed']}."
+    p = f" p = {row['p_holm']:.3g} after Holm." if judged else ""
+    counts = f"{plural(row['seeds'], 'seed')} and {row['problems']} problems, task {row['task']}."
     return Card(
         row["verdict"],
         TONES.get(row["verdict"], "flat"),
         f"{row['arm']} minus {row['versus']}",
         f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
-        f"{plural(row['seeds'], 'seed')} and {row['problems']} problems, task {row['task']}"
-        f"{p}.{needed}",
+        f"{said[0].upper()}{said[1:]} {counts}{p}",
         scale.forest(row["diff"], row["low"], row["high"]),
     )
 
@@ -175,8 +193,6 @@ def _exploratory(row: Row, scale: Scale) -> list[Cell | Forest]:
         Cell(f"{row['diff']:+.3f}", small=bracket(row["low"], row["high"], "+")),
         scale.forest(row["diff"], row["low"], row["high"]),
         Cell("" if row.get("p") is None else f"{row['p']:.3g}"),
-        Cell("" if row.get("p_holm") is None else f"{row['p_holm']:.3g}"),
-        Cell(str(row["verdict"]), "badge", tone=TONES.get(row["verdict"], "flat")),
     ]
 
 

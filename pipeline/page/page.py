@@ -29,6 +29,7 @@ class Content:
     results: list[Row]  # of results.json; sampled rows of last rounds with pass_at_k, unextracted
     contrasts: list[Row] = field(default_factory=list)  # of contrasts.json
     curves: list[Row] = field(default_factory=list)  # of curves.json
+    pooled: list[Row] = field(default_factory=list)  # of pooled.json, with several seeds
     verdicts: list[Row] = field(default_factory=list)  # of verdicts.json
     costs: list[Row] = field(default_factory=list)  # of costs.json
     calibration: list[Row] = field(default_factory=list)  # of calibration.json
@@ -43,8 +44,8 @@ def render(content: Content) -> str:
     """The whole file."""
     found = [
         _results(content),
-        sections.curves(content.curves, content.arms, content.split),
-        sections.costs(content.costs, content.results, content.arms),
+        sections.curves(content.curves, content.arms, content.split, content.pooled),
+        sections.costs(content.costs, content.results, content.arms, content.pooled),
         calibration.section(content.calibration),
         sections.branches(content.branches),
         _browser(content),
@@ -77,8 +78,10 @@ def render(content: Content) -> str:
 
 
 def _results(content: Content) -> Section:
-    seen = outcome.verdicts(content.verdicts) or outcome.contrasts(content.contrasts)
-    blocks = [*seen, *outcome.results(content.results, content.verdicts)]
+    several = len({row["seed"] for row in content.results}) > 1
+    seen = outcome.verdicts(content.verdicts) if several else []
+    seen = seen or outcome.contrasts(content.contrasts)
+    blocks = [*seen, *outcome.results(content.results, content.pooled)]
     return Section("results", "Verdicts and results", blocks)
 
 
