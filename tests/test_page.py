@@ -326,7 +326,7 @@ def test_the_coming_sections_draw_in_the_browser(visit, tmp_path):
         assert page.locator(f"[data-chart={name}] svg").count() == 1
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(wide) <= 0
-    page.select_option("[data-for=levels-own][data-signal=metric]", label="exact")
+    page.select_option("#calibration [data-signal=metric]", label="exact")
 
 
 @pytest.mark.browser

@@ -54,6 +54,7 @@ class Chart:
 class Charts:
     charts: list[Chart]
     legend: list[str] = field(default_factory=list)  # arms; each can be left out by a click
+    picks: list[Row] = field(default_factory=list)  # signals of all its charts
     kind = "charts"
 
 

@@ -23,6 +23,7 @@ from pipeline.page.blocks import (
 
 MOST = 6000  # rows in the charts; above it first and last round of the first seed
 LINES = 600  # of the table
+WARNINGS = 3
 PANELS = {  # titles of charts of single values, and the kinds that they hold
     "Similarity: own fork, floors and ceilings": ("own", "floor", "ceiling"),
     "Contrast: own fork above another": ("contrast",),
@@ -36,7 +37,8 @@ BINNED = {  # titles by quantity, and what the bins are
     "shrinkage": ("Shrinkage by alpha", "alpha"),
     "move": ("How far the prior moves a score", "alpha"),
 }
-PICKS = ("arm", "seed", "round", "teacher", "metric")
+LABELS = {"source": "answers", "metric": "metric"}
+PICKS = list(LABELS)  # what is chosen for all charts at once
 LEAD = (
     "How far the similarity of the teacher's continuations with the student's chunk stands above "
     "what any other text would give. The floor that matters is another fork of the same response: "
@@ -51,12 +53,17 @@ def section(rows: Sequence[Row]) -> Section | None:
     if not rows:
         return None
     warnings = [r["note"] for r in rows if r["quantity"] == "warning" and r.get("note")]
-    blocks: list[Block] = [Text(note, "bad") for note in dict.fromkeys(warnings)]
-    drawn = [r for r in rows if r["value"] is not None and r["quantity"] != "warning"]
+    said = list(dict.fromkeys(warnings))
+    blocks: list[Block] = [Text(note, "bad") for note in said[:WARNINGS]]
+    if len(said) > WARNINGS:
+        blocks.append(Text(f"{len(said) - WARNINGS} more warnings are in calibration.json."))
+    drawn = [_point(r) for r in rows if r["value"] is not None and r["metric"] is not None]
+    drawn = [point for point in drawn if point["quantity"] != "warning"]
     panels = [_levels(title, kinds, drawn) for title, kinds in PANELS.items()]
     panels += [_profile(q, [r for r in drawn if r["quantity"] == q]) for q in _binned(drawn)]
     found = [chart for chart in panels if chart is not None]
-    blocks += [Charts(found)] * bool(found)
+    if found:
+        blocks.append(Charts(found, picks=_options(drawn)))
     blocks.append(_table([r for r in rows if r["bin"] is None and r["quantity"] != "warning"]))
     return Section("calibration", "Calibration", blocks, LEAD)
 
@@ -81,27 +88,24 @@ def _fewer(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["seed"] == seed and row["round"] in ends][:MOST]
 
 
-def _levels(title: str, kinds: tuple[str, ...], rows: list[Row]) -> Chart | None:
-    own = [_point(r) for r in rows if r["bin"] is None and r["quantity"].split("/")[0] in kinds]
+def _levels(title: str, kinds: tuple[str, ...], points: list[Row]) -> Chart | None:
+    own = [p for p in points if p["bin"] is None and p["quantity"].split("/")[0] in kinds]
     if not own:
         return None
-    order, names = list(dict.fromkeys(row["label"] for row in own)), _varying(own)
-    spec = charts.intervals(own, order, "", names)
+    order = list(dict.fromkeys(point["label"] for point in own))
+    spec = charts.intervals(own, order, "", PICKS)
     alt = f"{title}, with intervals, a colour for each chunk length"
-    return Chart(f"levels-{kinds[0]}", spec, title, alt, picks=_options(own, names))
+    return Chart(f"levels-{kinds[0]}", spec, title, alt)
 
 
-def _binned(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(row["quantity"] for row in rows if row["bin"] is not None))
+def _binned(points: list[Row]) -> list[str]:
+    return list(dict.fromkeys(p["quantity"] for p in points if p["bin"] is not None))
 
 
-def _profile(quantity: str, rows: list[Row]) -> Chart:
-    own = [_point(row) for row in rows if row["bin"] is not None]
-    names = _varying(own)
+def _profile(quantity: str, points: list[Row]) -> Chart:
     title, axis = BINNED.get(quantity, (label(quantity), "bin"))
-    name = "profile-" + quantity.replace("/", "-")
-    spec = charts.profile(own, axis, names)
-    return Chart(name, spec, title, f"{title}, over bins", picks=_options(own, names))
+    spec = charts.profile([p for p in points if p["bin"] is not None], axis, PICKS)
+    return Chart("profile-" + quantity.replace("/", "-"), spec, title, f"{title}, over bins")
 
 
 def label(quantity: str) -> str:
@@ -110,25 +114,20 @@ def label(quantity: str) -> str:
 
 
 def _point(row: Row) -> Row:
+    """What a chart holds of a row. `source` names the answers: arm, teacher, seed and round."""
     low = row["value"] if row["low"] is None else row["low"]
     high = row["value"] if row["high"] is None else row["high"]
-    kept = ("arm", "seed", "round", "teacher", "metric", "bin", "value", "n")
-    own = {name: row[name] for name in kept} | {"low": low, "high": high}
+    source = f"{row['arm']}: {row['teacher']}, round {row['round']}, seed {row['seed']}"
+    own = {name: row[name] for name in ("metric", "quantity", "bin", "value", "n")}
+    own |= {"low": low, "high": high, "source": source}
     return own | {"label": label(row["quantity"]), "series": f"C={row['chunk_tokens']}"}
 
 
-def _varying(rows: list[Row]) -> list[str]:
-    return [name for name in PICKS if len({row[name] for row in rows}) > 1]
-
-
-def _options(rows: list[Row], names: list[str]) -> list[Row]:
+def _options(points: list[Row]) -> list[Row]:
+    found = {name: list(dict.fromkeys(point[name] for point in points)) for name in PICKS}
     return [
-        {
-            "name": name,
-            "label": name,
-            "options": [(value, str(value)) for value in dict.fromkeys(r[name] for r in rows)],
-        }
-        for name in names
+        {"name": name, "label": LABELS[name], "options": [(value, value) for value in values]}
+        for name, values in found.items()
     ]
 
 

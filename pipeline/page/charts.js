@@ -52,8 +52,10 @@
   }
 
   for (const select of document.querySelectorAll("[data-signal]")) {
-    select.addEventListener("change", () =>
-      signal(select.dataset.for, select.dataset.signal, JSON.parse(select.value)));
+    // of one chart, or of all in its box
+    const own = [...(select.closest("figure") ?? select.closest(".charts")).querySelectorAll("[data-chart]")];
+    select.addEventListener("change", () => own.forEach((place) =>
+      signal(place.dataset.chart, select.dataset.signal, JSON.parse(select.value))));
   }
   for (const legend of document.querySelectorAll(".legend")) {
     legend.addEventListener("click", (event) => {

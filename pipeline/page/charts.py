@@ -155,11 +155,14 @@ def profile(rows: list[Row], x_title: str, picks: list[str]) -> Row:
         scale=alt.Scale(range=[f"@arm{i}" for i in range(len(COLOURS))]),
         legend=_LEGEND if len(series) > 1 else None,
     )
-    bins = sorted({row["bin"] for row in rows}, key=_natural)
-    x = alt.X("bin:O", title=x_title, sort=bins, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    x = alt.X("bin:Q", title=x_title, axis=alt.Axis(grid=False, tickCount=6))
     y = alt.Y("value:Q", title="mean")
     band = data.mark_area(opacity=0.13).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colours)
-    tooltip = ["series:N", "bin:N", *_numbers([("value", "mean"), ("n", "n")], ".4~g")]
+    tooltip = [
+        "series:N",
+        *_numbers([("bin", x_title)], ".3~g"),
+        *_numbers([("value", "mean"), ("n", "n")], ".4~g"),
+    ]
     line = data.mark_line(point=True).encode(x, y, colours, tooltip=tooltip)
     layers = alt.layer(band, line)
     return _spec(layers.add_params(*(alt.param(n, value=rows[0][n]) for n in picks)), 220)
