@@ -6,8 +6,8 @@ from typing import Any
 from tabulate import tabulate
 
 from pipeline import cost_table, effects, sentences
-from pipeline.calibration import page
-from pipeline.calibration.page import Calibrated
+from pipeline.calibration import summary
+from pipeline.calibration.summary import Calibrated
 from pipeline.costs import Cost, cost
 from pipeline.results import Evals, details
 from pipeline.runs import Row, rounds, run_json
@@ -53,14 +53,14 @@ def render(
             parts.append(title + _over_seeds(evals, rows, found["pooled"], task))
         else:
             parts.append(title + _table(evals, rows, task, seeds[0]))
-        parts.append(page.line(calibrated, settings))
+        parts.append(summary.line(calibrated, settings))
     if len(seeds) > 1:
         parts.append("## Verdicts\n\n" + sentences.verdicts(found["verdicts"], p.split))
     else:
         parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
         if p.split == "dev":
             parts.append(sentences.ON_DEV)
-    parts.append(page.section(calibrated))
+    parts.append(summary.section(calibrated))
     if found["branches"]:
         parts.append(effects.section(found["branches"]))
     parts.append("## What it cost\n\n" + cost_table.render(found["costs"], p.match))

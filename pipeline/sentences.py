@@ -23,7 +23,7 @@ def verdicts(rows: list[Row], split: str) -> str:
         HEAD,
         "\n".join(f"- {_verdict(row)}" for row in named)
         or "- No contrast that was named beforehand is among these arms.",
-        _works(named),
+        works(named),
     ]
     others = [f"- {_contrast(row, several)}." for row in rows if not row["named"]]
     if others:
@@ -45,18 +45,23 @@ def _p(value: float) -> str:
 
 def _verdict(row: Row) -> str:
     found = f"{_contrast(row)}, {_p(row['p_holm'])} after Holm: **{row['verdict']}**"
-    why = MEANS.get(row["verdict"])
+    return f"{found}: {why(row)}.{claim(row)}"
+
+
+def why(row: Row) -> str:
+    """What the verdict of a pre-named contrast rests on."""
+    found = MEANS.get(row["verdict"])
     if row["verdict"] == "refuted":
         below = row["high"] < 0 or row["margin"] is None
-        why = f"the interval is below {'zero' if below else 'half of the claimed gain'}"
+        found = f"the interval is below {'zero' if below else 'half of the claimed gain'}"
     if row["verdict"] == "equivalent" and row["margin"] is None:
-        why = "both were right equally often on every problem"
+        found = "both were right equally often on every problem"
     if row["verdict"] == "undecided":
-        why = row["needed"]
-    return f"{found}: {why}.{_claim(row)}"
+        found = row["needed"]
+    return str(found)
 
 
-def _claim(row: Row) -> str:
+def claim(row: Row) -> str:
     """The claimed gain and both readings of its half; whether its size is refuted."""
     if row["claim"] is None:
         return ""
@@ -72,7 +77,7 @@ def _claim(row: Row) -> str:
     return text + f"; the interval is below half of the claim, read {' and '.join(below)}."
 
 
-def _works(named: list[Row]) -> str:
+def works(named: list[Row]) -> str:
     """The method works if it beats both the student it began with and shuffled scores."""
     found = {row["versus"]: row["verdict"] for row in named}
     missing = [name for name in ("base", "shuffled-scores") if name not in found]

@@ -1,10 +1,10 @@
 """report: what each arm is worth, as a table, JSON and pictures.
 
-reads   evaluations, rollouts, forks, scores, targets, calibrations, metrics and run.json of the
-        plan's cells; other folders may lie beside them
+reads   evaluations, rollouts, forks, answers, scores, targets, calibrations, metrics and run.json
+        of the plan's cells, the base students' tokenizers; other folders may lie beside them
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
-        where experiment.branch names controls), results.md, metrics.json, curves.json,
-        losses.json, calibration.json, *.png
+        where experiment.branch names controls), calibration.json, metrics.json, curves.json,
+        losses.json, results.md, index.html, *.png
 """
 
 import json
@@ -27,7 +27,9 @@ from pipeline import (
     tables,
     verdicts,
 )
-from pipeline.calibration import page, picture
+from pipeline.calibration import picture
+from pipeline.calibration import summary as calibration
+from pipeline.page import gather
 from pipeline.results import Evals
 from pipeline.runs import Arms, Row, folder, rounds
 
@@ -171,12 +173,14 @@ def main() -> None:
         for name, value in found.items():
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
             cells.write_text(args.out / f"{name}.json", text)
-        calibrated = page.gather(p.arms, p.settings)
-        cells.write_text(args.out / "calibration.json", page.dumped(calibrated))
+        calibrated = calibration.gather(p.arms, p.settings)
+        found["calibration"] = calibration.rows(calibrated)
+        cells.write_text(args.out / "calibration.json", calibration.dumped(found["calibration"]))
         text = markdown.render(evals, found, p.settings, p, calibrated)
         cells.write_text(args.out / "results.md", text)
-        picture.contrasts(page.shown(calibrated), args.out / "calibration.png")
+        picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
         pictures(p, points, found["branches"], args.out)
+        cells.write_text(args.out / "index.html", gather.html(evals, found, p))
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches, calls
+from tests.browser import chromium, made, visit  # noqa: F401
 from tests.project import MINIATURE, Project
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])

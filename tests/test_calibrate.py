@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from pipeline import seeds, tables
-from pipeline.calibration import Text, measures, page, pairs, picture, placement, sample
+from pipeline.calibration import Text, measures, pairs, picture, placement, sample, summary
 from pipeline.calibration.problems import Problems
 from pipeline.engines import characters
 from pipeline.errors import UserError
@@ -577,31 +577,31 @@ def reported(tmp_path, monkeypatch):
     }
     known = {"omniopd": settings(), "shuffled-scores": settings(source="shuffled")}
     known["several"] = settings()
-    return page.gather(arms, known), known
+    return summary.gather(arms, known), known
 
 
 def test_json_has_each_row_with_arm_seed_round_and_teacher(reported, tmp_path):
     found, _ = reported
-    rows = json.loads(page.dumped(found))
+    rows = json.loads(summary.dumped(found))
     good = tables.read(tmp_path / "calibrate/good/calibration.parquet", tables.CALIBRATION)
     own = [r for r in rows if r["arm"] == "omniopd"]
     names = {"arm": "omniopd", "seed": 0, "round": 1, "teacher": "t"}
     assert own == [names | row for row in good.to_pylist()]
     teachers = {(r["arm"], r["teacher"]) for r in rows if r["arm"] == "several"}
     assert ("several", "b") in teachers
-    assert json.loads(page.dumped([])) == []
+    assert json.loads(summary.dumped([])) == []
 
 
 def test_the_report_shows_contrasts_tables_and_warnings(reported, tmp_path):
     found, known = reported
-    line = page.line(found, known)
+    line = summary.line(found, known)
     assert "omniopd (exact, 3 tokens, t, round 1) +1.000 [+1.000, +1.000]" in line
     assert "shuffled-scores (exact, 3 tokens, t, round 1, before shuffling) +1.000" in line
     assert " FLAT" in line
-    assert page.line([], known) == page.section([]) == ""
-    text = page.section(found)
+    assert summary.line([], known) == page.section([]) == ""
+    text = summary.section(found)
     assert "- **Warning**, several, teacher b, seed 0, round 1: exact at 3 tokens is flat" in text
     assert text.count("| exact ") == 2
-    picture.contrasts(page.shown(found), tmp_path / "calibration.png")
+    picture.contrasts(summary.shown(found), tmp_path / "calibration.png")
     picture.contrasts([], tmp_path / "empty.png")
     assert (tmp_path / "calibration.png").read_bytes()[1:4] == b"PNG"

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from pipeline.calibration import FLAT
-from pipeline.calibration.page import Calibrated
+from pipeline.calibration.summary import Calibrated
 from pipeline.charts import COLOURS, MARKERS, STYLE, save
 
 METRICS = ("exact", "edit", "prefix", "rouge1", "embedding")  # one colour each in every panel

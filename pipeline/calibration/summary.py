@@ -69,18 +69,19 @@ def gather(arms: Arms, settings: dict[str, Any]) -> list[Calibrated]:
     return list(found.values())
 
 
-def dumped(calibrated: Sequence[Calibrated]) -> str:
-    """calibration.json: the tables' rows with arm, seed, round and teacher, a row a line."""
-    lines = [
-        json.dumps(
-            {"arm": arm, "seed": c.seed, "round": c.round, "teacher": c.teacher, **row},
-            allow_nan=False,
-        )
+def rows(calibrated: Sequence[Calibrated]) -> list[Row]:
+    """Of calibration.json: the tables' rows with arm, seed, round and teacher."""
+    return [
+        {"arm": arm, "seed": c.seed, "round": c.round, "teacher": c.teacher, **row}
         for c in calibrated
         for arm in c.arms
         for row in c.rows
     ]
-    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def dumped(found: Sequence[Row]) -> str:
+    """calibration.json, a row a line."""
+    return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in found) + "\n]\n"
 
 
 def shown(calibrated: Sequence[Calibrated]) -> list[Calibrated]:
