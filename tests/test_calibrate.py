@@ -582,7 +582,7 @@ def reported(tmp_path, monkeypatch):
 
 def test_json_has_each_row_with_arm_seed_round_and_teacher(reported, tmp_path):
     found, _ = reported
-    rows = json.loads(summary.dumped(found))
+    rows = json.loads(summary.dumped(summary.rows(found)))
     good = tables.read(tmp_path / "calibrate/good/calibration.parquet", tables.CALIBRATION)
     own = [r for r in rows if r["arm"] == "omniopd"]
     names = {"arm": "omniopd", "seed": 0, "round": 1, "teacher": "t"}
@@ -598,7 +598,7 @@ def test_the_report_shows_contrasts_tables_and_warnings(reported, tmp_path):
     assert "omniopd (exact, 3 tokens, t, round 1) +1.000 [+1.000, +1.000]" in line
     assert "shuffled-scores (exact, 3 tokens, t, round 1, before shuffling) +1.000" in line
     assert " FLAT" in line
-    assert summary.line([], known) == page.section([]) == ""
+    assert summary.line([], known) == summary.section([]) == ""
     text = summary.section(found)
     assert "- **Warning**, several, teacher b, seed 0, round 1: exact at 3 tokens is flat" in text
     assert text.count("| exact ") == 2
