@@ -107,7 +107,7 @@ def teach(policy: Any) -> dict[str, Any]:
 
 def score() -> dict[str, Any]:
     from pipeline.similarity import Pair, similarities
-    from pipeline.similarity.edit import edit
+    from pipeline.similarity.edit import measure as edit
 
     draw = np.random.default_rng(0)
     texts = ["".join(draw.choice(list("0123456789+=,"), 6)) for _ in range(200)]

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 
 from pipeline import continuations
 from pipeline.budget import Budget
@@ -43,7 +44,20 @@ class Ledger:
     tokens_bought: int = 0  # completion tokens
     tokens_billed: int = 0  # prompt and completion
     usd: float = 0.0
+    prompt_tokens_alone: int = 0  # what these draws would have taken from an empty store
+    tokens_alone: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by reason
+
+    def alone(self, drawn: dict[tuple[int, int], list[Judgment]], limit: int) -> None:
+        """Add what the draws at each place would take if the store were empty.
+
+        A prompt counts once for each request, with as many choices as the request had that
+        brought the answer; an answer counts up to the limit asked for.
+        """
+        for judgments in drawn.values():
+            requests = ceil(sum(1 / j.requested_n for j in judgments) - 1e-9)
+            self.prompt_tokens_alone += requests * max(j.prompt_tokens for j in judgments)
+            self.tokens_alone += sum(min(j.completion_tokens, limit) for j in judgments)
 
     def check(self, allowed: float, least: int = 1) -> None:
         """Raise UserError when more than the allowed share of draws has failed."""
@@ -67,6 +81,7 @@ class Judging:
     ledger: Ledger = field(default_factory=Ledger)
     before_spending: Callable[[], None] = lambda: None  # called once, before the first purchase
     _may_spend: bool = False
+    _counted: set[str] = field(default_factory=set)  # keys of this block and the one before
 
     def judge(self, block: list[Response]) -> dict[Place, Judgment]:
         """N judgments for each prefix of each response, none of them a failure.
@@ -81,9 +96,11 @@ class Judging:
             for sample in range(self.wanted.samples)
         ]
         done: dict[Place, Judgment] = {}
+        known, self._counted = self._counted, set()  # equal prefixes are of one prompt: neighbours
         for attempt in range(self.wanted.max_attempts):
             requests = dict(self.requests(block, pending, attempt))
             found = self._acquire(block, requests)
+            self._alone(requests, found, known)
             pending = []
             for place, request in requests.items():
                 if found[request.key].failure is None:
@@ -103,6 +120,17 @@ class Judging:
             "places. Look at these prefixes, raise teach.max_attempts, or use another teacher or "
             "continuation mode."
         )
+
+    def _alone(
+        self, requests: dict[Place, Request], found: dict[str, Judgment], known: set[str]
+    ) -> None:
+        """Count each different draw as if it were bought now."""
+        drawn: dict[tuple[int, int], list[Judgment]] = {}
+        for (r, position, _), request in requests.items():
+            if request.key not in known and request.key not in self._counted:
+                drawn.setdefault((r, position), []).append(found[request.key])
+                self._counted.add(request.key)
+        self.ledger.alone(drawn, self.wanted.limit)
 
     def requests(
         self, block: list[Response], places: list[Place], attempt: int

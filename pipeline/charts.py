@@ -81,6 +81,37 @@ def _curves(axis: Any, points: list[Row], arms: list[str], source: str) -> None:
             )
 
 
+def branches(rows: list[Row], path: Path) -> None:
+    """Effect of the scores in each round: real minus control, a colour a control, a dot a seed."""
+    rows = [row for row in rows if row["seed"] is not None and row["task"] == rows[-1]["task"]]
+    controls = list(dict.fromkeys(row["control"] for row in rows))
+    seeds = sorted({row["seed"] for row in rows})
+    count = len(controls) * len(seeds)
+    step = min(0.12, 0.6 / count)  # side by side, not on top
+    with plt.rc_context(STYLE):
+        figure, ((axis,),) = plt.subplots(figsize=(8, 4.4), squeeze=False, layout="constrained")
+        for c, control in enumerate(controls):
+            for s, seed in enumerate(seeds):
+                own = [r for r in rows if r["control"] == control and r["seed"] == seed]
+                x = [r["round"] + step * (c * len(seeds) + s - (count - 1) / 2) for r in own]
+                y = np.array([r["diff"] for r in own])
+                error = np.maximum([y - [r["low"] for r in own], [r["high"] for r in own] - y], 0)
+                label = control if not s else None
+                axis.errorbar(
+                    x, y, error, label=label, ls="", ms=6, capsize=3, **look(controls, control)
+                )
+        axis.axhline(0, color="#555555", lw=1)
+        axis.set(
+            title="What the scores did in each round of omniopd",
+            xlabel="round, trained twice from its own checkpoint",
+            ylabel="accuracy: real scores minus control",
+        )
+        axis.set_xlim(0.5, max(r["round"] for r in rows) + 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(loc="outside lower center", ncols=min(len(controls), 7))
+        save(figure, path)
+
+
 def histogram_pair(
     entropies: tuple[np.ndarray, np.ndarray],
     forks: tuple[np.ndarray, np.ndarray],

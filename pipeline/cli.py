@@ -28,6 +28,7 @@ def plan(
     else:
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
+        typer.echo(_detectable())
 
 
 @app.command()
@@ -36,6 +37,7 @@ def repro() -> None:
     from pipeline import dag, repro
 
     dag.write()
+    typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s")
 
@@ -48,7 +50,14 @@ def run(
     from pipeline import dag, flow
 
     dag.write()
+    typer.echo(_detectable())
     flow.run(parallel)
+
+
+def _detectable() -> str:
+    from pipeline import experiment, power
+
+    return power.line(experiment.load())
 
 
 @app.command()
@@ -116,6 +125,23 @@ def audit(
         count, samples, forks, chunk_tokens, answers, max_new_tokens, temperature, metric,
     )  # fmt: skip
     typer.echo(auditing.audit(options))
+
+
+@app.command()
+def harness(
+    name: Annotated[str, typer.Argument(help="a checkpoint's folder, or an arm: its last round")],
+    tasks: Annotated[str, typer.Option(help="names of the harness's tasks, with commas")],
+    include: Annotated[Path | None, typer.Option(help="folder with task files of your own")] = None,
+    seed: Annotated[int, typer.Option(help="of the arm")] = 0,
+    limit: Annotated[int | None, typer.Option(help="problems of each task; all by default")] = None,
+    chat: Annotated[bool, typer.Option(help="render the checkpoint's chat template")] = True,
+) -> None:
+    """Evaluate a checkpoint with lm-evaluation-harness (extra `harness`); prints JSON."""
+    from pipeline import dag, harness
+
+    found = {} if Path(name).is_dir() else dag.current()
+    folder = harness.checkpoint(found, name, seed)
+    typer.echo(harness.text(harness.run(folder, tasks.split(","), include, limit, chat)))
 
 
 @teacher.command()

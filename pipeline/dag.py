@@ -156,9 +156,12 @@ def _remove(path: Path) -> None:
 
 
 def link(wanted: dict[str, Any]) -> None:
-    """data/arms/ARM/seed-S/round-R/STAGE as links to the cells' folders, for people."""
+    """data/arms/ARM/seed-S/round-R/STAGE as links to the cells' folders, for people.
+
+    A branch of experiment.branch is there as omniopd+CONTROL with the cells that it adds.
+    """
     shutil.rmtree(DATA / "arms", ignore_errors=True)
-    for arm, seeds in wanted["cells"]["arms"].items():
+    for arm, seeds in plan.named(wanted).items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():
                 folder = DATA / "arms" / arm / seed / round_

@@ -11,12 +11,13 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from pipeline import continuations, responses, tables, teachers
+from pipeline import ceilings, continuations, responses, tables, teachers
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.experiment import Experiment, Settings
 from pipeline.judgments.store import Store
 from pipeline.params import Hosted, LocalTeacher
+from pipeline.plan import GROUPS
 from pipeline.responses import Response
 from pipeline.teachers.capabilities import capability
 from pipeline.teachers.hosted import CHARACTERS_PER_TOKEN, tokens
@@ -81,7 +82,7 @@ def total(rows: list[dict[str, Any]]) -> Cost:
 
 
 def _find(plan: dict[str, Any], key: str) -> tuple[str, dict[str, Any]]:
-    return next((g, c[key]) for g, c in plan["cells"].items() if g != "arms" and key in c)
+    return next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
 
 
 def _cell(
@@ -172,13 +173,11 @@ def _runs(samples: list[int]) -> list[int]:
 def _guessed(
     settings: Settings, config: Hosted | LocalTeacher, cell: dict[str, Any], group: str
 ) -> Cost:
-    p, rollout = cell["params"], settings.rollout
+    p = cell["params"]
     solutions = group.endswith("solutions")
     problem = _problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
-    longest, chunk = rollout.max_new_tokens, p["chunk_tokens"]
-    forks = 1 if solutions else min(settings.forks.max_forks, longest // chunk)
-    prefixes = rollout.prompts_per_round * forks
-    prefixes *= 1 if solutions else rollout.samples_per_prompt
+    longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
+    forks, prefixes = ceilings.forks(settings), ceilings.prefixes(settings)
     size = problem
     if not solutions:
         size += longest - chunk * (forks + 1) / 2  # on average, where they are as late as fits

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import params
+from pipeline import ceilings, params
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.params import METHOD, Params
+from pipeline.schedulers import SCHEDULERS
+from pipeline.similarity import METRICS
 from pipeline.teachers.capabilities import TERMS, check
 
 PARAMS = Path("params.yaml")
@@ -34,6 +36,7 @@ class Settings(Params):
     teach: params.Teach
     score: params.Score
     prior: params.Prior
+    calibrate: params.Calibrate = params.Calibrate()
     train: params.Train
     evaluate: params.Evaluate
 
@@ -48,13 +51,22 @@ class Experiment(Settings):
 
     def arm(self, name: str) -> Settings:
         """The settings of arm `name`. Raises UserError if they do not fit together."""
+        return self._settings(name, "experiment.arms")
+
+    def branch(self, name: str) -> Settings:
+        """Arm omniopd with the overrides of control `name` on top. Raises UserError."""
+        return self._settings(name, "experiment.branch", METHOD)
+
+    def _settings(self, name: str, where: str, *below: str) -> Settings:
         if name not in self.arms:
             raise UserError(
-                f"experiment.arms: {name!r} is not defined; defined are {sorted(self.arms)}. "
-                "Add it under arms, or take it out of experiment.arms."
+                f"{where}: {name!r} is not defined; defined are {sorted(self.arms)}. "
+                f"Add it under arms, or take it out of {where}."
             )
-        base = self.model_dump(mode="json", include=set(Settings.model_fields))
-        settings = _validate(Settings, _merge(base, self.arms[name]), f"{PARAMS}, arm {name}")
+        values = self.model_dump(mode="json", include=set(Settings.model_fields))
+        for arm in (*below, name):
+            values = _merge(values, self.arms[arm])
+        settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
         _check_arm(self, name, settings)
         return settings
 
@@ -65,6 +77,8 @@ def load(path: Path = PARAMS) -> Experiment:
     _check_experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)
+    ceilings.check(experiment)
+    _check_branches(experiment)
     return experiment
 
 
@@ -125,12 +139,50 @@ def _check_experiment(file: Experiment) -> None:
         _refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
 
 
+def _check_branches(file: Experiment) -> None:
+    key, listed = "experiment.branch", file.experiment.branch
+    if len(set(listed)) < len(listed):
+        _refuse(key, list(listed), "each control once", "Remove the repeats.")
+    if listed and METHOD not in file.experiment.arms:
+        _refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
+    for name in listed:
+        changed = file.branch(name)
+        others = set(file.arms[name]) - {"score", "prior"}
+        if others:
+            _refuse(
+                key,
+                name,
+                f"an arm that overrides score and prior alone; it overrides {sorted(others)}",
+                "A branch changes the scores of a round and nothing else.",
+            )
+        if changed == file.arm(METHOD):
+            _refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
+        if changed.prior.controls not in (None, METHOD):
+            _refuse(
+                f"arms.{name}.prior.controls",
+                changed.prior.controls,
+                f"{METHOD}, whose rounds a branch changes",
+                "Correct it, or take the arm out of experiment.branch.",
+            )
+
+
 def _check_arm(file: Experiment, name: str, arm: Settings) -> None:
     where = "" if not file.arms[name] else f"arms.{name}: "
+    _check_variants(where, arm)
     _check_sizes(file.experiment.rounds, where, arm)
     _check_teachers(file, name, where, arm)
     _check_models(file, where, arm)
     _check_prior(file, name, where, arm)
+
+
+def _check_variants(where: str, arm: Settings) -> None:
+    """Variants that are a file each; a new one is named beside the others."""
+    for key, found, wanted in (
+        ("score.metric", arm.score.metric, METRICS),
+        ("forks.scheduler", arm.forks.scheduler, SCHEDULERS),
+    ):
+        if found not in wanted:
+            _refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
 
 
 def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
@@ -150,7 +202,7 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
             "Enlarge the pool, or use fewer rounds or prompts a round.",
         )
     pool = arm.prepare.dev if arm.evaluate.split == "dev" else arm.prepare.test
-    if arm.evaluate.problems > pool:
+    if arm.prepare.graded and arm.evaluate.problems > pool:
         _refuse(
             f"{where}evaluate.problems",
             arm.evaluate.problems,
@@ -160,6 +212,21 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
     if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
         _refuse(
             f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
+        )
+    if arm.train.objective in ("grpo", "rft") and not arm.prepare.graded:
+        _refuse(
+            f"{where}train.objective",
+            arm.train.objective,
+            f"one that needs no checker, as task {arm.prepare.task} has none",
+            "Use another task or objective.",
+        )
+    longest = max(arm.calibrate.lengths(arm.forks.chunk_tokens))
+    if longest > arm.forks.chunk_tokens:
+        _refuse(
+            f"{where}calibrate.chunk_tokens",
+            longest,
+            f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
+            "Only answers that were bought are looked at, and they end there.",
         )
     _check_baseline(where, arm)
     if arm.train.answers > arm.teach.samples:
@@ -174,6 +241,8 @@ def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
 def _check_baseline(where: str, arm: Settings) -> None:
     responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
     several = arm.train.epochs * responses > arm.train.batch_size
+    if arm.train.baseline == "teacher-agreement" and arm.train.objective == "omniopd":
+        _check_agreement(where, arm)
     if arm.train.baseline != "none" and several and arm.train.correction != "ratio":
         _refuse(
             f"{where}train.correction",
@@ -181,6 +250,35 @@ def _check_baseline(where: str, arm: Settings) -> None:
             f"ratio with baseline {arm.train.baseline} and several optimizer steps a round",
             "Weights below 0 push a token ever lower once the student has moved.",
         )
+
+
+def _check_agreement(where: str, arm: Settings) -> None:
+    baseline = "with train.baseline teacher-agreement"
+    if arm.teach.samples < 2:
+        _refuse(
+            f"{where}teach.samples",
+            arm.teach.samples,
+            f"at least 2 {baseline}",
+            "One answer agrees with no other.",
+        )
+    if len(arm.teach.teachers) > 1:
+        _refuse(
+            f"{where}teach.teacher",
+            list(arm.teach.teachers),
+            f"one teacher {baseline}",
+            "Name one, or use another baseline.",
+        )
+    for key, found, wanted in (
+        ("prior.source", arm.prior.source, "scores"),
+        ("score.source", arm.score.source, "similarity"),
+    ):
+        if found != wanted:
+            _refuse(
+                f"{where}{key}",
+                found,
+                f"{wanted} {baseline}",
+                "Use another baseline: the weights would hold its agreement and not its scores.",
+            )
 
 
 def _check_models(file: Experiment, where: str, arm: Settings) -> None:

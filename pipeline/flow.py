@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 RESULTS = Path("data/report/results.md")
-GPU = {"pretrain", "rollout", "teach", "train", "evaluate"}  # stages that load a model
+# stages, or groups of one, that load a model
+GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
 RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
 RETRY_SECONDS = 5.0
 
@@ -58,7 +59,7 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
             name=name,
             label=f"{labels.get(key, group)} ({key})",
             reads=frozenset(reads or {"plan"}),
-            gpu=gpu and stage in GPU,
+            gpu=gpu and bool(GPU & {stage, group}),
             retries=RETRIES.get(stage, 1),
         )
     return built
@@ -67,7 +68,7 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
 def _labels(found: dict[str, Any]) -> dict[str, str]:
     """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
     users: dict[str, list[str]] = {}
-    for arm, seeds in found["cells"]["arms"].items():
+    for arm, seeds in plan.named(found).items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():
                 where = f"{arm} {round_.replace('-', ' ')} {seed.replace('-', ' ')}"

@@ -1,10 +1,16 @@
 """results.md: the table with intervals, the settings, and what was seen in plain sentences."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.results import Cost, Evals, Row, cost, details, rounds, run_json
+from pipeline import cost_table, effects, sentences
+from pipeline.calibration import summary
+from pipeline.calibration.summary import Calibrated
+from pipeline.costs import Cost, cost
+from pipeline.results import Evals, details
+from pipeline.runs import Row, rounds, run_json
 
 HEAD = (
     "arm",
@@ -28,35 +34,58 @@ QUESTIONS = (  # arm, versus, is it meant to be above?
 
 
 def render(
-    evals: Evals, rows: list[Row], contrasts: list[Row], settings: dict[str, Any], p: Any
+    evals: Evals,
+    found: dict[str, list[Row]],
+    settings: dict[str, Any],
+    p: Any,
+    calibrated: Sequence[Calibrated] = (),
 ) -> str:
-    """The whole page. `p` holds split, sampled_k, per_seed and notes of the report's params."""
+    """The whole page, from the rows of results, contrasts, pooled and verdicts.
+
+    `p` holds split, sampled_k, per_seed and notes of the report's params.
+    """
+    rows, contrasts = found["results"], found["contrasts"]
     seeds = sorted({row["seed"] for row in rows})
     parts = ["# Results\n", _basis(rows, seeds, p)]
     for task in evals.tasks():
-        for seed in seeds:
-            title = " ".join(
-                [f"task {task}"] * (len(evals.tasks()) > 1) + [f"seed {seed}"] * (len(seeds) > 1)
-            )
-            parts.append(
-                (f"## {title.capitalize()}\n\n" if title else "") + _table(evals, rows, task, seed)
-            )
-    parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
+        title = f"## Task {task}\n\n" if len(evals.tasks()) > 1 else ""
+        if len(seeds) > 1:
+            parts.append(title + _over_seeds(evals, rows, found["pooled"], task))
+        else:
+            parts.append(title + _table(evals, rows, task, seeds[0]))
+        parts.append(summary.line(calibrated, settings))
+    if len(seeds) > 1:
+        parts.append("## Verdicts\n\n" + sentences.verdicts(found["verdicts"], p.split))
+    else:
+        parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
+        if p.split == "dev":
+            parts.append(sentences.ON_DEV)
+    parts.append(summary.section(calibrated))
+    if found["branches"]:
+        parts.append(effects.section(found["branches"]))
+    parts.append("## What it cost\n\n" + cost_table.render(found["costs"], p.match))
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:
         parts.append("\n".join(f"- {note}" for note in p.notes))
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def _basis(rows: list[Row], seeds: list[int], p: Any) -> str:
     problems = max(row["problems"] for row in rows)
-    runs = "one seed, so this is one run" if len(seeds) == 1 else f"{len(seeds)} seeds, each a run"
-    base = " with a base student of its own" if p.per_seed and len(seeds) > 1 else ""
+    over = (
+        "bootstrap intervals over problems, conditional on this run: one seed, so this is one run"
+    )
+    if len(seeds) > 1:
+        own = "each with a base student of its own" if p.per_seed else "all from one base student"
+        over = (
+            f"intervals over {len(seeds)} seeds ({', '.join(map(str, seeds))}; {own}) and problems "
+            "crossed: they are for the mean over all seeds and problems of this kind. Differences "
+            "are paired by seed and problem; the other columns are means over seeds"
+        )
     return (
         f"Sampled accuracy is avg@{p.sampled_k} on {problems} problems of split {p.split} after "
-        f"the last round; brackets are 95 % bootstrap intervals over problems, conditional on "
-        f"this run: {runs}{base}. Greedy accuracy never decides: it can rise without any "
-        "teaching signal."
+        f"the last round; brackets are 95 % {over}. Greedy accuracy never decides: it can rise "
+        "without any teaching signal."
     )
 
 
@@ -65,33 +94,60 @@ def _table(evals: Evals, rows: list[Row], task: str, seed: int) -> str:
     for row in rows:
         if (row["task"], row["seed"], row["decoding"]) != (task, seed, "sampled"):
             continue
-        if row["round"] != evals.last(row["arm"], seed):
-            continue
-        greedy = next(
-            r
-            for r in rows
-            if r["decoding"] == "greedy"
-            and all(r[key] == row[key] for key in ("arm", "seed", "round", "task"))
-        )
-        more = details(evals, row)
-        body.append(
-            [
-                row["arm"],
-                _interval(row["accuracy"], row["low"], row["high"]),
-                ""
-                if row["arm"] == "base"
-                else _interval(row["diff"], row["diff_low"], row["diff_high"], sign="+"),
-                f"{greedy['accuracy']:.3f}",
-                f"{more['pass_at_k']:.3f}",
-                f"{row['truncated']:.1%}",
-                f"{more['unextracted']:.1%}",
-                f"{row['mean_tokens']:.1f}",
-                f"{row['tokens_used']:,}",
-                f"{row['tokens_bought']:,}",
-                f"{row['seconds']:.0f}",
-            ]
-        )
+        if row["round"] == evals.last(row["arm"], seed):
+            body.append(_line(row, [_beside(evals, rows, row)]))
     return tabulate(body, HEAD, tablefmt="github", disable_numparse=True)
+
+
+def _over_seeds(evals: Evals, rows: list[Row], pooled: list[Row], task: str) -> str:
+    """One line an arm: `pooled` numbers of its last round, means over seeds beside them."""
+    body = []
+    for arm in evals.arms:
+        own = [
+            row
+            for row in rows
+            if (row["arm"], row["task"], row["decoding"]) == (arm, task, "sampled")
+            and row["round"] == evals.last(arm, row["seed"])
+        ]
+        line = next(
+            row
+            for row in pooled
+            if (row["arm"], row["task"], row["round"]) == (arm, task, own[0]["round"])
+        )
+        body.append(_line(line, [_beside(evals, rows, row) for row in own]))
+    return tabulate(body, HEAD, tablefmt="github", disable_numparse=True)
+
+
+def _beside(evals: Evals, rows: list[Row], row: Row) -> Row:
+    """What a line shows beside the interval, of one seed."""
+    greedy = next(
+        r
+        for r in rows
+        if r["decoding"] == "greedy"
+        and all(r[key] == row[key] for key in ("arm", "seed", "round", "task"))
+    )
+    return row | details(evals, row) | {"greedy": greedy["accuracy"]}
+
+
+def _line(row: Row, beside: list[Row]) -> list[str]:
+    def mean(name: str) -> float:
+        return float(sum(b[name] for b in beside) / len(beside))
+
+    return [
+        row["arm"],
+        _interval(row["accuracy"], row["low"], row["high"]),
+        ""
+        if row["arm"] == "base"
+        else _interval(row["diff"], row["diff_low"], row["diff_high"], sign="+"),
+        f"{mean('greedy'):.3f}",
+        f"{mean('pass_at_k'):.3f}",
+        f"{mean('truncated'):.1%}",
+        f"{mean('unextracted'):.1%}",
+        f"{mean('mean_tokens'):.1f}",
+        f"{mean('tokens_used'):,.0f}",
+        f"{mean('tokens_bought'):,.0f}",
+        f"{mean('seconds'):.0f}",
+    ]
 
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:

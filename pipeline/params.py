@@ -1,17 +1,39 @@
 """The blocks of params.yaml: names, types and ranges of every number that a stage may use."""
 
-from typing import Annotated, Any, Literal
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_validator,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Metric = Literal["exact", "edit", "prefix", "rouge1", "embedding"]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
+METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.branch branches off
+Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
+Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+TaskName = Literal["arithmetic", "reasoning-gym", "math", "code", "prompts"]  # a file each
+Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
+Scheduler = Name  # of schedulers.SCHEDULERS
+FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
+
+
+def file_of(variant: str) -> str:
+    """The module of a metric, scheduler, objective or task, as dvc.yaml names it."""
+    return FILES.get(variant, variant.replace("-", "_"))
 
 
 class Params(BaseModel):
@@ -25,7 +47,12 @@ class Experiment(Params):
     rounds: Count
     arms: tuple[Name, ...]
     seeds: tuple[int, ...]
+    match: Resource | None = None  # cap every arm that uses it at the same amount a round
+    budget: Positive | None = None  # of it, an arm and round; null: the smallest of their ceilings
+    branch: tuple[Name, ...] = ()  # controls that each omniopd round is also trained with
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
+    # gain of omniopd over an arm that the verdicts test, percent; null: what the paper claims
+    claims: dict[Named, Positive] | None = None
 
 
 class Runtime(Params):
@@ -114,30 +141,92 @@ Hosted = OpenAICompatibleTeacher | AnthropicTeacher | GoogleTeacher
 Teacher = Annotated[LocalTeacher | Hosted, Field(discriminator="kind")]
 
 
-class ArithmeticPrepare(Params):
-    """Column addition written out column by column, character level."""
+class TaskPrepare(Params):
+    """Base of what a task asks for: class `Prepare` of pipeline/tasks/NAME.py."""
 
-    task: Literal["arithmetic"]
+    graded: ClassVar[bool] = True  # the task has a checker
+    sandboxed: ClassVar[bool] = False  # the checker runs programs in pipeline/sandbox
+
+    task: str
     seed: int
     train: Count  # problems in the pool; round r takes slice r
     dev: Count
     test: Count
-    digits: Count
+
+    @property
+    def rows(self) -> str | None:
+        """The file or folder that `prepare` reads; empty for a hub, None for made-up problems."""
+        return None
+
+    def resolved(self) -> dict[str, Any]:
+        """As cells hold it: files of problems with the hash of their content."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
-class ReasoningGymPrepare(Params):
-    """Generated problems of reasoning-gym with their checkers, datasets in turn."""
+class ProblemSet(Params):
+    """Rows of problems in a file of prepare.folder, or of a dataset on a hub."""
 
-    task: Literal["reasoning-gym"]
-    seed: int
-    train: Count
-    dev: Count
-    test: Count
-    datasets: dict[str, dict[str, Any]]  # name: generator settings
-    instruction: str  # appended to each question
+    file: str | None = None  # .jsonl, .json or .parquet
+    sha256: Sha256 | None = None  # of the file; `omniopd plan` fills it in
+    hub: str | None = None  # name of a Hugging Face dataset; needs the package datasets
+    config: str | None = None
+    hub_split: str = "train"
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None  # a commit
+    splits: tuple[Literal["train", "dev", "test"], ...]  # of ours, that it is drawn for
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ProblemSet":
+        if (self.file is None) == (self.hub is None):
+            raise ValueError("either file or hub")
+        if self.hub is not None and self.revision is None:
+            raise ValueError("revision, the commit of the hub's dataset")
+        return self
 
 
-Prepare = Annotated[ArithmeticPrepare | ReasoningGymPrepare, Field(discriminator="task")]
+class RowsPrepare(TaskPrepare):
+    """Base of tasks whose problems are rows that somebody else wrote."""
+
+    folder: str | None = None  # of the sets' files
+    sets: Mapping[Name, ProblemSet]
+
+    @model_validator(mode="after")
+    def _has_folder(self) -> "RowsPrepare":
+        if self.folder is None and any(found.file for found in self.sets.values()):
+            raise ValueError("folder, where the files of sets lie")
+        return self
+
+    @property
+    def rows(self) -> str:
+        return self.folder or ""
+
+    def resolved(self) -> dict[str, Any]:
+        from pipeline.rows import sha256
+
+        values = super().resolved()
+        for name, found in self.sets.items():
+            if found.file is not None:
+                values["sets"][name]["sha256"] = sha256(f"{self.folder}/{found.file}", found.sha256)
+        return values
+
+
+class _Task(BaseModel):
+    task: TaskName
+
+
+def task_module(name: str) -> Any:
+    """pipeline/tasks/NAME.py: its class `Prepare` and its function `load`."""
+    return importlib.import_module(f"pipeline.tasks.{name.replace('-', '_')}")
+
+
+def _prepare(values: Any) -> Any:
+    if isinstance(values, TaskPrepare):
+        return values
+    name = _Task.model_validate(values).task
+    return task_module(name).Prepare.model_validate_json(json.dumps(values))
+
+
+# each task's own class, from its own file: a cell loads no other task
+Prepare = Annotated[SerializeAsAny[TaskPrepare], BeforeValidator(_prepare)]
 
 
 class LlamaInit(Params):
@@ -209,9 +298,11 @@ class Rollout(Params):
 
 
 class Forks(Params):
-    scheduler: Literal["peak-entropy", "uniform"]
+    scheduler: Scheduler
     max_forks: Count
     chunk_tokens: Count
+    # embedding-variance: of the student itself, from each place that may become a fork
+    continuations: Annotated[int, Field(ge=2)] = 4
 
 
 class Teach(Params):
@@ -248,6 +339,26 @@ class Prior(Params):
     combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
 
 
+class Calibrate(Params):
+    """What stage calibrate looks at; of no arm's training. The block may be left out."""
+
+    metrics: tuple[Metric, ...] = ("exact", "edit", "prefix", "rouge1", "embedding")
+    # null: a quarter, half and the whole of forks.chunk_tokens, at least 2
+    chunk_tokens: tuple[Count, ...] | None = None
+    forks: Count = 400  # most of a cell that are looked at; the table says how many
+    alphas: tuple[NonNegative, ...] = (0.5, 1.0, 2.0, 5.0)  # of the prior: how far each shrinks
+    rounds: Literal["first", "all", "none"] = "first"
+
+    def lengths(self, chunk_tokens: int) -> tuple[int, ...]:
+        """Chunk lengths that are tried, ascending."""
+        tried = self.chunk_tokens or (chunk_tokens // 4, chunk_tokens // 2, chunk_tokens)
+        shortest = 1 if self.chunk_tokens else min(2, chunk_tokens)
+        return tuple(sorted({max(shortest, tokens) for tokens in tried}))
+
+
+Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
+
+
 class Train(Params):
     objective: Literal[
         "omniopd",
@@ -273,8 +384,9 @@ class Train(Params):
     clip: Positive
     answers: Count = 1  # imitate-forks: continuations of each fork that are imitated
     jsd_beta: Share = 0.5  # gkd: weight of the teacher in the mixture; 0 forward KL, 1 reverse
-    # an extension, omniopd only: taken off pi_hat, of the round's chunks or of the prompt's
-    baseline: Literal["none", "batch", "prompt"] = "none"
+    # an extension, omniopd only: taken off pi_hat, its mean over the round's chunks or over the
+    # prompt's; or how much the teacher agrees with itself at the fork
+    baseline: Baseline = "none"
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
 
 

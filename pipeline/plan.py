@@ -1,7 +1,8 @@
 """params.yaml expanded into cells: every stage of every round, arm and seed, named by content.
 
 A cell's key is `c` and 8 hex digits of the hash of its stage, its resolved params and the cells
-it reads. Arms that agree up to some point share cells up to there. Pure: no file is read here.
+it reads. Arms that agree up to some point share cells up to there. Pure, but for the files of
+problems that params name: the hash of their content is part of a cell.
 """
 
 import graphlib
@@ -9,16 +10,21 @@ import hashlib
 import json
 from typing import Any
 
-from pipeline import params
+from pipeline import ceilings, params
 from pipeline.errors import UserError
 from pipeline.experiment import UNTRACKED, Experiment, Settings
+from pipeline.params import METHOD, file_of
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
+    "prepare-rows",
+    "prepare-hub",
     "pretrain",
     "pretrain-more",
     "rollout",
+    "rollout-sandbox",
     "forks",
+    "forks-student",
     "teach",
     "teach-solutions",
     "teach-hosted",
@@ -32,13 +38,17 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "prior-2",
     "prior-3",
     "prior-4",
+    "calibrate",
     "train",
+    "train-matched",
+    "train-agreement",
     "train-opd",
     "train-opd-forks",
     "train-grpo",
     "train-sft",
     "train-imitate-forks",
     "evaluate",
+    "evaluate-sandbox",
     "report",
 )
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
@@ -57,21 +67,29 @@ GROUP_OF = {  # of a train cell by its objective; those that read the same input
     "gkd": "train-opd",
     "rft": "train-grpo",
 }
-MODULES = {"rouge1": "rouge"}  # of a variant, where it is not its name
 
 
 def expand(experiment: Experiment) -> dict[str, Any]:
     """The content of plan.yaml: {cells: {GROUP: {KEY: cell}, arms: {ARM: {seed-S: ...}}}}.
 
-    A group is a stage, or a stage and a dash where some of its cells read other inputs. All of
-    it lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
+    A group is a stage, or a stage and a dash where some of its cells read other inputs. Beside
+    `arms`, `branches` maps each control of experiment.branch to its own cells of the rounds of
+    omniopd. All lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
     """
     plan = _Plan(experiment)
     for seed in experiment.experiment.seeds:
         for name in experiment.experiment.arms:
             plan.arm(name, seed)
+        for name in experiment.experiment.branch:
+            plan.branch(name, seed)
     plan.cell("report", plan.report_params())
-    return {"cells": {**plan.cells, "arms": plan.arms}}
+    return {"cells": {**plan.cells, "arms": plan.arms, "branches": plan.branches}}
+
+
+def named(plan: dict[str, Any]) -> dict[str, Any]:
+    """Rounds by arm, and those of a branch, with the cells that it adds, as omniopd+CONTROL."""
+    branches = plan["cells"]["branches"].items()
+    return {**plan["cells"]["arms"], **{f"{METHOD}+{name}": found for name, found in branches}}
 
 
 def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
@@ -79,7 +97,7 @@ def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
 
     In dependency order.
     """
-    groups = {name: found for name, found in plan["cells"].items() if name != "arms"}
+    groups = {name: plan["cells"][name] for name in GROUPS}
     names = {key: f"{group}@{key}" for group, found in groups.items() for key in found}
     reads = {}
     for group, found in groups.items():
@@ -96,6 +114,8 @@ class _Plan:
         self.experiment = experiment
         self.cells: Cells = {group: {} for group in GROUPS}
         self.arms: dict[str, Any] = {"base": {}}
+        self.cap = ceilings.cap(experiment)  # of experiment.match
+        self.branches: dict[str, Any] = {}
 
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
@@ -113,20 +133,53 @@ class _Plan:
         if rounds:
             return dict(rounds)
         settings = self.experiment.arm(name)
-        task = _module(settings.prepare.task)
-        prompts = self.cell("prepare", {"prepare": _dump(settings.prepare)}, task=task)
-        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
-        self.base(settings, seed, prompts, base)
+        prompts, base = self.start(settings, seed)
         policy = base
+        branched = name == METHOD and self.experiment.experiment.branch
         for round_ in range(1, self.experiment.experiment.rounds + 1):
             arm = _Round(self, settings, seed, round_, prompts, base, policy)
             found = arm.train()
             policy = f"data/train/{found['train']}"
             last = round_ == self.experiment.experiment.rounds
-            if last or settings.evaluate.rounds == "all":
+            if last or branched or settings.evaluate.rounds == "all":
                 found["evaluate"] = self.evaluate(settings, prompts, policy)
             rounds[f"round-{round_}"] = found
         return dict(rounds)
+
+    def branch(self, control: str, seed: int) -> None:
+        """Each round of omniopd trained and evaluated once more, with the control's scores.
+
+        From the round's own checkpoint, rollouts and forks, so these are the same cells; listed
+        are those that differ. The next round begins from omniopd's checkpoint again.
+        """
+        settings = self.experiment.branch(control)
+        prompts, base = self.start(settings, seed)
+        policy, rounds = base, {}
+        for round_, (name, real) in enumerate(self.arm(METHOD, seed).items(), 1):
+            found = _Round(self, settings, seed, round_, prompts, base, policy).train()
+            found["evaluate"] = self.evaluate(settings, prompts, f"data/train/{found['train']}")
+            rounds[name] = {stage: key for stage, key in found.items() if key != real.get(stage)}
+            policy = f"data/train/{real['train']}"
+        self.branches.setdefault(control, {})[f"seed-{seed}"] = rounds
+
+    def start(self, settings: Settings, seed: int) -> tuple[str, str]:
+        """The problems' cell and the base student's folder: what round 1 begins from."""
+        prompts = self.prompts(settings.prepare)
+        base = self.model(self.experiment.experiment.student, settings, seed, prompts)
+        self.base(settings, seed, prompts, base)
+        return prompts, base
+
+    def prompts(self, prepare: params.TaskPrepare) -> str:
+        inputs = {"task": file_of(prepare.task)}
+        match prepare.rows:
+            case None:
+                group = "prepare"
+            case "":
+                group = "prepare-hub"
+            case rows:
+                group = "prepare-rows"
+                inputs["rows"] = rows
+        return self.cell(group, {"prepare": prepare.resolved()}, **inputs)
 
     def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
         """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
@@ -137,9 +190,15 @@ class _Plan:
     def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
         resolved = _dump(settings.evaluate)
         del resolved["rounds"]
-        resolved["prepare"] = _dump(settings.prepare)
-        task = _module(settings.prepare.task)
-        return self.cell("evaluate", resolved, prompts=prompts, policy=policy, task=task)
+        prepare = settings.prepare
+        if not prepare.graded:
+            raise UserError(
+                f"prepare.task: found {prepare.task!r}, wanted a task with a checker: every arm is "
+                "evaluated. Use another task; `omniopd audit` needs no checker."
+            )
+        resolved["prepare"] = prepare.resolved()
+        task, group = file_of(prepare.task), _sandboxed("evaluate", prepare)
+        return self.cell(group, resolved, prompts=prompts, policy=policy, task=task)
 
     def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
         """Folder of a pretrained model. Only the student may differ between seeds."""
@@ -147,10 +206,10 @@ class _Plan:
         own = settings.pretrain.per_seed and name == self.experiment.experiment.student
         resolved = {
             "model": _dump(model),
-            "prepare": _dump(settings.prepare),
+            "prepare": settings.prepare.resolved(),
             "seed": seed if own else 0,
         }
-        task = _module(settings.prepare.task)
+        task = file_of(settings.prepare.task)
         if isinstance(model.init, params.ModelInit):
             start = self.model(model.init.name, settings, seed, prompts)
             key = self.cell("pretrain-more", resolved, prompts=prompts, start=start, task=task)
@@ -162,14 +221,20 @@ class _Plan:
     def report_params(self) -> dict[str, Any]:
         experiment = self.experiment.experiment
         first = self.experiment.arm(experiment.arms[0])
-        return {
-            "arms": self.arms,
-            "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
-            "sampled_k": first.evaluate.samples,
-            "split": first.evaluate.split,
-            "per_seed": first.pretrain.per_seed,
-            "notes": list(experiment.notes),
-        }
+        claims = {} if experiment.claims is None else {"claims": dict(experiment.claims)}
+        return (
+            claims
+            | {
+                "arms": self.arms,
+                "branches": self.branches,
+                "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
+                "sampled_k": first.evaluate.samples,
+                "split": first.evaluate.split,
+                "per_seed": first.pretrain.per_seed,
+                "notes": list(experiment.notes),
+            }
+            | ceilings.summary(self.experiment, self.cap)
+        )
 
 
 class _Round:
@@ -194,11 +259,17 @@ class _Round:
         """Every cell of the round by stage, `train` last."""
         objective = self.settings.train.objective
         one = self.settings.teach.teachers[0]  # objectives other than omniopd have one teacher
-        inputs = {"policy": self.policy, "objective": _module(objective)}
+        inputs = {"policy": self.policy, "objective": file_of(objective)}
+        group = GROUP_OF.get(objective, f"train-{objective}")
         match objective:
             case "omniopd":
                 prior = self.prior()
+                self.calibrate()
                 inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
+                if self.settings.train.baseline == "teacher-agreement":
+                    metric = file_of(self.settings.score.metric)
+                    inputs |= {"answers": self.teach(one), "similarity": metric}
+                    group = "train-agreement"
             case "opd" | "opd-sampled" | "gkd":
                 inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
             case "opd-forks":
@@ -211,9 +282,18 @@ class _Round:
             case "imitate-forks":
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
                 inputs |= {"answers": self.teach(one), "reference": self.base}
-        group = GROUP_OF.get(objective, f"train-{objective}")
-        self.found["train"] = self.plan.cell(group, self._train_params(), **inputs)
+        capped = ceilings.matched(self.plan.experiment, self.settings, self.plan.cap)
+        if group == "train" and objective == "omniopd" and capped.get("match") in ceilings.PRICED:
+            group, inputs["answers"] = "train-matched", self._answers()
+        self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
         return self.found
+
+    def _answers(self) -> str:
+        """What the targets were made from: own answers, or those of the arm that it controls."""
+        if self.settings.prior.controls is None:
+            return self.teach(self.settings.teach.teachers[0])
+        rounds = self.plan.arm(self.settings.prior.controls, self.where["seed"])
+        return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
         block = self.settings.train
@@ -222,19 +302,25 @@ class _Round:
             for name, value in _dump(block).items()
             if block.objective in ONLY_FOR.get(name, {block.objective})
         }
+        if kept.get("baseline") == "teacher-agreement":
+            kept["metric"] = self.settings.score.metric
+            kept["samples"] = self.settings.teach.samples
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
     def rollout(self) -> str:
         prepare = self.settings.prepare
-        resolved = _dump(self.settings.rollout) | {"prepare": _dump(prepare)} | self.where
-        inputs = {"prompts": self.prompts, "policy": self.policy, "task": _module(prepare.task)}
-        return self._add("rollout", "rollout", resolved, **inputs)
+        resolved = _dump(self.settings.rollout) | {"prepare": prepare.resolved()} | self.where
+        inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
+        return self._add(_sandboxed("rollout", prepare), "rollout", resolved, **inputs)
 
     def forks(self) -> str:
         resolved = _dump(self.settings.forks) | self.where
         inputs = {"rollouts": self.rollout(), "student": self.base}
-        scheduler = _module(resolved["scheduler"])
+        if resolved["scheduler"] == "embedding-variance":
+            return self._add("forks-student", "forks", resolved, **inputs, policy=self.policy)
+        del resolved["continuations"]
+        scheduler = file_of(resolved["scheduler"])
         return self._add("forks", "forks", resolved, **inputs, scheduler=scheduler)
 
     def teacher(self, name: str) -> str:
@@ -293,7 +379,7 @@ class _Round:
         if resolved["source"] == "zero":
             return self._add("score-zero", stage, resolved, forks=self.forks())
         inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
-        metric = _module(resolved["metric"])
+        metric = file_of(resolved["metric"])
         return self._add("score", stage, resolved, **inputs, similarity=metric)
 
     def prior(self) -> str:
@@ -319,6 +405,31 @@ class _Round:
         controlled = rounds[f"round-{self.where['round']}"]["prior"]
         return self._add("prior-control", "prior", resolved, **inputs, controlled=controlled)
 
+    def calibrate(self) -> None:
+        """What the round's answers can tell; nothing of it is trained on."""
+        block, round_ = self.settings.calibrate, self.where["round"]
+        wanted = block.rounds == "all" or (block.rounds == "first" and round_ == 1)
+        scored = self.settings.prior.source == "scores" and self.settings.score.source != "zero"
+        if not (wanted and scored):
+            return
+        forks = self.settings.forks
+        resolved = {
+            "metrics": list(block.metrics),
+            "lengths": list(block.lengths(forks.chunk_tokens)),
+            "alphas": list(block.alphas),
+            "forks": block.forks,
+            "scheduler": forks.scheduler,
+            "max_forks": forks.max_forks,
+            "chunk_tokens": forks.chunk_tokens,
+            "samples": self.settings.teach.samples,
+            **self.where,
+        }
+        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "student": self.base}
+        for name in self.settings.teach.teachers:
+            answers = self.teach(name)
+            stage = self._named("calibrate", name)
+            self._add("calibrate", stage, resolved | {"teacher": name}, **inputs, answers=answers)
+
     def _add(self, group: str, stage: str, resolved: dict[str, Any], **inputs: str) -> str:
         self.found[stage] = self.plan.cell(group, resolved, **inputs)
         return self.found[stage]
@@ -334,8 +445,9 @@ def _tracked(settings: Settings, block: str) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
 
 
-def _module(name: str) -> str:
-    return MODULES.get(name, name.replace("-", "_"))
+def _sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
+    """Group of a stage that grades."""
+    return f"{stage}-sandbox" if prepare.sandboxed else stage
 
 
 def _method(settings: Settings) -> dict[str, Any]:

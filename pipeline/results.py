@@ -1,85 +1,16 @@
 """Evaluations and run.json files of a plan's arms, gathered into rows of results."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import statistics, tables
-from pipeline.errors import UserError
+from pipeline import params, statistics, tables
+from pipeline.costs import cost
+from pipeline.runs import Arms, Row, folder, rounds
 
-DATA = Path("data")
-NAMED = ("base", "shuffled-scores", "opd", "sft", "imitate-forks")  # omniopd is compared with
-Arms = dict[str, dict[str, dict[str, dict[str, str]]]]  # arm: seed-S: round-R: stage: key
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an arm has spent up to a round."""
-
-    tokens_used: int = 0  # completion tokens of teacher answers
-    tokens_bought: int = 0  # of them bought by these runs rather than found in the store
-    usd: float = 0.0
-    seconds: float = 0.0
-    draws: int = 0  # of teacher answers, failed ones included
-    failed: int = 0
-
-    @property
-    def failure_rate(self) -> float | None:
-        """Share of the teachers' draws that failed; None where no teacher was asked."""
-        return self.failed / self.draws if self.draws else None
-
-
-def folder(stage: str, key: str) -> Path:
-    """Of a cell; with several teachers an arm has stages teach-NAME and score-NAME."""
-    return DATA / stage.partition("-")[0] / key
-
-
-def run_json(stage: str, key: str) -> dict[str, Any]:
-    path = folder(stage, key) / "run.json"
-    if not path.is_file():
-        raise UserError(f"{path}: missing. Run `dvc repro`.")
-    return dict(json.loads(path.read_text()))
-
-
-def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
-    """(arm, seed, round, cells) in the plan's order."""
-    for arm, seeds in arms.items():
-        for seed, found in seeds.items():
-            for round_, cells in found.items():
-                yield (
-                    arm,
-                    int(seed.removeprefix("seed-")),
-                    int(round_.removeprefix("round-")),
-                    cells,
-                )
-
-
-def cost(arms: Arms, arm: str, seed: int, last: int) -> Cost:
-    """Sums over the arm's rounds 1 to `last`; a shared cell counts for every arm that uses it."""
-    total = Cost()
-    for name, own, round_, cells in rounds(arms):
-        if (name, own) != (arm, seed) or round_ > last:
-            continue
-        for stage, key in cells.items():
-            if "/" in key:
-                continue
-            run = run_json(stage, key)
-            total = Cost(
-                total.tokens_used + int(run.get("tokens_used", 0)),
-                total.tokens_bought + int(run.get("tokens_bought", 0)),
-                total.usd + float(run.get("usd", 0.0)),
-                total.seconds + float(run["seconds"]),
-                total.draws + int(run.get("answers", 0)) + int(run.get("failed", 0)),
-                total.failed + int(run.get("failed", 0)),
-            )
-    return total
+NAMED = get_args(params.Named)  # arms that omniopd is compared with
 
 
 class Evals:
@@ -118,9 +49,19 @@ class Evals:
     def last(self, arm: str, seed: int) -> int:
         return max(r for a, s, r in self.tables if (a, s) == (arm, seed))
 
+    def samples(self, task: str) -> int:
+        """k of avg@k."""
+        table = self.select(*next(iter(self.tables)), task, "sampled")
+        return len(table) // int(pc.count_distinct(table["problem_id"]).as_py())
+
 
 def results(evals: Evals) -> list[Row]:
-    """One row per arm, seed, evaluated round, task and decoding. All numbers finite."""
+    """One row per arm, seed, evaluated round, task and decoding. All numbers finite.
+
+    tokens_used, tokens_bought, usd and seconds are sums over the arm's rounds so far, in which a
+    cell that arms share counts for each. tokens_used is what was trained on: with experiment.match
+    teacher_output_tokens or usd the answers of the kept prompts, else all in the tables.
+    """
     return [
         _result(evals, arm, seed, round_, task, decoding)
         for arm, seed, round_ in evals.tables
@@ -181,14 +122,18 @@ def contrasts(evals: Evals) -> list[Row]:
     found = []
     for seed in sorted({seed for _, seed, _ in evals.tables}):
         arms = [arm for arm in evals.arms if f"seed-{seed}" in evals.arms[arm]]
-        pairs = [("omniopd", other) for other in NAMED if {"omniopd", other} <= set(arms)]
-        pairs += [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
         found += [
             _contrast(evals, arm, versus, seed, task)
-            for arm, versus in pairs
+            for arm, versus in pairs(arms)
             for task in evals.tasks()
         ]
     return found
+
+
+def pairs(arms: list[str]) -> list[tuple[str, str]]:
+    """What is compared with what: omniopd with the pre-named arms, every other arm with base."""
+    named = [("omniopd", other) for other in NAMED if {"omniopd", other} <= set(arms)]
+    return named + [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
 
 
 def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:

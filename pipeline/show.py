@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 
 def show(found: dict[str, Any], name: str) -> str:
     """A cell with its params, inputs and arms; or an arm with its cells. Raises UserError."""
-    arms = found["cells"]["arms"]
+    arms = plan.named(found)
     if name in arms:
         return _yaml({name: arms[name]})
     for full, reads in plan.upstream(found).items():

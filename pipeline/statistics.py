@@ -70,6 +70,20 @@ def difference(one: Graded, other: Graded) -> Interval:
     return mean(one.share_B - other.share_B, lowest=-1.0)
 
 
+def t_test(values_B: np.ndarray) -> tuple[float, float]:
+    """Degrees of freedom and two-sided p of a mean 0, over the problems of one run. Never NaN."""
+    df = len(values_B) - 1
+    if df < 1:
+        return 0.0, 1.0
+    from scipy.stats import t
+
+    error = float(values_B.std(ddof=1)) / len(values_B) ** 0.5
+    value = abs(float(values_B.mean()))
+    if error < 1e-12:  # nothing varies: as if one problem had been 0
+        error = value / len(values_B)
+    return float(df), float(2 * t.sf(value / error, df)) if error > 0 else 1.0
+
+
 def pass_at_k(problems: Sequence[str], correct: Sequence[bool], k: int) -> float:
     """Unbiased pass@k: mean over problems of 1 - C(n - c, k) / C(n, k).
 

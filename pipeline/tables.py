@@ -107,6 +107,19 @@ EVALS = pa.schema(
         column("tokens", pa.int32()),
     ]
 )
+CALIBRATION = pa.schema(
+    [
+        column("metric", pa.string(), nullable=True),  # null: the row says something of the forks
+        column("chunk_tokens", pa.int32()),  # both texts were cut to so many student tokens
+        column("quantity", pa.string()),  # listed in pipeline/calibration/__init__.py
+        column("bin", pa.float64(), nullable=True),  # where on a profile, or which alpha
+        column("value", pa.float64(), nullable=True),  # null: cannot be told, the note says why
+        column("low", pa.float64(), nullable=True),  # 95 % bootstrap interval over problems
+        column("high", pa.float64(), nullable=True),
+        column("n", pa.int32()),  # forks, states, responses or pairs behind the value
+        column("note", pa.string(), nullable=True),
+    ]
+)
 
 
 def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -123,13 +136,15 @@ def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) 
     return _cast(table, path, schema)
 
 
-def stream(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The table, a row group at a time: memory does not grow with its length."""
+def stream(
+    path: str | Path, schema: pa.Schema, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The table, or some of its columns, a row group at a time: memory does not grow with it."""
     path = Path(path)
     file = _open(path, schema)
     for index in range(file.num_row_groups):
         try:
-            group = file.read_row_group(index, columns=schema.names)
+            group = file.read_row_group(index, columns=columns or schema.names)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
         yield _cast(group, path, schema)

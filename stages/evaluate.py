@@ -4,11 +4,10 @@ reads   prompts, checkpoint
 writes  evals  one row per graded response: one greedy and `samples` sampled for each problem
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, prompts, seeds, tables, tasks
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateParams(params.Params):
-    prepare: params.Prepare = Field(discriminator="task")
+    prepare: params.Prepare
     split: str
     problems: params.Count
     samples: params.Count
@@ -28,9 +27,16 @@ class EvaluateParams(params.Params):
 
 
 def evaluate(
-    policy: "Policy", asked: list[prompts.Prompt], p: EvaluateParams, batch_tokens: int
+    policy: "Policy",
+    asked: list[prompts.Prompt],
+    p: EvaluateParams,
+    batch_tokens: int,
+    counts: dict[str, Any],
 ) -> pa.Table:
-    """Every generation, graded. Problems and seeds are the same whatever the checkpoint."""
+    """Every generation, graded. Problems and seeds are the same whatever the checkpoint.
+
+    `counts` gets the reasons of answers that could not be graded.
+    """
     from pipeline.engines.hf import generate
     from pipeline.engines.sampling import GREEDY, Sampler
 
@@ -48,7 +54,7 @@ def evaluate(
         found = dict(tqdm(stream, total=len(rows), desc=f"evaluate {decoding}", disable=None))
         for i, (problem, sample) in enumerate(rows):
             text = policy.text(found[i].token_ids)
-            checked = checker.check(problem.task, text, problem.answer)
+            checked = tasks.grade(checker, problem.task, text, problem.answer, counts)
             out.append(
                 {
                     "task": problem.task,
@@ -81,7 +87,7 @@ def main() -> None:
         from pipeline.engines.hf import load
 
         policy = load(args.policy / "checkpoint", runtime.device)
-        table = evaluate(policy, asked, p, runtime.batch_tokens)
+        table = evaluate(policy, asked, p, runtime.batch_tokens, run.counts)
         tables.write(table, args.out / "evals.parquet", tables.EVALS)
         run.rows_in, run.rows_out = len(asked), table.num_rows
         run.counts["student_tokens"] = int(np.asarray(table["tokens"]).sum())

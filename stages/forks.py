@@ -1,18 +1,28 @@
 """forks: pick the positions where the student was least sure.
 
-reads   rollouts, the student's tokenizer
+reads   rollouts, the student's tokenizer; for embedding-variance the round's checkpoint
 writes  forks  at most max_forks rows per rollout, by position; none for a shorter response
-source  arXiv 2606.01476, peak-entropy scheduler
+source  arXiv 2606.01476, peak-entropy scheduler; the others are in pipeline/schedulers/
 """
 
-from typing import Any
+import argparse
+import functools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, seeds, tables
+from pipeline import cells, checkpoints, params, schedulers, seeds, tables
+from pipeline.schedulers import Response
+
+if TYPE_CHECKING:
+    from pipeline.engines.hf import Policy
+
+BLOCK = 128  # responses whose candidates are continued and embedded together
+Row = dict[str, Any]
 
 
 class ForksParams(params.Forks):
@@ -20,71 +30,124 @@ class ForksParams(params.Forks):
     round: params.Count
 
 
-def forks(rollouts: pa.Table, tokenizer: Tokenizer, p: ForksParams) -> pa.Table:
+def forks(
+    rollouts: pa.Table, tokenizer: Tokenizer, p: ForksParams, student: "Policy | None" = None
+) -> pa.Table:
     """The forks of some rollouts, in their order."""
-    found = [row for rollout in rollouts.to_pylist() for row in _forks(rollout, tokenizer, p)]
+    rows = rollouts.to_pylist()
+    starts = _positions(rows, [_response(row, tokenizer, p) for row in rows], p, student)
+    found = [
+        fork
+        for row, positions in zip(rows, starts, strict=True)
+        for fork in _forks(row, positions, tokenizer, p)
+    ]
     return pa.Table.from_pylist(found, schema=tables.FORKS)
 
 
-def _forks(rollout: dict[str, Any], tokenizer: Tokenizer, p: ForksParams) -> list[dict[str, Any]]:
-    ids, text = rollout["token_ids"], rollout["text"]
+def _prefix(tokenizer: Tokenizer, rollout: Row, end: int) -> str:
+    return str(tokenizer.decode(rollout["token_ids"][:end], skip_special_tokens=True))
 
-    def prefix(end: int) -> str:
-        return tokenizer.decode(ids[:end], skip_special_tokens=True)
 
+def _response(rollout: Row, tokenizer: Tokenizer, p: ForksParams) -> Response:
     def eligible(start: int) -> bool:
         # a cut inside a character decodes to a replacement mark that the text does not have
-        return bool(text.startswith(prefix(start)))
+        return bool(rollout["text"].startswith(_prefix(tokenizer, rollout, start)))
 
-    rows = []
-    for fork, position in enumerate(_positions(rollout, eligible, p)):
-        end, before = position + p.chunk_tokens, prefix(position)
-        rows.append(
-            {
-                "rollout_id": rollout["rollout_id"],
-                "fork": fork,
-                "position": position,
-                "length": p.chunk_tokens,
-                "entropy": rollout["entropies"][position],
-                "prefix_text": before,
-                "chunk_text": prefix(end)[len(before) :],
-                "ended": end == len(ids) and rollout["finish_reason"] == "stop",
-            }
-        )
-    return rows
+    draw = seeds.generator(p.seed, "forks", p.round, rollout["rollout_id"])
+    entropies_T = np.asarray(rollout["entropies"], np.float32)
+    return Response(entropies_T, p.max_forks, p.chunk_tokens, eligible, draw)
 
 
-def _positions(rollout: dict[str, Any], eligible: Any, p: ForksParams) -> list[int]:
-    match p.scheduler:
-        case "peak-entropy":
-            from pipeline.schedulers import peak_entropy
+def _positions(
+    rows: list[Row], responses: list[Response], p: ForksParams, student: "Policy | None"
+) -> list[list[int]]:
+    if student is None:
+        scheduler = schedulers.load(p.scheduler)
+        return [scheduler(response) for response in responses]
+    from pipeline.schedulers import embedding_variance
+    from pipeline.similarity.embedding import embed
 
-            entropies = np.asarray(rollout["entropies"], np.float32)
-            return peak_entropy.positions(entropies, p.max_forks, p.chunk_tokens, eligible)
-        case "uniform":
-            from pipeline.schedulers import uniform
+    found = []
+    for first in tqdm(range(0, len(rows), BLOCK), desc="student", leave=False, disable=None):
+        block = slice(first, first + BLOCK)
+        continued = functools.partial(_continued, student, p, rows[block])
+        found += embedding_variance.positions(responses[block], continued, embed)
+    return found
 
-            draw = seeds.generator(p.seed, "forks", p.round, rollout["rollout_id"])
-            total = len(rollout["token_ids"])
-            return uniform.positions(total, p.max_forks, p.chunk_tokens, eligible, draw)
+
+def _continued(
+    student: "Policy", p: ForksParams, rows: list[Row], starts: list[list[int]]
+) -> list[list[list[str]]]:
+    """Texts of the student's continuations of each start of each response, a chunk long."""
+    from pipeline.engines.branches import branches
+    from pipeline.teachers import Ask, Draw
+
+    def ask(row: Row, positions: Sequence[int]) -> Ask:
+        context, ids, name = row["prompt_token_ids"], row["token_ids"], row["rollout_id"]
+        draws = [
+            Draw(t, sample, seeds.number(p.seed, "forks", p.round, name, t, sample))
+            for t in positions
+            for sample in range(p.continuations)
+        ]
+        return Ask({t: (*context, *ids[:t]) for t in positions}, draws)
+
+    asks = [ask(row, found) for row, found in zip(rows, starts, strict=True) if found]
+    size = cells.runtime().batch_tokens
+    drawn = branches(student, asks, 1.0, p.chunk_tokens, size)
+    return [_texts(student, next(drawn), p.continuations) if found else [] for found in starts]
+
+
+def _texts(student: "Policy", drawn: Sequence[Any], samples: int) -> list[list[str]]:
+    texts = [student.text(one.token_ids).lstrip() for one in drawn]
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def _forks(
+    rollout: Row, positions: list[int], tokenizer: Tokenizer, p: ForksParams
+) -> Iterator[Row]:
+    for fork, position in enumerate(positions):
+        end, before = position + p.chunk_tokens, _prefix(tokenizer, rollout, position)
+        yield {
+            "rollout_id": rollout["rollout_id"],
+            "fork": fork,
+            "position": position,
+            "length": p.chunk_tokens,
+            "entropy": rollout["entropies"][position],
+            "prefix_text": before,
+            "chunk_text": _prefix(tokenizer, rollout, end)[len(before) :],
+            "ended": end == len(rollout["token_ids"]) and rollout["finish_reason"] == "stop",
+        }
+
+
+def _student(args: argparse.Namespace) -> "Policy | None":
+    """The round's checkpoint, where the scheduler asks it."""
+    if args.policy is None:
+        return None
+    from pipeline.engines.start import start
+
+    runtime = cells.runtime()
+    start(runtime)
+    from pipeline.engines.hf import load
+
+    return load(args.policy / "checkpoint", runtime.device)
 
 
 @cells.entry
 def main() -> None:
-    args = cells.arguments("forks", "rollouts", "tokenizer")
+    args = cells.arguments("forks", "rollouts", "tokenizer", "policy?")
     p = cells.params("forks", args.cell, ForksParams)
     with cells.running("forks", args) as run:
-        tokenizer = checkpoints.tokenizer(args.tokenizer)
-        total = tables.rows(args.rollouts, tables.ROLLOUTS)
+        tokenizer, student = checkpoints.tokenizer(args.tokenizer), _student(args)
+        run.rows_in = tables.rows(args.rollouts, tables.ROLLOUTS)
         with (
-            tqdm(total=total, desc="forks", disable=None) as progress,
+            tqdm(total=run.rows_in, desc="forks", disable=None) as progress,
             tables.writer(args.out / "forks.parquet", tables.FORKS) as out,
         ):
             for rollouts in tables.stream(args.rollouts, tables.ROLLOUTS):
-                found = forks(rollouts, tokenizer, p)
+                found = forks(rollouts, tokenizer, p, student)
                 out.write_table(found)
                 progress.update(rollouts.num_rows)
-                run.rows_in, run.rows_out = run.rows_in + len(rollouts), run.rows_out + len(found)
+                run.rows_out += len(found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """prepare: draw the problems of every split, all different, from the pool's own seed.
 
-reads   nothing
+reads   nothing, or rows of problems where params name a file or hub
 writes  prompts  one row per problem; round r trains on the r-th slice of split train
 """
 
@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 
 import pyarrow as pa
-from pydantic import Field
 from tqdm import tqdm
 
 from pipeline import cells, params, tables, tasks
@@ -18,10 +17,10 @@ PATIENCE = 100_000  # repeats in a row after which a generator counts as exhaust
 
 
 class PrepareParams(params.Params):
-    prepare: params.Prepare = Field(discriminator="task")
+    prepare: params.Prepare
 
 
-def prepare(p: params.ArithmeticPrepare | params.ReasoningGymPrepare) -> pa.Table:
+def prepare(p: params.TaskPrepare) -> pa.Table:
     """Distinct problems: test first, then dev, then train, so that a larger pool keeps them."""
     task = tasks.load(p)
     splits = [("test", p.test), ("dev", p.dev), ("train", p.train)]

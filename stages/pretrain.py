@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
 from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, seeds, tables, tasks
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 class PretrainParams(params.Params):
     model: params.PretrainModel
-    prepare: params.Prepare = Field(discriminator="task")
+    prepare: params.Prepare
     seed: int
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline import cells, params, seeds, tables
 from pipeline.errors import UserError
+from pipeline.posterior import pi_bar, posterior
 
 SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
 
@@ -22,24 +23,6 @@ class PriorParams(params.Prior):
     samples: params.Count  # N
     seed: int
     round: params.Count
-
-
-def pi_bar(rollouts: pa.Table, forks: pa.Table) -> np.ndarray:
-    """exp(mean log pi over the chunk's tokens) of each fork, (F,), float64."""
-    logprobs = dict(
-        zip(rollouts["rollout_id"].to_pylist(), rollouts["logprobs"].to_pylist(), strict=True)
-    )
-    found = np.empty(len(forks))
-    for i, row in enumerate(forks.select(["rollout_id", "position", "length"]).to_pylist()):
-        start, end = row["position"], row["position"] + row["length"]
-        own = logprobs.get(row["rollout_id"], [])
-        if end > len(own):
-            raise UserError(
-                f"forks: the chunk from {start} to {end} of {row['rollout_id']} leaves its "
-                f"{len(own)} tokens. Rerun forks on these rollouts."
-            )
-        found[i] = np.exp(np.mean(np.asarray(own[start:end], np.float64)))
-    return found
 
 
 def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
@@ -80,15 +63,12 @@ def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: floa
 
     Raises UserError if a mean leaves [0, 1].
     """
-    total = n + alpha
-    hat = (k + alpha * bar) / total
-    hat = np.where(np.abs(hat - 1) < 1e-12, 1.0, hat)  # the rounding of a sum of ones
+    hat, sd = posterior(k, bar, n, alpha)
     if hat.size and not (hat.min() >= 0 and hat.max() <= 1):
         raise UserError(
             f"prior: pi_hat from {hat.min()} to {hat.max()}, wanted 0 to 1. k_sem must be within "
             f"0 and n = {n}. Rerun score."
         )
-    sd = np.sqrt(hat * (1 - hat) / (total + 1))
     return _table(forks, n, k, bar, hat, sd)
 
 

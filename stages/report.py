@@ -1,8 +1,10 @@
 """report: what each arm is worth, as a table, JSON and pictures.
 
-reads   evaluations, rollouts, forks, scores, targets, metrics and run.json of the plan's cells;
-        other folders may lie beside them
-writes  results.json, contrasts.json, results.md, metrics.json, curves.json, losses.json, *.png
+reads   evaluations, rollouts, forks, answers, scores, targets, calibrations, metrics and run.json
+        of the plan's cells, the base students' tokenizers; other folders may lie beside them
+writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
+        where experiment.branch names controls), calibration.json, metrics.json, curves.json,
+        losses.json, results.md, index.html, *.png
 """
 
 import json
@@ -12,8 +14,24 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import cells, charts, markdown, params, results, tables
-from pipeline.results import Evals, folder, rounds
+from pipeline import (
+    cells,
+    charts,
+    cost_chart,
+    costs,
+    effects,
+    markdown,
+    params,
+    pooled,
+    results,
+    tables,
+    verdicts,
+)
+from pipeline.calibration import picture
+from pipeline.calibration import summary as calibration
+from pipeline.page import gather
+from pipeline.results import Evals
+from pipeline.runs import Arms, Row, folder, rounds
 
 BINS = 40
 HIGHEST = 6.0  # nats; entropies above it fall into the last bin
@@ -21,15 +39,18 @@ Histogram = tuple[np.ndarray, np.ndarray]
 
 
 class ReportParams(params.Params):
-    arms: dict[str, dict[str, dict[str, dict[str, str]]]]
+    arms: Arms
+    branches: Arms
     settings: dict[str, dict[str, Any]]
     sampled_k: int
     split: str
     per_seed: bool
     notes: tuple[str, ...]
+    claims: dict[str, float] = verdicts.CLAIMS  # of omniopd over an arm, percent
+    match: dict[str, Any] | None = None  # experiment.match: resource, cap, and whom it leaves free
 
 
-def _paths(arms: results.Arms, stage: str, name: str) -> dict[Path, str]:
+def _paths(arms: Arms, stage: str, name: str) -> dict[Path, str]:
     """Tables of the plan's cells, each once, with the first arm that uses it."""
     found: dict[Path, str] = {}
     for arm, _, _, own in rounds(arms):
@@ -43,7 +64,7 @@ def _count(values: Any, edges: np.ndarray) -> np.ndarray:
     return np.histogram(array, edges)[0]
 
 
-def entropies(arms: results.Arms) -> tuple[Histogram, Histogram, Histogram]:
+def entropies(arms: Arms) -> tuple[Histogram, Histogram, Histogram]:
     """Entropies of all tokens and of forks, and forks' places, streamed: memory stays flat."""
     forks_of = {own["rollout"]: own["forks"] for *_, own in rounds(arms) if "forks" in own}
     edges, shares = np.linspace(0, HIGHEST, BINS + 1), np.linspace(0, 1, BINS // 2 + 1)
@@ -63,7 +84,7 @@ def entropies(arms: results.Arms) -> tuple[Histogram, Histogram, Histogram]:
     return (everywhere, edges), (forks, edges), (places, shares)
 
 
-def similarities(arms: results.Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+def similarities(arms: Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Counts, edges and mean of the similarities of each arm over all its rounds."""
     edges = np.linspace(0, 1, BINS // 2 + 1)
     found: dict[str, tuple[np.ndarray, float]] = {}
@@ -79,7 +100,7 @@ def similarities(arms: results.Arms) -> dict[str, tuple[np.ndarray, np.ndarray, 
     }
 
 
-def weights(arms: results.Arms) -> dict[str, np.ndarray]:
+def weights(arms: Arms) -> dict[str, np.ndarray]:
     """Counts of forks (bins of pi_bar, bins of pi_hat) of each arm over all its rounds."""
     edges = np.linspace(0, 1, BINS + 1)
     found: dict[str, np.ndarray] = {}
@@ -92,7 +113,7 @@ def weights(arms: results.Arms) -> dict[str, np.ndarray]:
     return found
 
 
-def losses(arms: results.Arms) -> list[dict[str, Any]]:
+def losses(arms: Arms) -> list[dict[str, Any]]:
     """Metrics of every optimizer step, with arm and seed."""
     return [
         {"arm": arm, "seed": seed, **json.loads(line)}
@@ -102,7 +123,7 @@ def losses(arms: results.Arms) -> list[dict[str, Any]]:
     ]
 
 
-def summary(evals: Evals, rows: list[results.Row]) -> dict[str, Any]:
+def summary(evals: Evals, rows: list[Row]) -> dict[str, Any]:
     """results.json as `dvc metrics` and `dvc exp show` read it: arm, seed, task, decoding.
 
     With the share of its teachers' draws that failed, per arm and seed.
@@ -114,18 +135,21 @@ def summary(evals: Evals, rows: list[results.Row]) -> dict[str, Any]:
             key: row[key] for key in ("round", "accuracy", "low", "high", "diff", "tokens_used")
         }
     for arm, seed, round_ in evals.tables:
-        rate = results.cost(evals.arms, arm, seed, round_).failure_rate
+        rate = costs.cost(evals.arms, arm, seed, round_).failure_rate
         if rate is not None:
             found[arm][f"seed-{seed}"]["continuation_failure_rate"] = rate
     return found
 
 
-def pictures(p: ReportParams, points: list[results.Row], out: Path) -> None:
+def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path) -> None:
     names = list(p.arms)
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
     charts.histogram_pair(*entropies(p.arms), out / "entropy_forks.png")
     charts.similarity(similarities(p.arms), names, out / "similarity.png")
     charts.weights(weights(p.arms).items(), out / "pi_hat_pi_bar.png")
+    cost_chart.draw(points, costs.rows(p.arms), names, out / "cost.png")
+    if len({row["round"] for row in branched}) > 1:
+        charts.branches(branched, out / "branches.png")
 
 
 @cells.entry
@@ -134,23 +158,29 @@ def main() -> None:
     p = cells.params("report", args.cell, ReportParams)
     with cells.running("report", args) as run:
         evals = Evals(p.arms)
-        rows, found, points = (
-            results.results(evals),
-            results.contrasts(evals),
-            results.curves(evals),
-        )
-        for name, value in (
-            ("results", rows),
-            ("contrasts", found),
-            ("curves", points),
-            ("losses", losses(p.arms)),
-            ("metrics", summary(evals, rows)),
-        ):
+        rows, points = results.results(evals), results.curves(evals)
+        found: dict[str, Any] = {
+            "results": rows,
+            "contrasts": results.contrasts(evals),
+            "pooled": pooled.rows(evals),
+            "verdicts": verdicts.rows(evals, p.split, p.claims),
+            "branches": effects.effects(evals, p.branches),
+            "costs": costs.rows(p.arms),
+            "curves": points,
+            "losses": losses(p.arms),
+            "metrics": summary(evals, rows),
+        }
+        for name, value in found.items():
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
             cells.write_text(args.out / f"{name}.json", text)
-        page = markdown.render(evals, rows, found, p.settings, p)
-        cells.write_text(args.out / "results.md", page)
-        pictures(p, points, args.out)
+        calibrated = calibration.gather(p.arms, p.settings)
+        found["calibration"] = calibration.rows(calibrated)
+        cells.write_text(args.out / "calibration.json", calibration.dumped(found["calibration"]))
+        text = markdown.render(evals, found, p.settings, p, calibrated)
+        cells.write_text(args.out / "results.md", text)
+        picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
+        pictures(p, points, found["branches"], args.out)
+        cells.write_text(args.out / "index.html", gather.html(evals, found, p))
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 

@@ -6,11 +6,10 @@ source  arXiv 2606.01476; entropies and log-probabilities from one teacher-force
         same checkpoint over the finished responses, untempered
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, prompts, seeds, tables, tasks
@@ -21,15 +20,22 @@ if TYPE_CHECKING:
 
 
 class RolloutParams(params.Rollout):
-    prepare: params.Prepare = Field(discriminator="task")
+    prepare: params.Prepare
     seed: int
     round: params.Count
 
 
 def rollout(
-    policy: "Policy", asked: list[prompts.Prompt], p: RolloutParams, batch_tokens: int
+    policy: "Policy",
+    asked: list[prompts.Prompt],
+    p: RolloutParams,
+    batch_tokens: int,
+    counts: dict[str, Any],
 ) -> pa.Table:
-    """Sample, score and check samples_per_prompt responses to each prompt."""
+    """Sample, score and check samples_per_prompt responses to each prompt.
+
+    `counts` gets the reasons of answers that could not be graded.
+    """
     rows = [(prompt, sample) for prompt in asked for sample in range(p.samples_per_prompt)]
     contexts = {x.prompt_id: policy.prompt_ids(x.messages) for x in asked}
     contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
@@ -53,10 +59,16 @@ def rollout(
                 "entropies": entropies,
                 "text": text,
                 "finish_reason": found.finish_reason,
-                "reward": float(checker.check(prompt.task, text, prompt.answer).correct),
+                "reward": _reward(checker, prompt, text, counts) if p.prepare.graded else None,
             }
         )
     return pa.Table.from_pylist(out, schema=tables.ROLLOUTS)
+
+
+def _reward(
+    checker: tasks.Task, prompt: prompts.Prompt, text: str, counts: dict[str, Any]
+) -> float:
+    return float(tasks.grade(checker, prompt.task, text, prompt.answer, counts).correct)
 
 
 def _generate(
@@ -105,7 +117,7 @@ def main() -> None:
         from pipeline.engines.hf import load
 
         policy = load(args.policy / "checkpoint", runtime.device)
-        table = rollout(policy, asked, p, runtime.batch_tokens)
+        table = rollout(policy, asked, p, runtime.batch_tokens, run.counts)
         tables.write(table, args.out / "rollouts.parquet", tables.ROLLOUTS)
         run.rows_in, run.rows_out = len(asked), table.num_rows
         run.counts["student_tokens"] = len(table["token_ids"].combine_chunks().values)

@@ -143,6 +143,23 @@ def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     return judging
 
 
+def alone(judging: Judging, p: TeachParams) -> dict[str, float | int | str]:
+    """What the cell would have bought from an empty store; dollars only of a teacher with a price.
+
+    At the price of the day: it is no part of the cell, so that a new one reruns nothing.
+    """
+    ledger = judging.ledger
+    read, written = ledger.prompt_tokens_alone, ledger.tokens_alone
+    found: dict[str, float | int | str] = {"prompt_tokens_alone": read, "tokens_alone": written}
+    if p.kind != "local":
+        from pipeline.teachers.hosted import Hosted
+
+        assert isinstance(judging.teacher, Hosted)
+        if judging.teacher.config.price is not None:
+            found["usd_alone"] = round(judging.teacher.price(read, written), 6)
+    return found
+
+
 def _config(p: TeachParams) -> params.Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
     if p.kind == "local":
@@ -160,7 +177,7 @@ def main() -> None:
     p = cells.params("teach", args.cell, TeachParams)
     with cells.running("teach", args) as run, Store(url(), cells.project()) as store:
         student = checkpoints.tokenizer(args.tokenizer)
-        judging, used = judge(args, p, store), 0
+        judging, used, read = judge(args, p, store), 0, 0
         if args.forks is None:
             asked = responses.solutions(judging.teacher, args.prompts, p.round, p.prompts_per_round)
         else:
@@ -171,6 +188,7 @@ def main() -> None:
             for table in teach(judging, asked, p, student, size):
                 out.write_table(table, row_group_size=tables.ROWS_PER_GROUP)
                 used += sum(table["completion_tokens"].to_pylist())
+                read += sum(table["prompt_tokens"].to_pylist())
                 progress.update(table.num_rows)
         ledger = judging.ledger
         failed = ledger.failures.total()
@@ -183,10 +201,12 @@ def main() -> None:
             "failed": failed,
             "continuation_failure_rate": round(failed / max(ledger.draws, 1), 6),
             "tokens_used": used,
+            "prompt_tokens_used": read,
             "tokens_bought": ledger.tokens_bought,
             "tokens_billed": ledger.tokens_billed,
             "usd": round(ledger.usd, 6),
         }
+        run.counts |= alone(judging, p)
         run.counts |= {f"failed/{reason}": n for reason, n in sorted(ledger.failures.items())}
 
 

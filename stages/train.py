@@ -3,6 +3,8 @@
 reads   policy      the round's checkpoint and optimizer moments
         rollouts    what it wrote (prompts and answers instead for sft)
         targets     chunk weights (omniopd); forks and answers for imitate-forks
+        answers     of the forks, for baseline teacher-agreement, and where experiment.match counts
+                    what the evidence took
         reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks)
         teacher     a checkpoint with logits (opd, opd-sampled, gkd, opd-forks)
 writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step)
@@ -11,15 +13,17 @@ writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer
 import argparse
 import functools
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, prompts, tables
+from pipeline import cells, checkpoints, matching, params, prompts, tables
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import torch
 
@@ -27,6 +31,13 @@ if TYPE_CHECKING:
     from pipeline.objectives import Example, TermsOf
     from pipeline.optimizer import Optimizer
     from pipeline.training import Frozen
+
+SCHEMAS = {
+    "rollouts": tables.ROLLOUTS,
+    "targets": tables.TARGETS,
+    "forks": tables.FORKS,
+    "answers": tables.ANSWERS,
+}
 
 
 class TrainParams(params.Params):
@@ -44,17 +55,24 @@ class TrainParams(params.Params):
     correction: str = "none"  # omniopd
     answers: params.Count = 1  # imitate-forks
     jsd_beta: params.Share = 0.5  # gkd
-    baseline: str = "none"  # omniopd
+    baseline: params.Baseline = "none"  # omniopd
+    metric: str = ""  # of baseline teacher-agreement
+    samples: params.Count = 1  # N, of the same
     anchor: str = "outside"  # objectives with an anchor
     seed: int
     round: params.Count
     prompts_per_round: params.Count  # sft: which slice of the pool
+    match: params.Resource | None = None  # the resource that the round's evidence is cut by
+    cap: params.Positive | None = None  # of it, a round
+    price: params.Price | None = None  # of the teacher, where the resource is usd
 
 
 class Work(NamedTuple):
     examples: "list[Example]"
     terms: "TermsOf"
     left_out: int  # answers that could not be used
+    steps: "tuple[np.ndarray, ...]" = ()  # examples of each optimizer step
+    matched: matching.Counts | None = None  # what the cap kept and cut, for run.json
 
 
 def train(
@@ -64,7 +82,7 @@ def train(
     import torch
 
     from pipeline.optimizer import Optimizer
-    from pipeline.training import Step, gradients, order
+    from pipeline.training import Step, gradients
 
     optimizer = Optimizer(student.model, p.lr, p.betas, p.warmup_steps, p.clip)
     if p.optimizer == "carry":
@@ -77,9 +95,8 @@ def train(
         p.micro_batch_size,
         bfloat16=_dtype(args) == torch.bfloat16,
     )
-    steps = list(order(len(work.examples), p.batch_size, p.epochs, p.seed, "train", p.round))
     metrics = []
-    for number, batch in enumerate(tqdm(steps, desc="train", unit="step", disable=None)):
+    for number, batch in enumerate(tqdm(work.steps, desc="train", unit="step", disable=None)):
         sums, found = gradients(student, frozen, [work.examples[i] for i in batch], step)
         pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
@@ -116,7 +133,8 @@ def _dtype(args: argparse.Namespace) -> "torch.dtype":
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
     """Examples and loss of the objective. Raises UserError if nothing can be trained on."""
-    work = _gather(p, args, student)
+    cut = _cut(p, args, student)
+    work = _gather(p, args, student, cut)
     if p.anchor == "all":
         from pipeline.objectives.weighted import everywhere
 
@@ -126,55 +144,94 @@ def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
             f"train: no example to train on ({work.left_out} answers were wrong or cut by the "
             "length limit, and left out). Raise rollout.max_new_tokens or check the tables."
         )
-    return work
+    return _steps(p, work._replace(matched=matching.counts(cut, args.targets)))
 
 
-def _gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
+def _steps(p: TrainParams, work: Work) -> Work:
+    """With the round's optimizer steps, the first ones where these are capped."""
+    from pipeline.training import order
+
+    count = len(work.examples)
+    steps = tuple(order(count, p.batch_size, p.epochs, p.seed, "train", p.round))
+    if p.match != "optimizer_steps" or p.cap is None:
+        return work._replace(steps=steps)
+    kept = steps[: int(p.cap)]
+    return work._replace(steps=kept, matched=matching.steps(len(kept), len(steps), p.cap))
+
+
+def _cut(p: TrainParams, args: argparse.Namespace, student: "Policy") -> matching.Cut | None:
+    """The responses that experiment.match leaves, None where it cuts no prompt."""
+    if p.match in (None, "optimizer_steps") or p.cap is None:
+        return None
+    paths, only_right = (args.rollouts, args.answers), p.objective == "rft"
+    if p.match == "student_tokens":
+        priced = matching.student_tokens(*paths, _encoder(student), only_right)
+    else:
+        priced = matching.teacher_tokens(*paths, p.price)
+    return matching.cut(priced, p.cap, p.match)
+
+
+def _encoder(student: "Policy") -> Callable[[str], list[int]]:
+    def encode(text: str) -> list[int]:
+        return list(student.tokenizer.encode(text, add_special_tokens=False))
+
+    return encode
+
+
+def _gather(
+    p: TrainParams, args: argparse.Namespace, student: "Policy", cut: matching.Cut | None
+) -> Work:
     """Of the objectives that train on the student's own tokens."""
+    read = functools.partial(_read, args, cut)
     match p.objective:
         case "omniopd":
             from pipeline.objectives import omniopd
 
-            targets = tables.read(args.targets, tables.TARGETS)
-            examples = omniopd.examples(_rollouts(args), targets, p.baseline)
+            targets, agreed = read("targets"), None
+            if p.baseline == "teacher-agreement":
+                from pipeline.agreement import agreement
+
+                answers = tables.stream(args.answers, tables.ANSWERS)
+                kept = (part if cut is None else cut.keep(part) for part in answers)
+                agreed = agreement(targets, kept, p.samples, p.metric)
+            examples = omniopd.examples(read("rollouts"), targets, p.baseline, agreed)
             return Work(examples, omniopd.terms, 0)
         case "opd":
             from pipeline.objectives import opd
 
-            return Work(opd.examples(_rollouts(args)), opd.terms, 0)
+            return Work(opd.examples(read("rollouts")), opd.terms, 0)
         case "opd-sampled":
             from pipeline.objectives import opd_sampled
 
-            return Work(opd_sampled.examples(_rollouts(args)), opd_sampled.terms, 0)
+            return Work(opd_sampled.examples(read("rollouts")), opd_sampled.terms, 0)
         case "gkd":
             from pipeline.objectives import gkd
 
             terms = functools.partial(gkd.terms, jsd_beta=p.jsd_beta)
-            return Work(gkd.examples(_rollouts(args)), terms, 0)
+            return Work(gkd.examples(read("rollouts")), terms, 0)
         case "opd-forks":
             from pipeline.objectives import opd_forks
 
-            forks = tables.read(args.forks, tables.FORKS)
-            return Work(opd_forks.examples(_rollouts(args), forks), opd_forks.terms, 0)
+            examples = opd_forks.examples(read("rollouts"), read("forks"))
+            return Work(examples, opd_forks.terms, 0)
         case "grpo":
             from pipeline.objectives import grpo
 
-            return Work(grpo.examples(_rollouts(args)), grpo.terms, 0)
+            return Work(grpo.examples(read("rollouts")), grpo.terms, 0)
         case "rft":
             from pipeline.objectives import rft
 
-            examples, wrong = rft.examples(_rollouts(args))
+            examples, wrong = rft.examples(read("rollouts"))
             return Work(examples, rft.terms, wrong)
         case _:
-            return _imitated(p, args, student)
+            return _imitated(p, args, student, cut)
 
 
-def _imitated(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
+def _imitated(
+    p: TrainParams, args: argparse.Namespace, student: "Policy", cut: matching.Cut | None
+) -> Work:
     """Of the objectives that train on what the teacher wrote."""
-
-    def encode(text: str) -> list[int]:
-        return list(student.tokenizer.encode(text, add_special_tokens=False))
-
+    read, encode = functools.partial(_read, args, cut), _encoder(student)
     match p.objective:
         case "sft":
             from pipeline.objectives import sft
@@ -182,24 +239,22 @@ def _imitated(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Wo
             start_row = (p.round - 1) * p.prompts_per_round
             problems = prompts.read(args.prompts, "train", start_row, p.prompts_per_round)
             ids = {x.prompt_id: student.prompt_ids(x.messages) for x in problems}
-            answers = tables.read(args.answers, tables.ANSWERS)
-            examples, cut = sft.examples(answers, ids, encode, student.eos)
-            return Work(examples, sft.terms, cut)
+            examples, short = sft.examples(read("answers"), ids, encode, student.eos)
+            return Work(examples, sft.terms, short)
         case "imitate-forks":
             from pipeline.objectives import imitate_forks
 
-            forks = tables.read(args.forks, tables.FORKS)
-            answers = tables.read(args.answers, tables.ANSWERS)
-            examples = imitate_forks.examples(
-                _rollouts(args), forks, answers, p.answers, encode, student.eos
-            )
+            evidence = (read("rollouts"), read("forks"), read("answers"))
+            examples = imitate_forks.examples(*evidence, p.answers, encode, student.eos)
             return Work(examples, imitate_forks.terms, 0)
         case _:
             raise UserError(f"train.objective: {p.objective!r} is unknown. Run `omniopd plan`.")
 
 
-def _rollouts(args: argparse.Namespace) -> "pa.Table":
-    return tables.read(args.rollouts, tables.ROLLOUTS)
+def _read(args: argparse.Namespace, cut: matching.Cut | None, name: str) -> "pa.Table":
+    """A table of the round, without the responses that were cut."""
+    table = tables.read(getattr(args, name), SCHEMAS[name])
+    return table if cut is None else cut.keep(table)
 
 
 def _frozen(args: argparse.Namespace, student: "Policy", runtime: params.Runtime) -> "Frozen":
@@ -233,13 +288,14 @@ def main() -> None:
         metrics = train(student, _frozen(args, student, runtime), work, p, args)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
-        run.rows_in, run.rows_out = len(work.examples), len(work.examples) * p.epochs
+        run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
         run.counts["steps_per_round"] = len(metrics)
         run.counts["left_out"] = work.left_out
         run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)
         run.counts["student_tokens"] = int(
             sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
         )
+        run.counts |= work.matched or {}
 
 
 if __name__ == "__main__":

@@ -11,12 +11,16 @@ from ruamel.yaml import YAML
 
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches, calls
+from tests.browser import chromium, made, visit  # noqa: F401
 from tests.project import MINIATURE, Project
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
-LONGEST = ("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing")
+LONGEST = (
+    *("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
+    *("extending_task", "code", "math"),
+)
 
 
 def pytest_collection_modifyitems(items):

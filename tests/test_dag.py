@@ -62,6 +62,16 @@ def test_the_metric_reruns_score_onward_and_asks_nothing(project):
     assert groups(project.repro()) == AGAIN | {"score": 2, "prior": 2, "train": 2, "evaluate": 2}
 
 
+def test_what_is_calibrated_reruns_calibration_alone(project):
+    project.edit(calibrate={"metrics": ["exact", "edit"], "chunk_tokens": [6]})
+    assert groups(project.repro()) == AGAIN | {"calibrate": 1}
+    project.edit(calibrate={"rounds": "none"})
+    assert groups(project.repro()) == AGAIN
+    assert "## Calibration" not in (project.folder / "data/report/results.md").read_text()
+    project.revert()
+    assert project.repro() == []
+
+
 def test_the_learning_rate_of_one_arm_reruns_that_arm(project):
     project.edit(arms__omniopd={"train": {"lr": 3e-3}})
     names = project.repro()
@@ -69,10 +79,45 @@ def test_the_learning_rate_of_one_arm_reruns_that_arm(project):
     assert project.cell("omniopd", 1, "train").name in {n.partition("@")[2] for n in names}
 
 
-def test_one_arm_more_runs_that_arm_from_shared_answers(project):
+def ledger(project):
+    return project.run("omniopd", "judgments", "stats", "--json").stdout
+
+
+def test_a_control_more_reuses_rollouts_forks_and_answers_and_asks_nothing(project):
+    before = ledger(project)
     project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "new"])
-    project.edit(arms__new={"prior": {"alpha": 0.5}})
+    project.edit(arms__new={"score": {"source": "shuffled"}, "prior": {"alpha": 0.5}})
     assert groups(project.repro()) == AGAIN | {"prior": 1, "train": 1, "evaluate": 1}
+    for stage in ("rollout", "forks", "teach", "score"):
+        assert project.cell("new", 1, stage) == project.cell("shuffled-scores", 1, stage)
+    assert ledger(project) == before
+
+
+def test_branches_of_a_finished_experiment_run_only_their_cells_and_ask_nothing(project):
+    project.edit(experiment__arms=["omniopd"], experiment__rounds=2)
+    project.repro()
+    report = project.folder / "data/report"
+    before, last = ledger(project), json.loads((report / "results.json").read_text())
+    project.edit(experiment__branch=["shuffled-scores", "constant-scores"])
+    # what round 1 shares with the arms of these names is in DVC's cache
+    assert groups(project.repro()) == AGAIN | {
+        "score": 1, "prior": 1, "prior-control": 1, "train": 2, "evaluate": 2,
+    }  # fmt: skip
+    assert ledger(project) == before
+    rows = json.loads((report / "results.json").read_text())
+    assert [row for row in rows if row["round"] != 1] == last
+    effects = json.loads((report / "branches.json").read_text())
+    places = {(row["control"], row["round"]) for row in effects}
+    assert places == {(c, r) for c in ("shuffled-scores", "constant-scores") for r in (1, 2)}
+    sampled = {row["round"]: row["accuracy"] for row in rows if row["decoding"] == "sampled"}
+    for row in effects:
+        assert row["real_accuracy"] == pytest.approx(sampled[row["round"]])
+        assert row["diff"] == pytest.approx(row["real_accuracy"] - row["control_accuracy"])
+    assert "What the scores did" in (report / "results.md").read_text()
+    assert (report / "branches.png").stat().st_size > 0
+    link = project.folder / "data/arms/omniopd+constant-scores/seed-0/round-2/train/checkpoint"
+    assert link.is_dir()
+    assert "prior:" in project.run("omniopd", "show", "omniopd+constant-scores").stdout
 
 
 def test_one_round_more_runs_only_the_new_one_and_reverting_runs_nothing(project):
@@ -165,6 +210,8 @@ def test_metrics_and_plots_read_the_same_numbers(small):
 
 def test_every_group_has_cells_in_the_full_miniature(full):
     elsewhere = {"teach-hosted", "teach-hosted-solutions"}  # in test_hosted
+    elsewhere |= {"prepare-rows", "prepare-hub"}  # in test_extending_task
+    elsewhere |= {"rollout-sandbox", "evaluate-sandbox", "train-matched"}
     only_count = {"prior-3", "prior-4"}  # prior-2 with more tables
     assert set(groups(full.ran)) == {*plan.GROUPS, "plan"} - elsewhere - only_count
 
@@ -237,6 +284,32 @@ def test_a_second_seed_adds_cells_and_keeps_the_first_ones(tmp_path):
     lost = {name.partition("@")[0] for name in one - two}
     assert lost == {"report"}
     assert len(two) > len(one)
+
+
+def test_arms_with_equal_answers_share_one_calibration_of_the_first_round(tmp_path):
+    def several(values):
+        values["experiment"].update(rounds=2, seeds=[0, 1])
+        names = ["omniopd", "shuffled-scores", "zero-score", "prior-only", "sft", "multi-teacher"]
+        values["experiment"]["arms"] = names
+
+    def every(values):
+        several(values)
+        values["calibrate"] = {"rounds": "all"}
+
+    cells = expand(tmp_path, several)["cells"]
+    arms = cells["arms"]
+    shared = arms["omniopd"]["seed-0"]["round-1"]["calibrate"]
+    assert arms["shuffled-scores"]["seed-0"]["round-1"]["calibrate"] == shared
+    assert arms["multi-teacher"]["seed-0"]["round-1"]["calibrate-carries"] == shared
+    assert "calibrate-never-carries" in arms["multi-teacher"]["seed-0"]["round-1"]
+    for arm in ("zero-score", "prior-only", "sft"):
+        assert "calibrate" not in arms[arm]["seed-0"]["round-1"]
+    assert "calibrate" not in arms["omniopd"]["seed-0"]["round-2"]
+    assert len(cells["calibrate"]) == 2 * 2  # teachers, seeds
+    more = expand(tmp_path, every)["cells"]
+    assert "calibrate" in more["arms"]["omniopd"]["seed-0"]["round-2"]
+    assert set(cells["calibrate"]) < set(more["calibrate"])
+    assert all(cells[g] == more[g] for g in plan.GROUPS if g not in ("calibrate", "report"))
 
 
 def test_replay_is_no_part_of_a_cell_and_chunk_length_is(tmp_path):

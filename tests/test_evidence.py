@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from pipeline import tables
+from pipeline import schedulers, tables
 from pipeline.engines import characters
 from pipeline.errors import UserError
-from pipeline.schedulers import peak_entropy, uniform
+from pipeline.schedulers import Response
 from pipeline.similarity import Pair, similarities
 from stages import forks, prior, score
 
@@ -20,7 +20,10 @@ def anywhere(_):
 
 
 def peaks(entropies, most, chunk, eligible=anywhere):
-    return peak_entropy.positions(np.array(entropies, np.float32), most, chunk, eligible)
+    draw = np.random.default_rng(0)
+    return schedulers.load("peak-entropy")(
+        Response(np.array(entropies, np.float32), most, chunk, eligible, draw)
+    )
 
 
 def test_forks_are_the_highest_entropies_a_chunk_apart():
@@ -46,7 +49,8 @@ def test_a_start_that_is_not_eligible_is_passed_over():
 
 def test_uniform_forks_are_apart_and_belong_to_their_generator():
     def taken(seed):
-        return uniform.positions(40, 4, 5, anywhere, np.random.default_rng(seed))
+        draw = np.random.default_rng(seed)
+        return schedulers.load("uniform")(Response(np.zeros(40), 4, 5, anywhere, draw))
 
     for seed in range(20):
         starts = taken(seed)
@@ -142,8 +146,8 @@ def test_equal_pairs_are_computed_once(monkeypatch):
     from pipeline.similarity import edit
 
     seen = []
-    real = edit.edit
-    monkeypatch.setattr(edit, "edit", lambda pairs: seen.append(len(pairs)) or real(pairs))
+    real = edit.measure
+    monkeypatch.setattr(edit, "measure", lambda pairs: seen.append(len(pairs)) or real(pairs))
     assert len(similarities(PAIRS[:1] * 5 + PAIRS[5:], "edit")) == 6
     assert seen == [1]  # the left-stripped pair is the same one
 

@@ -42,6 +42,8 @@ REFUSED = [
     ("prior.alpha", -1.0, r"prior\.alpha: found -1\.0"),
     ("train.beta", -0.1, r"train\.beta: found -0\.1"),
     ("forks.chunk_tokens", 21, r"chunk_tokens: found 21, wanted at most rollout\.max_new_tokens"),
+    ("calibrate", {"chunk_tokens": [7]}, r"calibrate\.chunk_tokens: found 7, wanted at most .* 6"),
+    ("calibrate", {"metrics": ["bleu"]}, r"calibrate\.metrics\.0: found 'bleu'"),
     ("experiment.rounds", 6, r"prepare\.train: found 40, wanted at least .* = 48\. Enlarge"),
     ("experiment.arms", ["omniopd", "nosuch"], r"'nosuch' is not defined; defined are"),
     ("teach.teacher", "nobody", r"teach\.teacher: found 'nobody', wanted one of teachers"),
@@ -51,6 +53,17 @@ REFUSED = [
     ("experiment.seeds", [0, 0], r"experiment\.seeds: found \[0, 0\], wanted each seed once"),
     ("experiment.arms", ["omniopd", "omniopd"], r"wanted each arm once"),
     ("arms.base", {}, r"arms\.base: found 'defined'"),
+    ("score.metric", "rouge", r"score\.metric: found 'rouge', wanted one of exact, edit, prefix"),
+    (
+        "forks.scheduler",
+        "peak",
+        r"forks\.scheduler: found 'peak', wanted one of peak-entropy",
+    ),
+    (
+        "forks.continuations",
+        1,
+        r"forks\.continuations: found 1, wanted.*or equal to 2",
+    ),
 ]
 
 
@@ -94,6 +107,34 @@ def test_prior_only_needs_alpha(tmp_path):
         values["experiment"]["arms"] = ["prior-only"]
 
     with pytest.raises(UserError, match=r"prior\.alpha: found 0, wanted above 0"):
+        load(tmp_path, edit)
+
+
+AGREEMENT = {"baseline": "teacher-agreement", "correction": "ratio"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"teach": {"samples": 1}}, "teach.samples: found 1, wanted at least 2"),
+        ({"prior": {"source": "none"}}, "prior.source: found 'none', wanted scores"),
+        ({"score": {"source": "shuffled"}}, "score.source: found 'shuffled', wanted similarity"),
+        ({"score": {"source": "zero"}}, "score.source: found 'zero', wanted similarity"),
+        (
+            {"teach": {"teacher": ["carries", "never-carries"]}, "prior": {"combine": "mean"}},
+            "teach.teacher: found ['carries', 'never-carries'], wanted one teacher",
+        ),
+        ({"train": AGREEMENT | {"correction": "none"}}, "train.correction: found 'none', wanted"),
+    ],
+)
+def test_agreement_of_a_teacher_with_itself_needs_one_teacher_answers_and_its_scores(
+    tmp_path, override, said
+):
+    def edit(values):
+        values["arms"]["new"] = {"train": AGREEMENT} | override
+        values["experiment"]["arms"] = ["new"]
+
+    with pytest.raises(UserError, match=re.escape(f"arms.new: {said}")):
         load(tmp_path, edit)
 
 
@@ -152,3 +193,13 @@ def test_a_hosted_teacher_that_cannot_work_is_refused_when_params_load(
     hosted(tmp_path, {"base_url": URL})  # the same without the mistake
     with pytest.raises(UserError, match=re.escape(said)):
         hosted(tmp_path, teacher, **teach)
+
+
+def test_chunk_lengths_are_a_quarter_half_and_the_whole_and_at_least_two(tmp_path):
+    block = load(tmp_path, lambda _: None).calibrate
+    assert block.lengths(50) == (12, 25, 50)
+    assert block.lengths(6) == (2, 3, 6)
+    assert block.lengths(4) == (2, 4)
+    assert block.lengths(1) == (1,)
+    named = load(tmp_path, put("calibrate", {"chunk_tokens": [6, 1]})).calibrate
+    assert named.lengths(6) == (1, 6)

@@ -58,15 +58,44 @@ def test_forks(full):
     assert forks.ended.any()  # a chunk with the end in it
 
 
+def test_embedding_variance_takes_the_place_where_the_student_says_most_different_things(full):
+    from pipeline import seeds
+    from pipeline.similarity.embedding import embed
+
+    rollouts = table(full, "self-teacher", "rollout", "rollouts")
+    forks = table(full, "self-teacher", "forks", "forks").set_index("rollout_id").position
+    folder = full.cell("base", 0, "policy") / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tok = AutoTokenizer.from_pretrained(folder)
+    moved = 0
+    for row in rollouts.head(8).itertuples():
+        places = naive_forks(row, lambda ids: tok.decode(ids, skip_special_tokens=True), 3, 6)
+        apart = {}
+        for t in places:
+            prefix = [*map(int, row.prompt_token_ids), *map(int, row.token_ids[:t])]
+            texts = []
+            for sample in range(4):
+                seed = seeds.number(0, "forks", 1, row.rollout_id, t, sample)
+                draws = np.random.default_rng(seed).random(6)
+                texts.append(tok.decode(drawn(model, tok, prefix, draws), skip_special_tokens=True))
+            vectors = embed(texts)
+            pairs = [vectors[i] @ vectors[j] for i in range(4) for j in range(i)]
+            apart[t] = round(1 - float(np.mean(pairs)), 4)
+        best = max(apart, key=lambda t: (apart[t], t), default=None)
+        assert forks.get(row.rollout_id) == best
+        moved += naive_forks(row, lambda ids: "", 1, 6) != [best]
+    assert moved  # it is not peak-entropy's choice
+
+
 def test_forks_of_short_responses_with_ties():
-    from pipeline.schedulers import peak_entropy
+    from pipeline.schedulers import Response, peak_entropy
 
     draw, sizes = np.random.default_rng(0), set()
     for length in list(range(1, 30)) * 5:
         entropies = np.round(draw.random(length), 1).astype(np.float32)  # ties on purpose
         row = SimpleNamespace(token_ids=list(range(length)), entropies=entropies)
         expected = naive_forks(row, lambda ids: "x" * len(ids), 3, 4)
-        found = peak_entropy.positions(entropies, 3, 4, lambda _: True)
+        found = peak_entropy.positions(Response(entropies, 3, 4, lambda _: True, draw))
         assert found == expected
         sizes.add(len(found))
     assert sizes == {0, 1, 2, 3}
@@ -177,6 +206,61 @@ def test_chunk_logprob_is_the_teachers_own_geometric_mean(full):
         assert (row.n, row.k_sem, row.posterior_sd) == (0, 0, 0)
 
 
+def in_the_same_state(rollouts, fork, tokens):
+    """Chunks that the prompt's other samples wrote after the same tokens."""
+    mine, at = rollouts.loc[fork.rollout_id], fork.position
+    for name, other in rollouts[rollouts.prompt_id == mine.prompt_id].iterrows():
+        ids = list(other.token_ids)
+        whole = len(ids) >= at + 6 or (len(ids) > at and other.finish_reason == "stop")
+        if name != fork.rollout_id and whole and ids[:at] == list(mine.token_ids[:at]):
+            yield other.text[at : at + tokens]
+
+
+@pytest.mark.parametrize("tokens", [3, 6])
+def test_calibration_at_two_lengths(full, tokens):
+    forks, answers = table(full, ARM, "forks", "forks"), table(full, ARM, "teach", "answers")
+    rollouts = table(full, ARM, "rollout", "rollouts").set_index("rollout_id")
+    said = answers.groupby(["rollout_id", "position"]).text.apply(list)
+    own, teacher, student = [], [], []
+    for fork in forks.itertuples():
+        chunk = fork.chunk_text[:tokens]  # a token is a character
+        texts = [text[:tokens] for text in said[fork.rollout_id, fork.position]]
+        own.append(np.mean([edit(chunk, text) for text in texts]))
+        teacher.append(np.mean([edit(texts[i], texts[i - 1]) for i in range(3)]))
+        others = [edit(chunk, text) for text in in_the_same_state(rollouts, fork, tokens)]
+        student += [np.mean(others)] if others else []
+    mean = pd.Series(own).groupby(forks.rollout_id).mean()
+    reward = rollouts.reward[mean.index]
+    pairs = [(a, b) for a in mean[reward == 1] for b in mean[reward == 0]]
+    expected = {
+        "own": (np.mean(own), len(forks)),
+        "ceiling/teacher": (np.mean(teacher), len(forks)),
+        "ceiling/student": (np.mean(student), len(student)),
+        "correct/response": (np.mean([(a > b) + (a == b) / 2 for a, b in pairs]), len(mean)),
+    }
+    rows = table(full, ARM, "calibrate", "calibration")
+    rows = rows[(rows.metric == "edit") & (rows.chunk_tokens == tokens) & rows.bin.isna()]
+    rows = rows.set_index("quantity")
+    for quantity, (value, n) in expected.items():
+        assert rows.value[quantity] == pytest.approx(value, abs=1e-9), quantity
+        assert rows.n[quantity] == n
+    assert len(student) > 20
+    if tokens == 6:
+        scores = table(full, ARM, "score", "scores").similarity
+        assert rows.value["own"] == pytest.approx(scores.mean())
+
+
+def test_calibrations_in_the_report_are_those_of_the_arms_that_have_answers(full):
+    rows = json.loads((full.folder / "data/report/calibration.json").read_text())
+    arms = {(r["arm"], r["teacher"]) for r in rows}
+    assert {("omniopd", "carries"), ("wrong-teacher", "never-carries")} <= arms
+    assert {t for a, t in arms if a == "multi-teacher"} == {"carries", "never-carries"}
+    assert not {"zero-score", "prior-only", "sft", "opd"} & {arm for arm, _ in arms}
+    table_ = table(full, "wrong-teacher", "calibrate", "calibration")
+    own = [r["value"] for r in rows if r["arm"] == "wrong-teacher"]
+    assert own == [None if math.isnan(v) else v for v in table_.value]
+
+
 def test_results(full):
     arms = full.yaml("plan.yaml")["cells"]["arms"]
     rows = json.loads((full.folder / "data/report/results.json").read_text())
@@ -251,7 +335,7 @@ def test_every_trained_arm_has_weights_of_its_own(full):
         flat = torch.cat([w.flatten() for w in weights.values()])
         assert not any(torch.equal(flat, other) for other in seen)
         seen.append(flat)
-    assert len(arms) == 18
+    assert len(arms) == 21
 
 
 def test_problems_are_right_and_no_two_splits_share_one(full):
@@ -282,6 +366,19 @@ def test_grades_follow_from_the_responses(full):
     assert set(rollouts.reward) == {0.0, 1.0}
 
 
+def drawn(model, tok, prefix, draws):
+    """Token ids sampled one by one, a random number each, until the end."""
+    ids = []
+    for u in draws:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prefix, *ids]])).logits[0, -1]
+        total = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
+        ids.append(int(np.searchsorted(total, u * total[-1], side="right")))
+        if ids[-1] == tok.eos_token_id:
+            break
+    return ids
+
+
 def test_answers_are_the_teacher_sampled_from_the_prefix(full):
     from pipeline.judgments.keys import seed_for
 
@@ -298,14 +395,8 @@ def test_answers_are_the_teacher_sampled_from_the_prefix(full):
     for row in answers.iloc[::17].itertuples():
         source = rollouts.loc[row.rollout_id]
         prefix = (*map(int, source.prompt_token_ids), *map(int, source.token_ids[: row.position]))
-        ids = []
-        for u in np.random.default_rng(seed_for(prefix, row.sample)).random(6):
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor([[*prefix, *ids]])).logits[0, -1]
-            total = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
-            ids.append(int(np.searchsorted(total, u * total[-1], side="right")))
-            if ids[-1] == tok.eos_token_id:
-                break
+        draws = np.random.default_rng(seed_for(prefix, row.sample)).random(6)
+        ids = drawn(model, tok, prefix, draws)
         assert row.text == tok.decode(ids, skip_special_tokens=True)
         assert row.ended == (ids[-1] == tok.eos_token_id)
         assert row.completion_tokens == len(ids)
@@ -316,7 +407,7 @@ def test_answers_are_the_teacher_sampled_from_the_prefix(full):
 def test_pretraining_gives_no_held_out_problem_away():
     from itertools import islice
 
-    from pipeline import params
+    from pipeline.tasks import arithmetic
     from stages.pretrain import PretrainParams, worked
 
     init = {"kind": "llama", "hidden": 8, "layers": 1, "heads": 1, "mlp": 8}
@@ -327,4 +418,4 @@ def test_pretraining_gives_no_held_out_problem_away():
     seen = [messages[0]["content"] for messages, _ in islice(worked(p, held_out), 500)]
     assert not held_out & set(seen)
     assert len(set(seen)) > 60
-    assert isinstance(p.prepare, params.ArithmeticPrepare)
+    assert isinstance(p.prepare, arithmetic.Prepare)

@@ -21,6 +21,7 @@ DETERMINISTIC = {
     "teach": ["answers.parquet"],
     "score": ["scores.parquet"],
     "prior": ["targets.parquet"],
+    "calibrate": ["calibration.parquet"],
     "train": ["checkpoint/model.safetensors", "optimizer.safetensors", "metrics.jsonl"],
     "evaluate": ["evals.parquet"],
 }

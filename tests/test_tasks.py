@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import Habits, ReasoningGymPrepare
-from pipeline.tasks import Problem
+from pipeline.params import Habits
+from pipeline.tasks import Problem, reasoning_gym
 from pipeline.tasks.arithmetic import Arithmetic
 from pipeline.tasks.reasoning_gym import ReasoningGym
 
@@ -47,7 +47,8 @@ def test_a_worker_that_is_off_by_one_adds_one_to_each_column():
     ],
 )
 def test_additions_are_graded_by_the_digits_after_the_last_hash(response, extracted, correct):
-    assert Arithmetic(3).check("arithmetic", response, "843") == (extracted, correct)
+    found = Arithmetic(3).check("arithmetic", response, "843")
+    assert found == (extracted, correct, None)
 
 
 def test_additions_are_the_same_for_the_same_seed_only():
@@ -60,7 +61,7 @@ def test_additions_are_the_same_for_the_same_seed_only():
 
 def gym(**datasets):
     return ReasoningGym(
-        ReasoningGymPrepare(
+        reasoning_gym.Prepare(
             task="reasoning-gym",
             seed=1,
             train=1,

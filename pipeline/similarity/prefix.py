@@ -7,5 +7,5 @@ from rapidfuzz.distance import Prefix
 from pipeline.similarity import Pair
 
 
-def prefix(pairs: Sequence[Pair]) -> list[float]:
+def measure(pairs: Sequence[Pair]) -> list[float]:
     return [float(Prefix.normalized_similarity(p.text, p.other)) for p in pairs]

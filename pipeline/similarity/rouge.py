@@ -7,6 +7,6 @@ from rouge_score.rouge_scorer import RougeScorer
 from pipeline.similarity import Pair
 
 
-def rouge1(pairs: Sequence[Pair]) -> list[float]:
+def measure(pairs: Sequence[Pair]) -> list[float]:
     scorer = RougeScorer(["rouge1"], use_stemmer=False)
     return [float(scorer.score(p.text, p.other)["rouge1"].fmeasure) for p in pairs]

@@ -5,12 +5,24 @@ work holds the right habit beside a wrong one.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
-from pipeline import seeds
+from pipeline import params, seeds
 from pipeline.params import Habits
 from pipeline.tasks import Checked, Problem
+
+
+class Prepare(params.TaskPrepare):
+    """Column addition written out column by column, character level."""
+
+    task: Literal["arithmetic"]
+    digits: params.Count
+
+
+def load(prepare: Prepare) -> "Arithmetic":
+    return Arithmetic(prepare.digits)
 
 
 class Arithmetic:

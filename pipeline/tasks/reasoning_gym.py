@@ -6,13 +6,13 @@ solutions are made where the question itself can be worked out step by step (cha
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import seeds
+from pipeline import params, seeds
 from pipeline.errors import UserError
-from pipeline.params import Habits, ReasoningGymPrepare
+from pipeline.params import Habits
 from pipeline.tasks import Checked, Problem
 
 BLOCK = 1024  # problems of one generator before a new one is seeded
@@ -20,8 +20,20 @@ FINAL = re.compile(r"answer\s*[:=]\s*(.+)", re.IGNORECASE)
 EXPRESSION = re.compile(r":\s*([-+\d\s]+?)\s*=\s*$")
 
 
+class Prepare(params.TaskPrepare):
+    """Generated problems with their checkers, datasets in turn."""
+
+    task: Literal["reasoning-gym"]
+    datasets: dict[str, dict[str, Any]]  # name: generator settings
+    instruction: str  # appended to each question
+
+
+def load(prepare: Prepare) -> "ReasoningGym":
+    return ReasoningGym(prepare)
+
+
 class ReasoningGym:
-    def __init__(self, prepare: ReasoningGymPrepare) -> None:
+    def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
         self._checkers: dict[str, Any] = {}
 

@@ -1,0 +1,164 @@
+"""Accuracies and paired differences over seeds x problems crossed, with intervals and p-values.
+
+Source: the two-way layout without replication, seeds and problems random. A mean over S seeds and
+P problems has the variance (MSs + MSp - MSe) / (S P); the estimate may fall below what seeds or
+problems alone show, so the largest of MSs + MSp - MSe, MSs and MSp is taken.
+
+Deviation from plain Satterthwaite degrees of freedom: MSs rests on S - 1 of them and is often far
+too small by chance; plain Satterthwaite then counts hundreds and covers 92 % at S = 3. Here the
+seeds' excess MSs - MSe enters the degrees of freedom (not the variance) at its upper quartile
+limit. Simulated over all ratios of the mean squares that covers 94 to 98.5 % at S of 3 or more.
+With two seeds no such correction is enough, and the degrees of freedom are 1.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.statistics import LEVEL, Graded, Interval
+
+CAUTION = 0.75  # upper limit at which the seeds' excess enters the degrees of freedom
+ZERO = 1e-20  # a mean square of rounding errors
+
+
+class Squares(NamedTuple):
+    """Mean squares; arrays where many tables are worked on at once."""
+
+    seeds: Any
+    problems: Any
+    error: Any
+
+
+class Crossed(NamedTuple):
+    """A mean over seeds and problems with its 95 % interval; p is two-sided, of the mean 0."""
+
+    value: float
+    low: float
+    high: float
+    df: float
+    p: float
+    seeds: int
+    problems: int
+    squares: Squares
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.value, self.low, self.high)
+
+
+def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crossed:
+    """Of two arms, paired by seed and problem. Raises UserError unless both have all of them."""
+    if one.keys() != other.keys():
+        raise UserError(
+            f"statistics: one arm has seeds {sorted(one)}, the other {sorted(other)}. "
+            "Evaluate both under the same seeds."
+        )
+    together = shares({(0, s): g for s, g in one.items()} | {(1, s): g for s, g in other.items()})
+    return crossed(together[: len(one)] - together[len(one) :], lowest=-1.0)
+
+
+def accuracy(arm: Mapping[int, Graded]) -> Crossed:
+    """Of one arm. Raises UserError unless every seed has every problem."""
+    return crossed(shares(arm), lowest=0.0)
+
+
+def shares(graded: Mapping[Any, Graded]) -> np.ndarray:
+    """Share of correct samples by row, rows in order of their keys, and problem."""
+    rows = [graded[key] for key in sorted(graded)]
+    if not rows or not rows[0].problems:
+        raise UserError("statistics: no problem was evaluated. Raise evaluate.problems.")
+    for key in sorted(graded):
+        unshared = set(graded[key].problems) ^ set(rows[0].problems)
+        if unshared:
+            seed = key[-1] if isinstance(key, tuple) else key
+            raise UserError(
+                f"statistics: seed {seed} has {len(graded[key].problems)} problems, wanted the "
+                f"{len(rows[0].problems)} of the first seed; {len(unshared)} are in one only, as "
+                f"{sorted(unshared)[:2]}. Evaluate every seed on the same problems."
+            )
+    return np.stack([row.share_B for row in rows])
+
+
+def crossed(values_SP: np.ndarray, lowest: float) -> Crossed:
+    """The mean of a table of seeds x problems; a value lies between `lowest` and 1.
+
+    One problem says nothing of others, and one seed nothing of other seeds: the interval is then
+    everything, and p is 1. With one seed use `statistics.mean`, which is conditional on that run.
+    """
+    S, P = values_SP.shape
+    value = float(values_SP.mean())
+    if min(S, P) < 2:
+        nothing = Squares(0.0, 0.0, 0.0)
+        return Crossed(value, lowest, 1.0, 0.0, 1.0, S, P, nothing)
+    squares = mean_squares(values_SP)
+    low, high, df, p = interval(value, squares, S, P)
+    low, high = np.clip([low, high], lowest, 1.0)
+    found = Squares(*map(float, squares))
+    return Crossed(value, float(low), float(high), float(df), float(p), S, P, found)
+
+
+def mean_squares(values_SP: np.ndarray) -> Squares:
+    """Of tables (..., S, P), S and P at least 2."""
+    S, P = values_SP.shape[-2:]
+    centred = values_SP - values_SP.mean((-2, -1), keepdims=True)
+    seeds, problems = centred.mean(-1, keepdims=True), centred.mean(-2, keepdims=True)
+    error = (centred - seeds - problems) ** 2
+    return Squares(
+        P * (seeds**2).sum((-2, -1)) / (S - 1),
+        S * (problems**2).sum((-2, -1)) / (P - 1),
+        error.sum((-2, -1)) / ((S - 1) * (P - 1)),
+    )
+
+
+def largest(squares: Squares) -> Any:
+    """S P times the variance of the mean."""
+    a, b, c = squares
+    return np.maximum(a + b - c, np.maximum(a, b))
+
+
+def degrees(squares: Squares, S: int, P: int) -> Any:
+    """Degrees of freedom of `largest`, with the deviation above; continuous in the squares."""
+    from scipy.special import chdtri
+
+    a, b, c = map(np.asarray, squares)
+    # where all seeds gave the very same table there is one run, and problems are all that varies
+    one_run = (a <= ZERO) & (c <= ZERO)
+    if S == 2:
+        return np.where(one_run, P - 1.0, 1.0)
+    factor = (S - 1) / chdtri(S - 1, CAUTION)
+    a = np.where(a > c, c + factor * (a - c), a)
+    numerator = largest(Squares(a, b, c))
+    spread = a**2 / (S - 1) + b**2 / (P - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.where(spread > 0, numerator**2 / spread, 1.0)
+    return np.maximum(found, min(S, P) - 1.0)
+
+
+def interval(value: Any, squares: Squares, S: int, P: int) -> tuple[Any, Any, Any, Any]:
+    """(low, high, degrees of freedom, p) of means with these mean squares. Never NaN.
+
+    Where nothing varies but the mean is not 0, it is as if one of the S P values had been 0; a
+    mean of 0 without variation has the interval [0, 0] and p 1.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    value, numerator = np.asarray(value, float), largest(squares)
+    constant = numerator <= ZERO
+    numerator = np.where(constant, value**2 / (S * P), numerator)
+    df = np.where(constant, min(S, P) - 1.0, degrees(squares, S, P))
+    error = np.sqrt(numerator / (S * P))
+    half = stdtrit(df, (1 + LEVEL) / 2) * error
+    t = np.abs(value) / np.where(error > 0, error, 1.0)
+    return value - half, value + half, df, 2 * stdtr(df, -t)
+
+
+def expected(squares: Squares, S: int, P: int, seeds: int, problems: int) -> Squares:
+    """Mean squares that `seeds` x `problems` would have with the spreads estimated at S x P."""
+    a, b, c = squares
+    return Squares(
+        max(a - c, 0.0) / P * problems + c,
+        max(b - c, 0.0) / S * seeds + c,
+        c,
+    )

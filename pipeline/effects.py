@@ -1,0 +1,114 @@
+"""What the scores themselves do: each omniopd round against its branches (experiment.branch).
+
+A branch trains from the round's own checkpoint, on its rollouts, forks and batches, and differs in
+the scores alone, so the paired difference of the two evaluations is their causal effect in that
+round. Intervals are over problems: two trainings are compared, not two ways of training.
+"""
+
+import numpy as np
+from tabulate import tabulate
+
+from pipeline import statistics
+from pipeline.params import METHOD
+from pipeline.results import Evals
+from pipeline.runs import Arms, Row
+
+HEAD = ("control", "round", "seed", "real scores", "control", "real minus control")
+
+
+def effects(evals: Evals, branches: Arms) -> list[Row]:
+    """Rows of control, seed, round and task, sampled accuracy; `diff` is real minus control.
+
+    With several seeds, a row with seed null after them: the mean over seeds, without an interval.
+    """
+    if not branches:
+        return []
+    changed = Evals(branches)
+    rows = [
+        _effect(evals, changed, control, seed, round_, task)
+        for control, seed, round_ in changed.tables
+        for task in evals.tasks()
+    ]
+    return rows + _pooled(rows)
+
+
+def _effect(evals: Evals, changed: Evals, control: str, seed: int, round_: int, task: str) -> Row:
+    real = evals.graded(METHOD, seed, round_, task, "sampled")
+    other = changed.graded(control, seed, round_, task, "sampled")
+    diff = statistics.difference(real, other)
+    return {
+        "control": control,
+        "seed": seed,
+        "round": round_,
+        "task": task,
+        "real_accuracy": float(real.share_B.mean()),
+        "control_accuracy": float(other.share_B.mean()),
+        "diff": diff.value,
+        "low": diff.low,
+        "high": diff.high,
+        "problems": len(real.problems),
+    }
+
+
+def _pooled(rows: list[Row]) -> list[Row]:
+    if len({row["seed"] for row in rows}) < 2:
+        return []
+    groups: dict[tuple[str, int, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["control"], row["round"], row["task"]), []).append(row)
+    means = ("real_accuracy", "control_accuracy", "diff")
+    return [
+        {"control": control, "seed": None, "round": round_, "task": task}
+        | {name: float(np.mean([row[name] for row in group])) for name in means}
+        | {"low": None, "high": None, "problems": group[0]["problems"]}
+        for (control, round_, task), group in groups.items()
+    ]
+
+
+def section(rows: list[Row]) -> str:
+    """The part of results.md: a table and what was seen, one sentence a control; or nothing."""
+    if not rows:
+        return ""
+    task = rows[-1]["task"]  # all tasks together, where there are several
+    shown = [row for row in rows if row["task"] == task]
+    shown.sort(key=lambda row: (row["control"], row["round"], row["seed"] is None, row["seed"]))
+    body = [
+        [
+            row["control"],
+            row["round"],
+            "mean" if row["seed"] is None else row["seed"],
+            f"{row['real_accuracy']:.3f}",
+            f"{row['control_accuracy']:.3f}",
+            _interval(row),
+        ]
+        for row in shown
+    ]
+    controls = dict.fromkeys(row["control"] for row in shown)
+    return "\n\n".join(
+        [
+            "## What the scores did, round by round",
+            f"Each round of {METHOD} was trained twice from its own checkpoint, on the same "
+            "rollouts, forks and batches: with the real scores and with a control's. The "
+            "difference is what the scores did in that round; no teacher was asked for it. Sampled "
+            "accuracy; brackets are 95 % bootstrap intervals over problems, conditional on these "
+            "trainings.",
+            tabulate(body, HEAD, tablefmt="github", disable_numparse=True),
+            "\n".join(_sentence(control, shown) for control in controls),
+        ]
+    )
+
+
+def _interval(row: Row) -> str:
+    value = f"{row['diff']:+.3f}"
+    return value if row["low"] is None else f"{value} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _sentence(control: str, rows: list[Row]) -> str:
+    own = [row for row in rows if row["control"] == control and row["seed"] is not None]
+    above = sum(row["low"] > 0 for row in own)
+    below = sum(row["high"] < 0 for row in own)
+    unit = "rounds" if len({row["seed"] for row in own}) == 1 else "rounds and seeds"
+    return (
+        f"- {control}: of {len(own)} {unit} the real scores did better in {above} and worse in "
+        f"{below}; in {len(own) - above - below} no difference was seen."
+    )

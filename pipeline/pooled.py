@@ -1,0 +1,48 @@
+"""Accuracies of arms pooled over seeds x problems."""
+
+from pipeline import crossed, statistics
+from pipeline.results import Evals
+from pipeline.runs import Row
+
+Seeds = dict[int, statistics.Graded]  # an arm's grades by seed
+
+
+def by_seed(evals: Evals, arm: str, task: str, round_: int | None = None) -> Seeds:
+    """An arm's sampled grades after `round_`, or its last one, by seed."""
+    seeds = sorted({s for a, s, r in evals.tables if a == arm and round_ in (None, r)})
+    return {
+        s: evals.graded(arm, s, evals.last(arm, s) if round_ is None else round_, task, "sampled")
+        for s in seeds
+    }
+
+
+def rows(evals: Evals) -> list[Row]:
+    """Sampled accuracy and difference to base over seeds x problems; one seed: of that run."""
+    found = []
+    for arm, round_ in dict.fromkeys((arm, round_) for arm, _, round_ in evals.tables):
+        for task in evals.tasks():
+            own, base = by_seed(evals, arm, task, round_), by_seed(evals, "base", task, 0)
+            base = {seed: base[seed] for seed in own}
+            one = next(iter(own))
+            accuracy = statistics.mean(own[one].share_B)
+            diff = statistics.difference(own[one], base[one])
+            if len(own) > 1:
+                accuracy = crossed.accuracy(own).interval
+                diff = crossed.difference(own, base).interval
+            found.append(
+                {
+                    "arm": arm,
+                    "round": round_,
+                    "task": task,
+                    "seeds": len(own),
+                    "problems": len(own[one].problems),
+                    "k": evals.samples(task),
+                    "accuracy": accuracy.value,
+                    "low": accuracy.low,
+                    "high": accuracy.high,
+                    "diff": diff.value,
+                    "diff_low": diff.low,
+                    "diff_high": diff.high,
+                }
+            )
+    return found

@@ -1,0 +1,37 @@
+"""The cells of a plan's arms and what each left in its run.json."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+DATA = Path("data")
+Arms = dict[str, dict[str, dict[str, dict[str, str]]]]  # arm: seed-S: round-R: stage: key
+Row = dict[str, Any]
+
+
+def folder(stage: str, key: str) -> Path:
+    """Of a cell; with several teachers an arm has stages teach-NAME and score-NAME."""
+    return DATA / stage.partition("-")[0] / key
+
+
+def run_json(stage: str, key: str) -> dict[str, Any]:
+    path = folder(stage, key) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{path}: missing. Run `dvc repro`.")
+    return dict(json.loads(path.read_text()))
+
+
+def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
+    """(arm, seed, round, cells) in the plan's order."""
+    for arm, seeds in arms.items():
+        for seed, found in seeds.items():
+            for round_, cells in found.items():
+                yield (
+                    arm,
+                    int(seed.removeprefix("seed-")),
+                    int(round_.removeprefix("round-")),
+                    cells,
+                )

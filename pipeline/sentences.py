@@ -1,0 +1,91 @@
+"""verdicts.json in plain sentences."""
+
+from pipeline.runs import Row
+
+ON_DEV = "Settings are chosen here, on split dev: no verdict. The final report reads split test."
+HEAD = (
+    "Named beforehand; p-values are two-sided, adjusted together after Holm. Claims are those of "
+    "arXiv 2606.01476 (up to, on mathematics, at scale) unless `experiment.claims` says otherwise."
+)
+MEANS = {
+    "supported": "the interval is above zero, and stays so after Holm",
+    "equivalent": "the interval lies within the margin on both sides of zero",
+}
+
+
+def verdicts(rows: list[Row], split: str) -> str:
+    """The verdict section: pre-named contrasts, whether omniopd works, then the rest."""
+    several = len({row["task"] for row in rows}) > 1
+    if split != "test":
+        return "\n".join([ON_DEV, "", *(f"- {_contrast(row, several)}." for row in rows)])
+    named = [row for row in rows if row["named"]]
+    parts = [
+        HEAD,
+        "\n".join(f"- {_verdict(row)}" for row in named)
+        or "- No contrast that was named beforehand is among these arms.",
+        works(named),
+    ]
+    others = [f"- {_contrast(row, several)}." for row in rows if not row["named"]]
+    if others:
+        parts.append("Exploratory, not named beforehand, so no verdict:\n\n" + "\n".join(others))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _contrast(row: Row, several: bool = False) -> str:
+    task = f" (task {row['task']})" if several else ""
+    return (
+        f"{row['arm']} minus {row['versus']}{task}: {row['diff']:+.3f} "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}], p {_p(row['p'])}"
+    )
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "below .001"
+
+
+def _verdict(row: Row) -> str:
+    found = f"{_contrast(row)}, {_p(row['p_holm'])} after Holm: **{row['verdict']}**"
+    return f"{found}: {why(row)}.{claim(row)}"
+
+
+def why(row: Row) -> str:
+    """What the verdict of a pre-named contrast rests on."""
+    found = MEANS.get(row["verdict"])
+    if row["verdict"] == "refuted":
+        below = row["high"] < 0 or row["margin"] is None
+        found = f"the interval is below {'zero' if below else 'half of the claimed gain'}"
+    if row["verdict"] == "equivalent" and row["margin"] is None:
+        found = "both were right equally often on every problem"
+    if row["verdict"] == "undecided":
+        found = row["needed"]
+    return str(found)
+
+
+def claim(row: Row) -> str:
+    """The claimed gain and both readings of its half; whether its size is refuted."""
+    if row["claim"] is None:
+        return ""
+    points, relative = row["margin_points"] * 100, row["margin_relative"] * 100
+    text = (
+        f" The claim is +{row['claim']:g} %; half of it is {points:.1f} points, or {relative:.1f} "
+        f"points relative to {row['versus']}, and the smaller is the margin"
+    )
+    both = (("in points", "margin_points"), ("relative", "margin_relative"))
+    below = [reading for reading, name in both if row["high"] < row[name]]
+    if not below:
+        return text + "; a gain of that size is not excluded."
+    return text + f"; the interval is below half of the claim, read {' and '.join(below)}."
+
+
+def works(named: list[Row]) -> str:
+    """The method works if it beats both the student it began with and shuffled scores."""
+    found = {row["versus"]: row["verdict"] for row in named}
+    missing = [name for name in ("base", "shuffled-scores") if name not in found]
+    if missing:
+        return f"Whether omniopd works cannot be said: {' and '.join(missing)} was not compared."
+    if all(found[name] == "supported" for name in ("base", "shuffled-scores")):
+        return "**omniopd works here**: it is above base and above shuffled-scores."
+    return (
+        "**That omniopd works is not shown here**: both differences have to be supported; that to "
+        f"base is {found['base']}, that to shuffled-scores {found['shuffled-scores']}."
+    )

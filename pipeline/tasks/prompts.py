@@ -1,0 +1,92 @@
+"""A file of prompts, an object a line: `{"prompt": "..."}` or `{"messages": [...]}`. No checker.
+
+Optional `answer` is kept in the prompts table for people; nothing reads it. Rollouts have reward
+null, so arms and evaluations are refused; `omniopd audit` is what these prompts are for.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.tasks import Checked, Problem, unlearnable
+
+NAME = "prompts"
+ROLES = ("system", "user", "assistant")
+
+
+class Prepare(params.TaskPrepare):
+    graded: ClassVar[bool] = False
+
+    task: Literal["prompts"]
+    file: str  # .jsonl, .json or .parquet
+    sha256: params.Sha256 | None = None  # of the file; `omniopd plan` fills it in
+    dev: Annotated[int, Field(ge=0)] = 0
+    test: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def rows(self) -> str:
+        return self.file
+
+    def resolved(self) -> dict[str, Any]:
+        from pipeline.rows import sha256
+
+        return super().resolved() | {"sha256": sha256(self.file, self.sha256)}
+
+
+def load(prepare: Prepare) -> "Prompts":
+    return Prompts(prepare)
+
+
+class Prompts:
+    def __init__(self, prepare: Prepare) -> None:
+        self.prepare = prepare
+
+    def alphabet(self) -> str:
+        raise unlearnable(NAME)
+
+    def problems(self, seed: int) -> Iterator[Problem]:
+        """Test, dev, then train, shuffled."""
+        from pipeline import rows
+
+        p, taken = self.prepare, set[str]()
+        pool = [_problem(row) for row in rows.file(Path(p.file), p.sha256)]
+        for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
+            yield from rows.pick(pool, seed, split, count, taken)
+
+    def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
+        raise unlearnable(NAME)
+
+    def check(self, task: str, response: str, answer: str) -> Checked:
+        raise UserError("task 'prompts' has no checker. Evaluate on another task.")
+
+
+def _problem(row: Any) -> Problem:
+    """`row` is a rows.Row: that module is loaded by `prepare` alone."""
+    answer = row.values.get("answer")
+    answer = "" if answer is None else str(answer)
+    if row.values.get("prompt") is not None:
+        prompt = row.text("prompt")
+        return Problem(NAME, [{"role": "user", "content": prompt}], prompt, answer)
+    found = row.first("messages", "prompt")
+    if not _are_messages(found):
+        wanted = f"a list of {{role, content}} with roles of {ROLES}, a user's last"
+        raise row.wrong(("messages",), found, wanted)
+    messages = [{"role": x["role"], "content": x["content"]} for x in found]
+    # the whole conversation: two that end in the same question are different prompts
+    return Problem(NAME, messages, "\n\n".join(x["content"] for x in messages), answer)
+
+
+def _are_messages(found: Any) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) > 0
+        and all(isinstance(x, dict) for x in found)
+        and all(x.get("role") in ROLES and isinstance(x.get("content"), str) for x in found)
+        and found[-1]["role"] == "user"
+        and bool(found[-1]["content"].strip())
+    )

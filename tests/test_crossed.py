@@ -1,0 +1,222 @@
+"""Intervals over seeds x problems, on tables worked by hand and on simulated ones."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline import crossed, power
+from pipeline.errors import UserError
+from pipeline.statistics import Graded, graded
+
+REPLICATES = 2000
+K = 4  # samples of a problem
+BY_HAND = np.array([[0.0, 2.0], [2.0, 4.0], [1.0, 9.0]])  # seeds x problems
+
+
+def arm(shares_SP):
+    problems = [f"p{i}" for i in range(len(shares_SP[0]))]
+    return {seed: Graded(problems, np.asarray(row, float)) for seed, row in enumerate(shares_SP)}
+
+
+def test_mean_squares_are_those_worked_by_hand():
+    # seed means 1 3 5, problem means 1 5, grand mean 3, residuals 1 -1 1 -1 -2 2
+    assert crossed.mean_squares(BY_HAND) == pytest.approx((8.0, 24.0, 6.0))
+
+
+def test_interval_and_p_are_those_worked_by_hand():
+    low, high, df, p = crossed.interval(3.0, crossed.mean_squares(BY_HAND), 3, 2)
+    # the seeds' excess 8 - 6 at its upper quartile limit: chi2 of 2 df has its first one at .5754
+    seeds = 6 + 2 * 2 / (-2 * math.log(0.75))
+    assert df == pytest.approx((seeds + 24 - 6) ** 2 / (seeds**2 / 2 + 24**2 / 1))
+    error = math.sqrt((8 + 24 - 6) / 6)
+    assert high - 3 == pytest.approx(stats.t.ppf(0.975, df) * error)
+    assert 3 - low == pytest.approx(high - 3)
+    assert p == pytest.approx(2 * stats.t.sf(3 / error, df))
+
+
+@pytest.mark.parametrize(
+    ("squares", "wanted"), [((5, 1, 2), 5), ((1, 5, 2), 5), ((5, 4, 2), 7), ((2, 2, 2), 2)]
+)
+def test_variance_never_falls_below_what_seeds_or_problems_show(squares, wanted):
+    assert crossed.largest(crossed.Squares(*squares)) == wanted
+
+
+def test_degrees_of_freedom_are_those_of_seeds_or_problems_where_one_alone_varies():
+    assert crossed.degrees(crossed.Squares(1e6, 1.0, 1.0), 4, 50) == pytest.approx(3, rel=1e-3)
+    assert crossed.degrees(crossed.Squares(0.0, 1e6, 1.0), 4, 50) == pytest.approx(49, rel=1e-3)
+
+
+def test_many_tables_at_once_are_as_one_by_one():
+    tables = np.random.default_rng(1).random((5, 3, 7))
+    together = crossed.interval(tables.mean((1, 2)), crossed.mean_squares(tables), 3, 7)
+    for i, table in enumerate(tables):
+        assert crossed.interval(table.mean(), crossed.mean_squares(table), 3, 7) == pytest.approx(
+            [values[i] for values in together]
+        )
+
+
+def test_equal_arms_differ_by_nothing_with_p_1():
+    one = arm(np.random.default_rng(2).random((3, 9)))
+    found = crossed.difference(one, one)
+    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_difference_without_variation_is_not_certain():
+    found = crossed.difference(arm(np.ones((3, 2))), arm(np.zeros((3, 2))))
+    # as if one of six values had been 0: t is 6 on 1 degree of freedom
+    assert found.p == pytest.approx(2 * stats.t.sf(6, 1))
+    assert found.low < 0 < found.value
+    many = crossed.difference(arm(np.ones((5, 600))), arm(np.zeros((5, 600))))
+    assert 0 < many.low < 1 == many.high
+    assert 0 < many.p < 0.001
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (1, 1)])
+def test_one_problem_or_one_seed_says_nothing_of_others(shape):
+    found = crossed.difference(arm(np.ones(shape)), arm(np.zeros(shape)))
+    assert (found.value, found.low, found.high, found.p) == (1.0, -1.0, 1.0, 1.0)
+    found = crossed.accuracy(arm(np.ones(shape)))
+    assert (found.value, found.low, found.high) == (1.0, 0.0, 1.0)
+
+
+def test_two_seeds_have_one_degree_of_freedom():
+    assert crossed.accuracy(arm(np.random.default_rng(3).random((2, 50)))).df == 1
+
+
+def test_one_student_evaluated_under_two_seeds_is_one_run():
+    row = np.random.default_rng(4).random(50)
+    found = crossed.accuracy(arm([row, row]))
+    assert found.df == 49
+    assert found.high - found.value == pytest.approx(
+        stats.t.ppf(0.975, 49) * row.std(ddof=1) / math.sqrt(50)
+    )
+
+
+def test_the_order_of_seeds_and_problems_does_not_matter():
+    draw = np.random.default_rng(5)
+    problems = [f"p{i}" for i in range(20)] * K
+    grades = {seed: draw.random(len(problems)) < 0.5 for seed in range(4)}
+    one = {seed: graded(problems, correct) for seed, correct in grades.items()}
+    turned = draw.permutation(len(problems))
+    other = {
+        seed: graded([problems[i] for i in turned], grades[seed][turned]) for seed in (2, 0, 3, 1)
+    }
+    assert crossed.accuracy(one) == crossed.accuracy(other)
+    assert crossed.difference(one, other).value == 0
+
+
+def test_a_seed_that_lacks_problems_is_refused():
+    whole, short = graded(["a", "b", "c"], [1, 0, 1]), graded(["a", "b"], [1, 0])
+    with pytest.raises(UserError, match=r"seed 1 has 2 problems, wanted the 3 .* as \['c'\]"):
+        crossed.accuracy({0: whole, 1: short})
+    with pytest.raises(UserError, match="seed 1 has 2 problems"):
+        crossed.difference({0: whole, 1: whole}, {0: whole, 1: short})
+
+
+def test_arms_of_different_seeds_are_refused():
+    row = graded(["a", "b"], [1, 0])
+    with pytest.raises(UserError, match=r"one arm has seeds \[0, 1\], the other \[0\]"):
+        crossed.difference({0: row, 1: row}, {0: row})
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def simulated(draw, replicates, seeds, problems, sd):
+    """Differences of shares (R, S, P): an arm with an effect of its own on every problem, of sd
+    .7 on the logit scale and mean 0, and on every seed, of `sd` in accuracy."""
+    difficulty = draw.normal(0, 1.5, (replicates, 1, problems))
+    moved = logistic(difficulty + draw.normal(0, 0.7, difficulty.shape))
+    own = np.clip(moved + sd * draw.normal(size=(replicates, seeds, 1)), 0, 1)
+    base = np.broadcast_to(logistic(difficulty), own.shape)
+    return (draw.binomial(K, own) - draw.binomial(K, base)) / K
+
+
+def checked(differences):
+    """(low, high, p) of each table, none of them NaN."""
+    squares = crossed.mean_squares(differences)
+    low, high, df, p = crossed.interval(differences.mean((1, 2)), squares, *differences.shape[1:])
+    assert np.isfinite([low, high, df, p]).all()
+    return low, high, p
+
+
+def replicated(seeds, problems, table):
+    """`REPLICATES` intervals, a few hundred tables at a time."""
+    step = max(1, 500_000 // (seeds * problems))
+    sizes = [min(step, REPLICATES - done) for done in range(0, REPLICATES, step)]
+    return np.concatenate([checked(table(size)) for size in sizes], axis=1)
+
+
+@pytest.mark.parametrize("problems", [30, 600])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("sd", [0, 0.05, 0.1])
+def test_intervals_over_seeds_cover_the_truth_and_a_null_is_rarely_supported(sd, seeds, problems):
+    # the mean effect is 0 by symmetry: difficulty, its change and the seeds' effects all have it
+    draw = np.random.default_rng([seeds, problems, int(sd * 100)])
+    low, high, _ = replicated(seeds, problems, lambda n: simulated(draw, n, seeds, problems, sd))
+    assert 0.92 <= np.mean((low <= 0) & (high >= 0)) <= 0.99
+    assert np.mean(low > 0) <= 0.04
+
+
+@pytest.mark.parametrize("problems", [30, 600])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_equal_arms_on_different_evaluation_streams_have_conservative_p_values(seeds, problems):
+    draw = np.random.default_rng([seeds, problems])
+
+    def table(n):
+        true = np.broadcast_to(
+            logistic(draw.normal(0, 1.5, (n, 1, problems))), (n, seeds, problems)
+        )
+        return (draw.binomial(K, true) - draw.binomial(K, true)) / K
+
+    _, _, p = replicated(seeds, problems, table)
+    assert np.mean(p < 0.05) <= 0.08
+    for level in (0.1, 0.25, 0.5):  # and at every other level, with three standard errors
+        assert np.mean(p < level) <= level + 3 * math.sqrt(level * (1 - level) / REPLICATES)
+
+
+@pytest.mark.parametrize("sd", [0, 0.05, 0.1])
+def test_an_arms_own_accuracy_is_covered_as_well(sd):
+    draw = np.random.default_rng([7, int(sd * 100)])
+
+    def table(n):
+        true = 0.5 + 0.15 * draw.normal(size=(n, 1, 100)) + sd * draw.normal(size=(n, 3, 1))
+        return draw.binomial(K, np.clip(true, 0, 1)) / K - 0.5
+
+    low, high, _ = replicated(3, 100, table)
+    assert 0.92 <= np.mean((low <= 0) & (high >= 0)) <= 0.99
+
+
+@pytest.mark.parametrize(("seeds", "problems"), [(2, 600), (3, 30), (3, 600), (5, 30), (10, 600)])
+def test_the_smallest_difference_told_beforehand_is_seen_four_times_in_five(seeds, problems):
+    draw = np.random.default_rng([seeds, problems])
+    smallest = power.detectable(seeds, problems, K)
+
+    def table(n):
+        spread = power.SEEDS * draw.normal(size=(n, seeds, 1))
+        spread = spread + power.PROBLEMS * draw.normal(size=(n, 1, problems))
+        noise = math.sqrt(2 * power.WITHIN / K) * draw.normal(size=(n, seeds, problems))
+        return smallest + spread + noise
+
+    low, _, _ = replicated(seeds, problems, table)
+    assert 0.74 <= np.mean(low > 0) <= 0.86
+
+
+def test_one_run_sees_five_points_rarely_on_30_problems_and_nearly_always_on_500():
+    draw = np.random.default_rng(8)
+    for problems, lowest, highest in ((30, 0.25, 0.42), (500, 0.99, 1.0)):
+        error, _ = power.standard_error(1, problems, 32)
+        found = 0.05 + error * math.sqrt(problems) * draw.normal(size=(2000, problems))
+        t, p = stats.ttest_1samp(found, 0, axis=1)
+        assert lowest <= np.mean((p < 0.05) & (t > 0)) <= highest
+
+
+def test_more_seeds_problems_or_samples_see_smaller_differences():
+    one = power.detectable(3, 100, 4)
+    assert power.detectable(5, 100, 4) < one
+    assert power.detectable(3, 400, 4) < one
+    assert power.detectable(3, 100, 16) < one
+    assert power.detectable(1, 400, 4) < power.detectable(1, 100, 4)

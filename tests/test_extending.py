@@ -1,0 +1,102 @@
+"""What CONTRIBUTING says: an arm, a metric, a scheduler are one file plus one line."""
+
+import json
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from tests.project import Project
+from tests.test_dag import AGAIN, commands, groups, ledger
+
+# file, its text, where its name is listed, the list's beginning before and after
+ADDED = {
+    "metric": (
+        "pipeline/similarity/ending.py",
+        '''"""ending: 1 where both texts end in the same character, else 0."""
+
+from collections.abc import Sequence
+
+from pipeline.similarity import Pair
+
+
+def measure(pairs: Sequence[Pair]) -> list[float]:
+    return [float(p.text[-1:] == p.other[-1:]) for p in pairs]
+''',
+        "pipeline/similarity/__init__.py",
+        "METRICS = (",
+        'METRICS = ("ending", ',
+    ),
+    "scheduler": (
+        "pipeline/schedulers/latest.py",
+        '''"""latest: the last chunks of a response."""
+
+from pipeline.schedulers import Response, greedy
+
+
+def positions(response: Response) -> list[int]:
+    last = len(response.entropies_T) - response.chunk
+    return greedy(list(range(last, -1, -1)), response)
+''',
+        "pipeline/schedulers/__init__.py",
+        "SCHEDULERS = (",
+        'SCHEDULERS = ("latest", ',
+    ),
+    # task: to be added here
+}
+ARM = {"forks": {"scheduler": "latest"}, "score": {"metric": "ending"}}
+
+
+@pytest.fixture
+def project(small, tmp_path):
+    found = small.copy(tmp_path / "project")
+    for path, text, listed, before, after in ADDED.values():
+        (found.folder / path).write_text(text)
+        names = found.folder / listed
+        assert names.read_text().count(before) == 1
+        names.write_text(names.read_text().replace(before, after))
+    return found
+
+
+def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them(project):
+    before = ledger(project)
+    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "mine"], arms__mine=ARM)
+    names = project.repro()
+    # forks and score load the lists, and write what they wrote before: nothing follows
+    own = {"forks": 1, "teach": 1, "score": 1, "prior": 1, "train": 1, "evaluate": 1}
+    assert groups(names) == Counter(AGAIN) + Counter(own) + Counter({"forks": 1, "score": 2})
+    assert project.cell("mine", 1, "rollout") == project.cell("omniopd", 1, "rollout")
+    assert ledger(project) != before  # its forks lie elsewhere
+
+    rollouts = pd.read_parquet(project.cell("mine", 1, "rollout") / "rollouts.parquet")
+    forks = pd.read_parquet(project.cell("mine", 1, "forks") / "forks.parquet")
+    most = {r.rollout_id: len(r.token_ids) // 6 for r in rollouts.itertuples()}
+    for name, starts in forks.groupby("rollout_id").position:
+        total = len(rollouts.set_index("rollout_id").token_ids[name])
+        assert list(starts) == [total - 6 * i for i in range(min(3, most[name]), 0, -1)]
+    answers = pd.read_parquet(project.cell("mine", 1, "teach") / "answers.parquet")
+    scores = pd.read_parquet(project.cell("mine", 1, "score") / "scores.parquet")
+    merged = forks.merge(answers, on=["rollout_id", "position"])
+    expected = [float(a[-1:] == b[-1:]) for a, b in zip(merged.chunk_text, merged.text)]  # noqa: B905
+    assert list(scores.similarity) == expected
+    assert 0 < sum(expected) < len(expected)
+    rows = json.loads((project.folder / "data/report/results.json").read_text())
+    assert {"mine"} < {row["arm"] for row in rows}
+
+    keys = {project.cell("mine", 1, stage).name for stage in ("forks", "score")}
+    found = {name: (set(code), command) for (_, code), (name, command) in commands(project).items()}
+    new = {name: pair for name, pair in found.items() if name.partition("@")[2] in keys}
+    assert len(new) == 2
+    for code, command in new.values():
+        assert project.loaded(command) == code  # dvc.yaml knows them without a line more
+
+
+@pytest.mark.parametrize(("kind", "key"), [("metric", "score"), ("scheduler", "forks")])
+def test_a_name_that_is_not_listed_is_refused_with_those_that_are(tmp_path, kind, key):
+    project = Project(tmp_path / "project")
+    path, text, *_ = ADDED[kind]
+    (project.folder / path).write_text(text)
+    project.edit(arms__omniopd={key: ARM[key]})
+    done = project.run("omniopd", "plan", check=False)
+    assert done.returncode == 1
+    assert f"{key}.{kind}: found '{ARM[key][kind]}', wanted one of" in done.stderr

@@ -1,0 +1,139 @@
+"""The final answer is found, compared by math-verify, and no answer holds the grader up."""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.tasks import math
+from tests.answers_hostile import GOLD, GOOD, hostile
+
+LIMIT = 0.4  # seconds for an answer: short, as dozens of these use it up
+OWNED = Path("/tmp/omniopd-owned")
+
+
+def task(seconds=20.0):
+    values = {
+        "task": "math",
+        "seed": 1,
+        "train": 1,
+        "dev": 1,
+        "test": 1,
+        "folder": ".",
+        "sets": {"own": {"file": "own.jsonl", "format": "math-500", "splits": ("test",)}},
+        "instruction": "Go.",
+        "timeout_seconds": seconds,
+    }
+    return math.load(math.Prepare.model_validate(values))
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return task()
+
+
+@pytest.mark.parametrize(
+    ("response", "wanted"),
+    [
+        ("So $\\boxed{12}$.", ("12", None)),
+        ("\\boxed{1} and then \\boxed{\\frac{1}{2}}", ("\\frac{1}{2}", None)),
+        ("\\boxed{\\boxed{7}}", ("7", None)),
+        ("\\boxed{\\{1, 2\\}}", ("\\{1, 2\\}", None)),
+        ("\\boxed {5}", ("5", None)),
+        ("\\fbox{5}", ("5", None)),
+        ("Answer: 3\n\\boxed{4}", ("4", None)),  # a box wins
+        ("\\boxed{4}\nAnswer: 3", ("4", None)),
+        ("Answer: 3\nAnswer: 4.", ("4", None)),
+        ("**Answer:** 73", ("73", None)),
+        ("**Answer**: **73**", ("73", None)),
+        ("Answer:\n\n73\n", ("73", None)),
+        ("The final answer is 73.", ("73", None)),
+        ("work\n#### 73\n", ("73", None)),
+        ("#### 1\nAnswer: 2", ("2", None)),
+        ("It is 73", (None, None)),
+        ("", (None, None)),
+        ("\\boxed{}", (None, None)),
+        # a broken box never hides a complete one, and never goes by unseen
+        ("\\boxed{12} or rather \\boxed{13", ("12", "malformed")),
+        ("\\boxed{12} or rather \\boxed 13", ("12", "malformed")),
+        ("\\boxed{1\\boxed{12}", ("12", None)),
+        ("Answer: 12, so \\boxed{12", ("12, so \\boxed{12", "malformed")),
+        ("\\boxed{13", (None, "malformed")),
+        ("} \\boxed{5} {", ("5", None)),
+    ],
+)  # fmt: skip
+def test_the_final_answer_is_the_last_complete_box_else_after_answer_else_after_hashes(
+    response, wanted
+):
+    assert math.extract(response) == wanted
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("1/2", "0.5", True),
+        ("\\frac{1}{2}", "\\frac12", True),
+        ("2400", "2,400", True),
+        ("18", "18 dollars", True),
+        ("18", "\\$18", True),
+        ("$2\\sqrt{3}$", "\\sqrt{12}", True),
+        ("2, -2", "\\{-2, 2\\}", True),
+        ("(1,2)", "(1, 2)", True),
+        ("(1,2)", "(2,1)", False),
+        ("\\text{east}", "\\text{East}", True),
+        ("\\text{east}", "\\text{West}", False),
+        ("x^2+2x+1", "(x+1)^2", True),
+        ("5", "x=5", True),
+        ("73", "**73**", True),
+        ("204", "205", False),
+        ("2", "2\\sqrt{3}", False),
+    ],
+)
+def test_equal_answers_are_right_however_they_are_written(patient, gold, answer, correct):
+    assert patient.check("own", f"Answer: {answer}", gold).correct == correct
+
+
+def test_what_cannot_be_graded_has_a_reason(patient):
+    assert patient.check("own", "\\boxed{\\frac{}", "1").reason == "malformed"
+    assert patient.check("own", "\\boxed{?!}", "1").reason == "unparsable"
+    long = patient.check("own", "Answer: " + "1" * 2000, "1")
+    assert (long.reason, len(long.extracted)) == ("too_long", 1000)
+    both = patient.check("own", "\\boxed{1} \\boxed{", "1")
+    assert (both.correct, both.reason) == (True, "malformed")
+
+
+def test_two_hundred_hostile_answers_are_wrong_in_time_and_a_good_one_is_right_after_them():
+    grader, answers, reasons = task(LIMIT), hostile(), {}
+    assert len(answers) >= 200
+    grader.check("own", GOOD, GOLD)
+    for family, response in answers:
+        before = time.monotonic()
+        found = grader.check("own", response, GOLD)
+        assert time.monotonic() - before < LIMIT + 20, (family, response[:80])  # a busy machine
+        assert not found.correct, (family, response[:80])
+        reasons.setdefault(found.reason, []).append((family, response[:60]))
+    assert len(reasons["timeout"]) < 60
+    assert {"timeout", "too_long", "malformed", "unparsable"} <= set(reasons)
+    assert not OWNED.exists()
+    grader._grader.timeout_seconds = 20.0
+    assert grader.check("own", GOOD.replace("1764", "1764.0"), GOLD).correct
+
+
+def test_a_grader_that_is_killed_from_outside_is_replaced():
+    grader = task()
+    assert grader.check("own", "\\boxed{2.0}", "2").correct
+    process = grader._grader._worker[0]
+    os.kill(process.pid, 9)
+    psutil.wait_procs([psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else [], 10)
+    assert grader.check("own", "\\boxed{2.0}", "2") == ("2.0", False, "crashed")
+    assert grader.check("own", "\\boxed{2.0}", "2").correct
+
+
+def test_the_memory_of_the_grader_is_limited():
+    grader = task()
+    grader.check("own", "\\boxed{2.0}", "2")
+    process = psutil.Process(grader._grader._worker[0].pid)
+    soft, hard = process.rlimit(psutil.RLIMIT_AS)
+    assert math.MEMORY < soft == hard < 3 * math.MEMORY
