@@ -179,6 +179,7 @@ def _check_variants(where: str, arm: Settings) -> None:
     """Variants that are a file each; a new one is named beside the others."""
     for key, found, wanted in (
         ("score.metric", arm.score.metric, METRICS),
+        *(("calibrate.metrics", metric, METRICS) for metric in arm.calibrate.metrics),
         ("forks.scheduler", arm.forks.scheduler, SCHEDULERS),
     ):
         if found not in wanted:

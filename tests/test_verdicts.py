@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline import (
+    costs,
     crossed,
     experiment,
     markdown,
@@ -86,9 +87,11 @@ def page(found, split="test"):
         "contrasts": results.contrasts(found),
         "pooled": pooled.rows(found),
         "verdicts": verdicts.rows(found, split, verdicts.CLAIMS),
+        "branches": [],
+        "costs": costs.rows(found.arms),
     }
     json.dumps(rows, allow_nan=False)
-    p = SimpleNamespace(split=split, sampled_k=K, per_seed=True, notes=())
+    p = SimpleNamespace(split=split, sampled_k=K, per_seed=True, notes=(), match=None)
     return markdown.render(found, rows, {}, p)
 
 
@@ -199,7 +202,8 @@ def test_a_seed_with_fewer_problems_is_refused():
 def test_the_page_of_several_seeds_has_one_table_and_says_whether_the_method_works():
     found = evals(SEVERAL)
     text = page(found)
-    (line,) = [x for x in text.splitlines() if x.startswith("| omniopd ")]
+    results_part = text.partition("## Verdicts")[0]
+    (line,) = [x for x in results_part.splitlines() if x.startswith("| omniopd ")]
     (row,) = [r for r in pooled.rows(found) if r["arm"] == "omniopd"]
     assert f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in line
     assert f"{row['diff']:+.3f} [{row['diff_low']:+.3f}, {row['diff_high']:+.3f}]" in line
@@ -273,8 +277,8 @@ def test_claims_are_part_of_the_report_only_where_they_are_set(tmp_path):
 
 
 def test_plan_tells_the_smallest_difference_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.dag.write", lambda: {"cells": {"arms": {}}})
     (tmp_path / "params.yaml").write_text(MINIATURE.read_text())
+    monkeypatch.setattr("pipeline.dag.write", lambda: plan.expand(experiment.load()))
     done = CliRunner().invoke(app, ["plan"])
     assert "smallest difference seen with 80% power: " in done.stdout
     assert "(1 seed, 24 problems, avg@2; assumed sd " in done.stdout
