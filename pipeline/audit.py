@@ -6,8 +6,8 @@ nor DVC is needed. Cells are named by what they are, so a second audit in the fo
 what has changed, and the judgment store keeps every answer that was bought.
 """
 
+import contextlib
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -57,6 +57,7 @@ class Options:
     max_new_tokens: int
     temperature: float
     metric: str
+    full: int  # responses of the run whose cost is told
 
 
 def audit(options: Options) -> Path:
@@ -68,7 +69,43 @@ def audit(options: Options) -> Path:
     found = plan.audited(file, ARM)
     cells.write_text(options.out / cells.PLAN, _yaml(found))
     _run(found, options.out)
-    return options.out
+    with contextlib.chdir(options.out):  # the report's readers know artifacts as data/...
+        text = _page(options, file, found)
+        cells.write_text(Path("index.html"), text)
+    return options.out / "index.html"
+
+
+def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str:
+    from pipeline.calibration import summary
+    from pipeline.page import audit as page
+    from pipeline.runs import folder, run_json
+
+    arms = found["cells"]["arms"]
+    settings = {ARM: plan.method(file.arm(ARM))}
+    ((_, own),) = arms[ARM]["seed-0"].items()
+    rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
+    reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()
+    teacher = file.teachers["audited"]
+    price = None if isinstance(teacher, params.LocalTeacher) else teacher.price
+    return page.html(
+        page.Audited(
+            student=o.student,
+            teacher=o.teacher,
+            continuation=o.continuation,
+            metric=o.metric,
+            chunk_tokens=o.chunk_tokens,
+            prompts=o.count,
+            responses=len(reasons),
+            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", tables.FORKS),
+            cut=reasons.count("length") / max(len(reasons), 1),
+            calibration=summary.rows(summary.gather(arms, settings)),
+            teach=run_json("teach", own["teach"]),
+            price=None if price is None else {"input": price.input, "output": price.output},
+            full=o.full,
+            settings=settings[ARM],
+            browser=page.browser(arms, settings),
+        )
+    )
 
 
 def settings(o: Options) -> dict[str, Any]:
@@ -141,8 +178,6 @@ def _prepare(o: Options) -> dict[str, Any]:
         "file": str(o.prompts.resolve()),
         "seed": 0,
         "train": o.count,
-        "dev": 1,
-        "test": 1,
     }
 
 
@@ -152,8 +187,12 @@ def _model(spec: str) -> dict[str, Any]:
     package, _, file = spec.partition("/")
     if file.endswith(".gguf") and importlib.util.find_spec(package):
         return {"init": {"kind": "gguf", "package": package, "file": file}} | studied
-    name = str(Path(spec).resolve()) if Path(spec).is_dir() else spec
-    return {"init": {"kind": "hub", "name": name}} | studied
+    return {"init": {"kind": "hub", "name": _absolute(spec)}} | studied
+
+
+def _absolute(name: str) -> str:
+    """A folder, as seen from the scratch folder; a hub name stays."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _teacher(o: Options, models: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +203,7 @@ def _teacher(o: Options, models: dict[str, Any]) -> dict[str, Any]:
             "provider": o.provider,
             "base_url": o.teacher,
             "model": o.model or _served(o.teacher, o.api_key_env),
-            "tokenizer": o.tokenizer,
+            "tokenizer": _absolute(o.tokenizer) if o.tokenizer else None,
             "api_key_env": o.api_key_env,
             "price": o.price and {"input": o.price[0], "output": o.price[1]},
         }
@@ -237,10 +276,6 @@ def command(stage: str, key: str, cell: dict[str, Any]) -> Iterator[str]:
         if name != "params" and argument in PATHS:
             yield from (f"--{argument}", PATHS[argument].format(value))
     yield from ("--out", f"data/{stage}/{key}")
-
-
-def run_json(folder: Path, stage: str, key: str) -> dict[str, Any]:
-    return dict(json.loads((folder / "data" / stage / key / "run.json").read_text()))
 
 
 def _yaml(content: dict[str, Any]) -> str:

@@ -114,7 +114,8 @@ def audit(
     answers: Annotated[int, typer.Option(min=2, help="continuations a fork, N")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of a response")] = 96,
     temperature: Annotated[float, typer.Option(help="of student and teacher")] = 1.0,
-    metric: Annotated[str, typer.Option(help="of the weights shown in the browser")] = "edit",
+    metric: Annotated[str, typer.Option(help="of the verdict and of the browser")] = "edit",
+    full: Annotated[int, typer.Option(min=1, help="responses of the run that is priced")] = 6400,
 ) -> None:
     """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
     from pipeline import audit as auditing
@@ -122,7 +123,7 @@ def audit(
     mode = continuation or ("completions" if tokenizer or "://" not in teacher else "prefill")
     options = auditing.Options(
         student, teacher, prompts, out, model, provider, mode, tokenizer, api_key_env, price,
-        count, samples, forks, chunk_tokens, answers, max_new_tokens, temperature, metric,
+        count, samples, forks, chunk_tokens, answers, max_new_tokens, temperature, metric, full,
     )  # fmt: skip
     typer.echo(auditing.audit(options))
 
