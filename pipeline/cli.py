@@ -87,6 +87,48 @@ def estimate(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = 
 
 
 @app.command()
+def audit(
+    student: Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")],
+    teacher: Annotated[str, typer.Option(help="a URL, a teacher of params.yaml, or as --student")],
+    prompts: Annotated[Path, typer.Option(help="JSON lines with `prompt` or `messages`")],
+    out: Annotated[Path, typer.Option(help="scratch folder; what is there is not repeated")] = Path(
+        "audit"
+    ),
+    model: Annotated[str | None, typer.Option(help="the teacher's model, behind a URL")] = None,
+    provider: Annotated[str, typer.Option(help="what answers there: vllm, openai, ...")] = "other",
+    continuation: Annotated[
+        str | None,
+        typer.Option(help="completions, prefill, instruct; prefill behind a URL without tokenizer"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="student, folder or hub name, for completions behind a URL")
+    ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="variable that holds the key")] = None,
+    price: Annotated[
+        tuple[float, float] | None, typer.Option(help="dollars a million tokens, in and out")
+    ] = None,
+    count: Annotated[int, typer.Option(min=2, help="prompts")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="responses a prompt, G")] = 2,
+    forks: Annotated[int, typer.Option(min=1, help="forks a response, M")] = 3,
+    chunk_tokens: Annotated[int, typer.Option(min=1, help="tokens of a chunk, C")] = 12,
+    answers: Annotated[int, typer.Option(min=2, help="continuations a fork, N")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of a response")] = 96,
+    temperature: Annotated[float, typer.Option(help="of student and teacher")] = 1.0,
+    metric: Annotated[str, typer.Option(help="of the verdict and of the browser")] = "edit",
+    full: Annotated[int, typer.Option(min=1, help="responses of the run that is priced")] = 6400,
+) -> None:
+    """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
+    from pipeline import audit as auditing
+
+    mode = continuation or ("completions" if tokenizer or "://" not in teacher else "prefill")
+    options = auditing.Options(
+        student, teacher, prompts, out, model, provider, mode, tokenizer, api_key_env, price,
+        count, samples, forks, chunk_tokens, answers, max_new_tokens, temperature, metric, full,
+    )  # fmt: skip
+    typer.echo(auditing.audit(options))
+
+
+@app.command()
 def harness(
     name: Annotated[str, typer.Argument(help="a checkpoint's folder, or an arm: its last round")],
     tasks: Annotated[str, typer.Option(help="names of the harness's tasks, with commas")],

@@ -92,6 +92,39 @@ def named(plan: dict[str, Any]) -> dict[str, Any]:
     return {**plan["cells"]["arms"], **{f"{METHOD}+{name}": found for name, found in branches}}
 
 
+def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
+    """What `omniopd audit` runs: round 1 of an arm up to its targets and calibration, no training.
+
+    Of the same form as the plan of an experiment.
+    """
+    plan, settings = _Plan(experiment), experiment.arm(arm)
+    seed = experiment.experiment.seeds[0]
+    prompts = plan.prompts(settings.prepare)
+    base = plan.model(experiment.experiment.student, settings, seed, prompts)
+    first = _Round(plan, settings, seed, 1, prompts, base, base)
+    first.prior()
+    first.calibrate()
+    plan.arms = {
+        "base": {f"seed-{seed}": {"round-0": {"policy": base}}},
+        arm: {f"seed-{seed}": {"round-1": first.found}},
+    }
+    return {"cells": {**plan.cells, "arms": plan.arms, "branches": {}}}
+
+
+def checkpoint(experiment: Experiment, model: str) -> str:
+    """Folder of the cell that makes an entry of pretrain.models."""
+    plan, settings = _Plan(experiment), experiment.arm(experiment.experiment.arms[0])
+    prompts = plan.prompts(settings.prepare)
+    return plan.model(model, settings, experiment.experiment.seeds[0], prompts)
+
+
+def method(settings: Settings) -> dict[str, Any]:
+    """What the report prints of an arm: every number of the method."""
+    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
+    found = {name: _tracked(settings, name) for name in blocks}
+    return {"prepare": _dump(settings.prepare), **found}
+
+
 def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
     """Each cell by its name in DVC (GROUP@KEY) with the names of the cells that it reads.
 
@@ -227,7 +260,7 @@ class _Plan:
             | {
                 "arms": self.arms,
                 "branches": self.branches,
-                "settings": {name: _method(self.experiment.arm(name)) for name in experiment.arms},
+                "settings": {name: method(self.experiment.arm(name)) for name in experiment.arms},
                 "sampled_k": first.evaluate.samples,
                 "split": first.evaluate.split,
                 "per_seed": first.pretrain.per_seed,
@@ -448,10 +481,3 @@ def _tracked(settings: Settings, block: str) -> dict[str, Any]:
 def _sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
     """Group of a stage that grades."""
     return f"{stage}-sandbox" if prepare.sandboxed else stage
-
-
-def _method(settings: Settings) -> dict[str, Any]:
-    """What the report prints of an arm: every number of the method."""
-    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
-    found = {name: _tracked(settings, name) for name in blocks}
-    return {"prepare": _dump(settings.prepare), **found}

@@ -4,6 +4,7 @@ The file asks for nothing: Vega stands in it, and a policy in its head forbids e
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -41,7 +42,7 @@ class Content:
 
 
 def render(content: Content) -> str:
-    """The whole file."""
+    """The report of an experiment."""
     found = [
         _results(content),
         sections.curves(content.curves, content.arms, content.split, content.pooled),
@@ -51,7 +52,18 @@ def render(content: Content) -> str:
         _browser(content),
         how.section(content.settings, content.runs, content.notes),
     ]
-    shown = [section for section in found if section is not None]
+    return assemble("OmniOPD experiment", _basis(content), found, content.arms, content.browser)
+
+
+def assemble(
+    title: str,
+    basis: Markup,
+    parts: Sequence[Section | None],
+    arms: list[str],
+    browser: dict[str, Any] | None,
+) -> str:
+    """The whole file. `arms` have their colours in this order."""
+    shown = [part for part in parts if part is not None]
     specs = {
         chart.name: chart.spec
         for section in shown
@@ -59,21 +71,35 @@ def render(content: Content) -> str:
         if isinstance(block, Charts)
         for chart in block.charts
     }
-    looks = {arm: _look(content.arms, arm) for arm in content.arms}
-    template = _environment().get_template("template.html.j2")
-    return template.render(
-        content=content,
-        sections=shown,
-        seeds=sorted({row["seed"] for row in content.results}),
-        problems=max((row["problems"] for row in content.results), default=0),
-        style=Markup(_source("page.css")),
-        colours=list(enumerate(COLOURS)),
-        scripts=[Markup(_source(name)) for name in SCRIPTS],
-        vega=Markup(vega() if specs else ""),
-        specs=Markup(forks.dumps(specs)),
-        browser=Markup(forks.dumps(content.browser)),
-        looks=looks,
-        looks_json=Markup(forks.dumps(looks)),
+    looks = {arm: _look(arms, arm) for arm in arms}
+    return (
+        _environment()
+        .get_template("template.html.j2")
+        .render(
+            title=title,
+            basis=basis,
+            sections=shown,
+            style=Markup(_source("page.css")),
+            colours=list(enumerate(COLOURS)),
+            scripts=[Markup(_source(name)) for name in SCRIPTS],
+            vega=Markup(vega() if specs else ""),
+            specs=Markup(forks.dumps(specs)),
+            browser=Markup(forks.dumps(browser)),
+            looks=looks,
+            looks_json=Markup(forks.dumps(looks)),
+        )
+    )
+
+
+def _basis(content: Content) -> Markup:
+    return Markup(
+        _environment()
+        .get_template("basis.html.j2")
+        .render(
+            content=content,
+            seeds=sorted({row["seed"] for row in content.results}),
+            problems=max((row["problems"] for row in content.results), default=0),
+        )
     )
 
 
