@@ -3,10 +3,13 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test check smoke install
+.PHONY: repro study test check smoke install
 
 repro: install                 ## install, then the experiment: plan and plain `dvc repro`
 	@omniopd repro
+
+study: install                 ## every arm on five seeds, as params.yaml; goes on where it stopped
+	@omniopd profile study && omniopd run --parallel 2
 
 test: install check            ## install, then linters and tests
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

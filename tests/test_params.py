@@ -203,3 +203,16 @@ def test_chunk_lengths_are_a_quarter_half_and_the_whole_and_at_least_two(tmp_pat
     assert block.lengths(1) == (1,)
     named = load(tmp_path, put("calibrate", {"chunk_tokens": [6, 1]})).calibrate
     assert named.lengths(6) == (1, 6)
+
+
+def test_the_study_is_the_default_experiment_with_more_arms_seeds_and_branches():
+    default, study = (
+        experiment.read_yaml(path) for path in (ROOT / "params.yaml", ROOT / "profiles/study.yaml")
+    )
+    own = {"experiment", "arms", "score"}
+    assert {k: v for k, v in study.items() if k not in own} == {
+        k: v for k, v in default.items() if k not in own
+    }
+    assert default["arms"].items() <= study["arms"].items()
+    assert set(study["arms"]) == set(study["experiment"]["arms"])
+    assert study["score"] == default["score"] | {"allow_flat": True}
