@@ -547,7 +547,7 @@ def test_every_metric_is_one_call_and_embeds_each_text_once(tmp_path, monkeypatc
         calls.append(len(asked))
         return [float(p.text == p.other) for p in asked]
 
-    monkeypatch.setattr(embedding, "embedding", fake)
+    monkeypatch.setattr(embedding, "measure", fake)
     rows = calibrated(tmp_path, TWO, 3, 2, metrics=["embedding", "exact"], lengths=[1, 2, 3])
     assert len(calls) == 1
     assert found(rows, "own", "embedding", 1)["value"] is not None
@@ -564,7 +564,7 @@ def settings(metric="exact", source="similarity"):
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
     """Two arms that share a cell, and one with a flat contrast and two teachers."""
-    monkeypatch.setattr("pipeline.results.DATA", tmp_path)
+    monkeypatch.setattr("pipeline.runs.DATA", tmp_path)
     flat = varied(lambda _, draw: words(draw, 3))
     for key, made in (("good", varied(lambda chunk, _: chunk)), ("flat", flat)):
         (tmp_path / "calibrate" / key).mkdir(parents=True)

@@ -43,7 +43,7 @@ REFUSED = [
     ("train.beta", -0.1, r"train\.beta: found -0\.1"),
     ("forks.chunk_tokens", 21, r"chunk_tokens: found 21, wanted at most rollout\.max_new_tokens"),
     ("calibrate", {"chunk_tokens": [7]}, r"calibrate\.chunk_tokens: found 7, wanted at most .* 6"),
-    ("calibrate", {"metrics": ["bleu"]}, r"calibrate\.metrics: found 'bleu'"),
+    ("calibrate", {"metrics": ["bleu"]}, r"calibrate\.metrics: found 'bleu', wanted one of"),
     ("experiment.rounds", 6, r"prepare\.train: found 40, wanted at least .* = 48\. Enlarge"),
     ("experiment.arms", ["omniopd", "nosuch"], r"'nosuch' is not defined; defined are"),
     ("teach.teacher", "nobody", r"teach\.teacher: found 'nobody', wanted one of teachers"),
