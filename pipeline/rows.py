@@ -34,7 +34,7 @@ class Row(NamedTuple):
     def text(self, *names: str) -> str:
         """Likewise, as text that is not empty; numbers are written out."""
         found = self.first(*names)
-        if isinstance(found, int) and not isinstance(found, bool):
+        if isinstance(found, int | float) and not isinstance(found, bool):
             return str(found)
         if isinstance(found, str) and found.strip():
             return found

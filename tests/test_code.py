@@ -93,6 +93,15 @@ def test_the_canaries_of_these_tests_can_be_found_outside_the_sandbox(tmp_path):
             assert done.returncode == 0, name
 
 
+@needs_sandbox
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can forbid shared memory")
+def test_root_forbids_memory_that_outlives_its_process():
+    source = (
+        "import ctypes, os\nos.write(3, str(ctypes.CDLL(None).shmget(0, 4096, 0o1600)).encode())"
+    )
+    assert sandbox.run(source, None, sandbox.Limits(20.0)).result == b"-1"
+
+
 @pytest.mark.parametrize(
     ("response", "wanted"),
     [

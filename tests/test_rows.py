@@ -1,18 +1,21 @@
 """Rows in the formats that sets really have; every row here was written for these tests."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import rows, tables
 from pipeline.errors import UserError
 from pipeline.params import ProblemSet
-from pipeline.tasks import load, math, prompts
+from pipeline.tasks import code, load, math, prompts
 from stages.prepare import PrepareParams, prepare
+from tests.project import ROOT
 
 GSM8K = {
     "question": "A box holds 1,200 pens. How many pens do 2 boxes hold?",
@@ -260,3 +263,11 @@ def test_messages_end_with_a_user(tmp_path, messages):
 def test_prompts_have_no_checker(tmp_path):
     with pytest.raises(UserError, match="no checker"):
         spoken(tmp_path, {"prompt": "x"}).check("prompts", "y", "")
+
+
+def test_the_examples_of_the_docs_are_valid():
+    text = (ROOT / "docs/tasks.md").read_text().replace("COMMIT", "a" * 40)
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    found = [YAML(typ="safe", pure=True).load(block)["prepare"] for block in blocks]
+    loaded = [PrepareParams.model_validate_json(json.dumps({"prepare": x})) for x in found]
+    assert [type(p.prepare) for p in loaded] == [math.Prepare, code.Prepare]

@@ -4,8 +4,9 @@ Built from what Linux gives an ordinary user: namespaces of users, processes, ne
 ipc, a file system that holds the interpreter and an empty /tmp, and resource limits. There is no
 version without them: where they cannot be had, `probe` says what is missing.
 
-What it does not stop: an attack on the kernel itself; memory of several processes together is
-bounded only by processes x memory_bytes, and shared memory (System V) by nothing but the machine.
+What it does not stop: an attack on the kernel itself. Memory of several processes together is
+bounded only by processes x memory_bytes, and System V shared memory, which root can forbid and an
+ordinary user cannot, by nothing but the machine.
 """
 
 import functools
