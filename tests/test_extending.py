@@ -42,7 +42,7 @@ def positions(response: Response) -> list[int]:
         "SCHEDULERS = (",
         'SCHEDULERS = ("latest", ',
     ),
-    # task: to be added here
+    # a task: tests/test_extending_task.py
 }
 ARM = {"forks": {"scheduler": "latest"}, "score": {"metric": "ending"}}
 
@@ -62,11 +62,10 @@ def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them
     before = ledger(project)
     project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "mine"], arms__mine=ARM)
     names = project.repro()
-    # forks and score load the lists, and write what they wrote before: nothing follows
-    own = {"forks": 1, "teach": 1, "score": 1, "prior": 1, "train": 1, "evaluate": 1}
-    own["calibrate"] = 1
-    lists = {"forks": 1, "score": 2, "calibrate": 1}
-    assert groups(names) == Counter(AGAIN) + Counter(own) + Counter(lists)
+    # these three load the lists, and write what they wrote before: nothing follows
+    listing = Counter({"forks": 1, "score": 2, "calibrate": 1})
+    stages = ("forks", "teach", "score", "calibrate", "prior", "train", "evaluate")
+    assert groups(names) == Counter(AGAIN) + Counter(stages) + listing
     assert project.cell("mine", 1, "rollout") == project.cell("omniopd", 1, "rollout")
     assert ledger(project) != before  # its forks lie elsewhere
 

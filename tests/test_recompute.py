@@ -68,7 +68,7 @@ def test_embedding_variance_takes_the_place_where_the_student_says_most_differen
     model = AutoModelForCausalLM.from_pretrained(folder)
     tok = AutoTokenizer.from_pretrained(folder)
     moved = 0
-    for row in rollouts.head(8).itertuples():
+    for row in rollouts.itertuples():
         places = naive_forks(row, lambda ids: tok.decode(ids, skip_special_tokens=True), 3, 6)
         apart = {}
         for t in places:

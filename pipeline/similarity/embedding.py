@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ def measure(pairs: Sequence[Pair]) -> list[float]:
 
 def embed(texts: Sequence[str]) -> np.ndarray:
     """Unit vectors (texts, dimensions), float32."""
-    found = _model().encode(list(texts), normalize_embeddings=True, show_progress_bar=None)
+    progress = sys.stderr.isatty()
+    found = _model().encode(list(texts), normalize_embeddings=True, show_progress_bar=progress)
     return np.asarray(found)
 
 
