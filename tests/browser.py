@@ -90,12 +90,12 @@ def visit(chromium, made):
         url = (path or made / "data/report/index.html").as_uri()
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url + place)
-        page.wait_for_selector("html[data-drawn]", timeout=60_000)
+        page.wait_for_selector("html[data-drawn]", timeout=30_000)
         asked[:] = [u for u in asked if not u.startswith((url, "data:"))]
         return page
 
     yield opened
     for context in contexts:
         context.close()
-    assert said == []
-    assert asked == []
+    assert not said, said
+    assert not asked, asked

@@ -22,6 +22,20 @@ ALPHABET = sorted(set("0123456789+=,;#?ab <script>alert(1)</script>\nü"))
 SCRIPT = "<script>alert(1)</script>\nü 1"
 N, C = 4, 3
 ROUNDS, RESPONSES = (1, 2), 12
+COUNTS = {
+    "rollout": {"student_tokens": 150},
+    "teach": {
+        "answers": 88,
+        "failed": 0,
+        "prompt_tokens_used": 440,
+        "prompt_tokens_alone": 110,
+        "tokens_used": 100,
+        "tokens_alone": 120,
+        "tokens_billed": 230,
+        "tokens_bought": 120,
+        "usd": 0.0,
+    },
+}
 
 
 def experiment(folder: Path) -> dict[str, Any]:
@@ -36,6 +50,7 @@ def experiment(folder: Path) -> dict[str, Any]:
     found = {
         "arms": arms,
         "settings": {arm: _settings(arm) for arm in arms if arm != "base"},
+        "branches": {},
         "sampled_k": 2,
         "split": "test",
         "per_seed": True,
@@ -85,7 +100,7 @@ def _round(folder: Path, arm: str, round_: int) -> dict[str, str]:
 
 def _cells(folder: Path, arm: str, round_: int, stage: str) -> dict[str, str]:
     key = f"c{arm}{round_}{stage}"
-    _run_json(folder, stage, key, steps_per_round=4, clipped_share=0.25)
+    _run_json(folder, stage, key, steps_per_round=4, clipped_share=0.25, student_tokens=130)
     metrics = folder / "data" / stage / key / "metrics.jsonl"
     metrics.write_text(json.dumps({"round": round_, "step": 0, "train/loss": 0.5}) + "\n")
     return {stage: key}
@@ -100,7 +115,7 @@ def _run_json(folder: Path, stage: str, key: str, **counts: Any) -> None:
 def _write(folder: Path, stage: str, key: str, name: str, rows: list[Any], schema: Any) -> None:
     table = pa.Table.from_pylist(rows, schema=schema)
     tables.write(table, folder / "data" / stage / key / f"{name}.parquet", schema)
-    _run_json(folder, stage, key, tokens_used=100 * (stage == "teach"), answers=len(rows))
+    _run_json(folder, stage, key, **COUNTS.get(stage, {}), rows_out=len(rows))
 
 
 def _tokenizer(path: Path) -> None:

@@ -36,6 +36,8 @@
   async function draw(place) {
     const name = place.dataset.chart;
     const options = {
+      // errors only: a choice without values leaves a chart empty, which Vega warns of
+      logLevel: 1,
       renderer: "svg", actions: false, defaultStyle: false, config: config(place.clientWidth < 480),
       tooltip: { theme: document.documentElement.dataset.theme, disableDefaultStyle: true },
     };
