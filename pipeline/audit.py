@@ -19,7 +19,7 @@ from typing import Any
 import typer
 from ruamel.yaml import YAML
 
-from pipeline import cells, experiment, params, plan, tables
+from pipeline import cells, experiment, params, plan, plan_round, tables
 from pipeline.errors import UserError
 
 ARM = "omniopd"
@@ -81,7 +81,7 @@ def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str
     from pipeline.runs import folder, run_json
 
     arms = found["cells"]["arms"]
-    settings = {ARM: plan.method(file.arm(ARM))}
+    settings = {ARM: plan_round.method(file.arm(ARM))}
     ((_, own),) = arms[ARM]["seed-0"].items()
     rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
     reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()

@@ -12,17 +12,11 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import ceilings, params
+from pipeline import ceilings, consistency, params
 from pipeline.errors import UserError
 from pipeline.params import METHOD, Params
-from pipeline.schedulers import SCHEDULERS
-from pipeline.similarity import METRICS
-from pipeline.teachers.capabilities import TERMS, check
 
 PARAMS = Path("params.yaml")
-WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
-MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
-UNTRACKED = {"teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"}}
 M = TypeVar("M", bound=Params)
 
 
@@ -67,18 +61,18 @@ class Experiment(Settings):
         for arm in (*below, name):
             values = _merge(values, self.arms[arm])
         settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
-        _check_arm(self, name, settings)
+        consistency.arm(self, name, settings)
         return settings
 
 
 def load(path: Path = PARAMS) -> Experiment:
     """Read and check params.yaml, every arm included. Raises UserError naming key and remedy."""
     experiment = _validate(Experiment, read_yaml(path), str(path))
-    _check_experiment(experiment)
+    consistency.experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)
     ceilings.check(experiment)
-    _check_branches(experiment)
+    consistency.branches(experiment)
     return experiment
 
 
@@ -119,289 +113,3 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
-    raise UserError(f"{PARAMS}: {key}: found {found!r}, wanted {wanted}. {remedy}")
-
-
-def _check_experiment(file: Experiment) -> None:
-    listed = file.experiment.arms
-    if len(set(listed)) < len(listed):
-        _refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
-    if not listed or not file.experiment.seeds:
-        _refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
-    if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
-        _refuse(
-            "experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats."
-        )
-    if "base" in file.arms:
-        _refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
-
-
-def _check_branches(file: Experiment) -> None:
-    key, listed = "experiment.branch", file.experiment.branch
-    if len(set(listed)) < len(listed):
-        _refuse(key, list(listed), "each control once", "Remove the repeats.")
-    if listed and METHOD not in file.experiment.arms:
-        _refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
-    for name in listed:
-        changed = file.branch(name)
-        others = set(file.arms[name]) - {"score", "prior"}
-        if others:
-            _refuse(
-                key,
-                name,
-                f"an arm that overrides score and prior alone; it overrides {sorted(others)}",
-                "A branch changes the scores of a round and nothing else.",
-            )
-        if changed == file.arm(METHOD):
-            _refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
-        if changed.prior.controls not in (None, METHOD):
-            _refuse(
-                f"arms.{name}.prior.controls",
-                changed.prior.controls,
-                f"{METHOD}, whose rounds a branch changes",
-                "Correct it, or take the arm out of experiment.branch.",
-            )
-
-
-def _check_arm(file: Experiment, name: str, arm: Settings) -> None:
-    where = "" if not file.arms[name] else f"arms.{name}: "
-    _check_variants(where, arm)
-    _check_sizes(file.experiment.rounds, where, arm)
-    _check_teachers(file, name, where, arm)
-    _check_models(file, where, arm)
-    _check_prior(file, name, where, arm)
-
-
-def _check_variants(where: str, arm: Settings) -> None:
-    """Variants that are a file each; a new one is named beside the others."""
-    for key, found, wanted in (
-        ("score.metric", arm.score.metric, METRICS),
-        *(("calibrate.metrics", metric, METRICS) for metric in arm.calibrate.metrics),
-        ("forks.scheduler", arm.forks.scheduler, SCHEDULERS),
-    ):
-        if found not in wanted:
-            _refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
-
-
-def _check_sizes(rounds: int, where: str, arm: Settings) -> None:
-    if arm.forks.chunk_tokens > arm.rollout.max_new_tokens:
-        _refuse(
-            f"{where}forks.chunk_tokens",
-            arm.forks.chunk_tokens,
-            f"at most rollout.max_new_tokens = {arm.rollout.max_new_tokens}",
-            "Shorten the chunk or lengthen the responses.",
-        )
-    needed = rounds * arm.rollout.prompts_per_round
-    if needed > arm.prepare.train:
-        _refuse(
-            f"{where}prepare.train",
-            arm.prepare.train,
-            f"at least experiment.rounds x rollout.prompts_per_round = {needed}",
-            "Enlarge the pool, or use fewer rounds or prompts a round.",
-        )
-    pool = arm.prepare.dev if arm.evaluate.split == "dev" else arm.prepare.test
-    if arm.prepare.graded and arm.evaluate.problems > pool:
-        _refuse(
-            f"{where}evaluate.problems",
-            arm.evaluate.problems,
-            f"at most prepare.{arm.evaluate.split} = {pool}",
-            "Prepare more problems or evaluate fewer.",
-        )
-    if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
-        _refuse(
-            f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
-        )
-    if arm.train.objective in ("grpo", "rft") and not arm.prepare.graded:
-        _refuse(
-            f"{where}train.objective",
-            arm.train.objective,
-            f"one that needs no checker, as task {arm.prepare.task} has none",
-            "Use another task or objective.",
-        )
-    longest = max(arm.calibrate.lengths(arm.forks.chunk_tokens))
-    if longest > arm.forks.chunk_tokens:
-        _refuse(
-            f"{where}calibrate.chunk_tokens",
-            longest,
-            f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
-            "Only answers that were bought are looked at, and they end there.",
-        )
-    _check_baseline(where, arm)
-    if arm.train.answers > arm.teach.samples:
-        _refuse(
-            f"{where}train.answers",
-            arm.train.answers,
-            f"at most teach.samples = {arm.teach.samples}",
-            "Imitate no more continuations than are bought.",
-        )
-
-
-def _check_baseline(where: str, arm: Settings) -> None:
-    responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
-    several = arm.train.epochs * responses > arm.train.batch_size
-    if arm.train.baseline == "teacher-agreement" and arm.train.objective == "omniopd":
-        _check_agreement(where, arm)
-    if arm.train.baseline != "none" and several and arm.train.correction != "ratio":
-        _refuse(
-            f"{where}train.correction",
-            arm.train.correction,
-            f"ratio with baseline {arm.train.baseline} and several optimizer steps a round",
-            "Weights below 0 push a token ever lower once the student has moved.",
-        )
-
-
-def _check_agreement(where: str, arm: Settings) -> None:
-    baseline = "with train.baseline teacher-agreement"
-    if arm.teach.samples < 2:
-        _refuse(
-            f"{where}teach.samples",
-            arm.teach.samples,
-            f"at least 2 {baseline}",
-            "One answer agrees with no other.",
-        )
-    if len(arm.teach.teachers) > 1:
-        _refuse(
-            f"{where}teach.teacher",
-            list(arm.teach.teachers),
-            f"one teacher {baseline}",
-            "Name one, or use another baseline.",
-        )
-    for key, found, wanted in (
-        ("prior.source", arm.prior.source, "scores"),
-        ("score.source", arm.score.source, "similarity"),
-    ):
-        if found != wanted:
-            _refuse(
-                f"{where}{key}",
-                found,
-                f"{wanted} {baseline}",
-                "Use another baseline: the weights would hold its agreement and not its scores.",
-            )
-
-
-def _check_models(file: Experiment, where: str, arm: Settings) -> None:
-    models = arm.pretrain.models
-    named = {"experiment.student": file.experiment.student}
-    for name in arm.teach.teachers:
-        teacher = file.teachers[name]
-        if isinstance(teacher, params.LocalTeacher):
-            named[f"teachers.{name}.model"] = teacher.model
-    for name, model in models.items():
-        if isinstance(model.init, params.ModelInit):
-            named[f"pretrain.models.{name}.init.name"] = model.init.name
-            start = models.get(model.init.name)
-            if start and isinstance(start.init, params.ModelInit):
-                _refuse(
-                    f"pretrain.models.{name}.init.name",
-                    model.init.name,
-                    "a model that starts from no other",
-                    "Train both from the same start.",
-                )
-    for key, name in named.items():
-        if name not in models:
-            _refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
-
-
-def _check_teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
-    key, listed = f"{where}teach.teacher", arm.teach.teachers
-    for teacher in listed:
-        if teacher not in file.teachers:
-            wanted = f"one of teachers: {sorted(file.teachers)}"
-            _refuse(key, teacher, wanted, "Define it under teachers.")
-    several = len(listed) > 1
-    if len(set(listed)) < len(listed) or not 1 <= len(listed) <= MOST_TEACHERS:
-        _refuse(key, list(listed), f"1 to {MOST_TEACHERS} different teachers", "Correct the list.")
-    if several != (arm.prior.combine is not None):
-        _refuse(
-            f"{where}prior.combine",
-            arm.prior.combine,
-            "mean or above-median with several teachers, nothing with one",
-            "Set or remove it.",
-        )
-    if several and (arm.train.objective != "omniopd" or arm.prior.source != "scores"):
-        _refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
-    for teacher in listed:
-        config = file.teachers[teacher]
-        if not isinstance(config, params.LocalTeacher):
-            _check_hosted(f"teachers.{teacher}", config, arm)
-        reads_logits = arm.train.objective in WHITE_BOX or arm.prior.source == "teacher"
-        if reads_logits and not getattr(config, "white_box", False):
-            _refuse(
-                key,
-                teacher,
-                f"a teacher with logits (white_box: true), as {name} reads them",
-                "Use another teacher, or take the arm out of experiment.arms.",
-            )
-    free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))
-    if free:
-        _refuse(
-            f"{where}teach.{min(free)}",
-            "an override",
-            "nothing: it is one setting for all arms",
-            "Set it in the block teach.",
-        )
-
-
-def _check_hosted(key: str, config: params.Hosted, arm: Settings) -> None:
-    """What would stop the arm only after it has trained and sampled."""
-    can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
-    named = config.kind != "openai_compatible" or config.provider == "openai"
-    if config.base_url is None and not named:
-        _refuse(
-            f"{key}.base_url",
-            None,
-            f"the URL of {config.provider}, such as http://127.0.0.1:8000/v1",
-            "Without it the request, with its key, would go to OpenAI.",
-        )
-    if arm.teach.continuation == "completions" and config.tokenizer is None:
-        _refuse(
-            f"{key}.tokenizer",
-            None,
-            "student, a folder or a hub name: mode completions renders the teacher's template",
-            "Add it, or set teach.continuation: prefill.",
-        )
-    if arm.teach.transport == "batch" and not can.batch:
-        _refuse("teach.transport", "batch", f"live: {config.provider} has no batches", "Change it.")
-    if arm.teach.max_usd is not None and config.price is None:
-        _refuse(
-            "teach.max_usd",
-            arm.teach.max_usd,
-            f"a price to count with, and {key} has no price",
-            "Add price: {input: ..., output: ...} in dollars for a million tokens.",
-        )
-    accepted = arm.teach.accept_terms
-    for name in (accepted,) if isinstance(accepted, str) else accepted:
-        if name not in TERMS:
-            _refuse("teach.accept_terms", name, f"of {sorted(TERMS)}", "Correct the name.")
-
-
-def _check_prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
-    match arm.prior.source:
-        case "none" if arm.prior.alpha == 0:
-            _refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
-        case "constant" | "random":
-            controlled = arm.prior.controls
-            if controlled not in file.experiment.arms or controlled == name:
-                _refuse(
-                    f"{where}prior.controls",
-                    controlled,
-                    f"another arm of experiment.arms: {list(file.experiment.arms)}",
-                    f"Source {arm.prior.source} draws from that arm's targets.",
-                )
-            if file.arm(str(controlled)).prior.source != "scores":
-                _refuse(
-                    f"{where}prior.controls",
-                    controlled,
-                    "an arm with prior.source scores",
-                    "Control an arm that is taught.",
-                )
-        case _ if arm.prior.controls is not None:
-            _refuse(
-                f"{where}prior.controls",
-                arm.prior.controls,
-                "nothing unless prior.source is constant or random",
-                "Remove it.",
-            )
