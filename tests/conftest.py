@@ -3,10 +3,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 
 import itertools
+import json
 import shutil
 import tempfile
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from pipeline.judgments.store import Store
@@ -30,21 +32,47 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def full(tmp_path_factory):
-    """The miniature with every arm, run by plain `dvc repro`. Read it, do not change it."""
-    project = Project(tmp_path_factory.mktemp("miniature") / "full")
-    project.edit(experiment__arms=ARMS)
-    project.ran = project.repro()
+def once(tmp_path_factory, worker_id):
+    """A project by name, built by the first worker that needs it and read by all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def project(name, build):
+        folder, ran = shared / name, shared / f"{name}.ran.json"
+        with FileLock(shared / f"{name}.lock"):
+            if not ran.is_file():
+                ran.write_text(json.dumps(build(folder).ran))
+        found = Project.at(folder)
+        found.ran = json.loads(ran.read_text())
+        return found
+
     return project
 
 
 @pytest.fixture(scope="session")
-def small(full, tmp_path_factory):
+def full(once):
+    """The miniature with every arm, run by plain `dvc repro`. Read it, do not change it."""
+
+    def build(folder):
+        project = Project(folder)
+        project.edit(experiment__arms=ARMS)
+        project.ran = project.repro()
+        return project
+
+    return once("full", build)
+
+
+@pytest.fixture(scope="session")
+def small(full, once):
     """A project of three arms and one round, run. Copy it before changing it."""
-    project = full.copy(tmp_path_factory.mktemp("small") / "project")
-    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores"])
-    project.ran = project.repro()
-    return project
+
+    def build(folder):
+        project = full.copy(folder)
+        project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores"])
+        project.ran = project.repro()
+        return project
+
+    return once("small", build)
 
 
 @pytest.fixture(scope="session")

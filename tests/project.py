@@ -45,9 +45,14 @@ class Project:
     def copy(self, folder: Path) -> "Project":
         """The same project, artifacts, cache and store included, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        found = Project.__new__(Project)
-        found.folder = folder
         (folder / "params.before").unlink(missing_ok=True)
+        return Project.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """The project that is there already."""
+        found = cls.__new__(cls)
+        found.folder = folder
         return found
 
     def environment(self, **extra: str) -> dict[str, str]:
@@ -68,7 +73,7 @@ class Project:
             env=self.environment(**extra),
             capture_output=True,
             text=True,
-            timeout=800,
+            timeout=1500,
         )
         if check and done.returncode:
             raise AssertionError(f"{command} failed:\n{done.stdout}\n{done.stderr}")
