@@ -39,7 +39,7 @@ def repro() -> None:
     dag.write()
     typer.echo(_detectable())
     seconds = repro.repro()
-    typer.echo(f"run: {seconds:.0f} s")
+    typer.echo(f"run: {seconds:.0f} s; {_took()}")
 
 
 @app.command()
@@ -52,6 +52,13 @@ def run(
     dag.write()
     typer.echo(_detectable())
     flow.run(parallel)
+    typer.echo(_took())
+
+
+def _took() -> str:
+    from pipeline import dag, runs
+
+    return f"all stages of the plan, whenever they ran: {runs.seconds(dag.current()):,.0f} s"
 
 
 def _detectable() -> str:

@@ -35,3 +35,12 @@ def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
                     int(round_.removeprefix("round-")),
                     cells,
                 )
+
+
+def seconds(plan: dict[str, Any]) -> float:
+    """What the stages of the plan took, whenever they ran and however often that was stopped."""
+    groups = (item for item in plan["cells"].items() if item[0] not in ("arms", "branches"))
+    paths = [DATA / group.partition("-")[0] / key / "run.json" for group, c in groups for key in c]
+    paths.append(DATA / "report" / "run.json")
+    found = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    return float(sum(run["seconds"] + run.get("start_seconds", 0.0) for run in found))
