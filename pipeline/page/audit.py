@@ -21,6 +21,7 @@ class Audited:
     student: str
     teacher: str
     continuation: str
+    device: str
     metric: str
     chunk_tokens: int
     prompts: int
@@ -50,9 +51,9 @@ def html(found: Audited) -> str:
 
 def _basis(found: Audited) -> Markup:
     return Markup("Student <b>{}</b>, teacher <b>{}</b> in mode {}. {:,} prompts, {:,} responses, "
-                  "{:,} forks of {} tokens. Nothing was trained.").format(
+                  "{:,} forks of {} tokens, on {}. Nothing was trained.").format(
         found.student, found.teacher, escape(found.continuation), found.prompts, found.responses,
-        found.forks, found.chunk_tokens,
+        found.forks, found.chunk_tokens, found.device,
     )  # fmt: skip
 
 
@@ -68,10 +69,10 @@ def _verdict(found: Audited) -> Section:
     contrast = _value(found, "contrast/other-fork", found.metric, found.chunk_tokens)
     auroc = _value(found, "auroc/other-fork", found.metric, found.chunk_tokens)
     title = "Verdict"
-    if contrast is None:
+    if contrast is None or contrast["low"] is None:
         text = (
-            "No response has two forks, so nothing can be said. Raise --max-new-tokens or --forks, "
-            "or lower --chunk-tokens."
+            "Fewer than two problems have a response with two forks, so nothing can be said. Raise "
+            "--count, --max-new-tokens or --forks, or lower --chunk-tokens."
         )
         return Section("verdict", title, [Text(text, "flat")])
     what = (
@@ -93,7 +94,7 @@ def _verdict(found: Audited) -> Section:
         said += "it is for a run with its controls to say."
     blocks: list[Any] = [Text(said, tone), Text(what)]
     best = _best(found)
-    if best is not None and tone != "good":
+    if best is not None:
         blocks.append(Text(best))
     return Section("verdict", title, blocks)
 
@@ -137,7 +138,8 @@ def _cost(found: Audited) -> Section:
     if found.price is not None:
         read, written = run["prompt_tokens_alone"], run["tokens_alone"]
         usd = (read * found.price["input"] + written * found.price["output"]) / 1e6
-    seconds = run["seconds"] if run["bought"] == run["answers"] else None
+    # answers that the store held took no time; what is left of the draws would mislead
+    seconds = run["seconds"] if run["tokens_bought"] == run["tokens_alone"] else None
     lines = [
         ("responses", float(found.responses), ",.0f"),
         ("forks", float(found.forks), ",.0f"),

