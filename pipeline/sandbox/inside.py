@@ -130,7 +130,9 @@ def show(path: str) -> None:
 def without_rights(job: dict[str, Any]) -> None:
     """Limits, then no user, group or capability, and none to be had."""
     for name, value in job["limits"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+        # at the hard limit of seconds the kernel kills without saying why: warned a second before
+        hard = value + 1 if name == "CPU" else value
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, hard))
     for capability in range(64):
         LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     if os.getuid() == 0:
