@@ -7,7 +7,7 @@ long as it may be. What a round really takes is less, and is counted in its tabl
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.params import LocalTeacher
+from pipeline.params import METHOD, LocalTeacher
 
 if TYPE_CHECKING:
     from pipeline.experiment import Experiment, Settings
@@ -121,6 +121,7 @@ def check(experiment: "Experiment") -> None:
     if block.match in PRICED:
         for name in using:
             _check_taught(experiment, name, experiment.arm(name))
+        _check_branches(experiment)
 
 
 def _check_taught(experiment: "Experiment", name: str, settings: "Settings") -> None:
@@ -138,6 +139,18 @@ def _check_taught(experiment: "Experiment", name: str, settings: "Settings") -> 
     if match == "usd" and getattr(experiment.teachers[names[0]], "price", None) is None:
         wanted = f"a teacher with a price in arm {name}, and teachers.{names[0]} has none"
         _refuse("match", match, wanted, "Add price, or match teacher_output_tokens.")
+
+
+def _check_branches(experiment: "Experiment") -> None:
+    """A branch differs from its round in the scores alone: both are cut, or neither is."""
+    block = experiment.experiment
+    capped = bool(block.branch) and uses(experiment, experiment.arm(METHOD))
+    for name in block.branch:
+        if uses(experiment, experiment.branch(name)) != capped:
+            users = (METHOD, name) if capped else (name, METHOD)
+            wanted = f"controls that use {block.match} as {METHOD} does; {{}} does, {{}} does not"
+            remedy = f"Take {name} out, match student_tokens or optimizer_steps, or match nothing."
+            _refuse("branch", list(block.branch), wanted.format(*users), remedy)
 
 
 def _own(experiment: "Experiment", settings: "Settings") -> "Settings":

@@ -347,6 +347,41 @@ def test_a_control_is_cut_by_the_answers_of_the_arm_that_it_controls(tmp_path):
         assert "teach" not in rounds["constant-scores"][name]
 
 
+def branched(tmp_path, match, branch, budget=100, edit=lambda values: None):
+    def edits(values):
+        values["experiment"].update(rounds=2, branch=branch)
+        edit(values)
+
+    return matched(tmp_path, match, budget, ["omniopd"], edits)
+
+
+@pytest.mark.parametrize("match", ["teacher_output_tokens", "usd"])
+def test_branches_are_cut_by_the_same_answers_as_their_rounds(tmp_path, match):
+    controls = ["shuffled-scores", "constant-scores"]
+    found = plan.expand(branched(tmp_path, match, controls, edit=priced))["cells"]
+    for control in controls:
+        for name, own in found["branches"][control]["seed-0"].items():
+            real = found["arms"]["omniopd"]["seed-0"][name]
+            cells = [found["train-matched"][stages["train"]] for stages in (own, real)]
+            assert {key for key in cells[0] if cells[0][key] != cells[1][key]} == {"targets"}
+            assert cells[0]["answers"] == real["teach"]
+            assert cells[0]["params"]["cap"] == 100
+
+
+@pytest.mark.parametrize("control", ["zero-score", "prior-only"])
+def test_a_branch_that_would_not_be_cut_as_its_round_is_refused(tmp_path, control):
+    said = (
+        rf"experiment\.branch: found \['{control}'\], wanted controls that use "
+        rf"teacher_output_tokens as omniopd does; omniopd does, {control} does not\. Take {control}"
+    )
+    with pytest.raises(UserError, match=said):
+        branched(tmp_path, "teacher_output_tokens", [control])
+    # whatever both use, both are cut by
+    found = plan.expand(branched(tmp_path, "student_tokens", [control]))["cells"]
+    assert {cell["params"]["cap"] for cell in found["train"].values()} == {100}
+    assert branched(tmp_path, None, [control], None)
+
+
 def test_a_price_is_part_of_a_cell_only_where_dollars_are_matched(tmp_path):
     found = matched(tmp_path, "usd", 0.5, ["omniopd", "grpo"], priced)
     _, cell = train_cells(plan.expand(found))["omniopd"]
