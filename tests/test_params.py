@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiment
+from pipeline import experiment, plan, plan_round
 from pipeline.errors import UserError
 from tests.project import MINIATURE, ROOT
 
@@ -94,6 +94,13 @@ def test_opd_with_a_text_only_teacher_is_refused(tmp_path):
 
 def test_a_text_only_teacher_serves_omniopd(tmp_path):
     assert load(tmp_path, put("teachers.carries.white_box", False)).arm("omniopd")
+
+
+def test_a_list_of_one_teacher_is_that_teacher(tmp_path):
+    one = plan.expand(load(tmp_path, lambda values: None))
+    listed = load(tmp_path, put("teach.teacher", ["carries"]))
+    assert plan.expand(listed) == one  # cells and, for the report, the settings
+    assert plan_round.method(listed.arm("omniopd"))["teach"]["teacher"] == "carries"
 
 
 def test_a_control_needs_the_arm_that_it_controls(tmp_path):
