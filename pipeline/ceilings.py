@@ -1,7 +1,8 @@
 """What a round of an arm takes at most, from params alone, and the cap of experiment.match.
 
 A ceiling takes every response as long as allowed, as many forks as fit into it and every answer as
-long as it may be. What a round really takes is less, and is counted in its tables.
+long as it may be; of imitate-forks, the answers that it imitates, though all are bought. What a
+round really takes is less, and is counted in its tables (pipeline/matching.py).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,9 @@ def ceiling(settings: "Settings", resource: str) -> int:
     match resource:
         case "teacher_output_tokens":
             length = longest if solutions else settings.forks.chunk_tokens
-            return prefixes(settings) * settings.teach.samples * length
+            train, samples = settings.train, settings.teach.samples
+            used = train.answers if train.objective == "imitate-forks" else samples
+            return prefixes(settings) * used * length
         case "student_tokens":
             return responses * longest
         case "optimizer_steps":

@@ -211,7 +211,7 @@ def gather(tmp_path):
 CASES = [  # objective, match, cap: prompts kept, their cost; all prompts cost 24, 24, 12 and so on
     ("omniopd", "teacher_output_tokens", 47, 1, 24),
     ("omniopd", "teacher_output_tokens", 48, 2, 48),
-    ("imitate-forks", "teacher_output_tokens", 59, 2, 48),
+    ("imitate-forks", "teacher_output_tokens", 29, 2, 24),  # one answer of two at each fork
     ("omniopd", "usd", 84.8, 2, 84.8),
     ("sft", "teacher_output_tokens", 23, 2, 14),
     ("sft", "usd", 20.7, 1, 20.6),
@@ -406,6 +406,7 @@ CEILINGS = [  # arm, resource, of the miniature by hand
     ("sft", "student_tokens", 8 * 2 * 20),
     ("omniopd", "optimizer_steps", 2),
     ("sft", "optimizer_steps", 1),
+    ("imitate-forks", "student_tokens", 8 * 4 * 20),
 ]
 
 
@@ -413,7 +414,7 @@ CEILINGS = [  # arm, resource, of the miniature by hand
 def test_ceilings_are_hand_computed_and_those_of_the_estimate(
     tmp_path, monkeypatch, arm, resource, most
 ):
-    file = matched(tmp_path, None, arms=["omniopd", "sft"])
+    file = matched(tmp_path, None, arms=["omniopd", "sft", "imitate-forks"])
     assert ceilings.ceiling(file.arm(arm), resource) == most
     expanded = plan.expand(file)
     key = expanded["cells"]["arms"][arm]["seed-0"]["round-1"]["teach"]
@@ -422,6 +423,19 @@ def test_ceilings_are_hand_computed_and_those_of_the_estimate(
     guess = estimate._guessed(file.arm(arm), file.teachers["carries"], cell, group)
     if resource == "teacher_output_tokens":
         assert guess.output_tokens == most
+
+
+def test_imitate_forks_is_charged_what_it_imitates(tmp_path, gather):
+    bought, imitated = "teacher_output_tokens", 2  # of three answers
+    file = matched(tmp_path, bought, arms=["omniopd", "imitate-forks"])
+    arm = file.arm("imitate-forks")
+    assert (arm.teach.samples, arm.train.answers) == (3, imitated)
+    assert ceilings.ceiling(arm, bought) == 8 * 4 * 3 * imitated * 6
+    assert ceilings.cap(file) == 8 * 4 * 3 * imitated * 6
+    price = Price(input=1e6, output=1e5)  # 10.6 dollars an answer; p2 and p0 have 2 forks
+    assert gather("imitate-forks", "usd", 42.4, price=price).matched["used"] == 42.4
+    both = gather("imitate-forks", "usd", 42.4, price=price, answers=2).matched
+    assert (both["used"], both["kept_prompts"], both["answer_tokens_kept"]) == (42.4, 1, 24)
 
 
 def test_the_default_cap_is_the_smallest_ceiling_of_the_arms_that_use_it(tmp_path):
