@@ -7,7 +7,7 @@ round really takes is less, and is counted in its tables (pipeline/matching.py).
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
+from pipeline.consistency import refuse
 from pipeline.params import METHOD, LocalTeacher
 
 if TYPE_CHECKING:
@@ -111,16 +111,20 @@ def check(experiment: "Experiment") -> None:
     block = experiment.experiment
     if block.match is None:
         if block.budget is not None:
-            _refuse("budget", block.budget, "nothing without experiment.match", "Set match.")
+            refuse(
+                "experiment.budget", block.budget, "nothing without experiment.match", "Set match."
+            )
         return
     if block.budget is None and block.match == "usd":
         wanted = "dollars an arm and round: they follow from the prompts' lengths, not from params"
-        _refuse("budget", None, wanted, "`omniopd estimate` says what the arms take.")
+        refuse("experiment.budget", None, wanted, "`omniopd estimate` says what the arms take.")
     if block.budget is not None and block.match != "usd" and block.budget % 1:
-        _refuse("budget", block.budget, f"a whole number of {block.match}", "Round it.")
+        refuse("experiment.budget", block.budget, f"a whole number of {block.match}", "Round it.")
     using = [name for name in block.arms if uses(experiment, experiment.arm(name))]
     if not using:
-        _refuse("match", block.match, "a resource that an arm uses", "None asks a teacher.")
+        refuse(
+            "experiment.match", block.match, "a resource that an arm uses", "None asks a teacher."
+        )
     if block.match in PRICED:
         for name in using:
             _check_taught(experiment, name, experiment.arm(name))
@@ -131,17 +135,22 @@ def _check_taught(experiment: "Experiment", name: str, settings: "Settings") -> 
     match, source = str(experiment.experiment.match), _own(experiment, settings)
     names = source.teach.teachers
     if len(names) > 1:
-        _refuse("match", match, f"one teacher in arm {name}, not {list(names)}", "Drop the arm.")
+        refuse(
+            "experiment.match",
+            match,
+            f"one teacher in arm {name}, not {list(names)}",
+            "Drop the arm.",
+        )
     mine, theirs = settings.rollout, source.rollout
     if (mine.prompts_per_round, mine.samples_per_prompt) != (
         theirs.prompts_per_round,
         theirs.samples_per_prompt,
     ):
         wanted = f"as many prompts and samples in arm {name} as in {settings.prior.controls}"
-        _refuse("match", match, wanted, "Its answers are counted by response.")
+        refuse("experiment.match", match, wanted, "Its answers are counted by response.")
     if match == "usd" and getattr(experiment.teachers[names[0]], "price", None) is None:
         wanted = f"a teacher with a price in arm {name}, and teachers.{names[0]} has none"
-        _refuse("match", match, wanted, "Add price, or match teacher_output_tokens.")
+        refuse("experiment.match", match, wanted, "Add price, or match teacher_output_tokens.")
 
 
 def _check_branches(experiment: "Experiment") -> None:
@@ -153,14 +162,10 @@ def _check_branches(experiment: "Experiment") -> None:
             users = (METHOD, name) if capped else (name, METHOD)
             wanted = f"controls that use {block.match} as {METHOD} does; {{}} does, {{}} does not"
             remedy = f"Take {name} out, match student_tokens or optimizer_steps, or match nothing."
-            _refuse("branch", list(block.branch), wanted.format(*users), remedy)
+            refuse("experiment.branch", list(block.branch), wanted.format(*users), remedy)
 
 
 def _own(experiment: "Experiment", settings: "Settings") -> "Settings":
     found = taught(experiment, settings)
     assert found is not None
     return found
-
-
-def _refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
-    raise UserError(f"params.yaml: experiment.{key}: found {found!r}, wanted {wanted}. {remedy}")
