@@ -1,13 +1,14 @@
 """What a round of an arm takes at most, from params alone, and the cap of experiment.match.
 
 A ceiling takes every response as long as allowed, as many forks as fit into it and every answer as
-long as it may be. What a round really takes is less, and is counted in its tables.
+long as it may be; of imitate-forks, the answers that it imitates, though all are bought. What a
+round really takes is less, and is counted in its tables (pipeline/matching.py).
 """
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.params import LocalTeacher
+from pipeline.consistency import refuse
+from pipeline.params import METHOD, LocalTeacher
 
 if TYPE_CHECKING:
     from pipeline.experiment import Experiment, Settings
@@ -38,7 +39,9 @@ def ceiling(settings: "Settings", resource: str) -> int:
     match resource:
         case "teacher_output_tokens":
             length = longest if solutions else settings.forks.chunk_tokens
-            return prefixes(settings) * settings.teach.samples * length
+            train, samples = settings.train, settings.teach.samples
+            used = train.answers if train.objective == "imitate-forks" else samples
+            return prefixes(settings) * used * length
         case "student_tokens":
             return responses * longest
         case "optimizer_steps":
@@ -108,43 +111,61 @@ def check(experiment: "Experiment") -> None:
     block = experiment.experiment
     if block.match is None:
         if block.budget is not None:
-            _refuse("budget", block.budget, "nothing without experiment.match", "Set match.")
+            refuse(
+                "experiment.budget", block.budget, "nothing without experiment.match", "Set match."
+            )
         return
     if block.budget is None and block.match == "usd":
         wanted = "dollars an arm and round: they follow from the prompts' lengths, not from params"
-        _refuse("budget", None, wanted, "`omniopd estimate` says what the arms take.")
+        refuse("experiment.budget", None, wanted, "`omniopd estimate` says what the arms take.")
     if block.budget is not None and block.match != "usd" and block.budget % 1:
-        _refuse("budget", block.budget, f"a whole number of {block.match}", "Round it.")
+        refuse("experiment.budget", block.budget, f"a whole number of {block.match}", "Round it.")
     using = [name for name in block.arms if uses(experiment, experiment.arm(name))]
     if not using:
-        _refuse("match", block.match, "a resource that an arm uses", "None asks a teacher.")
+        refuse(
+            "experiment.match", block.match, "a resource that an arm uses", "None asks a teacher."
+        )
     if block.match in PRICED:
         for name in using:
             _check_taught(experiment, name, experiment.arm(name))
+        _check_branches(experiment)
 
 
 def _check_taught(experiment: "Experiment", name: str, settings: "Settings") -> None:
     match, source = str(experiment.experiment.match), _own(experiment, settings)
     names = source.teach.teachers
     if len(names) > 1:
-        _refuse("match", match, f"one teacher in arm {name}, not {list(names)}", "Drop the arm.")
+        refuse(
+            "experiment.match",
+            match,
+            f"one teacher in arm {name}, not {list(names)}",
+            "Drop the arm.",
+        )
     mine, theirs = settings.rollout, source.rollout
     if (mine.prompts_per_round, mine.samples_per_prompt) != (
         theirs.prompts_per_round,
         theirs.samples_per_prompt,
     ):
         wanted = f"as many prompts and samples in arm {name} as in {settings.prior.controls}"
-        _refuse("match", match, wanted, "Its answers are counted by response.")
+        refuse("experiment.match", match, wanted, "Its answers are counted by response.")
     if match == "usd" and getattr(experiment.teachers[names[0]], "price", None) is None:
         wanted = f"a teacher with a price in arm {name}, and teachers.{names[0]} has none"
-        _refuse("match", match, wanted, "Add price, or match teacher_output_tokens.")
+        refuse("experiment.match", match, wanted, "Add price, or match teacher_output_tokens.")
+
+
+def _check_branches(experiment: "Experiment") -> None:
+    """A branch differs from its round in the scores alone: both are cut, or neither is."""
+    block = experiment.experiment
+    capped = bool(block.branch) and uses(experiment, experiment.arm(METHOD))
+    for name in block.branch:
+        if uses(experiment, experiment.branch(name)) != capped:
+            users = (METHOD, name) if capped else (name, METHOD)
+            wanted = f"controls that use {block.match} as {METHOD} does; {{}} does, {{}} does not"
+            remedy = f"Take {name} out, match student_tokens or optimizer_steps, or match nothing."
+            refuse("experiment.branch", list(block.branch), wanted.format(*users), remedy)
 
 
 def _own(experiment: "Experiment", settings: "Settings") -> "Settings":
     found = taught(experiment, settings)
     assert found is not None
     return found
-
-
-def _refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
-    raise UserError(f"params.yaml: experiment.{key}: found {found!r}, wanted {wanted}. {remedy}")

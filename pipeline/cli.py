@@ -80,7 +80,7 @@ def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -
 def profile(
     name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")],
 ) -> None:
-    """Put a profile in place as params.yaml, keeping the old one as params.yaml.old."""
+    """Put a profile in place as params.yaml, keeping the old one as params.yaml.old, .old.2 ..."""
     from pipeline import profiles
 
     typer.echo(profiles.put(name))

@@ -20,44 +20,43 @@ MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
 UNTRACKED = {"teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"}}
 
 
-def _refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
+def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
+    """Raise UserError of a key of params.yaml."""
     raise UserError(f"params.yaml: {key}: found {found!r}, wanted {wanted}. {remedy}")
 
 
 def experiment(file: "Experiment") -> None:
     listed = file.experiment.arms
     if len(set(listed)) < len(listed):
-        _refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
+        refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
     if not listed or not file.experiment.seeds:
-        _refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
+        refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
     if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
-        _refuse(
-            "experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats."
-        )
+        refuse("experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats.")
     if "base" in file.arms:
-        _refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
+        refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
 
 
 def branches(file: "Experiment") -> None:
     key, listed = "experiment.branch", file.experiment.branch
     if len(set(listed)) < len(listed):
-        _refuse(key, list(listed), "each control once", "Remove the repeats.")
+        refuse(key, list(listed), "each control once", "Remove the repeats.")
     if listed and METHOD not in file.experiment.arms:
-        _refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
+        refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
     for name in listed:
         changed = file.branch(name)
         others = set(file.arms[name]) - {"score", "prior"}
         if others:
-            _refuse(
+            refuse(
                 key,
                 name,
                 f"an arm that overrides score and prior alone; it overrides {sorted(others)}",
                 "A branch changes the scores of a round and nothing else.",
             )
         if changed == file.arm(METHOD):
-            _refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
+            refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
         if changed.prior.controls not in (None, METHOD):
-            _refuse(
+            refuse(
                 f"arms.{name}.prior.controls",
                 changed.prior.controls,
                 f"{METHOD}, whose rounds a branch changes",
@@ -82,12 +81,12 @@ def _variants(where: str, arm: "Settings") -> None:
         ("forks.scheduler", arm.forks.scheduler, SCHEDULERS),
     ):
         if found not in wanted:
-            _refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
+            refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
 
 
 def _sizes(rounds: int, where: str, arm: "Settings") -> None:
     if arm.forks.chunk_tokens > arm.rollout.max_new_tokens:
-        _refuse(
+        refuse(
             f"{where}forks.chunk_tokens",
             arm.forks.chunk_tokens,
             f"at most rollout.max_new_tokens = {arm.rollout.max_new_tokens}",
@@ -95,7 +94,7 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
         )
     needed = rounds * arm.rollout.prompts_per_round
     if needed > arm.prepare.train:
-        _refuse(
+        refuse(
             f"{where}prepare.train",
             arm.prepare.train,
             f"at least experiment.rounds x rollout.prompts_per_round = {needed}",
@@ -103,18 +102,18 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
         )
     pool = arm.prepare.dev if arm.evaluate.split == "dev" else arm.prepare.test
     if arm.prepare.graded and arm.evaluate.problems > pool:
-        _refuse(
+        refuse(
             f"{where}evaluate.problems",
             arm.evaluate.problems,
             f"at most prepare.{arm.evaluate.split} = {pool}",
             "Prepare more problems or evaluate fewer.",
         )
     if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
-        _refuse(
+        refuse(
             f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
         )
     if arm.train.objective in ("grpo", "rft") and not arm.prepare.graded:
-        _refuse(
+        refuse(
             f"{where}train.objective",
             arm.train.objective,
             f"one that needs no checker, as task {arm.prepare.task} has none",
@@ -122,7 +121,7 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
         )
     longest = max(arm.calibrate.lengths(arm.forks.chunk_tokens))
     if longest > arm.forks.chunk_tokens:
-        _refuse(
+        refuse(
             f"{where}calibrate.chunk_tokens",
             longest,
             f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
@@ -130,7 +129,7 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
         )
     _baseline(where, arm)
     if arm.train.answers > arm.teach.samples:
-        _refuse(
+        refuse(
             f"{where}train.answers",
             arm.train.answers,
             f"at most teach.samples = {arm.teach.samples}",
@@ -144,7 +143,7 @@ def _baseline(where: str, arm: "Settings") -> None:
     if arm.train.baseline == "teacher-agreement" and arm.train.objective == "omniopd":
         _agreement(where, arm)
     if arm.train.baseline != "none" and several and arm.train.correction != "ratio":
-        _refuse(
+        refuse(
             f"{where}train.correction",
             arm.train.correction,
             f"ratio with baseline {arm.train.baseline} and several optimizer steps a round",
@@ -155,14 +154,14 @@ def _baseline(where: str, arm: "Settings") -> None:
 def _agreement(where: str, arm: "Settings") -> None:
     baseline = "with train.baseline teacher-agreement"
     if arm.teach.samples < 2:
-        _refuse(
+        refuse(
             f"{where}teach.samples",
             arm.teach.samples,
             f"at least 2 {baseline}",
             "One answer agrees with no other.",
         )
     if len(arm.teach.teachers) > 1:
-        _refuse(
+        refuse(
             f"{where}teach.teacher",
             list(arm.teach.teachers),
             f"one teacher {baseline}",
@@ -173,7 +172,7 @@ def _agreement(where: str, arm: "Settings") -> None:
         ("score.source", arm.score.source, "similarity"),
     ):
         if found != wanted:
-            _refuse(
+            refuse(
                 f"{where}{key}",
                 found,
                 f"{wanted} {baseline}",
@@ -193,7 +192,7 @@ def _models(file: "Experiment", where: str, arm: "Settings") -> None:
             named[f"pretrain.models.{name}.init.name"] = model.init.name
             start = models.get(model.init.name)
             if start and isinstance(start.init, params.ModelInit):
-                _refuse(
+                refuse(
                     f"pretrain.models.{name}.init.name",
                     model.init.name,
                     "a model that starts from no other",
@@ -201,7 +200,7 @@ def _models(file: "Experiment", where: str, arm: "Settings") -> None:
                 )
     for key, name in named.items():
         if name not in models:
-            _refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
+            refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
 
 
 def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> None:
@@ -209,26 +208,26 @@ def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> Non
     for teacher in listed:
         if teacher not in file.teachers:
             wanted = f"one of teachers: {sorted(file.teachers)}"
-            _refuse(key, teacher, wanted, "Define it under teachers.")
+            refuse(key, teacher, wanted, "Define it under teachers.")
     several = len(listed) > 1
     if len(set(listed)) < len(listed) or not 1 <= len(listed) <= MOST_TEACHERS:
-        _refuse(key, list(listed), f"1 to {MOST_TEACHERS} different teachers", "Correct the list.")
+        refuse(key, list(listed), f"1 to {MOST_TEACHERS} different teachers", "Correct the list.")
     if several != (arm.prior.combine is not None):
-        _refuse(
+        refuse(
             f"{where}prior.combine",
             arm.prior.combine,
             "mean or above-median with several teachers, nothing with one",
             "Set or remove it.",
         )
     if several and (arm.train.objective != "omniopd" or arm.prior.source != "scores"):
-        _refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
+        refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
     for teacher in listed:
         config = file.teachers[teacher]
         if not isinstance(config, params.LocalTeacher):
             _hosted(f"teachers.{teacher}", config, arm)
         reads_logits = arm.train.objective in WHITE_BOX or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
-            _refuse(
+            refuse(
                 key,
                 teacher,
                 f"a teacher with logits (white_box: true), as {name} reads them",
@@ -236,7 +235,7 @@ def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> Non
             )
     free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))
     if free:
-        _refuse(
+        refuse(
             f"{where}teach.{min(free)}",
             "an override",
             "nothing: it is one setting for all arms",
@@ -249,23 +248,23 @@ def _hosted(key: str, config: params.Hosted, arm: "Settings") -> None:
     can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
     named = config.kind != "openai_compatible" or config.provider == "openai"
     if config.base_url is None and not named:
-        _refuse(
+        refuse(
             f"{key}.base_url",
             None,
             f"the URL of {config.provider}, such as http://127.0.0.1:8000/v1",
             "Without it the request, with its key, would go to OpenAI.",
         )
     if arm.teach.continuation == "completions" and config.tokenizer is None:
-        _refuse(
+        refuse(
             f"{key}.tokenizer",
             None,
             "student, a folder or a hub name: mode completions renders the teacher's template",
             "Add it, or set teach.continuation: prefill.",
         )
     if arm.teach.transport == "batch" and not can.batch:
-        _refuse("teach.transport", "batch", f"live: {config.provider} has no batches", "Change it.")
+        refuse("teach.transport", "batch", f"live: {config.provider} has no batches", "Change it.")
     if arm.teach.max_usd is not None and config.price is None:
-        _refuse(
+        refuse(
             "teach.max_usd",
             arm.teach.max_usd,
             f"a price to count with, and {key} has no price",
@@ -274,31 +273,31 @@ def _hosted(key: str, config: params.Hosted, arm: "Settings") -> None:
     accepted = arm.teach.accept_terms
     for name in (accepted,) if isinstance(accepted, str) else accepted:
         if name not in TERMS:
-            _refuse("teach.accept_terms", name, f"of {sorted(TERMS)}", "Correct the name.")
+            refuse("teach.accept_terms", name, f"of {sorted(TERMS)}", "Correct the name.")
 
 
 def _prior(file: "Experiment", name: str, where: str, arm: "Settings") -> None:
     match arm.prior.source:
         case "none" if arm.prior.alpha == 0:
-            _refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
+            refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
         case "constant" | "random":
             controlled = arm.prior.controls
             if controlled not in file.experiment.arms or controlled == name:
-                _refuse(
+                refuse(
                     f"{where}prior.controls",
                     controlled,
                     f"another arm of experiment.arms: {list(file.experiment.arms)}",
                     f"Source {arm.prior.source} draws from that arm's targets.",
                 )
             if file.arm(str(controlled)).prior.source != "scores":
-                _refuse(
+                refuse(
                     f"{where}prior.controls",
                     controlled,
                     "an arm with prior.source scores",
                     "Control an arm that is taught.",
                 )
         case _ if arm.prior.controls is not None:
-            _refuse(
+            refuse(
                 f"{where}prior.controls",
                 arm.prior.controls,
                 "nothing unless prior.source is constant or random",

@@ -2,13 +2,13 @@
 
 A branch trains from the round's own checkpoint, on its rollouts, forks and batches, and differs in
 the scores alone, so the paired difference of the two evaluations is their causal effect in that
-round. Intervals are over problems: two trainings are compared, not two ways of training.
+round. Of one seed its interval is over problems: two trainings are compared, not two ways of
+training. The mean over several seeds has one over seeds and problems crossed.
 """
 
-import numpy as np
 from tabulate import tabulate
 
-from pipeline import statistics
+from pipeline import crossed, statistics
 from pipeline.params import METHOD
 from pipeline.results import Evals
 from pipeline.runs import Arms, Row
@@ -19,50 +19,49 @@ HEAD = ("control", "round", "seed", "real scores", "control", "real minus contro
 def effects(evals: Evals, branches: Arms) -> list[Row]:
     """Rows of control, seed, round and task, sampled accuracy; `diff` is real minus control.
 
-    With several seeds, a row with seed null after them: the mean over seeds, without an interval.
+    With several seeds, a row with seed null after them: the mean over seeds with its interval over
+    seeds x problems, and its two-sided `p`, null in the rows of one seed.
     """
     if not branches:
         return []
     changed = Evals(branches)
     rows = [
-        _effect(evals, changed, control, seed, round_, task)
+        _effect(evals, changed, control, round_, task, [seed])
         for control, seed, round_ in changed.tables
         for task in evals.tasks()
     ]
-    return rows + _pooled(rows)
+    groups: dict[tuple[str, int, str], list[int]] = {}
+    for row in rows:
+        groups.setdefault((row["control"], row["round"], row["task"]), []).append(row["seed"])
+    return rows + [
+        _effect(evals, changed, *group, seeds) for group, seeds in groups.items() if len(seeds) > 1
+    ]
 
 
-def _effect(evals: Evals, changed: Evals, control: str, seed: int, round_: int, task: str) -> Row:
-    real = evals.graded(METHOD, seed, round_, task, "sampled")
-    other = changed.graded(control, seed, round_, task, "sampled")
-    diff = statistics.difference(real, other)
+def _effect(
+    evals: Evals, changed: Evals, control: str, round_: int, task: str, seeds: list[int]
+) -> Row:
+    real = {s: evals.graded(METHOD, s, round_, task, "sampled") for s in seeds}
+    other = {s: changed.graded(control, s, round_, task, "sampled") for s in seeds}
+    seed, p, one = None, None, seeds[0]
+    if len(seeds) > 1:
+        found = crossed.difference(real, other)
+        diff, p = found.interval, found.p
+    else:
+        seed, diff = one, statistics.difference(real[one], other[one])
     return {
         "control": control,
         "seed": seed,
         "round": round_,
         "task": task,
-        "real_accuracy": float(real.share_B.mean()),
-        "control_accuracy": float(other.share_B.mean()),
+        "real_accuracy": float(crossed.shares(real).mean()),
+        "control_accuracy": float(crossed.shares(other).mean()),
         "diff": diff.value,
         "low": diff.low,
         "high": diff.high,
-        "problems": len(real.problems),
+        "p": p,
+        "problems": len(real[one].problems),
     }
-
-
-def _pooled(rows: list[Row]) -> list[Row]:
-    if len({row["seed"] for row in rows}) < 2:
-        return []
-    groups: dict[tuple[str, int, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["control"], row["round"], row["task"]), []).append(row)
-    means = ("real_accuracy", "control_accuracy", "diff")
-    return [
-        {"control": control, "seed": None, "round": round_, "task": task}
-        | {name: float(np.mean([row[name] for row in group])) for name in means}
-        | {"low": None, "high": None, "problems": group[0]["problems"]}
-        for (control, round_, task), group in groups.items()
-    ]
 
 
 def section(rows: list[Row]) -> str:
@@ -90,8 +89,8 @@ def section(rows: list[Row]) -> str:
             f"Each round of {METHOD} was trained twice from its own checkpoint, on the same "
             "rollouts, forks and batches: with the real scores and with a control's. The "
             "difference is what the scores did in that round; no teacher was asked for it. Sampled "
-            "accuracy; brackets are 95 % bootstrap intervals over problems, conditional on these "
-            "trainings.",
+            "accuracy; brackets are 95 % intervals: of one seed by bootstrap over problems, "
+            "conditional on these trainings; of a mean over seeds and problems crossed.",
             tabulate(body, HEAD, tablefmt="github", disable_numparse=True),
             "\n".join(_sentence(control, shown) for control in controls),
         ]
@@ -99,8 +98,7 @@ def section(rows: list[Row]) -> str:
 
 
 def _interval(row: Row) -> str:
-    value = f"{row['diff']:+.3f}"
-    return value if row["low"] is None else f"{value} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['diff']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def _sentence(control: str, rows: list[Row]) -> str:

@@ -71,8 +71,8 @@ def load(path: Path = PARAMS) -> Experiment:
     consistency.experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)
-    ceilings.check(experiment)
     consistency.branches(experiment)
+    ceilings.check(experiment)
     return experiment
 
 

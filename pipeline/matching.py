@@ -3,10 +3,13 @@
 Prompts are kept from the first on for as long as the sum of their costs stays within the cap; what
 follows is not trained on. The cost of a prompt is the sum over its responses of
 
-    teacher_output_tokens  completion tokens of the answers to it
-    usd                    their prompt and completion tokens at the teacher's price, each answer as
-                           if it were asked for alone
-    student_tokens         tokens of the responses that are trained on, once whatever the epochs
+    teacher_output_tokens  completion tokens of the answers to it; for imitate-forks of those that
+                           it imitates, the first train.answers at a fork
+    usd                    the same answers' prompt and completion tokens at the teacher's price,
+                           each answer as if it were asked for alone
+    student_tokens         tokens of the responses that are trained on, once whatever the epochs;
+                           for imitate-forks of the responses that its forks are in, not of what it
+                           imitates at them
 
 A control that reads another arm's targets is cut by that arm's answers, so both keep the same
 prompts; its weight is still the mean over all of that arm's forks, and run.json has the mean over
@@ -89,14 +92,22 @@ def cut(priced: Iterable[Priced], cap: float, match: str) -> Cut:
     return Cut(frozenset(row.id for row in kept), counts)
 
 
-def teacher_tokens(rollouts: Path | None, answers: Path, price: Price | None) -> list[Priced]:
-    """The round's responses by what the answers to them took; without rollouts, full solutions."""
+def teacher_tokens(
+    rollouts: Path | None, answers: Path, price: Price | None, first: int | None = None
+) -> list[Priced]:
+    """The round's responses by what the answers to them took; without rollouts, full solutions.
+
+    Of the `first` samples at each place, where not all are trained on.
+    """
     prompt_of = None
     if rollouts:
         names = ["rollout_id", "prompt_id"]
         own = tables.read(rollouts, tables.ROLLOUTS, names)
         prompt_of = dict(zip(*(own[name].to_pylist() for name in names), strict=True))
-    return by_answers(tables.stream(answers, tables.ANSWERS), prompt_of, price)
+    read = tables.stream(answers, tables.ANSWERS)
+    if first is not None:
+        read = (group.filter(pc.less(group["sample"], first)) for group in read)
+    return by_answers(read, prompt_of, price)
 
 
 def student_tokens(

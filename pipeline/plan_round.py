@@ -244,4 +244,6 @@ def method(settings: Settings) -> dict[str, Any]:
     """What the report prints of an arm: every number of the method."""
     blocks = ("rollout", "forks", "teach", "score", "prior", "train")
     found = {name: tracked(settings, name) for name in blocks}
+    names = settings.teach.teachers
+    found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
     return {"prepare": dump(settings.prepare), **found}

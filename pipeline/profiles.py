@@ -1,5 +1,6 @@
 """Complete params files for real set-ups, to start from."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ PARAMS = experiment.PARAMS
 
 
 def put(name: str) -> str:
-    """Validate profiles/NAME.yaml and make it params.yaml; the old file stays beside it."""
+    """Validate profiles/NAME.yaml and make it params.yaml; the old one is kept beside it."""
     source = FOLDER / f"{name}.yaml"
     if not source.is_file():
         known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -20,8 +21,18 @@ def put(name: str) -> str:
     experiment.load(source)
     kept = ""
     if PARAMS.is_file() and PARAMS.read_text() != source.read_text():
-        old = PARAMS.with_suffix(".yaml.old")
-        shutil.copyfile(PARAMS, old)
+        old = _kept(PARAMS)
         kept = f" The one before it is {old}."
     write_text(PARAMS, source.read_text())
     return f"params.yaml is {source}.{kept} Next: `omniopd repro`."
+
+
+def _kept(path: Path) -> Path:
+    """A copy beside it that overwrites no other: .old, .old.2 and so on; an equal one serves."""
+    for number in itertools.count(1):
+        old = path.with_name(f"{path.name}.old" + f".{number}" * (number > 1))
+        if not old.exists():
+            shutil.copyfile(path, old)
+        if old.read_text() == path.read_text():
+            break
+    return old

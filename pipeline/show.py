@@ -12,11 +12,11 @@ def show(found: dict[str, Any], name: str) -> str:
     """A cell with its params, inputs and arms; or an arm with its cells. Raises UserError."""
     arms = plan.named(found)
     if name in arms:
-        return _yaml({name: arms[name]})
+        return as_yaml({name: arms[name]}).rstrip()
     for full, reads in plan.upstream(found).items():
         group, _, key = full.partition("@")
         if name in (key, full):
-            return _yaml(
+            return as_yaml(
                 {
                     full: {
                         **found["cells"][group][key],
@@ -25,7 +25,7 @@ def show(found: dict[str, Any], name: str) -> str:
                         "used by": _users(arms, key) or ["every arm"],
                     }
                 }
-            )
+            ).rstrip()
     raise UserError(f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}.")
 
 
@@ -39,11 +39,12 @@ def _users(arms: dict[str, Any], key: str) -> list[str]:
     ]
 
 
-def _yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
+    """Of plain values, a key a line."""
     from io import StringIO
 
     stream = StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.dump(value, stream)
-    return stream.getvalue().rstrip()
+    return stream.getvalue()

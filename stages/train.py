@@ -167,7 +167,8 @@ def _cut(p: TrainParams, args: argparse.Namespace, student: "Policy") -> matchin
     if p.match == "student_tokens":
         priced = matching.student_tokens(*paths, _encoder(student), only_right)
     else:
-        priced = matching.teacher_tokens(*paths, p.price)
+        first = p.answers if p.objective == "imitate-forks" else None
+        priced = matching.teacher_tokens(*paths, p.price, first)
     return matching.cut(priced, p.cap, p.match)
 
 

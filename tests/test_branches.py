@@ -2,11 +2,12 @@
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import effects, experiment, flow, plan, tables
+from pipeline import crossed, effects, experiment, flow, plan, tables
 from pipeline.errors import UserError
 from pipeline.results import Evals
 from tests.project import MINIATURE
@@ -142,10 +143,41 @@ def test_an_effect_is_the_paired_difference_of_the_two_evaluations(tmp_path, mon
     assert two["diff"] == pytest.approx(-1 / 6)
     # over 3 problems with differences .5, 0, 0: all resamples of the first, or none of it
     assert (one["low"], one["high"]) == (0.0, pytest.approx(0.5))
-    assert (pooled["seed"], pooled["low"], pooled["high"]) == (None, None, None)
+    assert one["p"] is two["p"] is pooled["seed"] is None
+    # seeds x problems [.5 0 0; 0 0 -.5]: mean squares 1/6, 1/8 and 1/24 of seeds, problems, error;
+    # 6 times the variance of the mean is 1/6 + 1/8 - 1/24, and two seeds leave one df, t 12.706
+    half = 12.706 * (0.25 / 6) ** 0.5
     assert pooled["diff"] == pytest.approx(0.0)
+    assert (pooled["low"], pooled["high"]) == (max(-half, -1), min(half, 1))
+    assert pooled["p"] == pytest.approx(1.0)
     text = effects.section([one, two, pooled])
     assert "of 2 rounds and seeds the real scores did better in 0 and worse in 0" in text
-    assert "| mean" in text
+    mean = next(line for line in text.splitlines() if "| mean" in line)
+    assert "+0.000 [-1.000, +1.000]" in mean
+    assert "of a mean over seeds and problems crossed" in text
     assert effects.effects(Evals(arms), {}) == []
     assert effects.section([]) == ""
+
+
+def test_the_mean_over_seeds_is_paired_by_seed_and_problem(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reals = {"seed-0": [1, 1, 1, 0, 1, 1, 1, 0], "seed-1": [1, 1, 0, 0, 1, 1, 1, 1]}
+    reals["seed-2"] = [1, 0, 1, 0, 1, 1, 1, 1]
+    others = {"seed-0": [1, 0, 0, 0, 0, 0, 0, 0], "seed-1": [1, 0, 0, 0, 1, 0, 0, 1]}
+    others["seed-2"] = [0, 0, 1, 0, 1, 0, 0, 0]
+    for name, found in (("real", reals), ("other", others)):
+        for seed, correct in found.items():
+            write(tmp_path / "data" / "evaluate", f"{name}-{seed}", correct)
+    arms = {s: {"round-1": {"evaluate": f"real-{s}"}} for s in reals}
+    branches = {s: {"round-1": {"evaluate": f"other-{s}"}} for s in others}
+    found = effects.effects(Evals({"omniopd": arms}), {"zero-score": branches})
+    assert [row["seed"] for row in found] == [0, 1, 2, None]
+    tables_ = [np.reshape(list(x.values()), (3, 4, 2)).mean(2) for x in (reals, others)]
+    wanted = crossed.crossed(tables_[0] - tables_[1], lowest=-1.0)
+    got = found[-1]
+    assert -1 < got["low"] < got["diff"] < got["high"] < 1
+    assert (got["diff"], got["low"], got["high"]) == pytest.approx(wanted.interval)
+    assert got["p"] == pytest.approx(wanted.p)
+    assert got["real_accuracy"] == pytest.approx(tables_[0].mean())
+    assert got["control_accuracy"] == pytest.approx(tables_[1].mean())
+    assert got["problems"] == 4

@@ -266,6 +266,20 @@ def test_states_are_prompts_with_equal_beginnings(tmp_path):
     assert within["low"] is None  # one problem
 
 
+def test_noise_alone_holds_the_difference_within_a_state_above_zero_and_the_legend_says_so(
+    tmp_path,
+):
+    draw = np.random.default_rng(0)
+    made = [
+        response(f"p{i}", chunk, {0: [str(t) for t in draw.choice(["abc", "abx"], 4)]})
+        for i in range(30)
+        for chunk in ("abc", "abx")  # the teacher writes either as often
+    ]
+    within = found(calibrated(tmp_path, made, 3, 4), "contrast/within-state")
+    assert within["low"] > 0.1
+    assert "above 0 even without a contrast" in summary.LEGEND
+
+
 def test_where_no_state_is_shared_there_is_no_ceiling_and_the_note_says_so(tmp_path):
     rows = calibrated(tmp_path, varied(lambda chunk, _: chunk), 3, 4)
     for quantity in ("ceiling/student", "contrast/within-state"):

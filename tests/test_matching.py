@@ -211,7 +211,7 @@ def gather(tmp_path):
 CASES = [  # objective, match, cap: prompts kept, their cost; all prompts cost 24, 24, 12 and so on
     ("omniopd", "teacher_output_tokens", 47, 1, 24),
     ("omniopd", "teacher_output_tokens", 48, 2, 48),
-    ("imitate-forks", "teacher_output_tokens", 59, 2, 48),
+    ("imitate-forks", "teacher_output_tokens", 29, 2, 24),  # one answer of two at each fork
     ("omniopd", "usd", 84.8, 2, 84.8),
     ("sft", "teacher_output_tokens", 23, 2, 14),
     ("sft", "usd", 20.7, 1, 20.6),
@@ -347,6 +347,41 @@ def test_a_control_is_cut_by_the_answers_of_the_arm_that_it_controls(tmp_path):
         assert "teach" not in rounds["constant-scores"][name]
 
 
+def branched(tmp_path, match, branch, budget=100, edit=lambda values: None):
+    def edits(values):
+        values["experiment"].update(rounds=2, branch=branch)
+        edit(values)
+
+    return matched(tmp_path, match, budget, ["omniopd"], edits)
+
+
+@pytest.mark.parametrize("match", ["teacher_output_tokens", "usd"])
+def test_branches_are_cut_by_the_same_answers_as_their_rounds(tmp_path, match):
+    controls = ["shuffled-scores", "constant-scores"]
+    found = plan.expand(branched(tmp_path, match, controls, edit=priced))["cells"]
+    for control in controls:
+        for name, own in found["branches"][control]["seed-0"].items():
+            real = found["arms"]["omniopd"]["seed-0"][name]
+            cells = [found["train-matched"][stages["train"]] for stages in (own, real)]
+            assert {key for key in cells[0] if cells[0][key] != cells[1][key]} == {"targets"}
+            assert cells[0]["answers"] == real["teach"]
+            assert cells[0]["params"]["cap"] == 100
+
+
+@pytest.mark.parametrize("control", ["zero-score", "prior-only"])
+def test_a_branch_that_would_not_be_cut_as_its_round_is_refused(tmp_path, control):
+    said = (
+        rf"experiment\.branch: found \['{control}'\], wanted controls that use "
+        rf"teacher_output_tokens as omniopd does; omniopd does, {control} does not\. Take {control}"
+    )
+    with pytest.raises(UserError, match=said):
+        branched(tmp_path, "teacher_output_tokens", [control])
+    # whatever both use, both are cut by
+    found = plan.expand(branched(tmp_path, "student_tokens", [control]))["cells"]
+    assert {cell["params"]["cap"] for cell in found["train"].values()} == {100}
+    assert branched(tmp_path, None, [control], None)
+
+
 def test_a_price_is_part_of_a_cell_only_where_dollars_are_matched(tmp_path):
     found = matched(tmp_path, "usd", 0.5, ["omniopd", "grpo"], priced)
     _, cell = train_cells(plan.expand(found))["omniopd"]
@@ -371,6 +406,7 @@ CEILINGS = [  # arm, resource, of the miniature by hand
     ("sft", "student_tokens", 8 * 2 * 20),
     ("omniopd", "optimizer_steps", 2),
     ("sft", "optimizer_steps", 1),
+    ("imitate-forks", "student_tokens", 8 * 4 * 20),
 ]
 
 
@@ -378,7 +414,7 @@ CEILINGS = [  # arm, resource, of the miniature by hand
 def test_ceilings_are_hand_computed_and_those_of_the_estimate(
     tmp_path, monkeypatch, arm, resource, most
 ):
-    file = matched(tmp_path, None, arms=["omniopd", "sft"])
+    file = matched(tmp_path, None, arms=["omniopd", "sft", "imitate-forks"])
     assert ceilings.ceiling(file.arm(arm), resource) == most
     expanded = plan.expand(file)
     key = expanded["cells"]["arms"][arm]["seed-0"]["round-1"]["teach"]
@@ -387,6 +423,19 @@ def test_ceilings_are_hand_computed_and_those_of_the_estimate(
     guess = estimate._guessed(file.arm(arm), file.teachers["carries"], cell, group)
     if resource == "teacher_output_tokens":
         assert guess.output_tokens == most
+
+
+def test_imitate_forks_is_charged_what_it_imitates(tmp_path, gather):
+    bought, imitated = "teacher_output_tokens", 2  # of three answers
+    file = matched(tmp_path, bought, arms=["omniopd", "imitate-forks"])
+    arm = file.arm("imitate-forks")
+    assert (arm.teach.samples, arm.train.answers) == (3, imitated)
+    assert ceilings.ceiling(arm, bought) == 8 * 4 * 3 * imitated * 6
+    assert ceilings.cap(file) == 8 * 4 * 3 * imitated * 6
+    price = Price(input=1e6, output=1e5)  # 10.6 dollars an answer; p2 and p0 have 2 forks
+    assert gather("imitate-forks", "usd", 42.4, price=price).matched["used"] == 42.4
+    both = gather("imitate-forks", "usd", 42.4, price=price, answers=2).matched
+    assert (both["used"], both["kept_prompts"], both["answer_tokens_kept"]) == (42.4, 1, 24)
 
 
 def test_the_default_cap_is_the_smallest_ceiling_of_the_arms_that_use_it(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.tasks import math
 from tests.answers_hostile import GOLD, GOOD, hostile
 
@@ -129,6 +130,22 @@ def test_a_grader_that_is_killed_from_outside_is_replaced():
     psutil.wait_procs([psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else [], 10)
     assert grader.check("own", "\\boxed{2.0}", "2") == ("2.0", False, "crashed")
     assert grader.check("own", "\\boxed{2.0}", "2").correct
+
+
+def dies(pipe, seconds):
+    os._exit(1)
+
+
+def waits(pipe, seconds):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("started", [dies, waits])
+def test_a_grader_that_does_not_start_says_so(monkeypatch, started):
+    monkeypatch.setattr(math, "serve", started)
+    monkeypatch.setattr(math, "START_SECONDS", 20.0 if started is dies else 0.2)
+    with pytest.raises(UserError, match="math-verify did not start"):
+        task().check("own", "\\boxed{2.0}", "2")
 
 
 def test_the_memory_of_the_grader_is_limited():

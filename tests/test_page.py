@@ -109,6 +109,15 @@ def test_a_response_with_a_script_is_shown_as_text_and_not_run(visit, made):
 
 
 @pytest.mark.browser
+def test_an_address_that_is_malformed_or_of_nothing_opens_the_browser(visit):
+    for place in ("#forks/%zz", "#forks/omniopd/0/1/%E0%A4%A/1", "#forks/nosuch/9/9/x/y"):
+        page = visit(place)  # which says afterwards whether anything was thrown
+        assert page.locator("#f-head b").inner_text().startswith("train-")
+        page.keyboard.press("j")
+        assert page.locator("#f-list li").count() > 0
+
+
+@pytest.mark.browser
 def test_every_response_chunk_and_continuation_is_that_of_the_tables(visit, made):
     page = visit("#forks/pair/0/2/train-000000-0")
     own = cells(made, "pair", 2)

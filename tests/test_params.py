@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiment
+from pipeline import experiment, plan, plan_round, profiles
 from pipeline.errors import UserError
 from tests.project import MINIATURE, ROOT
 
@@ -94,6 +94,35 @@ def test_opd_with_a_text_only_teacher_is_refused(tmp_path):
 
 def test_a_text_only_teacher_serves_omniopd(tmp_path):
     assert load(tmp_path, put("teachers.carries.white_box", False)).arm("omniopd")
+
+
+def test_a_list_of_one_teacher_is_that_teacher(tmp_path):
+    one = plan.expand(load(tmp_path, lambda values: None))
+    listed = load(tmp_path, put("teach.teacher", ["carries"]))
+    assert plan.expand(listed) == one  # cells and, for the report, the settings
+    assert plan_round.method(listed.arm("omniopd"))["teach"]["teacher"] == "carries"
+
+
+def test_a_profile_never_overwrites_a_params_file_that_was_edited(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "profiles" / f"{name}.yaml").write_text(f"# {name}\n" + MINIATURE.read_text())
+    file = tmp_path / "params.yaml"
+    profiles.put("one")
+    assert not list(tmp_path.glob("params.yaml.*"))
+    edits = [f"# edit {i}\n" + file.read_text() for i in range(3)]
+    said = []
+    for edit in [*edits, edits[1]]:
+        file.write_text(edit)
+        said.append(profiles.put("one"))
+        assert file.read_text() == (tmp_path / "profiles/one.yaml").read_text()
+    names = ["params.yaml.old", "params.yaml.old.2", "params.yaml.old.3"]
+    assert [(tmp_path / name).read_text() for name in names] == edits
+    assert sorted(p.name for p in tmp_path.glob("params.yaml.*")) == names  # an equal one serves
+    for name, text in zip([*names, names[1]], said, strict=True):
+        assert f"The one before it is {name}. " in text
+    assert "before" not in profiles.put("one")
 
 
 def test_a_control_needs_the_arm_that_it_controls(tmp_path):

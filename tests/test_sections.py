@@ -33,7 +33,8 @@ LEVEL = {
 }  # fmt: skip
 BRANCH = {
     "control": "shuffled-scores", "seed": 0, "round": 1, "task": "t", "real_accuracy": 0.5,
-    "control_accuracy": 0.4, "diff": 0.1, "low": 0.05, "high": 0.15, "problems": 9,
+    "control_accuracy": 0.4, "diff": 0.1, "low": 0.05, "high": 0.15, "p": None,
+    "problems": 9,
 }  # fmt: skip
 
 
@@ -142,11 +143,11 @@ def test_costs_are_sums_of_costs_json_and_zeros_cannot_be_picked():
     assert names == ["tokens_used", "seconds"]
 
 
-def test_a_mean_of_branches_has_no_interval():
-    rows = [BRANCH, BRANCH | {"seed": 1}, BRANCH | {"seed": None, "low": None, "high": None}]
+def test_a_mean_of_branches_has_its_own_interval():
+    rows = [BRANCH, BRANCH | {"seed": 1}, BRANCH | {"seed": None, "low": -0.2, "high": 0.4}]
     _, table = sections.branches(rows).blocks
     assert [row[2].text for row in table.rows] == ["0", "1", "mean"]
-    assert [row[5].small for row in table.rows] == ["[+0.050, +0.150]"] * 2 + [""]
+    assert [row[5].small for row in table.rows] == ["[+0.050, +0.150]"] * 2 + ["[-0.200, +0.400]"]
 
 
 def test_calibration_warns_and_shows_what_arms_share_once():

@@ -12,7 +12,9 @@ both are cut to `chunk_tokens` student tokens. n counts forks unless it says oth
     contrast/other-fork     own minus the floor that matters: a metric that cannot tell a fork
                             from another one scores the topic
     contrast/within-state   difference of k_sem / N of two different chunks in one state, absolute,
-                            mean over pairs; n counts states
+                            mean over pairs; n counts states. Each score is a mean of N noisy
+                            samples, so this is above 0 where no chunk is better than another:
+                            its size and interval are no evidence of a contrast
     auroc/other-problem     chance that a similarity at the own fork exceeds one at the other
     auroc/other-fork        fork or problem, a tie counting half
     reliability             of k_sem: correlation over forks of the sums over random halves of the

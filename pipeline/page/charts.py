@@ -1,4 +1,4 @@
-"""The page's charts as Vega-Lite specs. Colours are names that page.js looks up in the theme.
+"""The page's charts as Vega-Lite specs. Colours are names that charts.js looks up in the theme.
 
 `@arm0`, `@arm1`, ... are the colours of pipeline/charts.py in the order of the arms, so that an
 arm looks the same in all pictures, in light and in dark.

@@ -143,10 +143,14 @@
     if (state.moved && location.hash !== hash) history.replaceState(null, "", hash);
   }
 
+  function decoded(part) {
+    try { return decodeURIComponent(part); } catch { return part; } // a cut or mistyped address
+  }
+
   function recall() {
     const [name, ...parts] = location.hash.slice(1).split("/");
     if (name !== "forks" || !parts.length) return false;
-    const [arm, seed, round, id, position] = parts.map(decodeURIComponent);
+    const [arm, seed, round, id, position] = parts.map(decoded);
     for (const field of $("f-filters").querySelectorAll("input, select")) field.value = "";
     choose(arm, seed, round);
     const at = state.matches.findIndex((i) => rows(state.view)[i][ID] === id);

@@ -161,7 +161,7 @@ def _headline(rows: Sequence[Row]) -> str:
 def branches(rows: Sequence[Row]) -> Section | None:
     """Of branches.json: one round trained with the real scores minus with the control's.
 
-    A row without a seed is the mean of the seeds, which has no interval.
+    A row without a seed is the mean of the seeds.
     """
     rows = [row for row in rows if row["task"] == _headline(rows)]
     if not rows:
@@ -171,8 +171,8 @@ def branches(rows: Sequence[Row]) -> Section | None:
             "label": _place(row, len({r["seed"] for r in rows}) > 1),
             "series": row["control"],
             "value": row["diff"],
-            "low": row["diff"] if row["low"] is None else row["low"],
-            "high": row["diff"] if row["high"] is None else row["high"],
+            "low": row["low"],
+            "high": row["high"],
         }
         for row in sorted(rows, key=lambda r: (r["round"], r["seed"] is None, r["seed"]))
     ]
@@ -189,7 +189,8 @@ def branches(rows: Sequence[Row]) -> Section | None:
     lead = (
         "Each round of omniopd, trained twice from its own checkpoint on the same rollouts, forks "
         "and batches: with the real scores and with a control's. The difference is what the scores "
-        "did in that round. Intervals are over problems, conditional on these trainings."
+        "did in that round. Intervals of one seed are over problems, conditional on these "
+        "trainings; those of a mean are over seeds and problems."
     )
     blocks: list[Block] = [Charts([Chart("branches", spec, title, alt)]), table]
     return Section("branches", "Branch effects", blocks, lead)
@@ -201,14 +202,13 @@ def _place(row: Row, several: bool) -> str:
 
 
 def _branch(row: Row, scale: Scale) -> list[Cell | Forest]:
-    alone = row["low"] is None
-    low, high = (row["diff"],) * 2 if alone else (row["low"], row["high"])
+    low, high = row["low"], row["high"]
     return [
         Cell(row["control"], "text"),
         Cell(str(row["round"])),
         Cell("mean" if row["seed"] is None else str(row["seed"])),
         Cell(f"{row['real_accuracy']:.3f}"),
         Cell(f"{row['control_accuracy']:.3f}"),
-        Cell(f"{row['diff']:+.3f}", small="" if alone else bracket(low, high, "+")),
+        Cell(f"{row['diff']:+.3f}", small=bracket(low, high, "+")),
         scale.forest(row["diff"], low, high),
     ]

@@ -202,12 +202,18 @@ class Grader:
         context.set_forkserver_preload(["math_verify", __name__])
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, self.timeout_seconds), daemon=True)
-        process.start()
-        theirs.close()
-        if not ours.poll(START_SECONDS):
-            process.kill()
-            raise UserError("math-verify did not start. Is it installed, and the machine alive?")
-        ours.recv_bytes()
+        try:
+            process.start()
+            theirs.close()  # or its end would not be seen here
+            if not ours.poll(START_SECONDS):
+                raise TimeoutError
+            ours.recv_bytes()
+        except (EOFError, OSError) as error:  # too late, or it ended during its imports
+            if process.pid is not None:
+                process.kill()
+            raise UserError(
+                "math-verify did not start. Is it installed, and the machine alive?"
+            ) from error
         return process, ours
 
     def close(self) -> None:
