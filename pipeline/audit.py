@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from ruamel.yaml import YAML
 
 from pipeline import cells, experiment, params, plan, plan_round, tables
 from pipeline.audit_params import Options, fitted, settings
 from pipeline.errors import UserError
 from pipeline.params import METHOD
+from pipeline.show import as_yaml
 
 PATHS = {  # of an input of a cell: its argument on the stage's command line
     "prompts": "data/prepare/{}/prompts.parquet",
@@ -39,10 +39,10 @@ def audit(options: Options) -> Path:
     options = fitted(options)
     content = settings(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    cells.write_text(options.out / "params.yaml", _yaml(content))
+    cells.write_text(options.out / "params.yaml", as_yaml(content))
     file = experiment.load(options.out / "params.yaml")
     found = plan.audited(file, METHOD)
-    cells.write_text(options.out / cells.PLAN, _yaml(found))
+    cells.write_text(options.out / cells.PLAN, as_yaml(found))
     _run(found, options.out)
     with contextlib.chdir(options.out):  # the report's readers know artifacts as data/...
         text = _page(options, file, found)
@@ -111,12 +111,3 @@ def command(stage: str, key: str, cell: dict[str, Any]) -> Iterator[str]:
         if name != "params" and argument in PATHS:
             yield from (f"--{argument}", PATHS[argument].format(value))
     yield from ("--out", f"data/{stage}/{key}")
-
-
-def _yaml(content: dict[str, Any]) -> str:
-    from io import StringIO
-
-    stream, yaml = StringIO(), YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.dump(content, stream)
-    return stream.getvalue()
