@@ -41,7 +41,7 @@ def _apt(*arguments: str) -> None:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop would be in the way of other files' own
 def chromium():
     """The browser. Skips, and says so, where there is none and none can be installed."""
     path = executable()
