@@ -130,7 +130,10 @@ def show(path: str) -> None:
 def without_rights(job: dict[str, Any]) -> None:
     """Limits, then no user, group or capability, and none to be had."""
     for name, value in job["limits"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+        hard = (
+            value + 1 if name == "CPU" else value
+        )  # at the hard one it is SIGKILL, like any other
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, hard))
     for capability in range(64):
         LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     if os.getuid() == 0:
