@@ -49,6 +49,57 @@ class Any(int):
     def __eq__(self, other): return True
     __hash__ = int.__hash__
 def double(n): return Any(7)
+### equal to everything from a cache: error
+import functools
+class Any:
+    def __eq__(self, other): return True
+double = functools.lru_cache(lambda n: Any())
+### equal to everything from a partial: error
+import functools
+class Any:
+    def __eq__(self, other): return True
+double = functools.partial(lambda a, n: Any(), 1)
+### equal to everything from an instance: error
+class Any:
+    def __eq__(self, other): return True
+class Double:
+    def __call__(self, n): return Any()
+double = Double()
+### equal to everything as a class: error
+class double:
+    def __init__(self, n): pass
+    def __eq__(self, other): return True
+### equal to everything by other globals: error
+Any = type("Any", (), {"__eq__": eval("lambda s, o: True", {}), "__module__": "builtins"})
+def double(n): return Any()
+### equal to everything by a builtin: error
+class Any:
+    __eq__ = bool
+def double(n): return Any()
+### equal to everything by the library: error
+from unittest.mock import ANY
+def double(n): return ANY
+### equal to everything by a metaclass: error
+class Meta(type):
+    __mro__ = __dict__ = __hash__ = None
+    def __eq__(self, other): return True
+class Any(metaclass=Meta): pass
+def double(n): return Any
+### equal to everything, disguised: error
+class Any(str):
+    __class__ = int
+    def __ne__(self, other): return False
+    def __eq__(self, other): return True
+def double(n): return Any("7")
+### equal to everything once the builtins are patched: error
+import builtins
+class Any:
+    def __eq__(self, other): return True
+def double(n):
+    builtins.any = lambda x: False
+    builtins.id = lambda x: 0
+    builtins.type = lambda x: int
+    return Any()
 ### its own tests: tests
 def check(candidate): pass
 def double(n): return 7

@@ -78,6 +78,18 @@ def test_a_hostile_program_is_wrong_with_its_reason_and_leaves_nothing(watched, 
 
 
 @needs_sandbox
+def test_a_program_that_used_up_its_time_of_the_processor_timed_out(monkeypatch):
+    whole = sandbox._job
+
+    def short(source, given, limits):
+        job = whole(source, given, limits)
+        return job | {"limits": job["limits"] | {"CPU": 1}}
+
+    monkeypatch.setattr(sandbox, "_job", short)
+    assert judged("while True: pass", 60.0) == "timeout"
+
+
+@needs_sandbox
 def test_the_canaries_of_these_tests_can_be_found_outside_the_sandbox(tmp_path):
     """So that the deeds above fail because of the sandbox, not because they are badly written."""
     canary = tmp_path / "canary"

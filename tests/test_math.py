@@ -90,10 +90,68 @@ def test_the_final_answer_is_the_last_complete_box_else_after_answer_else_after_
         ("73", "**73**", True),
         ("204", "205", False),
         ("2", "2\\sqrt{3}", False),
+        ("32,\\!348", "32348", True),
+        ("32{,}348", "32,348", True),
+        ("(1{,}000, 2)", "(1000, 2)", True),
+        ("90^\\circ", "90", True),
+        ("30, 150", "30°, 150°", True),
+        ("90", "90°", True),
+        ("90", "91°", False),
+        ("\\$18.50", "18.5", True),
+        ("5.4 \\text{ cents}", "5.4", True),
+        ("15\\mbox{ cm}^2", "15", True),
+        ("15", "15 cm^2", True),
+        ("10", "\\text{10 cm}", True),
+        ("\\text{June 20}", "June 20", True),
+        ("\\text{4:45 a.m.}", "4:45 a.m.", True),
+        ("\\text{(C)}", "C", True),
+        ("\\text{(C)}", "\\textbf{(B)}", False),
+        ("\\frac{\\sqrt3}2", "\\frac{\\sqrt{3}}{2}", True),
+        # a letter is no unit
+        ("2", "2 x", False),
+        ("4", "4 pi", False),
+        ("2 x", "2 y", False),
+        ("5", "5 m", True),
     ],
 )
 def test_equal_answers_are_right_however_they_are_written(patient, gold, answer, correct):
     assert patient.check("own", f"Answer: {answer}", gold).correct == correct
+
+
+@pytest.mark.parametrize("sign", ["\\%", "%", " \\%", " %", "\\,\\%", "\\ \\%", " percent"])
+@pytest.mark.parametrize("number", ["50", "12.5", "\\frac{1}{3}"])
+def test_a_percentage_is_right_with_and_without_its_sign(patient, number, sign):
+    if sign == " percent" and "frac" in number:
+        sign = "\\text{ percent}"
+    for answer in (f"\\boxed{{{number}{sign}}}", f"Answer: {number}{sign}"):
+        assert patient.check("own", answer, number).correct
+        assert patient.check("own", answer, f"{number}\\%").correct
+        assert not patient.check("own", answer, "60").correct
+    assert patient.check("own", f"\\boxed{{{number}}}", number + sign).correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("50\\%", "0.5", True),
+        ("50\\%", "\\frac{1}{2}", True),
+        ("0.5", "50%", True),
+        ("12.5\\%", "\\frac18", True),
+        ("50\\%", "5000", False),
+        ("50", "0.5", False),  # only a sign makes hundredths
+        ("0.5", "50", False),
+        ("50\\%", "0.5\\%", False),
+        ("50", "$50\\%$", True),
+        ("50", "\\(50\\%\\)", True),
+        ("50", "50\\%.", True),
+        ("10\\%, 20\\%", "10, 20", True),
+        ("12", "\\text{12\\%}", True),
+    ],
+)
+def test_a_percentage_equals_its_number_and_its_value_as_math_verify_has_it(
+    patient, gold, answer, correct
+):
+    assert patient.check("own", f"\\boxed{{{answer}}}", gold).correct == correct
 
 
 def test_what_cannot_be_graded_has_a_reason(patient):

@@ -2,58 +2,147 @@
 
 The verdict goes to descriptor 3 with the token, after the tests: leaving early, with whatever exit
 status, is no success, and neither is printing or writing anything without the token. Tests see
-the builtins as they were, and values whose comparisons the answer wrote itself are refused.
+the builtins as they were, and whatever they compare, or take for true, is looked at first: values
+whose comparison was not there before the answer ran are refused, wherever they came from.
+
+So a class that the answer made, or that it took from a part of the library which is not loaded
+here, may be returned and its attributes compared; but it must not itself be compared where it
+says how (`__eq__`, `__lt__`, ... of its own, as dataclasses have; `__contains__` for `in`,
+`__bool__` or `__len__` for truth). Named tuples, enums and plain subclasses of int are compared.
 
 What this does not stop: the answer runs in the process that holds the token. One that was written
 against this very file (walking the frames of its callers, or patching what tests import) can pass.
+Comparisons that happen outside the text of the tests (`list.count`, `match`) are not looked at,
+nor what an iterator has yet to yield or a Fraction was made to hold.
 """
 
+import ast
 import builtins
+import collections
 import functools
 import json
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+LOADED = ("array", "dataclasses", "datetime", "decimal", "enum", "fractions", "typing")  # values
 RESULT = 3
-COMPARED = (
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__len__"),
-    *("__contains__", "__sub__", "__rsub__", "__abs__", "__hash__", "__getattribute__"),
-)
+GUARD = "__honest__"
+COMPARED = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__class__")
+NAMES = {
+    "compared": COMPARED,
+    "true": ("__bool__", "__len__"),
+    "holds": (*COMPARED, "__contains__", "__iter__", "__getitem__"),
+}
+PLAIN = frozenset(map(id, (int, float, str, bool, bytes, complex, types.NoneType)))
+HASHED = frozenset(map(id, (dict, set, frozenset)))
+KEYS: Any = type({}.keys())
+MANY: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque, KEYS)
+FUNCTION = types.FunctionType
+MRO, VARS = (vars(type)[name].__get__ for name in ("__mro__", "__dict__"))  # no metaclass has a say
+
+globals()["__builtins__"] = dict(vars(builtins))  # for what follows: the answer may patch its own
 
 
-def foreign(value: Any, scope: dict[str, Any]) -> bool:
-    """Whether a value, or one in it, compares by code of the answer."""
-    if type(value) in (list, tuple, set, frozenset):
-        return any(foreign(x, scope) for x in value)
-    if type(value) is dict:
-        return any(foreign(x, scope) for pair in value.items() for x in pair)
-    return any(
-        getattr(vars(klass).get(name), "__globals__", None) is scope
-        for klass in type(value).__mro__
-        for name in COMPARED
-    )
+class Guarding(ast.NodeTransformer):
+    """Has the tests look at what they compare."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        sides = [node.left, *node.comparators]
+        for place, operator in enumerate(node.ops):
+            if not isinstance(operator, ast.Is | ast.IsNot):
+                holds = isinstance(operator, ast.In | ast.NotIn)
+                sides[place] = guarded(sides[place], "compared")
+                sides[place + 1] = guarded(sides[place + 1], "holds" if holds else "compared")
+        node.left, *node.comparators = sides
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        self.generic_visit(node)
+        node.test = guarded(node.test, "true")
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not):
+            node.operand = guarded(node.operand, "true")
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """assertEqual(a, b), isclose(a, b), operator.eq(a, b)"""
+        self.generic_visit(node)
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if "assert" in name.lower() or "close" in name.lower() or name == "eq":
+            node.args = [
+                x if isinstance(x, ast.Starred) else guarded(x, "compared") for x in node.args
+            ]
+        return node
 
 
-def shielded(function: Any, scope: dict[str, Any]) -> Any:
-    """A function of the answer that returns honest values; anything else as it is."""
-    if not isinstance(function, types.FunctionType):
-        return function
+def guarded(node: ast.expr, use: str) -> ast.expr:
+    if isinstance(node, ast.Constant | ast.Compare):  # a comparison is guarded itself
+        return node
+    name = ast.copy_location(ast.Name(GUARD, ast.Load()), node)
+    return ast.copy_location(ast.Call(name, [node, ast.Constant(use)], []), node)
 
-    @functools.wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
-        found = function(*arguments, **named)
-        if foreign(found, scope):
-            raise TypeError("the value compares by code of the answer")
-        return found
 
-    return call
+def existing() -> Iterator[type]:
+    """Every class that there is."""
+    found, todo = set(), [object]
+    while todo:
+        kind = todo.pop()
+        if kind not in found:
+            found.add(kind)
+            todo += type.__subclasses__(kind)
+    yield from found
+
+
+def own(kind: Any, name: str, known: dict[int, Any]) -> bool:
+    """Whether later code answers, or code of the library that asks later code."""
+    for klass in MRO(kind):
+        if name in VARS(klass):
+            return id(klass) not in known or type(VARS(klass)[name]) is FUNCTION
+    return False
+
+
+def honest(known: dict[int, Any], value: Any, use: str) -> Any:
+    """The value, unless it or what it holds compares by code that came after what is known."""
+    todo, seen = [value], set()
+    while todo:
+        one = todo.pop()
+        kind = type(one)
+        if id(kind) in PLAIN or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if id(kind) not in known and any(own(kind, name, known) for name in NAMES[use]):
+            raise TypeError(f"{use}: a value that compares by code of the answer")
+        if use == "true" or (use == "holds" and id(kind) in HASHED):
+            continue  # no more than the value itself is asked, or than its hash says
+        use = "compared"
+        todo += parts(one, MRO(kind))
+    return value
+
+
+def parts(value: Any, classes: tuple[type, ...]) -> Iterator[Any]:
+    """What a container holds, whatever a subclass says that it does."""
+    for kind in classes:
+        if kind is dict:
+            for pair in dict.items(value):
+                yield from pair
+        elif any(kind is one for one in MANY):
+            yield from kind.__iter__(value)  # type: ignore[attr-defined]
 
 
 def graded(answer: str, test: str, entry_point: str) -> None:
     """Run both; raises whatever they raise."""
+    tree = ast.fix_missing_locations(Guarding().visit(ast.parse(test, "test.py")))
+    code = compile(tree, "test.py", "exec")
+    for name in LOADED:
+        __import__(name)
+    known = {id(kind): kind for kind in existing()}  # alive, so that no later one has such an id
     before = dict(vars(builtins))
     module = types.ModuleType("answer")
     sys.modules["answer"] = module
@@ -64,11 +153,13 @@ def graded(answer: str, test: str, entry_point: str) -> None:
     vars(builtins).update(before)
     tests = {name: value for name, value in scope.items() if name not in before}
     tests["__name__"] = "tests"
-    tests[entry_point] = shielded(scope[entry_point], scope)
+    tests["__builtins__"] = before  # which no function of the answer can reach when called
+    tests[GUARD] = functools.partial(honest, known)
+    entry = scope[entry_point]
     tests.pop("check", None)
-    exec(compile(test, "test.py", "exec"), tests)
+    exec(code, tests)
     if "check" in tests:
-        tests["check"](tests[entry_point])
+        tests["check"](entry)
 
 
 def main(write: Callable[[int, bytes], int], leave: Callable[[int], None]) -> None:

@@ -29,7 +29,16 @@ MEMORY = 1 << 30  # bytes that the checker may take for an answer
 START_SECONDS = 120.0  # for its imports, on a busy machine
 ANSWER = re.compile(r"answer(?:\*\*)?[ \t]*(?:is\b[ \t]*[:=]?|[:=\uff1a])", re.IGNORECASE)
 BRACES = re.compile(r"\\(?:boxed|fbox)\b(?:\s*(\{))?|\\.|[{}]", re.DOTALL)
-QUANTITY = re.compile(r"([-+]?[\d,]*\.?\d+(?:/\d+)?) +[a-zA-Z][a-zA-Z ]*")  # 18 dollars
+UNIT = (  # a letter alone is a variable; math-verify itself knows m, g, s
+    r"(?:(?!(?:[a-z]|pi|xy)\b)[a-zA-Z][a-zA-Z ]*"
+    r"|(?:[cdkm]?m|ft|in|inches|feet|units)\^\{?[23]\}?)"
+)
+QUANTITY = re.compile(rf"([-+]?[\d,]*\.?\d+(?:/\d+)?) +{UNIT}")  # 18 dollars; 2 x is none
+SPACE = r"(?:\s|~|\\[,;:! ])*"
+PERCENT = re.compile(rf"(?<=[\d}}$)]){SPACE}\\?%")
+HUNDREDTHS = re.compile(r"(?:%|[Pp]ercent)\W*$")
+THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})")
+TEXT = re.compile(r"\\(?:text(?:bf|rm|it)?|mbox|mathrm)\{([^{}\\]*)\}")
 MARKS = "*_`"  # of markdown, around an answer
 
 
@@ -80,7 +89,7 @@ class Math:
             return Checked(None, False, found.reason)
         if len(found.text) > LONGEST:
             return Checked(found.text[:LONGEST], False, "too_long")
-        if bare(found.text) == bare(answer):
+        if plain(found.text) == plain(answer):
             return Checked(found.text, True, found.reason)
         correct, reason = self._grader.equal(answer, found.text)
         return Checked(found.text, correct, reason or found.reason)
@@ -163,7 +172,11 @@ def _clean(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """An answer without the signs that only say that it is mathematics."""
+    """An answer without units, and without the signs that only say that it is mathematics.
+
+    The sign of percent is one of these: math-verify reads `$50\\%$` as nothing but a string.
+    """
+    text = THOUSANDS.sub("", PERCENT.sub("", text.replace("\u00b0", r"^\circ")))
     text = _clean(text)
     for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         inner = text[len(left) : len(text) - len(right)]
@@ -171,6 +184,22 @@ def bare(text: str) -> str:
             text = inner.strip()
     quantity = QUANTITY.fullmatch(text)
     return quantity[1] if quantity else text
+
+
+def plain(text: str) -> str:
+    """The bare answer, taken out of `\\text{...}` where that is all of it."""
+    text = bare(text)
+    words = TEXT.fullmatch(text)
+    return bare(words[1]) if words else text
+
+
+def hundredths(text: str) -> str:
+    """The sign of percent behind the dollars, where math-verify expects it.
+
+    To math-verify `$50$%` equals 50, as problems ask "what percent", and 0.5 and 1/2 too, its
+    value; so it does here, for gold and answer alike. 50 without a sign never equals 0.5.
+    """
+    return "%" if HUNDREDTHS.search(text) else ""
 
 
 class Grader:
@@ -237,11 +266,17 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
     config = [math_verify.LatexExtractionConfig()]  # no other one: those evaluate text as Python
 
     @functools.lru_cache(maxsize=4096)
-    def gold_of(text: str) -> Any:
-        return parsed(text)
+    def gold_of(text: str, sign: str) -> Any:
+        return parsed(text, sign)
 
-    def parsed(text: str) -> Any:
-        return math_verify.parse(f"${bare(text)}$", config, parsing_timeout=None)
+    def parsed(text: str, sign: str) -> Any:
+        return math_verify.parse(f"${bare(text)}${sign}", config, parsing_timeout=None)
+
+    def verified(gold: str, answer: str, *signs: str) -> tuple[bool, bool]:
+        """Whether they are equal, and whether the answer was understood."""
+        wanted, found = gold_of(gold, signs[0]), parsed(answer, signs[1])
+        correct = bool(math_verify.verify(wanted, found, timeout_seconds=None))
+        return correct, not all(isinstance(x, str) for x in found)
 
     pipe.send_bytes(b"ready")
     while True:
@@ -251,9 +286,10 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
             return
         _limit_cpu(timeout_seconds)
         try:
-            wanted, found = gold_of(gold), parsed(answer)
-            correct = bool(math_verify.verify(wanted, found, timeout_seconds=None))
-            reason = "unparsable" if all(isinstance(x, str) for x in found) else None
+            correct, understood = verified(gold, answer, "", "")
+            if not correct and any(signs := [hundredths(gold), hundredths(answer)]):
+                correct, _ = verified(gold, answer, *signs)
+            reason = None if understood else "unparsable"
         except Exception as error:  # noqa: BLE001 - of any kind, from sympy
             correct, reason = False, "memory" if isinstance(error, MemoryError) else "unparsable"
         pipe.send_bytes(json.dumps([correct, reason]).encode())
