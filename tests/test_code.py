@@ -47,13 +47,14 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox, "HARNESS", marked)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as named:
         server.settimeout(0.01)
-        named.bind("\0omniopd-CANARY")
+        named.bind(f"\0omniopd-CANARY-{os.getpid()}")
         named.listen()
         named.settimeout(0.01)
 
         def fill(source):
             port = str(server.getsockname()[1])
             source = source.replace("PORT", port).replace("FILE", str(canary))
+            source = source.replace("omniopd-CANARY", f"omniopd-CANARY-{os.getpid()}")
             return source.replace("PROJECT", sandbox.__file__)
 
         yield fill
