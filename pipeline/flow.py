@@ -1,9 +1,9 @@
 """The plan's cells as a Prefect flow: a task run each, independent ones side by side.
 
-DVC stays the only cache and the only judge of what is stale: a task run is one `dvc repro` of one
-cell, or nothing where neither the cell nor anything that it reads changed. A cell is handed to
-Prefect when all that it reads is done, so no worker waits for another. Prefect's database is
-.prefect/prefect.db; `PREFECT_HOME=.prefect prefect server start` shows it in a browser.
+DVC stays the only cache and the only judge of what is stale: a task run brings one cell up to date
+as `dvc repro` does, or does nothing where neither the cell nor anything that it reads changed. A
+cell is handed to Prefect when all that it reads is done, so no worker waits for another. Prefect's
+database is .prefect/prefect.db; `PREFECT_HOME=.prefect prefect server start` shows it in a browser.
 """
 
 import signal
@@ -88,12 +88,13 @@ def run_graph(graph: dict[str, Cell], parallel: int, results: Path = RESULTS) ->
     after Ctrl-C or SIGTERM, when everything that was started has ended.
     """
     start = time.perf_counter()
-    stale = reproduction.stale(graph)
+    project = reproduction.Project()
+    stale = project.stale(graph)
     if not stale:
         typer.echo(f"nothing to do: {len(graph)} cells are up to date")
         return
     typer.echo(f"{len(stale)} of {len(graph)} cells changed")
-    flow = _Flow(graph, stale, parallel)
+    flow = _Flow(project, graph, stale, parallel)
     with server.alone(), _interruptible():
         try:
             flow.run(results)
@@ -108,8 +109,14 @@ def run_graph(graph: dict[str, Cell], parallel: int, results: Path = RESULTS) ->
 class _Flow:
     """One run of the graph. Prefect is imported below here and nowhere else."""
 
-    def __init__(self, graph: dict[str, Cell], stale: set[str], parallel: int) -> None:
-        self.graph, self.stale, self.parallel = graph, stale, parallel
+    def __init__(
+        self,
+        project: reproduction.Project,
+        graph: dict[str, Cell],
+        stale: set[str],
+        parallel: int,
+    ) -> None:
+        self.project, self.graph, self.stale, self.parallel = project, graph, stale, parallel
         self.processes = Processes(dag.environment())
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
@@ -134,6 +141,7 @@ class _Flow:
             finally:
                 _deaf()
                 self.processes.stop()
+                self.project.write()
             self.complain()
             if results.is_file():
                 create_markdown_artifact(results.read_text(), key="results")
@@ -190,9 +198,13 @@ class _Flow:
         if cell.name not in self.stale and not cell.reads & self.ran:
             return
         start = time.perf_counter()
-        if reproduction.reproduce(cell.name, self.processes):
+        if self.project.reproduce(cell.name, self.command):
             self.ran.add(cell.name)
         self.seconds[cell.name] = time.perf_counter() - start
+
+    def command(self, text: str, line: Callable[[str], None]) -> int:
+        """Run a stage's command as DVC does, by the shell; its status."""
+        return self.processes.run(["/bin/sh", "-c", text], line)
 
     def outcome(self, name: str, future: "PrefectFuture[None]") -> str:
         """Note how a task run ended; in words. Raises what is not the cell's own failure."""

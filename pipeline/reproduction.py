@@ -1,30 +1,34 @@
 """What the flow asks of DVC: which cells are stale, and to bring a single one up to date.
 
-A process each: DVC's lock and its log are global to a process, and a stage that is to be stopped
-needs a process group anyway.
+The project is opened once. A `dvc repro` for each cell would start an interpreter, resolve dvc.yaml
+and write all of dvc.lock again every time: at two thousand cells that takes a minute a cell, more
+than any stage. The steps here are those of DVC's own `repro`, by its own functions; what differs
+is when dvc.lock is written. A finished cell goes into DVC's cache and run-cache at once, and into
+dvc.lock with others: after a kill -9 in between, DVC restores it from there and runs nothing.
 """
 
-import json
-import re
-import subprocess
-from collections.abc import Collection
+import functools
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import typer
-from ruamel.yaml import YAML
 
-from pipeline import dag
 from pipeline.errors import UserError
-from pipeline.processes import Processes
 
-SAME = re.compile(r"^Stage '[^']+' didn't change, skipping")
-EXITED = re.compile(r"^ERROR: .*, exited with (-?\d+)$")
-HINTS = re.compile(
-    r"^\s*$|^To track the changes|^\s+git add|^To enable auto|^\s+dvc config|^Use `dvc push`"
-)
+if TYPE_CHECKING:
+    from dvc.stage import Stage
+
+SHARE = 20  # dvc.lock is written when the last time took less than this part of what went by
+FIRST_SECONDS = 10.0  # until it is written first
 
 
 class CellFailed(Exception):
-    """DVC could not bring a cell up to date. `status` is the stage's own, None if it never ran."""
+    """A cell could not be brought up to date. `status` is the stage's own, None if it never ran."""
 
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
@@ -39,59 +43,166 @@ class CellFailed(Exception):
         return self.status is not None and (self.status < 0 or self.status > 128)
 
 
-def stale(names: Collection[str]) -> set[str]:
-    """Those of `names` that DVC would not skip, after it restored the outs that its cache has.
+class Project:
+    """The DVC project in the current directory. Its methods may be called from several threads.
 
-    A cell downstream of these may look fresh here and still have to run. Raises UserError.
+    DVC's own state is of one thread, so they take turns at it; commands run side by side.
     """
-    changed = _status(names)
-    lock = YAML(typ="safe").load(dag.LOCK.read_text()) if dag.LOCK.is_file() else {}
-    known = lock.get("stages") or {}
-    gone = [name for name, deleted in changed.items() if deleted and name in known]
-    if gone:  # all of them in the time that `dvc repro` takes for one or two
-        command = dag.dvc("--wait-for-lock", "checkout", "--quiet", "--allow-missing", *gone)
-        subprocess.run(command, env=dag.environment(), capture_output=True, check=False)
-        changed = _status(names)
-    return set(changed)
 
+    def __init__(self) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
 
-def _status(names: Collection[str]) -> dict[str, bool]:
-    """Each stale cell, and whether outs of it are deleted and none is otherwise changed."""
-    command = dag.dvc("--wait-for-lock", "status", "--json", "--no-updates")
-    done = subprocess.run(command, env=dag.environment(), capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"`dvc status` failed: {done.stderr.strip() or done.stdout.strip()}")
-    changed = {}
-    for name, entries in json.loads(done.stdout).items():
-        if name in names:
-            outs = [
-                e["changed outs"] for e in entries if isinstance(e, dict) and "changed outs" in e
-            ]
-            changed[name] = {state for out in outs for state in out.values()} == {"deleted"}
-    return changed
+        self._fault = DvcException
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # its lines are echoed cell by cell
+        _read_params_once()
+        try:
+            self._repo: Repo = Repo(_wait_for_lock=True)
+            self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
+        except DvcException as error:
+            raise UserError(f"DVC cannot read dvc.yaml and dvc.lock: {error}") from error
+        self._turn = Lock()
+        self._unwritten: list[Stage] = []
+        self._written, self._took = time.monotonic(), FIRST_SECONDS / SHARE
 
+    def stale(self, names: Collection[str]) -> set[str]:
+        """Those of `names` that DVC would not skip, after it restored the outs that its cache has.
 
-def reproduce(name: str, processes: Processes) -> bool:
-    """`dvc repro` of this cell alone; whether DVC ran or restored it. Raises CellFailed.
+        A cell downstream of these may look fresh here and still have to run. Raises UserError.
+        """
+        missing = sorted(set(names) - set(self._stages))
+        if missing:
+            raise UserError(f"dvc.yaml has no stage {missing[0]}. Run `omniopd plan`.")
+        try:
+            with self._alone():
+                return {name for name in names if self._changed(self._stages[name])}
+        except self._fault as error:
+            raise UserError(f"DVC cannot tell what changed: {error}") from error
 
-    Every line of its output but DVC's hints is echoed with the cell's name before it. DVC exits
-    with 255 whatever the stage's status was; that one is read from DVC's last line.
-    """
-    same, status, last = False, None, ""
+    def reproduce(self, name: str, run: Callable[[str, Callable[[str], None]], int]) -> bool:
+        """Run this cell or restore it; whether it had to be. Raises CellFailed.
 
-    def line(text: str) -> None:
-        nonlocal same, status, last
-        if HINTS.match(text):
-            return
-        typer.echo(f"{name} | {text}")
-        same = same or bool(SAME.match(text))
-        if exited := EXITED.match(text):
-            status = int(exited[1])
-        else:
+        `run` gets the command and what takes each line of its output, and returns its status.
+        """
+        stage, last = self._stages[name], ""
+
+        def line(text: str) -> None:
+            nonlocal last
+            typer.echo(f"{name} | {text}")
             last = text
 
-    command = dag.dvc("--wait-for-lock", "repro", "--single-item", name)
-    code = processes.run(command, line)
-    if code:
-        raise CellFailed(last, code if code < 0 else status)
-    return not same
+        try:
+            with self._alone():
+                if not stage.changed():
+                    line(f"Stage '{name}' didn't change, skipping")
+                    return False
+                if self._restore(stage):
+                    line(f"Stage '{name}' is cached - skipping run, checking out outputs")
+                    return True
+            line(f"Running stage '{name}':")
+            line(f"> {stage.cmd}")
+            with self._claimed(name, stage):
+                status = run(stage.cmd, line)
+            if status:
+                raise CellFailed(last, status)
+            with self._alone():
+                self._keep(stage)
+        except self._fault as error:
+            raise CellFailed(f"DVC: {error}", None) from error
+        return True
+
+    def write(self) -> None:
+        """Write what is not in dvc.lock yet."""
+        with self._alone():
+            self._write()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._turn, self._repo.lock:
+            yield
+
+    @contextmanager
+    def _claimed(self, name: str, stage: "Stage") -> Iterator[None]:
+        """Another DVC command is told that the cell's files are busy, until the end of the block.
+
+        Only DVC's own lock is free meanwhile.
+        """
+        from dvc.rwlock import rwlock
+
+        files = [[one.fs_path for one in some] for some in (stage.deps, stage.outs)]
+        hard = self._repo.config["core"].get("hardlink_lock", False)
+        claim = rwlock(self._repo.tmp_dir, self._repo.fs, f"omniopd run: {name}", *files, hard)
+        with self._alone():
+            claim.__enter__()
+        try:
+            yield
+        finally:
+            with self._alone():
+                claim.__exit__(None, None, None)
+
+    def _changed(self, stage: "Stage") -> bool:
+        """Restores outs that were only deleted, where dvc.lock knows the cell."""
+        from dvc.exceptions import CheckoutError
+
+        if not stage.changed():
+            return False
+        if stage.changed_stage() or stage.changed_deps() or stage.changed(allow_missing=True):
+            return True
+        with suppress(CheckoutError):
+            stage.checkout(allow_missing=True)
+        return bool(stage.changed())
+
+    def _restore(self, stage: "Stage") -> bool:
+        """Remove the outs and bring them back from the run-cache; whether it has them."""
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        stage.remove_outs(ignore_remove=False, force=False)
+        try:
+            self._repo.stage_cache.restore(stage)
+        except RunCacheNotFoundError:
+            return False
+        self._keep(stage)
+        return True
+
+    def _keep(self, stage: "Stage") -> None:
+        stage.save()
+        stage.commit()
+        self._unwritten.append(stage)
+        if time.monotonic() - self._written > SHARE * self._took:
+            self._write()
+
+    def _write(self) -> None:
+        start = time.monotonic()
+        if self._unwritten:
+            with self._repo.scm_context(quiet=True):
+                self._unwritten[0].dvcfile.dump_stages(self._unwritten, update_pipeline=False)
+        self._unwritten = []
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+
+def _read_params_once() -> None:
+    """Let DVC parse plan.yaml once, not for every cell and question, and look keys up.
+
+    DVC's own function searches the whole tree for each key as if it were a pattern.
+    """
+    from dvc.dependency import param
+
+    plain = param.read_param_file
+
+    @functools.lru_cache(maxsize=4)
+    def parsed(fs: Any, path: str, _changed: int) -> Any:
+        return plain(fs, path)
+
+    def read(
+        fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False, **rest: Any
+    ) -> Any:
+        if not (key_paths and flatten) or rest:
+            return plain(fs, path, key_paths, flatten, **rest)
+        tree, found = parsed(fs, path, Path(path).stat().st_mtime_ns), {}
+        for key in key_paths:
+            with suppress(KeyError, TypeError):
+                found[key] = functools.reduce(lambda node, part: node[part], key.split("."), tree)
+        return found
+
+    param.read_param_file = read

@@ -240,6 +240,32 @@ def test_a_signal_ends_every_process_even_those_that_ignore_it(
     assert [one for one in family if alive(one)] == []
 
 
+def test_after_a_kill_the_finished_cells_are_restored_and_none_runs_again(toy: Toy) -> None:
+    before = toy.lock()
+    (toy.folder / "in-a").write_text("echo other > $1\n")
+    (toy.folder / "in-b").write_text("sleep 300\n")
+    process = toy.start()
+    family: list[psutil.Process] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        family = psutil.Process(process.pid).children(recursive=True)
+        if "third of a" in line:
+            break
+    process.kill()
+    for one in family:  # its server and the stage that hangs
+        if alive(one):
+            one.kill()
+    process.wait()
+    assert toy.lock() == before  # too early for it
+    (toy.folder / "in-b").write_text("sleep 1; echo b > $1\n")
+    status, output = toy.run()
+    assert status == 0
+    assert "Running stage" not in output
+    assert output.count("is cached - skipping run") == 3
+    assert (toy.folder / "third-a").read_text() == "other\n"
+    assert toy.lock() != before
+
+
 def alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
