@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline import cells, dag, plan, reproduction, server
+from pipeline import cells, dag, forkserver, plan, reproduction, server
 from pipeline.errors import UserError
 from pipeline.processes import Processes
 
@@ -94,8 +94,8 @@ def run_graph(graph: dict[str, Cell], parallel: int, results: Path = RESULTS) ->
         typer.echo(f"nothing to do: {len(graph)} cells are up to date")
         return
     typer.echo(f"{len(stale)} of {len(graph)} cells changed")
-    flow = _Flow(project, graph, stale, parallel)
-    with server.alone(), _interruptible():
+    with server.alone(), _interruptible(), forkserver.serving() as warm:
+        flow = _Flow(project, graph, stale, parallel, {**dag.environment(), **warm})
         try:
             flow.run(results)
         except KeyboardInterrupt:
@@ -115,9 +115,10 @@ class _Flow:
         graph: dict[str, Cell],
         stale: set[str],
         parallel: int,
+        environment: dict[str, str],
     ) -> None:
         self.project, self.graph, self.stale, self.parallel = project, graph, stale, parallel
-        self.processes = Processes(dag.environment())
+        self.processes = Processes(environment)
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
         self.done: list[str] = []

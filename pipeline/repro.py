@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from pipeline import dag, plan, processes
+from pipeline import dag, forkserver, plan, processes
 from pipeline.errors import UserError
 
 SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
@@ -16,8 +16,14 @@ def repro() -> float:
     """Run plain `dvc repro`; returns its seconds. Raises UserError if it fails."""
     total = len(plan.upstream(dag.current())) + 1
     start = time.perf_counter()
+    with forkserver.serving() as server:
+        _run({**dag.environment(), **server}, total)
+    return time.perf_counter() - start
+
+
+def _run(environment: dict[str, str], total: int) -> None:
     process = subprocess.Popen(
-        dag.dvc("repro"), env=dag.environment(), stdout=subprocess.PIPE, text=True, bufsize=1
+        dag.dvc("repro"), env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
     )
     assert process.stdout is not None
     count = 0
@@ -35,4 +41,3 @@ def repro() -> float:
             f"`dvc repro` stopped with status {process.returncode}; its own message is above. "
             "Mend that and run it again: finished stages are not repeated."
         )
-    return time.perf_counter() - start
