@@ -40,7 +40,7 @@ FIRST = (
     "tokenizers",
     "torch",
 )
-# what loading a Llama model imports, and pyarrow where it finds it
+# what loading a Llama model imports, what pyarrow does where it finds it, and the store
 THEN = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",
@@ -48,16 +48,22 @@ THEN = (
     "transformers.quantizers.auto",
     "transformers.integrations.moe",
     "pyarrow.compute",
+    "pandas",
     "pyarrow.pandas_compat",
+    "pydantic.type_adapter",
     "multiprocessing.synchronize",
+    "platformdirs",
+    "sqlalchemy.dialects.sqlite",
+    "psutil",
 )
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with socket.socket(fileno=int(sys.argv[1])) as listener:
+        environment = dict(os.environ)
         preload()
-        request = _Server(listener).serve()
+        request = _Server(listener, environment).serve()
     if request is None:
         os._exit(0)
     run(request)
@@ -77,8 +83,9 @@ def preload() -> None:
 
 
 class _Server:
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, environment: dict[str, str]) -> None:
         self.listener = listener
+        self.environment = environment  # in which the imports were made
         self.stages: dict[int, socket.socket] = {}
         self.heard, self.ring = socket.socketpair()  # a byte for each signal
         self.ring.setblocking(False)
@@ -112,7 +119,7 @@ class _Server:
         try:
             given = socket.recv_fds(connection, 1, 3)[1]
             request = Request(**json.loads(exactly(connection, word(connection))))
-            taken = len(given) == 3 and _as_here(request)
+            taken = len(given) == 3 and self.fits(request)
             connection.sendall(WORD.pack(taken))
         except OSError:
             taken = False
@@ -120,7 +127,8 @@ class _Server:
         pid = os.fork() if taken else None
         if pid == 0:
             self.leave(connection)
-            _become(request, given, server)
+            made = {n: v for n, v in os.environ.items() if n not in self.environment}
+            _become(request, given, server, made)
             return request
         for one in given:
             os.close(one)
@@ -131,6 +139,11 @@ class _Server:
         self.selector.register(connection, selectors.EVENT_READ, pid)
         self.tell(connection, pid)
         return None
+
+    def fits(self, request: Request) -> bool:
+        """Whether imports would have come out the same in the client."""
+        early = _read_early(request.environment) == _read_early(self.environment)
+        return early and request.interpreter == interpreter()
 
     def leave(self, connection: socket.socket) -> None:
         """In the child: close what is the server's, so that its end is seen by the clients."""
@@ -172,13 +185,6 @@ class _Server:
             connection.sendall(WORD.pack(word))
 
 
-def _as_here(request: Request) -> bool:
-    """Whether imports would have come out the same in the client."""
-    return request.interpreter == interpreter() and _read_early(request.environment) == _read_early(
-        dict(os.environ)
-    )
-
-
 def _read_early(environment: dict[str, str]) -> dict[str, str]:
     return {n: v for n, v in environment.items() if n.startswith(READ_EARLY)}
 
@@ -196,8 +202,11 @@ def _kill(pid: int) -> None:
             end(pid, signal.SIGKILL)
 
 
-def _become(request: Request, streams: list[int], server: int) -> None:
-    """Make this fork the process that the client would have been."""
+def _become(request: Request, streams: list[int], server: int, made: dict[str, str]) -> None:
+    """Make this fork the process that the client would have been.
+
+    `made`: variables that imports have set, as they would have there.
+    """
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -211,7 +220,7 @@ def _become(request: Request, streams: list[int], server: int) -> None:
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     os.chdir(request.cwd)
     os.environ.clear()
-    os.environ.update(request.environment)
+    os.environ.update(request.environment | made)
     sys.orig_argv[:] = request.argv
     sys.argv[:] = request.argv[2:]
     sys.path[0] = request.cwd
