@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pipeline.tables import replacing
 
 PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
+GROUP = re.compile(r"^  (\S+):\n((?: {4}.*\n|\n)+)", re.M)  # of plan.yaml, with its lines
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
 log = logging.getLogger("omniopd")
 M = TypeVar("M", bound=Params)
@@ -41,17 +43,35 @@ def params(stage: str, key: str, model: type[M]) -> M:
     """The cell's resolved params from plan.yaml, validated. Raises UserError."""
     if not PLAN.is_file():
         raise UserError(f"{PLAN}: not found. Run `omniopd plan` in the project's folder.")
-    groups = YAML(typ="safe").load(PLAN.read_text())["cells"]
-    for group, cells in groups.items():
+    found = _cell(PLAN.read_text(), stage, key)
+    if found is None:
+        raise UserError(
+            f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`."
+        )
+    group, cell = found
+    try:
+        return model.model_validate_json(json.dumps(cell["params"]))
+    except ValidationError as error:
+        raise UserError(
+            f"{PLAN}: {group}.{key} is not what this code expects ({error}). Run `omniopd plan`."
+        ) from error
+
+
+def _cell(text: str, stage: str, key: str) -> tuple[str, dict[str, Any]] | None:
+    """Group and content of a cell of plan.yaml.
+
+    Only the cell's own lines are handed to YAML: the plan of a study is a thousand times longer.
+    Where its layout is not that of `omniopd plan`, all of it is.
+    """
+    yaml = YAML(typ="safe")
+    for group, lines in GROUP.findall(text):
+        if group.split("-")[0] == stage:
+            for block in re.findall(rf"^    {re.escape(key)}:\n((?: {{6}}.*\n|\n)+)", lines, re.M):
+                return group, yaml.load(block)
+    for group, cells in yaml.load(text)["cells"].items():
         if group.split("-")[0] == stage and key in cells:
-            try:
-                return model.model_validate_json(json.dumps(cells[key]["params"]))
-            except ValidationError as error:
-                raise UserError(
-                    f"{PLAN}: {group}.{key} is not what this code expects ({error}). "
-                    "Run `omniopd plan`."
-                ) from error
-    raise UserError(f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`.")
+            return group, cells[key]
+    return None
 
 
 def untracked(block: str) -> dict[str, Any]:

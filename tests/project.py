@@ -114,6 +114,7 @@ class Project:
         root = str(self.folder) + os.sep
         files = {f.removeprefix(root) for f in json.loads(line.removeprefix("LOADED"))}
         files -= {"pipeline/__init__.py", "stages/__init__.py", "pipeline/engines/__init__.py"}
+        files -= {"pipeline/forkserver.py"}  # it only decides which process a stage runs in
         return files | {module.replace(".", "/") + ".py"}  # it ran as __main__
 
     def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:

@@ -15,7 +15,7 @@ def start(runtime: Runtime) -> None:
 
     Threads come from params, never from the environment: the order of a sum depends on them.
     """
-    _import_transformers()
+    import_transformers()
     if sys.platform == "linux":
         # glibc gives large blocks back to the system at every free and faults them in again at
         # the next step; a decode loop spends a third of its time there
@@ -28,7 +28,7 @@ def start(runtime: Runtime) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _import_transformers() -> None:
+def import_transformers() -> None:
     """Import it as if the packages were absent that it imports where it finds them, for features
     that no stage uses: a fourth of its start-up time."""
     hidden = [name for name in OPTIONAL if name not in sys.modules]

