@@ -1,7 +1,7 @@
 """The server of pipeline.forkserver and what becomes of a fork: `python -m pipeline.forked FD`.
 
-FD is a listening socket, stdin a pipe whose other end the parent holds. The server is one process
-without threads, which would not survive a fork, and computes nothing before one.
+FD is a listening socket, stdin a pipe whose other end the parent holds. The server only imports:
+threads of its own, torch's among them, would not survive a fork, nor would CUDA.
 """
 
 import atexit
@@ -232,21 +232,26 @@ def _become(request: Request, streams: list[int], server: int, made: dict[str, s
 def run(request: Request) -> None:
     """Run the stage as `python -m` does and end the process.
 
-    The interpreter itself sees to whatever is more than an exit status. For the rest there is no
-    need to take apart all that torch has built up.
+    The interpreter itself sees to messages and tracebacks. After anything else there is no need
+    to take apart all that torch has built up.
     """
-    status = None
+    status, interrupted = 0, False
     try:
         runpy.run_module(request.argv[2], run_name="__main__", alter_sys=True)
-        status = 0
     except SystemExit as end:
         if not (end.code is None or isinstance(end.code, int)):
             raise
         status = end.code or 0
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        interrupted = True
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
+    if interrupted:  # as a shell wants to see it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(status & 0xFF)
 
 

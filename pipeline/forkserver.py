@@ -87,8 +87,13 @@ def hand_over() -> None:
                 return
         except OSError:  # none there, or it died before it took the stage
             return
+
+        def pass_on(number: int, _: object) -> None:
+            with contextlib.suppress(OSError):  # the stage has ended, or the server
+                connection.sendall(bytes([number]))
+
         for number in PASSED_ON:
-            signal.signal(number, lambda n, _: connection.sendall(bytes([n])))
+            signal.signal(number, pass_on)
         _end_as_the_stage(connection)
 
 
@@ -116,11 +121,11 @@ def _end_as_the_stage(connection: socket.socket) -> NoReturn:
             with contextlib.suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
         os._exit(KILLED)
+    if status in {-number for number in PASSED_ON}:
+        signal.signal(-status, signal.SIG_DFL)
     if status < 0:
-        if status not in (-signal.SIGKILL, -signal.SIGSTOP):
-            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    os._exit(status if status >= 0 else 128 - status)
+    os._exit(status)
 
 
 def _packed(request: Request) -> bytes:
