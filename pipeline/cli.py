@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline import judgments_cli
+from pipeline import exchange_cli, judgments_cli
 from pipeline.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(judgments_cli.app, name="judgments")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
 app.add_typer(teacher, name="teacher")
+app.command()(exchange_cli.export)
 
 
 @app.command()
