@@ -70,6 +70,8 @@ def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str
 
     arms = found["cells"]["arms"]
     settings = {METHOD: plan_round.method(file.arm(METHOD))}
+    if o.imported:  # they were sampled elsewhere, by settings that nobody told us
+        settings[METHOD]["rollout"] = {"imported": o.prompts.name}
     ((_, own),) = arms[METHOD]["seed-0"].items()
     rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
     reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()
