@@ -161,9 +161,8 @@ def test_trls_own_trainer_takes_the_step_of_our_objective(folder, monkeypatch, r
     for name in ("loss", "train"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     train = importlib.import_module("train")
-    changed = {"optim": "sgd", "learning_rate": 1.0, "use_cpu": True, "bf16": False, "fp16": False}
+    changed = {"optim": "sgd", "learning_rate": 1.0, "disable_tqdm": True}
     changed |= {"max_steps": 1, "gradient_accumulation_steps": 3, "save_strategy": "no"}
-    changed |= {"gradient_checkpointing": False, "disable_tqdm": True}
     told = train.config(str(folder / "run"), **changed)
     trainer = train.trainer(str(folder / "2"), str(folder / "3"), told)
     before = [p.detach().clone() for p in trainer.model.parameters()]

@@ -63,6 +63,7 @@ def settings(source: Source) -> dict[str, Any]:
         "reduce": p["reduce"],
         "correction": p["correction"],
         "silent": silent(source.policy),
+        "bfloat16": _config(source.policy).get("dtype") == "bfloat16",
         "lr": p["lr"],
         "betas": list(p["betas"]),
         "clip": p["clip"],
@@ -76,7 +77,11 @@ def settings(source: Source) -> dict[str, Any]:
 
 def silent(checkpoint: Path) -> list[int]:
     """Ids of the head for which the tokenizer has no token: no objective gives them probability."""
-    config = json.loads((checkpoint / "config.json").read_text())
+    config = _config(checkpoint)
     size = (config.get("text_config") or config)["vocab_size"]
     known = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).get_vocab().values()
     return sorted(set(range(size)) - set(known))
+
+
+def _config(checkpoint: Path) -> dict[str, Any]:
+    return dict(json.loads((checkpoint / "config.json").read_text()))

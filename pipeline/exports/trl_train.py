@@ -9,6 +9,7 @@ the same. Both come from `omniopd export ... --to hf`. No optimizer state is car
 import argparse
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Trainer(SFTTrainer):
 
 def config(out: str, **changed: Any) -> SFTConfig:
     """The arm's own settings; SFTTrainer is told that the dataset is prepared."""
-    processes = max(int(torch.cuda.device_count()), 1)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun or accelerate launch
     micro = min(SETTINGS["micro_batch_size"], SETTINGS["batch_size"])
     found = {
         "output_dir": out,
@@ -69,6 +70,8 @@ def config(out: str, **changed: Any) -> SFTConfig:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": max(SETTINGS["batch_size"] // (micro * processes), 1),
         "seed": SETTINGS["seed"],
+        "bf16": SETTINGS["bfloat16"],  # of the products; weights and loss are float32
+        "use_cpu": not torch.accelerator.is_available(),
         "remove_unused_columns": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "report_to": "none",

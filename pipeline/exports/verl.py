@@ -1,4 +1,4 @@
-"""train.parquet in the schema of verl's RL datasets (checked against verl 0.8.0.dev).
+"""train.parquet in the schema of verl's RL datasets (read by that of verl 0.9.1).
 
 `RLHFDataset` reads data_source, prompt, ability, reward_model and extra_info, and hands extra_info
 to a custom reward function or dataset class. There lie the rollout's token ids, weights and masks:
