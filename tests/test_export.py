@@ -48,7 +48,7 @@ def folder(tmp_path):
         if i % 2 == 0:
             prompts.append((name, "arithmetic", "train", message, question, "1"))
         ids = draw.integers(2, 18, length).tolist()
-        logps = np.log(draw.uniform(0.05, 0.9, length)).astype(np.float32).tolist()
+        logps = np.log(draw.uniform(0.005, 0.2, length)).astype(np.float32).tolist()
         asked = draw.integers(2, 18, 5).tolist()
         place = (f"{name}-{i % 2}", name, i % 2, 1, asked)
         rollouts.append((*place, ids, logps, [0.5] * length, "x", "length", i / 4))
