@@ -37,17 +37,30 @@ PATHS = {  # of an input of a cell: its argument on the stage's command line
 def audit(options: Options) -> Path:
     """Run the audit; returns its page. Raises UserError."""
     options = fitted(options)
-    content = settings(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    cells.write_text(options.out / "params.yaml", as_yaml(content))
-    file = experiment.load(options.out / "params.yaml")
+    file = _settings(options)
     found = plan.audited(file, METHOD)
-    cells.write_text(options.out / cells.PLAN, as_yaml(found))
     _run(found, options.out)
     with contextlib.chdir(options.out):  # the report's readers know artifacts as data/...
         text = _page(options, file, found)
         cells.write_text(Path("index.html"), text)
     return options.out / "index.html"
+
+
+def imported(options: Options) -> Path:
+    """Only the rollouts of another trainer, read by the student; returns their table.
+
+    An audit of the same file in the same folder goes on from there. Raises UserError.
+    """
+    found = plan.imported(_settings(fitted(options)), METHOD)
+    _run(found, options.out)
+    (key,) = found["cells"]["rollout"]
+    return options.out / f"data/rollout/{key}/rollouts.parquet"
+
+
+def _settings(options: Options) -> experiment.Experiment:
+    options.out.mkdir(parents=True, exist_ok=True)
+    cells.write_text(options.out / "params.yaml", as_yaml(settings(options)))
+    return experiment.load(options.out / "params.yaml")
 
 
 def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str:
@@ -57,6 +70,8 @@ def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str
 
     arms = found["cells"]["arms"]
     settings = {METHOD: plan_round.method(file.arm(METHOD))}
+    if o.imported:  # they were sampled elsewhere, by settings that nobody told us
+        settings[METHOD]["rollout"] = {"imported": o.prompts.name}
     ((_, own),) = arms[METHOD]["seed-0"].items()
     rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
     reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()
@@ -87,6 +102,7 @@ def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str
 def _run(found: dict[str, Any], folder: Path) -> None:
     """Each cell that has not been run, in dependency order. Raises UserError where one fails."""
     names = list(plan.upstream(found))
+    cells.write_text(folder / cells.PLAN, as_yaml(found))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for number, name in enumerate(names, 1):
         group, _, key = name.partition("@")

@@ -13,6 +13,8 @@ from pipeline import cells, checkpoints, experiment, params, plan
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 
+ANY_LENGTH = 1_000_000  # tokens of a response that was sampled elsewhere
+
 
 @dataclass(frozen=True)
 class Options:
@@ -22,32 +24,35 @@ class Options:
     teacher: str  # a URL, a name in ./params.yaml, or as the student
     prompts: Path  # JSON lines with `prompt` or `messages`, and `answer` where there is one
     out: Path
-    model: str | None  # the teacher's model, where it is a URL
-    provider: str
-    continuation: str | None  # None: the project's for a named teacher, else what fits
-    tokenizer: str | None
-    api_key_env: str | None
-    price: tuple[float, float] | None
-    accept_terms: tuple[str, ...]
-    max_usd: float | None
-    count: int
-    samples: int
-    forks: int
-    chunk_tokens: int
-    answers: int
-    max_attempts: int
-    max_new_tokens: int
-    temperature: float
-    metric: str
-    full: int  # responses of the run whose cost is told
-    device: str
-    threads: int
+    model: str | None = None  # the teacher's model, where it is a URL
+    provider: str = "other"
+    continuation: str | None = None  # None: the project's for a named teacher, else what fits
+    tokenizer: str | None = None
+    api_key_env: str | None = None
+    price: tuple[float, float] | None = None
+    accept_terms: tuple[str, ...] = ()
+    max_usd: float | None = None
+    count: int = 64
+    samples: int = 2
+    forks: int = 3
+    chunk_tokens: int = 12
+    answers: int = 4
+    max_attempts: int = 10
+    max_new_tokens: int = 96
+    temperature: float = 1.0
+    metric: str = "edit"
+    full: int = 6400  # responses of the run whose cost is told
+    device: str = "cpu"
+    threads: int = 1
+    imported: bool = False  # `prompts` holds rollouts of another trainer: none is sampled
 
 
 def fitted(o: Options) -> Options:
     """With as many prompts as there are, at most. Raises UserError without a file of prompts."""
-    from pipeline import rows
+    from pipeline import imported, rows
 
+    if o.imported:
+        return replace(o, count=min(imported.prompts_of(o.prompts), o.count))
     if not o.prompts.is_file():
         raise UserError(f"--prompts {o.prompts}: no such file. Wanted JSON lines with `prompt`.")
     held = sum(1 for _ in rows.file(o.prompts, None))
@@ -70,9 +75,10 @@ def settings(o: Options) -> dict[str, Any]:
         "rollout": {
             "engine": "hf",
             "prompts_per_round": o.count,
-            "samples_per_prompt": o.samples,
-            "max_new_tokens": o.max_new_tokens,
-            "temperature": o.temperature,
+            # of what was sampled elsewhere nothing is known, and a cell is named by its numbers
+            "samples_per_prompt": 1 if o.imported else o.samples,
+            "max_new_tokens": ANY_LENGTH if o.imported else o.max_new_tokens,
+            "temperature": 1.0 if o.imported else o.temperature,
             "top_p": 1.0,
             "top_k": 0,
         },
@@ -119,7 +125,8 @@ def settings(o: Options) -> dict[str, Any]:
 
 
 def _prepare(o: Options) -> dict[str, Any]:
-    return {"task": "prompts", "file": str(o.prompts.resolve()), "seed": 0, "train": o.count}
+    found = {"task": "prompts", "file": str(o.prompts.resolve()), "seed": 0, "train": o.count}
+    return found | ({"responses": True} if o.imported else {})
 
 
 def _model(spec: str) -> dict[str, Any]:

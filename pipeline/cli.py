@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline import judgments_cli
+from pipeline import exchange_cli, judgments_cli
 from pipeline.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(judgments_cli.app, name="judgments")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
 app.add_typer(teacher, name="teacher")
+app.command()(exchange_cli.export)
+app.command("import")(exchange_cli.import_)
 
 
 @app.command()
@@ -98,7 +100,12 @@ def estimate(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = 
 def audit(
     student: Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")],
     teacher: Annotated[str, typer.Option(help="a URL, a teacher of params.yaml, or as --student")],
-    prompts: Annotated[Path, typer.Option(help="JSON lines with `prompt` or `messages`")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON lines with `prompt` or `messages`")
+    ] = None,
+    rollouts: Annotated[
+        Path | None, typer.Option(help="instead: prompts with responses that you have sampled")
+    ] = None,
     out: Annotated[Path, typer.Option(help="scratch folder; what is there is not repeated")] = Path(
         "audit"
     ),
@@ -119,7 +126,9 @@ def audit(
         list[str] | None, typer.Option(help="a provider whose terms you have read and accept")
     ] = None,
     max_usd: Annotated[float | None, typer.Option(min=0, help="stop before it costs more")] = None,
-    count: Annotated[int, typer.Option(min=2, help="prompts")] = 64,
+    count: Annotated[
+        int | None, typer.Option(min=2, help="prompts; by default 64, and all of --rollouts")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="responses a prompt, G")] = 2,
     forks: Annotated[int, typer.Option(min=1, help="forks a response, M")] = 3,
     chunk_tokens: Annotated[int, typer.Option(min=1, help="tokens of a chunk, C")] = 12,
@@ -136,11 +145,13 @@ def audit(
     from pipeline import audit as auditing
     from pipeline import audit_params
 
+    file = exchange_cli.one_of(prompts, rollouts)
+    count = count or (64 if rollouts is None else sys.maxsize)
     options = audit_params.Options(
-        student, teacher, prompts, out, model, provider, continuation, tokenizer, api_key_env,
+        student, teacher, file, out, model, provider, continuation, tokenizer, api_key_env,
         price, tuple(accept_terms or ()), max_usd, count, samples, forks, chunk_tokens, answers,
         max_attempts, max_new_tokens, temperature, metric, full, device,
-        threads or os.cpu_count() or 1,
+        threads or os.cpu_count() or 1, rollouts is not None,
     )  # fmt: skip
     typer.echo(auditing.audit(options))
 

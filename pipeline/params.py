@@ -159,6 +159,11 @@ class TaskPrepare(Params):
         """The file or folder that `prepare` reads; empty for a hub, None for made-up problems."""
         return None
 
+    @property
+    def imported(self) -> bool:
+        """Whether its rows are rollouts that another trainer made (pipeline/imported.py)."""
+        return False
+
     def resolved(self) -> dict[str, Any]:
         """As cells hold it: files of problems with the hash of their content."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -97,6 +97,18 @@ def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
     return {"cells": {**plan.cells, "arms": plan.arms, "branches": {}}}
 
 
+def imported(experiment: Experiment, arm: str) -> dict[str, Any]:
+    """What `omniopd import` runs: the rollouts of `audited` alone."""
+    plan, settings = Plan(experiment), experiment.arm(arm)
+    seed = experiment.experiment.seeds[0]
+    prompts = plan.prompts(settings.prepare)
+    base = plan.model(experiment.experiment.student, settings, seed, prompts)
+    first = Round(plan, settings, seed, 1, prompts, base, base)
+    first.rollout()
+    plan.arms = {arm: {f"seed-{seed}": {"round-1": first.found}}}
+    return {"cells": {**plan.cells, "arms": plan.arms, "branches": {}}}
+
+
 def checkpoint(experiment: Experiment, model: str) -> str:
     """Folder of the cell that makes an entry of pretrain.models."""
     plan, settings = Plan(experiment), experiment.arm(experiment.experiment.arms[0])

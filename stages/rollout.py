@@ -1,11 +1,12 @@
 """rollout: the student answers the round's prompts, then reads its answers exactly.
 
-reads   prompts, the round's checkpoint
+reads   prompts, the round's checkpoint; where prepare.responses, another trainer's rollouts
 writes  rollouts  samples_per_prompt rows per prompt, in prompt and sample order
 source  arXiv 2606.01476; entropies and log-probabilities from one teacher-forced pass of the
         same checkpoint over the finished responses, untempered
 """
 
+import argparse
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,26 @@ def _exact(
     return [found[i] for i in range(len(contexts))]
 
 
+def _imported(
+    policy: "Policy",
+    asked: list[prompts.Prompt],
+    p: RolloutParams,
+    args: argparse.Namespace,
+    run: cells.Run,
+) -> None:
+    """Rollouts that another trainer made, in place of sampled ones."""
+    from pipeline import imported
+
+    batch_tokens = cells.runtime().batch_tokens
+    with tables.writer(args.out / "rollouts.parquet", tables.ROLLOUTS) as out:
+        for table in imported.tables_of(p.prepare, policy, asked, batch_tokens, run.counts):
+            out.write_table(table)
+            run.rows_out += table.num_rows
+            tokens = len(table["token_ids"].combine_chunks().values)
+            run.counts["student_tokens"] = int(run.counts.get("student_tokens", 0)) + tokens
+    run.rows_in = len(asked)
+
+
 @cells.entry
 def main() -> None:
     args = cells.arguments("rollout", "prompts", "policy")
@@ -132,6 +153,9 @@ def main() -> None:
         from pipeline.engines.hf import load
 
         policy = load(args.policy / "checkpoint", runtime.device)
+        if p.prepare.imported:
+            _imported(policy, asked, p, args, run)
+            return
         table = rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept)
         tables.write(table, args.out / "rollouts.parquet", tables.ROLLOUTS)
         run.earlier_seconds = kept.earlier

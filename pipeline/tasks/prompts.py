@@ -25,6 +25,7 @@ class Prepare(params.TaskPrepare):
     task: Literal["prompts"]
     file: str  # .jsonl, .json or .parquet
     sha256: params.Sha256 | None = None  # of the file; `omniopd plan` fills it in
+    responses: bool = False  # the rows are rollouts of another trainer: pipeline/imported.py
     dev: Annotated[int, Field(ge=0)] = 0
     test: Annotated[int, Field(ge=0)] = 0
 
@@ -32,10 +33,17 @@ class Prepare(params.TaskPrepare):
     def rows(self) -> str:
         return self.file
 
+    @property
+    def imported(self) -> bool:
+        return self.responses
+
     def resolved(self) -> dict[str, Any]:
         from pipeline.rows import sha256
 
-        return super().resolved() | {"sha256": sha256(self.file, self.sha256)}
+        found = super().resolved() | {"sha256": sha256(self.file, self.sha256)}
+        if not self.responses:  # a cell of before there were responses keeps its name
+            del found["responses"]
+        return found
 
 
 def load(prepare: Prepare) -> "Prompts":
@@ -54,7 +62,7 @@ class Prompts:
         from pipeline import rows
 
         p, taken = self.prepare, set[str]()
-        pool = [_problem(row) for row in rows.file(Path(p.file), p.sha256)]
+        pool = [problem(row) for row in rows.file(Path(p.file), p.sha256)]
         for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
             yield from rows.pick(pool, seed, split, count, taken)
 
@@ -65,11 +73,11 @@ class Prompts:
         raise UserError("task 'prompts' has no checker. Evaluate on another task.")
 
 
-def _problem(row: Any) -> Problem:
+def problem(row: Any) -> Problem:
     """`row` is a rows.Row: that module is loaded by `prepare` alone."""
     answer = row.values.get("answer")
     answer = "" if answer is None else str(answer)
-    if row.values.get("prompt") is not None:
+    if not isinstance(row.values.get("prompt"), list | None):
         prompt = row.text("prompt")
         return Problem(NAME, [{"role": "user", "content": prompt}], prompt, answer)
     found = row.first("messages", "prompt")

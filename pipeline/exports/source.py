@@ -1,0 +1,105 @@
+"""What is exported: one round of an arm of a project, or the round of an audit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import cells, experiment, runs
+from pipeline.errors import UserError
+from pipeline.params import METHOD
+from pipeline.plan_round import dump
+
+
+@dataclass(frozen=True)
+class Source:
+    """A round with its cells; artifacts lie under `root`."""
+
+    root: Path  # the project, or the audit's folder
+    plan: dict[str, Any]
+    settings: experiment.Settings
+    experiment: experiment.Experiment
+    arm: str
+    seed: int
+    round: int
+    rounds: int  # of the arm under this seed
+    cells: dict[str, str]  # stage: key, and `policy` of arm base
+
+    def folder(self, stage: str) -> Path:
+        """Of the round's cell of a stage. Raises UserError where the round has none."""
+        if stage not in self.cells:
+            raise UserError(
+                f"arm {self.arm}: its round {self.round} has the stages {sorted(self.cells)} and "
+                f"no {stage}. Only a trained arm has a checkpoint, and only arms whose objective "
+                "is omniopd have targets: export another one, or --to hf."
+            )
+        return self.root / runs.folder(stage, self.cells[stage])
+
+    def params(self, stage: str) -> dict[str, Any]:
+        """Resolved params of the round's cell of a stage."""
+        found: dict[str, Any] = self.cell(stage)["params"]
+        return found
+
+    def cell(self, stage: str) -> dict[str, Any]:
+        key = self.cells[stage]
+        groups = self.plan["cells"]
+        kept = (g for g in groups if g.split("-")[0] == stage.split("-")[0] and key in groups[g])
+        return dict(groups[next(kept)][key])
+
+    @property
+    def train(self) -> dict[str, Any]:
+        """Params of its train cell; an audit trains nothing, and has those of params.yaml."""
+        return self.params("train") if "train" in self.cells else dump(self.settings.train)
+
+    @property
+    def prompts(self) -> Path:
+        """The table of the round's problems."""
+        return self.root / f"data/prepare/{self.cell('rollout')['prompts']}/prompts.parquet"
+
+    @property
+    def policy(self) -> Path:
+        """The checkpoint that wrote the round's rollouts, and that its training starts from."""
+        return self.root / f"{self.cell('rollout')['policy']}/checkpoint"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint after the round; of arm base the untrained student."""
+        if "policy" in self.cells:
+            return self.root / self.cells["policy"] / "checkpoint"
+        return self.folder("train") / "checkpoint"
+
+
+def find(name: str, seed: int | None, round_: int | None) -> Source:
+    """The round of arm `name` of the project here, or of the audit in folder `name`.
+
+    By default the first seed and the last round. Raises UserError.
+    """
+    root = Path(name) if (Path(name) / cells.PLAN).is_file() else Path()
+    if root != Path():
+        found, arm = dict(YAML(typ="safe").load((root / cells.PLAN).read_text())), METHOD
+    else:
+        from pipeline import dag
+
+        found, arm = dag.current(), name
+    arms = found["cells"]["arms"]
+    if arm not in arms:
+        raise UserError(
+            f"{name!r} is neither an arm of the plan nor an audit's folder; arms: {sorted(arms)}."
+        )
+    seeds = {int(key.removeprefix("seed-")): rounds for key, rounds in arms[arm].items()}
+    rounds = _one("--seed", seeds, min(seeds) if seed is None else seed, arm)
+    numbered = {int(key.removeprefix("round-")): cells for key, cells in rounds.items()}
+    last = max(numbered)
+    wanted = last if round_ is None else round_
+    own = _one("--round", numbered, wanted, arm)
+    file = experiment.load(root / cells.PARAMS)
+    settings = file.arm(METHOD if arm == "base" else arm)
+    chosen = min(seeds) if seed is None else seed
+    return Source(root, found, settings, file, arm, chosen, wanted, last, own)
+
+
+def _one(option: str, found: dict[int, Any], wanted: int, arm: str) -> dict[str, Any]:
+    if wanted not in found:
+        raise UserError(f"{option} {wanted}: arm {arm} has {sorted(found)}. Name one of them.")
+    return dict(found[wanted])

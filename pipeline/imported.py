@@ -1,0 +1,263 @@
+"""Rollouts that another trainer made: rows of a file, checked, and read exactly by the student.
+
+A row has a prompt (`prompt` or `messages`), a response (`token_ids`, `text`, or both), and where
+the trainer knows them rollout_id, prompt_token_ids, logprobs, finish_reason and reward. TRL's names
+prompt_ids, completion_ids and completion are understood too. What forks and weights are made from,
+log-probabilities and entropies, comes from the student that is given, never from the file.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from pipeline import cells, params, prompts, rows, tables
+from pipeline.errors import UserError
+from pipeline.rows import Row
+from pipeline.tasks.prompts import problem
+
+if TYPE_CHECKING:
+    from pipeline.engines.hf import Policy
+
+IDS = ("token_ids", "completion_ids")
+TEXT = ("text", "completion", "response")
+PROMPT_IDS = ("prompt_token_ids", "prompt_ids")
+ENDS = ("stop", "length")
+WIDE = 0.05  # nats a token between the file's log-probabilities and ours, from which we warn
+
+
+class Response(NamedTuple):
+    row: Row
+    prompt: prompts.Prompt
+    rollout_id: str
+    sample: int
+    prompt_ids: list[int]
+    token_ids: list[int]
+
+
+def prompts_of(path: Path) -> int:
+    """How many different prompts the rows have. Raises UserError where one lacks what it needs."""
+    found = set()
+    for row in rows.file(path):
+        row.first(*IDS, *TEXT)
+        found.add(problem(row).prompt)
+    if not found:
+        raise UserError(f"{path}: found no row, wanted rollouts. Check the path.")
+    return len(found)
+
+
+def tables_of(
+    prepare: params.TaskPrepare,
+    policy: "Policy",
+    asked: list[prompts.Prompt],
+    batch_tokens: int,
+    counts: dict[str, Any],
+) -> Iterator[pa.Table]:
+    """The rollouts of the prompts `asked` in the file's order, a row group at a time.
+
+    Everything is checked before anything is computed. `counts` gets how far the log-probabilities
+    of the file are from ours, and how many prompts were rendered otherwise. Raises UserError.
+    """
+    from pipeline.tasks.prompts import Prepare
+
+    assert isinstance(prepare, Prepare)  # the only task whose rows are rollouts
+    reader = Reader(Path(prepare.file), prepare.sha256, policy, asked)
+    total = sum(1 for _ in reader.responses())
+    gaps, bar = Gaps(), tqdm(total=total, desc="exact pass", disable=None)
+    block: list[Response] = []
+    for response in reader.responses():
+        block.append(response)
+        if len(block) == tables.ROWS_PER_GROUP:
+            yield _table(policy, block, batch_tokens, gaps, bar)
+            block = []
+    if block:
+        yield _table(policy, block, batch_tokens, gaps, bar)
+    bar.close()
+    counts["rendered_otherwise"] = reader.rendered_otherwise
+    gaps.tell(counts)
+
+
+class Gaps:
+    """Distance between log-probabilities of the file and the student's own."""
+
+    def __init__(self) -> None:
+        self.sum, self.largest, self.tokens = 0.0, 0.0, 0
+
+    def add(self, theirs: list[float], ours_T: np.ndarray) -> None:
+        gap_T = np.abs(np.asarray(theirs, np.float64) - ours_T)
+        self.sum, self.tokens = self.sum + float(gap_T.sum()), self.tokens + len(gap_T)
+        self.largest = max(self.largest, float(gap_T.max()))
+
+    def tell(self, counts: dict[str, Any]) -> None:
+        if not self.tokens:
+            return
+        mean = self.sum / self.tokens
+        counts |= {"logprob_gap_mean": mean, "logprob_gap_max": self.largest}
+        if mean > WIDE:
+            cells.log.warning(
+                f"rollouts: their log-probabilities are {mean:.3f} nats a token off those of the "
+                "student. Is it the checkpoint that wrote them? Sampling at another temperature "
+                "than 1 also does that, and harms nothing."
+            )
+
+
+class Reader:
+    """Rows as responses of this student. Raises UserError for one that cannot be."""
+
+    def __init__(
+        self, path: Path, sha256: str | None, policy: "Policy", asked: list[prompts.Prompt]
+    ) -> None:
+        self.path, self.sha256, self.policy = path, sha256, policy
+        self.asked = {prompt.prompt: prompt for prompt in asked}
+        self.known = set(policy.tokenizer.get_vocab().values())
+        self.longest = getattr(policy.model.config, "max_position_embeddings", None)
+        self.rendered: dict[str, list[int]] = {}  # prompt_id: by the student's chat template
+        self.rendered_otherwise = 0
+
+    def responses(self) -> Iterator[Response]:
+        samples, taken = Counter[str](), set[str]()
+        self.rendered_otherwise = 0
+        for row in rows.file(self.path, self.sha256):
+            found = problem(row)
+            prompt = self.asked.get(found.prompt)
+            if prompt is None:
+                continue
+            if prompt.messages != found.messages:
+                raise row.wrong(("messages", "prompt"), found.messages, _same(prompt))
+            sample = samples[prompt.prompt_id]
+            samples[prompt.prompt_id] += 1
+            name = str(row.values.get("rollout_id") or f"{prompt.prompt_id}-{sample}")
+            if name in taken:
+                raise _refused(row, "rollout_id", repr(name), "a name that no other row has")
+            taken.add(name)
+            prompt_ids, token_ids = self._prompt_ids(row, prompt), self._token_ids(row)
+            _check_values(row, len(token_ids))
+            length = len(prompt_ids) + len(token_ids)
+            if self.longest and length > self.longest:
+                limit = f"at most {self.longest} with the prompt, which is all the student reads"
+                raise _refused(row, "response", f"{length} tokens", limit)
+            yield Response(row, prompt, name, sample, prompt_ids, token_ids)
+
+    def _prompt_ids(self, row: Row, prompt: prompts.Prompt) -> list[int]:
+        if prompt.prompt_id not in self.rendered:
+            self.rendered[prompt.prompt_id] = self.policy.prompt_ids(prompt.messages)
+        own = self.rendered[prompt.prompt_id]
+        if all(row.values.get(name) is None for name in PROMPT_IDS):
+            return own
+        given = self._ids(row, PROMPT_IDS)
+        self.rendered_otherwise += given != own
+        return given
+
+    def _token_ids(self, row: Row) -> list[int]:
+        """The response with its end, from ids or text. Raises UserError where the two differ."""
+        if all(row.values.get(name) is None for name in IDS):
+            return self._encoded(row)
+        ids, eos = self._ids(row, IDS), self.policy.eos
+        if eos in ids[:-1]:
+            wanted = f"the end, id {eos}, as the last one alone: cut what follows it"
+            raise _refused(row, "token_ids", f"it at {ids.index(eos)} of {len(ids)}", wanted)
+        reason = row.values.get("finish_reason")
+        if reason is not None and reason != ("stop" if ids[-1] == eos else "length"):
+            wanted = f"stop exactly where the last of token_ids is the end, id {eos}"
+            raise row.wrong(("finish_reason",), reason, f"{wanted}; here it is {ids[-1]}")
+        if any(row.values.get(name) is not None for name in TEXT):
+            self._same_text(row, ids)
+        return ids
+
+    def _same_text(self, row: Row, ids: list[int]) -> None:
+        text, decoded = row.first(*TEXT), self.policy.text(ids)
+        if text not in (decoded, self.policy.tokenizer.decode(ids)):
+            wanted = f"what token_ids decode to with the student's tokenizer, {decoded[:80]!r}"
+            raise row.wrong(TEXT, text, wanted)
+
+    def _encoded(self, row: Row) -> list[int]:
+        text, reason = row.first(*TEXT), row.first("finish_reason")
+        if not isinstance(text, str):
+            raise row.wrong(TEXT, text, "text")
+        if reason not in ENDS:
+            raise row.wrong(("finish_reason",), reason, " or ".join(ENDS))
+        ids = list(self.policy.tokenizer.encode(text, add_special_tokens=False))
+        if self.policy.text(ids) != text:
+            wanted = (
+                f"what its own tokens decode to, {self.policy.text(ids)[:80]!r}: give token_ids"
+            )
+            raise row.wrong(TEXT, text, wanted)
+        ids += [self.policy.eos] if reason == "stop" else []
+        if not ids:
+            raise row.wrong(TEXT, text, "at least one token")
+        return ids
+
+    def _ids(self, row: Row, names: tuple[str, ...]) -> list[int]:
+        found = row.first(*names)
+        if not isinstance(found, list) or not found or any(type(x) is not int for x in found):
+            raise row.wrong(names, found, "a list of token ids, at least one")
+        strange = [x for x in found if x not in self.known]
+        if strange:
+            wanted = f"ids of the student's {len(self.known)} tokens"
+            raise _refused(row, names[0], f"{strange[:5]}", wanted)
+        return found
+
+
+def _check_values(row: Row, tokens: int) -> None:
+    logprobs, reward = row.values.get("logprobs"), row.values.get("reward")
+    if logprobs is not None:
+        if not isinstance(logprobs, list) or not all(_is_number(x) for x in logprobs):
+            raise row.wrong(("logprobs",), logprobs, "a list of numbers")
+        if len(logprobs) != tokens:
+            raise _refused(row, "logprobs", f"{len(logprobs)}", f"one for each of {tokens} tokens")
+    if reward is not None and not _is_number(reward):
+        raise row.wrong(("reward",), reward, "a number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _same(prompt: prompts.Prompt) -> str:
+    return f"the same messages wherever the text is the same: {prompt.messages}"
+
+
+def _refused(row: Row, name: str, found: str, wanted: str) -> UserError:
+    return UserError(f"{row.where}: {name}: found {found}, wanted {wanted}. Correct the row.")
+
+
+def _table(
+    policy: "Policy", block: list[Response], batch_tokens: int, gaps: Gaps, bar: Any
+) -> pa.Table:
+    from pipeline.engines.exact import exact
+
+    contexts, responses = [x.prompt_ids for x in block], [x.token_ids for x in block]
+    found = {}
+    for index, logp_T, entropy_T in exact(policy, contexts, responses, batch_tokens):
+        found[index] = (logp_T, entropy_T)
+        bar.update()
+    lines = [_line(policy, x, *found[i]) for i, x in enumerate(block)]
+    for x, line in zip(block, lines, strict=True):
+        theirs = x.row.values.get("logprobs")
+        if theirs is not None:
+            gaps.add(theirs, line["logprobs"])
+    return pa.Table.from_pylist(lines, schema=tables.ROLLOUTS)
+
+
+def _line(
+    policy: "Policy", x: Response, logp_T: np.ndarray, entropy_T: np.ndarray
+) -> dict[str, Any]:
+    reward = x.row.values.get("reward")
+    return {
+        "rollout_id": x.rollout_id,
+        "prompt_id": x.prompt.prompt_id,
+        "sample": x.sample,
+        "round": 1,
+        "prompt_token_ids": x.prompt_ids,
+        "token_ids": x.token_ids,
+        "logprobs": logp_T,
+        "entropies": entropy_T,
+        "text": policy.text(x.token_ids),
+        "finish_reason": "stop" if x.token_ids[-1] == policy.eos else "length",
+        "reward": None if reward is None else float(reward),
+    }
