@@ -62,6 +62,7 @@ class Runtime(Params):
     device: str = "cpu"
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
     keep_seconds: NonNegative = 60.0  # between what a stage keeps to go on from; 0: nothing
+    gradient_checkpointing: bool = False  # train: less memory, a third more time
 
 
 class LocalTeacher(Params):
@@ -365,6 +366,15 @@ class Calibrate(Params):
 Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
 
 
+class Lora(Params):
+    """Train an adapter beside frozen weights, through peft; one for all rounds, never merged."""
+
+    rank: Count
+    alpha: Positive  # the adapter's product is scaled by alpha / rank
+    # layers that get one, by their last name
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class Train(Params):
     objective: Literal[
         "omniopd",
@@ -394,6 +404,8 @@ class Train(Params):
     # prompt's; or how much the teacher agrees with itself at the fork
     baseline: Baseline = "none"
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
+    lora: Lora | None = None  # null: every weight is trained
+    moment_bits: Literal[8] | None = None  # of Adam's moments, through bitsandbytes; null: 32
 
 
 class Evaluate(Params):

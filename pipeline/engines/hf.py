@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline import checkpoints
+from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
 
@@ -81,10 +82,18 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]
 
 
 def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Policy:
-    """The checkpoint in `folder`, in its own dtype unless told. Raises UserError."""
-    checkpoints.check(folder)
+    """The checkpoint in `folder`, in its own dtype unless told. Raises UserError.
+
+    An adapter comes on its base, in float32 whatever the base's dtype is.
+    """
+    base = checkpoints.verified_base(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
+        # no code of the checkpoint's own, no pickled weights
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+        )
+        if base != folder:
+            lora.load(model, folder)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error
@@ -120,11 +129,12 @@ def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write a checkpoint whole or not at all, weights as `dtype`."""
     state = {name: value.to(dtype) for name, value in model.state_dict().items()}
-    model.config.dtype = dtype
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     try:
         with checkpoints.replacing_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=state)
+            model.config.dtype = dtype  # save_pretrained wrote that of the model in memory
+            model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     except SafetensorError as error:  # what a full disk looks like to safetensors
         raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
