@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.engines.hf import Policy
     from pipeline.objectives import Example, TermsOf
+    from pipeline.optimizer import Optimizer
     from pipeline.training import Frozen
 
 SCHEMAS = {
