@@ -41,6 +41,17 @@ def arguments(stage: str, *inputs: str) -> argparse.Namespace:
 
 def params(stage: str, key: str, model: type[M]) -> M:
     """The cell's resolved params from plan.yaml, validated. Raises UserError."""
+    group, found = cell(stage, key)
+    try:
+        return model.model_validate_json(json.dumps(found["params"]))
+    except ValidationError as error:
+        raise UserError(
+            f"{PLAN}: {group}.{key} is not what this code expects ({error}). Run `omniopd plan`."
+        ) from error
+
+
+def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
+    """The group of a cell in plan.yaml, and what stands there of it. Raises UserError."""
     if not PLAN.is_file():
         raise UserError(f"{PLAN}: not found. Run `omniopd plan` in the project's folder.")
     found = _cell(PLAN.read_text(), stage, key)
@@ -48,13 +59,7 @@ def params(stage: str, key: str, model: type[M]) -> M:
         raise UserError(
             f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`."
         )
-    group, cell = found
-    try:
-        return model.model_validate_json(json.dumps(cell["params"]))
-    except ValidationError as error:
-        raise UserError(
-            f"{PLAN}: {group}.{key} is not what this code expects ({error}). Run `omniopd plan`."
-        ) from error
+    return found
 
 
 def _cell(text: str, stage: str, key: str) -> tuple[str, dict[str, Any]] | None:
@@ -114,6 +119,7 @@ class Run:
     def __init__(self) -> None:
         self.rows_in = 0
         self.rows_out = 0
+        self.earlier_seconds = 0.0  # of killed runs of the cell that this one went on from
         self.counts: dict[str, float | int | str] = {}
 
 
@@ -123,7 +129,7 @@ def running(stage: str, args: argparse.Namespace) -> Iterator[Run]:
     start = time.perf_counter()
     run = Run()
     yield run
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + run.earlier_seconds
     rate = run.rows_out / max(seconds, 1e-9)
     values = {
         "stage": stage,

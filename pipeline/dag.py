@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import experiment, plan
+from pipeline import experiment, plan, resume
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError
 from pipeline.tables import replacing
@@ -64,6 +64,7 @@ def write() -> dict[str, Any]:
             PLAN.unlink() if before is None else write_text(PLAN, before)
             raise
     prune(wanted)
+    resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
     _folders()
     return wanted

@@ -58,6 +58,10 @@ class Optimizer:
             state = load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: no optimizer state ({error}). Run `dvc repro`.") from error
+        self.take_up(state, path)
+
+    def take_up(self, state: dict[str, torch.Tensor], path: Path) -> None:
+        """Go on from `state`, which is of `path`. Raises UserError if it is of another model."""
         self.steps = int(state["step"])
         if not self.steps or len(state) == 1:
             return
@@ -72,13 +76,17 @@ class Optimizer:
                 parameter.data.copy_(state[f"weight.{name}"])
 
     def save(self, path: Path, keep_weights: bool) -> None:
+        _write(self.state(keep_weights), path)
+
+    def state(self, keep_weights: bool) -> dict[str, torch.Tensor]:
+        """Steps and moments, with the float32 weights if wanted, on the CPU."""
         state = {"step": torch.tensor(self.steps, dtype=torch.int64)}
         for name, parameter in self.named.items():
             for moment in MOMENTS:
                 state[f"{moment}.{name}"] = self.adam.state[parameter][moment].cpu().contiguous()
             if keep_weights:
                 state[f"weight.{name}"] = parameter.detach().cpu().contiguous()
-        _write(state, path)
+        return state
 
 
 def _write(state: dict[str, torch.Tensor], path: Path) -> None:

@@ -61,6 +61,7 @@ class Runtime(Params):
     threads: Count = 1  # torch threads of a process
     device: str = "cpu"
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
+    keep_seconds: NonNegative = 60.0  # between what a stage keeps to go on from; 0: nothing
 
 
 class LocalTeacher(Params):

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, seeds, tables, tasks
+from pipeline import cells, checkpoints, params, resume, seeds, tables, tasks
 from pipeline.engines.start import start
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.engines.hf import Policy
+    from pipeline.optimizer import Optimizer
 
 
 class PretrainParams(params.Params):
@@ -37,17 +38,25 @@ def worked(p: PretrainParams, held_out: set[str]) -> Iterator[tuple[tasks.Messag
             yield problem.messages, task.solution(problem, p.model.habits, draw)
 
 
-def pretrain(policy: "Policy", p: PretrainParams, held_out: set[str]) -> dict[str, float]:
-    """Cross-entropy on the solutions' tokens, AdamW, cosine decay to zero. In place."""
+def pretrain(
+    policy: "Policy", p: PretrainParams, held_out: set[str], state: resume.State
+) -> dict[str, float]:
+    """Cross-entropy on the solutions' tokens, AdamW, cosine decay to zero. In place.
+
+    From the last step in `state`.
+    """
     import torch
 
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=p.model.lr, weight_decay=0.0)
+    from pipeline.optimizer import Optimizer
+
+    optimizer = Optimizer(policy.model, p.model.lr, betas=(0.9, 0.999), warmup=0, clip=1.0)
     solutions = worked(p, held_out)
-    tokens, loss = 0, float("nan")
-    for step in tqdm(range(p.model.steps), desc="pretrain", unit="step", disable=None):
-        optimizer.param_groups[0]["lr"] = p.model.lr * _schedule(step, p.model.steps)
+    tokens, loss = _resumed(optimizer, p, solutions, state)
+    first, last = optimizer.steps, p.model.steps
+    bar = tqdm(range(first, last), "pretrain", last, initial=first, unit="step", disable=None)
+    for step in bar:
+        optimizer.lr = p.model.lr * _schedule(step, p.model.steps)
         ids, labels = _batch(policy, [next(solutions) for _ in range(p.model.batch_size)])
-        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(
             policy.model.device.type, torch.bfloat16, enabled=p.model.dtype == "bfloat16"
         ):
@@ -55,10 +64,26 @@ def pretrain(policy: "Policy", p: PretrainParams, held_out: set[str]) -> dict[st
                 input_ids=ids["ids"], attention_mask=ids["mask"], labels=labels
             ).loss
         found.backward()
-        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step([x.grad for x in optimizer.named.values() if x.grad is not None])
         tokens, loss = tokens + int((labels != -100).sum()), float(found.detach())
+        if state.due():
+            state.keep("pretrain", optimizer.state(keep_weights=True), [tokens, loss])
     return {"tokens": tokens} | ({"last_loss": loss} if p.model.steps else {})
+
+
+def _resumed(
+    optimizer: "Optimizer", p: PretrainParams, solutions: Iterator[Any], state: resume.State
+) -> tuple[int, float]:
+    """Tokens and loss of the steps that a killed run kept, which are taken up."""
+    kept = state.kept("pretrain")
+    if kept is None:
+        return 0, float("nan")
+    optimizer.take_up(kept[0], state.folder)
+    state.say(f"{optimizer.steps} of {p.model.steps} steps")
+    for _ in range(optimizer.steps * p.model.batch_size):
+        next(solutions)
+    tokens, loss = kept[1]
+    return tokens, loss
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -120,8 +145,8 @@ def _held_out(path: Path) -> set[str]:
 def main() -> None:
     args = cells.arguments("pretrain", "prompts", "start?")
     p = cells.params("pretrain", args.cell, PretrainParams)
-    with cells.running("pretrain", args) as run:
-        runtime = cells.runtime()
+    runtime = cells.runtime()
+    with resume.state("pretrain", args, runtime) as state, cells.running("pretrain", args) as run:
         held_out = _held_out(args.prompts)
         if args.start is not None:
             checkpoints.check(args.start / "checkpoint")
@@ -133,10 +158,11 @@ def main() -> None:
 
         policy = policy_of(*initial(p, args.start), runtime.device)
         policy.model.train()
-        run.counts.update(pretrain(policy, p, held_out))
+        run.counts.update(pretrain(policy, p, held_out, state))
         dtype = getattr(torch, p.model.dtype)
         save(policy.model, policy.tokenizer, args.out / "checkpoint", dtype)
         save_none(args.out / "optimizer.safetensors")
+        run.earlier_seconds = state.earlier
         run.rows_in = run.rows_out = p.model.steps * p.model.batch_size
 
 

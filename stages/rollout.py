@@ -6,13 +6,13 @@ source  arXiv 2606.01476; entropies and log-probabilities from one teacher-force
         same checkpoint over the finished responses, untempered
 """
 
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, prompts, seeds, tables, tasks
+from pipeline import cells, checkpoints, params, prompts, resume, seeds, tables, tasks
 from pipeline.engines.start import start
 
 if TYPE_CHECKING:
@@ -31,20 +31,23 @@ def rollout(
     p: RolloutParams,
     batch_tokens: int,
     counts: dict[str, Any],
+    kept: resume.State | None = None,
 ) -> pa.Table:
     """Sample, score and check samples_per_prompt responses to each prompt.
 
-    `counts` gets the reasons of answers that could not be graded.
+    `counts` gets the reasons of answers that could not be graded. What is `kept` of a killed run
+    is not done again.
     """
     rows = [(prompt, sample) for prompt in asked for sample in range(p.samples_per_prompt)]
     contexts = {x.prompt_id: policy.prompt_ids(x.messages) for x in asked}
     contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
-    found_B = _generate(policy, rows, contexts_B, p, batch_tokens)
-    logps_B, entropies_B = _exact(policy, contexts_B, [f.token_ids for f in found_B], batch_tokens)
+    found_B = _generate(policy, rows, contexts_B, p, batch_tokens, kept)
+    responses_B = [found.token_ids for found in found_B]
+    exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
     checker = tasks.load(p.prepare)
     out = []
-    for (prompt, sample), context, found, logps, entropies in zip(
-        rows, contexts_B, found_B, logps_B, entropies_B, strict=True
+    for (prompt, sample), context, found, (logps, entropies) in zip(
+        rows, contexts_B, found_B, exact_B, strict=True
     ):
         text = policy.text(found.token_ids)
         out.append(
@@ -77,8 +80,9 @@ def _generate(
     contexts_B: list[list[int]],
     p: RolloutParams,
     batch_tokens: int,
+    kept: resume.State | None,
 ) -> list["Generated"]:
-    from pipeline.engines.hf import generate
+    from pipeline.engines.hf import generate, generated
     from pipeline.engines.sampling import Sampler
 
     uniforms = [
@@ -88,28 +92,39 @@ def _generate(
         for prompt, sample in rows
     ]
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
-    stream = generate(policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
-    found = dict(tqdm(stream, total=len(rows), desc="rollout", disable=None))
-    return [found[i] for i in range(len(rows))]
+    asked = (policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
+
+    def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
+        for i, one in generate(*asked, done):
+            yield i, (np.asarray(one.token_ids),)
+
+    found = resume.rows(kept, "generate", len(rows), stream)
+    return [generated(policy, found[i][0].tolist()) for i in range(len(rows))]
 
 
 def _exact(
-    policy: "Policy", contexts: list[list[int]], responses: list[list[int]], batch_tokens: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    policy: "Policy",
+    contexts: list[list[int]],
+    responses: list[list[int]],
+    batch_tokens: int,
+    kept: resume.State | None,
+) -> list[resume.Row]:
     from pipeline.engines.exact import exact
 
-    stream = exact(policy, contexts, responses, batch_tokens)
-    total = len(contexts)
-    found = {i: pair for i, *pair in tqdm(stream, total=total, desc="exact pass", disable=None)}
-    return [found[i][0] for i in range(total)], [found[i][1] for i in range(total)]
+    def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
+        for i, *pair in exact(policy, contexts, responses, batch_tokens, done):
+            yield i, tuple(pair)
+
+    found = resume.rows(kept, "exact", len(contexts), stream)
+    return [found[i] for i in range(len(contexts))]
 
 
 @cells.entry
 def main() -> None:
     args = cells.arguments("rollout", "prompts", "policy")
     p = cells.params("rollout", args.cell, RolloutParams)
-    with cells.running("rollout", args) as run:
-        runtime = cells.runtime()
+    runtime = cells.runtime()
+    with resume.state("rollout", args, runtime) as kept, cells.running("rollout", args) as run:
         first = (p.round - 1) * p.prompts_per_round
         asked = prompts.read(args.prompts, "train", first, p.prompts_per_round)
         checkpoints.check(args.policy / "checkpoint")
@@ -117,8 +132,9 @@ def main() -> None:
         from pipeline.engines.hf import load
 
         policy = load(args.policy / "checkpoint", runtime.device)
-        table = rollout(policy, asked, p, runtime.batch_tokens, run.counts)
+        table = rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept)
         tables.write(table, args.out / "rollouts.parquet", tables.ROLLOUTS)
+        run.earlier_seconds = kept.earlier
         run.rows_in, run.rows_out = len(asked), table.num_rows
         run.counts["student_tokens"] = len(table["token_ids"].combine_chunks().values)
 

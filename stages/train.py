@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, params, prompts, tables
+from pipeline import cells, checkpoints, matching, params, prompts, resume, tables
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 
@@ -76,9 +76,14 @@ class Work(NamedTuple):
 
 
 def train(
-    student: "Policy", frozen: "Frozen", work: Work, p: TrainParams, args: argparse.Namespace
+    student: "Policy",
+    frozen: "Frozen",
+    work: Work,
+    p: TrainParams,
+    args: argparse.Namespace,
+    state: resume.State,
 ) -> list[dict[str, float]]:
-    """Optimise `student` in place; returns the metrics of each step."""
+    """Optimise `student` in place from the last step in `state`; the metrics of each step."""
     import torch
 
     from pipeline.optimizer import Optimizer
@@ -95,14 +100,29 @@ def train(
         p.micro_batch_size,
         bfloat16=_dtype(args) == torch.bfloat16,
     )
-    metrics = []
-    for number, batch in enumerate(tqdm(work.steps, desc="train", unit="step", disable=None)):
+    metrics = _resumed(optimizer, work, state)
+    done, total = len(metrics), len(work.steps)
+    bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=None)
+    for number, batch in enumerate(bar, done):
         sums, found = gradients(student, frozen, [work.examples[i] for i in batch], step)
         pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
         metrics.append({"round": p.round, "step": number, **found, **taken})
+        if state.due():
+            state.keep("train", optimizer.state(keep_weights=True), metrics)
     _save(student, optimizer, p, args)
     return metrics
+
+
+def _resumed(optimizer: "Optimizer", work: Work, state: resume.State) -> list[dict[str, float]]:
+    """Metrics of the steps that a killed run kept, whose weights and moments are taken up."""
+    kept = state.kept("train")
+    if kept is None:
+        return []
+    tensors, metrics = kept
+    optimizer.take_up(tensors, state.folder)
+    state.say(f"{len(metrics)} of {len(work.steps)} steps")
+    return list(metrics)
 
 
 def _save(
@@ -276,8 +296,8 @@ def main() -> None:
     inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
     p = cells.params("train", args.cell, TrainParams)
-    with cells.running("train", args) as run:
-        runtime = cells.runtime()
+    runtime = cells.runtime()
+    with resume.state("train", args, runtime) as state, cells.running("train", args) as run:
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
         import torch
@@ -286,10 +306,11 @@ def main() -> None:
 
         student = load(args.policy / "checkpoint", runtime.device, torch.float32)
         work = gather(p, args, student)
-        metrics = train(student, _frozen(args, student, runtime), work, p, args)
+        metrics = train(student, _frozen(args, student, runtime), work, p, args, state)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
         run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
+        run.earlier_seconds = state.earlier
         run.counts["steps_per_round"] = len(metrics)
         run.counts["left_out"] = work.left_out
         run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)

@@ -4,7 +4,7 @@ Float32 logits, only ids that the tokenizer can emit, untempered, in slices over
 that (tokens, vocabulary) never stands in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,19 +19,26 @@ def exact(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     batch_tokens: int,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(index, log pi(y_t) (T,), H_t (T,)) of each response, nats; H_t is of the distribution
-    that produced y_t. Rows are packed by length, so they come out of order."""
+    that produced y_t. Rows are packed by length, so they come out of order; batches of which
+    all rows are `done` are left out."""
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+    for batch in _batches(lengths, batch_tokens):
+        if not all(i in done for i in batch):
             yield from _batch(policy, prompts, responses, batch)
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield batch
             batch = []
         batch.append(index)
     if batch:
-        yield from _batch(policy, prompts, responses, batch)
+        yield batch
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ Axes: B rows, T tokens, V vocabulary, P prompt tokens.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,10 @@ class Policy:
 class Generated:
     token_ids: list[int]  # ends with EOS exactly when finish_reason is stop
     finish_reason: str  # stop, length
+
+
+def generated(policy: Policy, token_ids: list[int]) -> Generated:
+    return Generated(token_ids, "stop" if token_ids[-1] == policy.eos else "length")
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
@@ -133,14 +137,19 @@ def generate(
     sampler: Sampler,
     max_new_tokens: int,
     batch_tokens: int,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[int, Generated]]:
     """Sample one response for each prompt, yielding (index, response) batch by batch.
+
+    Batches of which all rows are `done` are left out; the others are as if none were.
 
     `uniforms[i]` holds row i's own max_new_tokens random numbers in [0, 1), so a row's tokens do
     not depend on which rows share its batch, up to the last bits of its logits.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for batch in _batches(order, prompts, max_new_tokens, batch_tokens):
+        if all(i in done for i in batch):
+            continue
         rows = batch if len(batch) > 1 else batch * 2  # one row alone differs in the last bits
         with torch.inference_mode():
             cache, hidden_BH = prefill(policy, [prompts[i] for i in rows])
@@ -227,4 +236,4 @@ def decode(
             use_cache=True,
         )
         hidden_BH, positions = out.last_hidden_state[:, -1], positions + 1
-    return [Generated(row, "stop" if row[-1] == policy.eos else "length") for row in tokens]
+    return [generated(policy, row) for row in tokens]
