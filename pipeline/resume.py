@@ -75,9 +75,9 @@ class State:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        start = time.monotonic()
         if self._inputs is None and not self._identified():
             return
+        start = time.monotonic()
         text = json.dumps(values)
         metadata = {
             "inputs": str(self._inputs),
@@ -257,7 +257,8 @@ def _checksum(tensors: "Tensors", values: str) -> str:
     digest = hashlib.sha256(values.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        if tensor.numel():  # an empty one has no bytes to view
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
