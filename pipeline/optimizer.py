@@ -116,17 +116,6 @@ def _adam_8bit() -> Any:
     return AdamW8bit
 
 
-def _adam_8bit() -> Any:
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise UserError(
-            "train.moment_bits: found 8, which needs bitsandbytes, not installed here. Run `pip "
-            "install -c constraints.txt 'omniopd-pipeline[bitsandbytes]'`, or set it to null."
-        ) from error
-    return AdamW8bit
-
-
 def _write(state: dict[str, torch.Tensor], path: Path) -> None:
     try:
         with replacing(path) as temporary:
