@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from pipeline import experiment, exports, tables
+from pipeline import experiment, exports, students, tables
 from pipeline.cli import app
 from pipeline.engines.hf import load, save
 from pipeline.errors import UserError
@@ -22,6 +24,7 @@ from pipeline.exports.source import Source, find
 from pipeline.exports.trained import trained
 from pipeline.objectives import omniopd
 from pipeline.objectives.weighted import everywhere
+from pipeline.params import Lora
 from pipeline.training import Frozen, Step, gradients
 from tests import naive
 from tests.project import MINIATURE
@@ -247,6 +250,25 @@ def test_the_exported_checkpoint_is_whole_and_answers_through_its_chat_template(
     assert "arm `omniopd`, seed 0, round 1 of 1" in text
     assert "carries, a local checkpoint" in text
     assert "None: the experiment's report does not hold this round." in text
+
+
+def test_an_adapter_is_exported_in_the_weights_of_its_base(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    base, adapter = Path("data/pretrain/cbase/checkpoint"), folder / "data/train/ctrain/checkpoint"
+    own = students.student(base, Lora(rank=2, alpha=4.0, targets=("q_proj",)), 0, "cpu")
+    for parameter in own.model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.3)
+    shutil.rmtree(adapter)
+    students.keep(own, base, adapter)
+    exports.export(source(folder), "hf", folder / "out")
+    assert not list((folder / "out").glob("adapter*"))
+    monkeypatch.chdir(folder / "out")  # from where the base is not to be found
+    merged, plain = load(folder / "out").model, load(folder / base).model
+    ids = torch.arange(2, 12)[None]
+    logits = own.model(input_ids=ids).logits
+    assert torch.allclose(merged(input_ids=ids).logits, logits, atol=1e-4)
+    assert not torch.allclose(plain(input_ids=ids).logits, logits, atol=1e-2)
 
 
 def test_the_card_has_the_results_of_this_plan_alone(folder):

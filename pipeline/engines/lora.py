@@ -104,6 +104,15 @@ def switched_off(model: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+def merge(model: Any) -> None:
+    """Put the adapter into the weights that it sits on; `model` has none afterwards."""
+    for name, layer in _layers(model).items():
+        layer.merge(safe_merge=True)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    del model.peft_config
+
+
 def has(model: Any) -> bool:
     return hasattr(model, "peft_config")
 

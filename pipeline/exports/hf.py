@@ -1,4 +1,7 @@
-"""The checkpoint as a folder for transformers, with a model card."""
+"""The checkpoint as a folder for transformers, with a model card.
+
+An adapter is merged into its base: what it names as its base is a path of this project.
+"""
 
 import shutil
 from pathlib import Path
@@ -12,7 +15,7 @@ PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def write(source: Source, folder: Path) -> None:
-    """Copy every file and write README.md. Raises UserError for weights that are pickled."""
+    """Copy or merge, and write README.md. Raises UserError for weights that are pickled."""
     checkpoint = checkpoints.check(source.checkpoint)
     files = sorted(path for path in checkpoint.iterdir() if path.is_file())
     pickled = [path.name for path in files if path.suffix in PICKLED]
@@ -21,7 +24,20 @@ def write(source: Source, folder: Path) -> None:
             f"{checkpoint}: found {pickled}, wanted weights as safetensors alone: loading a pickle "
             "runs code. Rerun the stage that wrote it."
         )
+    if checkpoints.is_adapter(checkpoint):
+        _merged(checkpoint, folder)
+        files = []
     for path in files:
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
     (folder / "README.md").write_text(card.card(source), encoding="utf-8")
+
+
+def _merged(checkpoint: Path, folder: Path) -> None:
+    from pipeline.engines import lora
+    from pipeline.engines.hf import load
+
+    policy = load(checkpoint)
+    lora.merge(policy.model)
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from pipeline import checkpoints
 from pipeline.exports.source import Source
 from pipeline.exports.trained import Trained, trained
 from pipeline.exports.trained import write as parquet
@@ -84,4 +85,4 @@ def silent(checkpoint: Path) -> list[int]:
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:
-    return dict(json.loads((checkpoint / "config.json").read_text()))
+    return dict(json.loads((checkpoints.base(checkpoint) / "config.json").read_text()))
