@@ -5,6 +5,8 @@ writes  evals  one row per graded response: one greedy and `samples` sampled for
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from pipeline.engines.start import start
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
     from pipeline.engines.sampling import Sampler
+    from pipeline.engines.vllm import Sampled
+    from pipeline.engines.vllm_student import Student
 
 
 class EvaluateParams(params.Params):
@@ -25,10 +29,11 @@ class EvaluateParams(params.Params):
     samples: params.Count
     temperature: params.Positive
     max_new_tokens: params.Count
+    engine: params.Engine = "hf"
 
 
 def evaluate(
-    policy: "Policy",
+    policy: "Policy | Student",
     asked: list[prompts.Prompt],
     p: EvaluateParams,
     batch_tokens: int,
@@ -50,10 +55,9 @@ def evaluate(
         ("sampled", p.samples, Sampler(p.temperature)),
     ):
         rows = [(x, sample) for x in asked for sample in range(samples)]
-        uniforms = [_uniforms(x.prompt_id, sample, p.max_new_tokens) for x, sample in rows]
         contexts_B = [contexts[x.prompt_id] for x, _ in rows]
         how = (sampler, p.max_new_tokens, batch_tokens)
-        found_B = _generate(policy, contexts_B, uniforms, how, decoding, kept)
+        found_B = _generate(policy, rows, contexts_B, how, decoding, kept)
         for (problem, sample), found in zip(rows, found_B, strict=True):
             text = policy.text(found.token_ids)
             checked = tasks.grade(checker, problem.task, text, problem.answer, counts)
@@ -74,25 +78,48 @@ def evaluate(
 
 
 def _generate(
-    policy: "Policy",
+    policy: "Policy | Student",
+    rows: list[tuple[prompts.Prompt, int]],
     contexts_B: list[list[int]],
-    uniforms: list[np.ndarray],
     how: "tuple[Sampler, int, int]",
     decoding: str,
     kept: resume.State | None,
 ) -> list["Generated"]:
-    from pipeline.engines.hf import generate, generated
+    from pipeline.engines.hf import Policy, generate, generated
+
+    names = [("evaluate", x.prompt_id, sample) for x, sample in rows]
+    sampler, most, batch_tokens = how
+
+    def sampled(done: Collection[int]) -> "Iterator[tuple[int, Generated | Sampled]]":
+        if isinstance(policy, Policy):
+            uniforms = [seeds.generator(*name).random(most) for name in names]
+            return generate(policy, contexts_B, uniforms, sampler, most, batch_tokens, done)
+        numbers = [seeds.number(*name) for name in names]
+        return policy.generate(contexts_B, numbers, sampler, most, done)
 
     def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
-        for i, one in generate(policy, contexts_B, uniforms, *how, done):
+        for i, one in sampled(done):
             yield i, (np.asarray(one.token_ids),)
 
     found = resume.rows(kept, decoding, len(contexts_B), stream)
-    return [generated(policy, found[i][0].tolist()) for i in range(len(contexts_B))]
+    return [generated(policy.eos, found[i][0].tolist()) for i in range(len(contexts_B))]
 
 
-def _uniforms(problem_id: str, sample: int, count: int) -> np.ndarray:
-    return seeds.generator("evaluate", problem_id, sample).random(count)
+@contextmanager
+def opened(
+    folder: Path, engine: params.Engine, runtime: params.Runtime
+) -> "Iterator[Policy | Student]":
+    """The checkpoint, ready to sample; what it took is given back at the end."""
+    match engine:
+        case "hf":
+            from pipeline.engines.hf import load
+
+            yield load(folder, runtime.device)
+        case "vllm":
+            from pipeline.engines.vllm_student import Student
+
+            with Student(folder, runtime) as student:
+                yield student
 
 
 @cells.entry
@@ -104,10 +131,8 @@ def main() -> None:
         asked = prompts.read(args.prompts, p.split, 0, p.problems)
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
-        from pipeline.engines.hf import load
-
-        policy = load(args.policy / "checkpoint", runtime.device)
-        table = evaluate(policy, asked, p, runtime.batch_tokens, run.counts, kept)
+        with opened(args.policy / "checkpoint", p.engine, runtime) as policy:
+            table = evaluate(policy, asked, p, runtime.batch_tokens, run.counts, kept)
         tables.write(table, args.out / "evals.parquet", tables.EVALS)
         run.earlier_seconds = kept.earlier
         run.rows_in, run.rows_out = len(asked), table.num_rows

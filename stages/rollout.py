@@ -3,11 +3,13 @@
 reads   prompts, the round's checkpoint; where prepare.responses, another trainer's rollouts
 writes  rollouts  samples_per_prompt rows per prompt, in prompt and sample order
 source  arXiv 2606.01476; entropies and log-probabilities from one teacher-forced pass of the
-        same checkpoint over the finished responses, untempered
+        same checkpoint over the finished responses, untempered. What engine vllm says of its own
+        samples is a diagnostic in run.json; it gives no entropies
 """
 
 import argparse
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from pipeline.engines.start import start
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
+    from pipeline.engines.vllm import Sampled
 
 
 class RolloutParams(params.Rollout):
@@ -33,18 +36,22 @@ def rollout(
     batch_tokens: int,
     counts: dict[str, Any],
     kept: resume.State | None = None,
+    sampled_B: "list[Sampled] | None" = None,
 ) -> pa.Table:
     """Sample, score and check samples_per_prompt responses to each prompt.
 
-    `counts` gets the reasons of answers that could not be graded. What is `kept` of a killed run
-    is not done again.
+    `counts` gets the reasons of answers that could not be graded, and how far an engine's own
+    log-probabilities are from the exact ones. `sampled_B` is what another engine sampled. What is
+    `kept` of a killed run is not done again.
     """
-    rows = [(prompt, sample) for prompt in asked for sample in range(p.samples_per_prompt)]
+    rows = _rows(asked, p)
     contexts = {x.prompt_id: policy.prompt_ids(x.messages) for x in asked}
     contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
-    found_B = _generate(policy, rows, contexts_B, p, batch_tokens, kept)
+    found_B = sampled_B or _generate(policy, rows, contexts_B, p, batch_tokens, kept)
     responses_B = [found.token_ids for found in found_B]
     exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
+    if sampled_B:
+        counts |= gaps(sampled_B, [logps for logps, _ in exact_B])
     checker = tasks.load(p.prepare)
     out = []
     for (prompt, sample), context, found, (logps, entropies) in zip(
@@ -69,6 +76,10 @@ def rollout(
     return pa.Table.from_pylist(out, schema=tables.ROLLOUTS)
 
 
+def _rows(asked: list[prompts.Prompt], p: RolloutParams) -> list[tuple[prompts.Prompt, int]]:
+    return [(prompt, sample) for prompt in asked for sample in range(p.samples_per_prompt)]
+
+
 def _reward(
     checker: tasks.Task, prompt: prompts.Prompt, text: str, counts: dict[str, Any]
 ) -> float:
@@ -82,7 +93,7 @@ def _generate(
     p: RolloutParams,
     batch_tokens: int,
     kept: resume.State | None,
-) -> list["Generated"]:
+) -> "list[Generated | Sampled]":
     from pipeline.engines.hf import generate, generated
     from pipeline.engines.sampling import Sampler
 
@@ -100,7 +111,56 @@ def _generate(
             yield i, (np.asarray(one.token_ids),)
 
     found = resume.rows(kept, "generate", len(rows), stream)
-    return [generated(policy, found[i][0].tolist()) for i in range(len(rows))]
+    return [generated(policy.eos, found[i][0].tolist()) for i in range(len(rows))]
+
+
+def through_vllm(
+    folder: Path,
+    asked: list[prompts.Prompt],
+    p: RolloutParams,
+    runtime: params.Runtime,
+    kept: resume.State | None = None,
+) -> "list[Sampled]":
+    """A response for each row, by an engine that has given its memory back when this returns."""
+    from pipeline.engines.hf import generated
+    from pipeline.engines.sampling import Sampler
+    from pipeline.engines.vllm import Sampled
+    from pipeline.engines.vllm_student import Student
+
+    rows, sampler = _rows(asked, p), Sampler(p.temperature, p.top_p, p.top_k)
+    numbers = [seeds.number(p.seed, "rollout", p.round, x.prompt_id, i) for x, i in rows]
+    with Student(folder, runtime, reported=sampler) as student:
+        contexts = {x.prompt_id: student.prompt_ids(x.messages) for x in asked}
+        contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
+
+        def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
+            asked_for = (contexts_B, numbers, sampler, p.max_new_tokens, done)
+            for i, one in student.generate(*asked_for):
+                yield i, (np.asarray(one.token_ids), np.asarray(one.logprobs))
+
+        found = resume.rows(kept, "vllm", len(rows), stream)
+    pairs = ((found[i][0].tolist(), found[i][1].tolist()) for i in range(len(rows)))
+    return [
+        Sampled(ids, generated(student.eos, ids).finish_reason, logprobs) for ids, logprobs in pairs
+    ]
+
+
+def gaps(sampled_B: "list[Sampled]", logps_B: list[np.ndarray]) -> dict[str, float]:
+    """Mean and largest distance (nats) of the engine's log-probabilities from the exact ones."""
+    gap_T = np.concatenate(
+        [np.abs(np.array(x.logprobs) - logps) for x, logps in zip(sampled_B, logps_B, strict=True)]
+    )
+    return {"engine_gap_mean": float(gap_T.mean()), "engine_gap_max": float(gap_T.max())}
+
+
+def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":
+    """For the exact pass, in the dtype in which the engine sampled: vLLM's on a CPU is float32."""
+    import torch
+
+    from pipeline.engines.hf import load
+
+    exact_cpu = p.engine == "vllm" and runtime.device == "cpu"
+    return load(folder, runtime.device, torch.float32 if exact_cpu else None)
 
 
 def _exact(
@@ -150,13 +210,15 @@ def main() -> None:
         asked = prompts.read(args.prompts, "train", first, p.prompts_per_round)
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
-        from pipeline.engines.hf import load
-
-        policy = load(args.policy / "checkpoint", runtime.device)
+        folder = args.policy / "checkpoint"
+        sampled = None
+        if p.engine == "vllm" and not p.prepare.imported:
+            sampled = through_vllm(folder, asked, p, runtime, kept)
+        policy = _policy(folder, p, runtime)
         if p.prepare.imported:
             _imported(policy, asked, p, args, run)
             return
-        table = rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept)
+        table = rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept, sampled)
         tables.write(table, args.out / "rollouts.parquet", tables.ROLLOUTS)
         run.earlier_seconds = kept.earlier
         run.rows_in, run.rows_out = len(asked), table.num_rows

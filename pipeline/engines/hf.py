@@ -70,8 +70,8 @@ class Generated:
     finish_reason: str  # stop, length
 
 
-def generated(policy: Policy, token_ids: list[int]) -> Generated:
-    return Generated(token_ids, "stop" if token_ids[-1] == policy.eos else "length")
+def generated(eos: int, token_ids: list[int]) -> Generated:
+    return Generated(token_ids, "stop" if token_ids[-1] == eos else "length")
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
@@ -246,4 +246,4 @@ def decode(
             use_cache=True,
         )
         hidden_BH, positions = out.last_hidden_state[:, -1], positions + 1
-    return [generated(policy, row) for row in tokens]
+    return [generated(policy.eos, row) for row in tokens]
