@@ -82,6 +82,13 @@ def _variants(where: str, arm: "Settings") -> None:
     ):
         if found not in wanted:
             refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
+    for key, engine in (
+        ("rollout.engine", arm.rollout.engine),
+        ("evaluate.engine", arm.evaluate.engine),
+    ):
+        if engine == "vllm" and arm.train.lora:
+            remedy = "The engine loads whole checkpoints: set it to hf, or train.lora to null."
+            refuse(f"{where}{key}", engine, "hf, as train.lora is set", remedy)
 
 
 def _sizes(rounds: int, where: str, arm: "Settings") -> None:

@@ -92,6 +92,18 @@ def test_opd_with_a_text_only_teacher_is_refused(tmp_path):
         load(tmp_path, edit)
 
 
+@pytest.mark.parametrize("block", ["rollout", "evaluate"])
+def test_an_engine_of_whole_checkpoints_is_refused_with_an_adapter(tmp_path, block):
+    def edit(values):
+        values[block]["engine"] = "vllm"
+        values["train"]["lora"] = {"rank": 2, "alpha": 4.0, "targets": "all-linear"}
+
+    with pytest.raises(
+        UserError, match=rf"{block}\.engine: found 'vllm', wanted hf, as train\.lora"
+    ):
+        load(tmp_path, edit)
+
+
 def test_a_text_only_teacher_serves_omniopd(tmp_path):
     assert load(tmp_path, put("teachers.carries.white_box", False)).arm("omniopd")
 
