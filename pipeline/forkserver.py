@@ -15,12 +15,14 @@ process that started it.
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -41,7 +43,8 @@ class Request(NamedTuple):
 
 @contextlib.contextmanager
 def serving() -> Iterator[dict[str, str]]:
-    """Start a server; yields what to add to the environment of commands that are to use it.
+    """Have a server from when the first stage asks for it; yields what to add to the environment
+    of commands that are to use it.
 
     At the end the server is gone with every stage that it still ran. Yields nothing where the
     system cannot fork, so that stages start by themselves.
@@ -49,25 +52,51 @@ def serving() -> Iterator[dict[str, str]]:
     if not POSSIBLE:
         yield {}
         return
-    from pipeline import processes
-
     with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:
         address = str(Path(folder) / "socket")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen(128)
-            number = listener.fileno()
-            command = [sys.executable, "-m", "pipeline.forked", str(number)]
-            server = subprocess.Popen(
-                command, stdin=subprocess.PIPE, pass_fds=[number], process_group=0
-            )
-        try:
-            yield {ENV: address}
-        finally:
-            processes.end([server.pid])
-            server.wait()
-            assert server.stdin is not None
-            server.stdin.close()
+            waiting = _Waiting(listener)
+            waiting.start()
+            try:
+                yield {ENV: address}
+            finally:
+                waiting.end()
+
+
+class _Waiting(threading.Thread):
+    """Starts the server when a stage has connected: where nothing is stale, none does."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__(daemon=True)
+        self._listener = listener
+        self._server: subprocess.Popen[bytes] | None = None
+        self._over, self._tell_over = os.pipe()
+
+    def run(self) -> None:
+        number = self._listener.fileno()
+        ready, _, _ = select.select([number, self._over], [], [])
+        if self._over in ready:
+            return
+        command = [sys.executable, "-m", "pipeline.forked", str(number)]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, pass_fds=[number], process_group=0
+        )
+        # the server's alone from now on: when it is gone, stages are refused and run by themselves
+        self._listener.close()
+
+    def end(self) -> None:
+        from pipeline import processes
+
+        os.close(self._tell_over)
+        self.join()
+        os.close(self._over)
+        if self._server is not None:
+            processes.end([self._server.pid])
+            self._server.wait()
+            assert self._server.stdin is not None
+            self._server.stdin.close()
 
 
 def hand_over() -> None:

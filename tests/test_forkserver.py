@@ -135,8 +135,8 @@ def test_a_killed_server_takes_its_stages_along_and_later_ones_run_by_themselves
 ) -> None:
     before = {one.pid for one in servers()}
     with forkserver.serving() as server:
-        (process,) = [one for one in servers() if one.pid not in before]
         client, pids = stages.waiting(server)
+        (process,) = [one for one in servers() if one.pid not in before]
         process.kill()
         assert client.wait(60) == 137
         wait_for(lambda: gone(pids[0]))
@@ -160,23 +160,31 @@ def test_nothing_is_left_when_serving_ends(stages: Stages) -> None:
 def test_the_server_ends_with_a_killed_parent(stages: Stages) -> None:
     source = """
         import json, time
-        import psutil
         from pipeline import forkserver
         with forkserver.serving() as server:
-            pids = [one.pid for one in psutil.Process().children()]
-            print(json.dumps([server, pids]), flush=True)
+            print(json.dumps(server), flush=True)
             time.sleep(300)
     """
     command = [sys.executable, "-c", textwrap.dedent(source)]
     parent = subprocess.Popen(command, cwd=stages.folder, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    server, pids = json.loads(parent.stdout.readline())
+    server = json.loads(parent.stdout.readline())
     client, waiting = stages.waiting(server)
+    pids = [one.pid for one in psutil.Process(parent.pid).children()]
+    assert pids
     parent.kill()
     parent.wait()
     wait_for(lambda: all(gone(pid) for pid in [*pids, *waiting]))
     assert client.wait(60) == 137
     shutil.rmtree(Path(server[forkserver.ENV]).parent)
+
+
+def test_no_server_starts_before_a_stage_asks(stages: Stages) -> None:
+    before = {one.pid for one in servers()}
+    with forkserver.serving() as server:
+        assert {one.pid for one in servers()} == before
+        assert stages.look(server)["forked"]
+        assert {one.pid for one in servers()} > before
 
 
 def test_without_fork_stages_run_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
