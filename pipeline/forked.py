@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 
-from pipeline.forkserver import KILLED, WORD, Request, exactly, interpreter, word
+from pipeline.forkserver import KILLED, WORD, Request, exactly, interpreter, ready, word
 
 OWN = ("pipeline", "stages")  # packages that every stage imports anew
 SECONDS = 10.0  # for a request to arrive whole
@@ -63,6 +63,7 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as listener:
         environment = dict(os.environ)
         preload()
+        ready(listener.getsockname()).touch()
         request = _Server(listener, environment).serve()
     if request is None:
         os._exit(0)

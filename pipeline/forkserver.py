@@ -32,6 +32,8 @@ POSSIBLE = hasattr(os, "fork") and hasattr(socket, "AF_UNIX")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 KILLED = 128 + signal.SIGKILL  # of a stage whose server is gone, as a shell has it
 WORD = struct.Struct("i")
+# stages that load no model: sooner done by themselves than when the server has imported torch
+LIGHT = {f"stages.{name}" for name in ("prepare", "forks", "score", "prior", "calibrate", "report")}
 
 
 class Request(NamedTuple):
@@ -107,6 +109,8 @@ def hand_over() -> None:
     address = os.environ.get(ENV)
     if not address or not POSSIBLE or not _stage(sys.orig_argv):
         return
+    if sys.orig_argv[2] in LIGHT and not ready(address).exists():
+        return
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
@@ -124,6 +128,11 @@ def hand_over() -> None:
         for number in PASSED_ON:
             signal.signal(number, pass_on)
         _end_as_the_stage(connection)
+
+
+def ready(address: str) -> Path:
+    """A file that the server makes when it has imported everything."""
+    return Path(f"{address}.ready")
 
 
 def _stage(argv: list[str]) -> bool:

@@ -34,6 +34,7 @@ def servers() -> list[psutil.Process]:
 
 
 def test_a_table_has_the_same_bytes(stages: Stages, server: dict[str, str]) -> None:
+    assert stages.look(server)["forked"]  # and so it is ready
     found = {}
     for name, given in {"alone": {}, "forked": server}.items():
         out = stages.folder / name
@@ -185,6 +186,17 @@ def test_no_server_starts_before_a_stage_asks(stages: Stages) -> None:
         assert {one.pid for one in servers()} == before
         assert stages.look(server)["forked"]
         assert {one.pid for one in servers()} > before
+
+
+def test_a_stage_without_a_model_does_not_wait_for_the_server(stages: Stages) -> None:
+    with forkserver.serving() as fresh:
+        before = {one.pid for one in servers()}
+        command = ("stages.prepare", "--cell", "ca", "--out", str(stages.folder / "out"))
+        assert stages.run(fresh, *command)[0] == 0
+        assert {one.pid for one in servers()} == before
+        assert not forkserver.ready(fresh[forkserver.ENV]).exists()
+        stages.look(fresh)
+        assert forkserver.ready(fresh[forkserver.ENV]).exists()
 
 
 def test_without_fork_stages_run_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
