@@ -20,6 +20,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
+Engine = Literal["hf", "vllm"]
 METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.branch branches off
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
 Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
@@ -61,6 +62,11 @@ class Runtime(Params):
     threads: Count = 1  # torch threads of a process
     device: str = "cpu"
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
+    # engine vllm:
+    tensor_parallel: Count = 1  # GPUs that share one copy of a model
+    data_parallel: Count = 1  # copies, each with its own share of the requests
+    # share of a device's memory that a copy may take; null: see pipeline/engines/vllm.py
+    engine_memory: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class LocalTeacher(Params):
@@ -68,6 +74,7 @@ class LocalTeacher(Params):
 
     kind: Literal["local"]
     model: Name  # an entry of pretrain.models
+    engine: Engine = "hf"  # that continues its prefixes; its logits are read with transformers
     white_box: bool = True  # false: treat it as an API, refuse objectives that read its logits
 
 
@@ -288,7 +295,7 @@ class Pretrain(Params):
 
 
 class Rollout(Params):
-    engine: Literal["hf"]
+    engine: Engine
     prompts_per_round: Count
     samples_per_prompt: Count
     max_new_tokens: Count

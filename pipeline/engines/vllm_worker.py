@@ -1,0 +1,101 @@
+"""The process that vLLM runs in: jobs on standard input, a line each; answers on a pipe of its own.
+
+`vllm.py` starts it. It ends when its input does, or with the process that started it.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from tokenizers import Tokenizer
+from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.sample.logits_processor import LogitsProcessor
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Silent(LogitsProcessor):  # type: ignore[misc]
+    """Forbid ids of the head that stand for no token: padding rows, such as Qwen's."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        config = vllm_config.model_config
+        mask_V = torch.ones(config.get_vocab_size(), dtype=torch.bool)
+        known = Tokenizer.from_file(str(Path(config.model) / "tokenizer.json")).get_vocab()
+        mask_V[list(known.values())] = False
+        self.mask_V = mask_V.to(device) if mask_V.any() else None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits if self.mask_V is None else logits.masked_fill_(self.mask_V, -torch.inf)
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        """The mask is every request's."""
+
+
+def parameters(settings: dict[str, Any], logprobs: bool, seed: int, n: int) -> SamplingParams:
+    """Every setting written out. EOS is the tokenizer's alone, whatever the checkpoint lists."""
+    return SamplingParams(
+        n=n,
+        seed=seed,
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        top_k=settings["top_k"],
+        min_p=0.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        repetition_penalty=1.0,
+        max_tokens=settings["max_tokens"],
+        min_tokens=0,
+        ignore_eos=True,
+        stop_token_ids=[settings["eos"]],
+        logprobs=0 if logprobs else None,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
+    """Take `count` jobs from standard input; write an answer for each, then null."""
+    for _ in range(asked["count"]):
+        index, prompt, seed, n = json.loads(sys.stdin.readline())
+        wanted = parameters(asked["settings"], asked["logprobs"], seed, n)
+        engine.add_request(str(index), {"prompt_token_ids": prompt}, wanted)
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            say(out, [int(output.request_id), [sample(choice) for choice in output.outputs]])
+    say(out, None)
+
+
+def sample(choice: Any) -> tuple[list[int], str, list[float] | None]:
+    ids = list(choice.token_ids)
+    if choice.logprobs is None:
+        return ids, choice.finish_reason, None
+    found = zip(ids, choice.logprobs, strict=True)
+    return ids, choice.finish_reason, [at[token].logprob for token, at in found]
+
+
+def say(out: IO[str], what: Any) -> None:
+    out.write(json.dumps(what) + "\n")
+    out.flush()
+
+
+def main() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    out = os.fdopen(int(sys.argv[1]), "w")
+    engine = LLMEngine.from_engine_args(EngineArgs(**json.loads(sys.stdin.readline())))
+    for line in sys.stdin:
+        answer(engine, json.loads(line), out)
+    engine.engine_core.shutdown()
+
+
+if __name__ == "__main__":
+    main()
