@@ -404,3 +404,4 @@ class Evaluate(Params):
     temperature: Positive
     max_new_tokens: Count
     rounds: Literal["last", "all"]
+    engine: Engine = "hf"

@@ -14,7 +14,7 @@ from pipeline import ceilings, params
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment, Settings
 from pipeline.params import METHOD, file_of
-from pipeline.plan_round import Round, dump, method, sandboxed
+from pipeline.plan_round import Round, dump, engined, method, sandboxed
 
 GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
     "prepare",
@@ -24,10 +24,14 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "pretrain-more",
     "rollout",
     "rollout-sandbox",
+    "rollout-vllm",
+    "rollout-vllm-sandbox",
     "forks",
     "forks-student",
     "teach",
     "teach-solutions",
+    "teach-vllm",
+    "teach-vllm-solutions",
     "teach-hosted",
     "teach-hosted-solutions",
     "score",
@@ -50,6 +54,8 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "train-imitate-forks",
     "evaluate",
     "evaluate-sandbox",
+    "evaluate-vllm",
+    "evaluate-vllm-sandbox",
     "report",
 )
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
@@ -202,6 +208,8 @@ class Plan:
     def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
         resolved = dump(settings.evaluate)
         del resolved["rounds"]
+        if resolved["engine"] == "hf":  # cells of the time before there was a choice
+            del resolved["engine"]
         prepare = settings.prepare
         if not prepare.graded:
             raise UserError(
@@ -209,7 +217,8 @@ class Plan:
                 "evaluated. Use another task; `omniopd audit` needs no checker."
             )
         resolved["prepare"] = prepare.resolved()
-        task, group = file_of(prepare.task), sandboxed("evaluate", prepare)
+        stage = engined("evaluate", settings.evaluate.engine)
+        task, group = file_of(prepare.task), sandboxed(stage, prepare)
         return self.cell(group, resolved, prompts=prompts, policy=policy, task=task)
 
     def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:

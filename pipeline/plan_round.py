@@ -102,7 +102,8 @@ class Round:
         prepare = self.settings.prepare
         resolved = dump(self.settings.rollout) | {"prepare": prepare.resolved()} | self.where
         inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
-        return self._add(sandboxed("rollout", prepare), "rollout", resolved, **inputs)
+        stage = engined("rollout", self.settings.rollout.engine)
+        return self._add(sandboxed(stage, prepare), "rollout", resolved, **inputs)
 
     def forks(self) -> str:
         resolved = dump(self.settings.forks) | self.where
@@ -126,6 +127,8 @@ class Round:
         if not isinstance(teacher, params.LocalTeacher):
             who |= {field: getattr(teacher, field) for field in FIXED}
             who = {field: value for field, value in who.items() if value is not None}
+        elif teacher.engine != "hf":  # another engine continues otherwise from the same seed
+            who["engine"] = teacher.engine
         return (
             tracked(self.settings, "teach")
             | who
@@ -151,6 +154,7 @@ class Round:
         group = "teach" if resolved["kind"] == "local" else "teach-hosted"
         if resolved["kind"] == "local":
             inputs["teacher"] = self.teacher(name)
+            group = engined(group, resolved.get("engine", "hf"))
         if what == "solutions":
             group += "-solutions"
         return self._add(group, self._named("teach", name), resolved, **inputs)
@@ -238,6 +242,11 @@ def tracked(settings: Settings, block: str) -> dict[str, Any]:
 def sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
     """Group of a stage that grades."""
     return f"{stage}-sandbox" if prepare.sandboxed else stage
+
+
+def engined(stage: str, engine: str) -> str:
+    """Group of a stage that samples: each engine loads files of its own."""
+    return stage if engine == "hf" else f"{stage}-{engine}"
 
 
 def method(settings: Settings) -> dict[str, Any]:

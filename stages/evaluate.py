@@ -4,6 +4,9 @@ reads   prompts, checkpoint
 writes  evals  one row per graded response: one greedy and `samples` sampled for each problem
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +17,10 @@ from pipeline import cells, checkpoints, params, prompts, seeds, tables, tasks
 from pipeline.engines.start import start
 
 if TYPE_CHECKING:
-    from pipeline.engines.hf import Policy
+    from pipeline.engines.hf import Generated, Policy
+    from pipeline.engines.sampling import Sampler
+    from pipeline.engines.vllm import Sampled
+    from pipeline.engines.vllm_student import Student
 
 
 class EvaluateParams(params.Params):
@@ -24,10 +30,11 @@ class EvaluateParams(params.Params):
     samples: params.Count
     temperature: params.Positive
     max_new_tokens: params.Count
+    engine: params.Engine = "hf"
 
 
 def evaluate(
-    policy: "Policy",
+    policy: "Policy | Student",
     asked: list[prompts.Prompt],
     p: EvaluateParams,
     batch_tokens: int,
@@ -37,7 +44,6 @@ def evaluate(
 
     `counts` gets the reasons of answers that could not be graded.
     """
-    from pipeline.engines.hf import generate
     from pipeline.engines.sampling import GREEDY, Sampler
 
     checker = tasks.load(p.prepare)
@@ -48,9 +54,8 @@ def evaluate(
         ("sampled", p.samples, Sampler(p.temperature)),
     ):
         rows = [(x, sample) for x in asked for sample in range(samples)]
-        uniforms = [_uniforms(x.prompt_id, sample, p.max_new_tokens) for x, sample in rows]
         contexts_B = [contexts[x.prompt_id] for x, _ in rows]
-        stream = generate(policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
+        stream = _generate(policy, rows, contexts_B, sampler, p.max_new_tokens, batch_tokens)
         found = dict(tqdm(stream, total=len(rows), desc=f"evaluate {decoding}", disable=None))
         for i, (problem, sample) in enumerate(rows):
             text = policy.text(found[i].token_ids)
@@ -71,8 +76,38 @@ def evaluate(
     return pa.Table.from_pylist(out, schema=tables.EVALS)
 
 
-def _uniforms(problem_id: str, sample: int, count: int) -> np.ndarray:
-    return seeds.generator("evaluate", problem_id, sample).random(count)
+def _generate(
+    policy: "Policy | Student",
+    rows: list[tuple[prompts.Prompt, int]],
+    contexts_B: list[list[int]],
+    sampler: "Sampler",
+    most: int,
+    batch_tokens: int,
+) -> "Iterator[tuple[int, Generated | Sampled]]":
+    from pipeline.engines.hf import Policy, generate
+
+    names = [("evaluate", x.prompt_id, sample) for x, sample in rows]
+    if isinstance(policy, Policy):
+        uniforms = [seeds.generator(*name).random(most) for name in names]
+        return generate(policy, contexts_B, uniforms, sampler, most, batch_tokens)
+    return policy.generate(contexts_B, [seeds.number(*name) for name in names], sampler, most)
+
+
+@contextmanager
+def opened(
+    folder: Path, engine: params.Engine, runtime: params.Runtime
+) -> "Iterator[Policy | Student]":
+    """The checkpoint, ready to sample; what it took is given back at the end."""
+    match engine:
+        case "hf":
+            from pipeline.engines.hf import load
+
+            yield load(folder, runtime.device)
+        case "vllm":
+            from pipeline.engines.vllm_student import Student
+
+            with Student(folder, runtime) as student:
+                yield student
 
 
 @cells.entry
@@ -84,10 +119,8 @@ def main() -> None:
         asked = prompts.read(args.prompts, p.split, 0, p.problems)
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
-        from pipeline.engines.hf import load
-
-        policy = load(args.policy / "checkpoint", runtime.device)
-        table = evaluate(policy, asked, p, runtime.batch_tokens, run.counts)
+        with opened(args.policy / "checkpoint", p.engine, runtime) as policy:
+            table = evaluate(policy, asked, p, runtime.batch_tokens, run.counts)
         tables.write(table, args.out / "evals.parquet", tables.EVALS)
         run.rows_in, run.rows_out = len(asked), table.num_rows
         run.counts["student_tokens"] = int(np.asarray(table["tokens"]).sum())

@@ -31,6 +31,7 @@ BLOCK = {"live": 256, "batch": 4096}
 class TeachParams(params.Params):
     teacher: str
     kind: str
+    engine: params.Engine = "hf"  # of a local teacher
     provider: str | None = None  # of a hosted teacher; a local one is a folder
     model: str | None = None
     tokenizer: str | None = None
@@ -163,7 +164,7 @@ def alone(judging: Judging, p: TeachParams) -> dict[str, float | int | str]:
 def _config(p: TeachParams) -> params.Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
     if p.kind == "local":
-        return params.LocalTeacher(kind="local", model=p.teacher)
+        return params.LocalTeacher(kind="local", model=p.teacher, engine=p.engine)
     free = cells.untracked("teachers").get(p.teacher, {})
     fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
     if p.kind != "openai_compatible":

@@ -74,7 +74,9 @@ class Engine:
             raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
         self.folder = checkpoints.check(folder)
         started = arguments(folder, runtime, processed)
-        self._copies = [Copy(started, environment(runtime, i)) for i in range(runtime.data_parallel)]
+        self._copies = [
+            Copy(started, environment(runtime, i)) for i in range(runtime.data_parallel)
+        ]
 
     def sample(
         self, jobs: Sequence[Job], settings: Settings, logprobs: bool = False

@@ -117,7 +117,7 @@ def load(
 
             if folder is None:
                 raise UserError(f"teacher {name}: no checkpoint given. Run `dvc repro`.")
-            return LocalTeacher(folder / "checkpoint", student, asked)
+            return LocalTeacher(folder / "checkpoint", student, asked, config.engine)
         case params.OpenAICompatibleTeacher():
             from pipeline.teachers import openai_compatible
 

@@ -1,8 +1,9 @@
 """A local checkpoint as teacher.
 
 The model is loaded at the first question, so a stage whose answers are all stored never loads
-it. The longest prefix of a response is read once; its forks start from slices of that KV cache
-and their N continuations from copies of the slice.
+it. With transformers the longest prefix of a response is read once; its forks start from slices of
+that KV cache and their N continuations from copies of the slice. vLLM's prefix cache does the same
+for prefixes that arrive one after the other.
 """
 
 import functools
@@ -12,30 +13,36 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline import checkpoints
+from pipeline import checkpoints, params
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
-from pipeline.params import Mode
-from pipeline.teachers import Answered, Ask, Asked, Continuation
+from pipeline.teachers import Answered, Ask, Asked, Continuation, Draw
 
 if TYPE_CHECKING:
     from pipeline.budget import Budget
     from pipeline.engines.hf import Policy
+    from pipeline.engines.vllm import Engine
+
+# what else pipeline/engines/vllm_worker.py sends
+OFF = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
 
 
 class LocalTeacher:
-    provider = "local"
-    continuation: Mode = "completions"
+    continuation: params.Mode = "completions"
     takes_seed = True
 
-    def __init__(self, folder: Path, student: Path, asked: Asked) -> None:
+    def __init__(
+        self, folder: Path, student: Path, asked: Asked, engine: params.Engine = "hf"
+    ) -> None:
         if asked.continuation != self.continuation:
             raise UserError(
                 f"teach.continuation: found {asked.continuation}, wanted completions for a local "
                 "checkpoint: the prefix is its own input."
             )
-        self.folder, self.asked = checkpoints.check(folder), asked
+        self.folder, self.asked, self.engine = checkpoints.check(folder), asked, engine
+        # in the key of an answer: from the same seed another engine draws another one
+        self.provider: str = "local" if engine == "hf" else engine
         self.model = checkpoints.fingerprint(folder)
         self._same_tokens = (
             checkpoints.tokenizer(student / "tokenizer.json").to_str()
@@ -49,7 +56,8 @@ class LocalTeacher:
         return self._same_tokens
 
     def sampler(self) -> dict[str, Any]:
-        return {"temperature": self.asked.temperature, "top_p": 1.0, "top_k": 0}
+        sent = {"temperature": self.asked.temperature, "top_p": 1.0, "top_k": 0}
+        return sent if self.engine == "hf" else sent | OFF
 
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
         """The student's own ids where both sides have one tokenizer: a text prefix would be
@@ -69,25 +77,59 @@ class LocalTeacher:
         return returned == self.model
 
     def answer(self, asks: Sequence[Ask], limit: int, budget: "Budget") -> Iterator[Answered]:
-        """An ask a reply. The budget is for what is paid; this costs electricity."""
+        """The budget is for what is paid; this costs electricity."""
+        match self.engine:
+            case "hf":
+                return self._through_transformers(asks, limit)
+            case "vllm":
+                return self._through_vllm(asks, limit)
+
+    def _through_transformers(self, asks: Sequence[Ask], limit: int) -> Iterator[Answered]:
+        """An ask a reply."""
         from pipeline.engines.branches import branches
 
         size = self.asked.runtime.batch_tokens
         found = branches(self._policy, asks, self.asked.temperature, limit, size)
         for i, (ask, continued) in enumerate(zip(asks, found, strict=True)):
             continuations = {
-                draw: Continuation(
-                    text=self.tokenizer.decode(generated.token_ids, skip_special_tokens=True),
-                    token_ids=generated.token_ids,
-                    ended=generated.finish_reason == "stop",
-                    model_returned=self.model,
-                    prompt_tokens=len(ask.prompts[draw.position]),
-                    completion_tokens=len(generated.token_ids),
-                )
+                draw: self._continuation(ask, draw, generated.token_ids, generated.finish_reason)
                 for draw, generated in zip(ask.draws, continued, strict=True)
             }
             tokens = sum(c.prompt_tokens + c.completion_tokens for c in continuations.values())
             yield Answered(i, continuations, tokens=tokens)
+
+    def _through_vllm(self, asks: Sequence[Ask], limit: int) -> Iterator[Answered]:
+        """A prefix a reply, its samples in one request; nested prefixes in ascending order."""
+        from pipeline.engines.vllm import Job, Settings
+
+        asked = [(i, run) for i, ask in enumerate(asks) for run in runs(ask.draws)]
+        jobs = [
+            Job(tokens(asks[i].prompts[run[0].position]), run[0].seed or 0, len(run), group=i)
+            for i, run in asked
+        ]
+        eos = int(self.tokenizer.eos_token_id)
+        settings = Settings(self.asked.temperature, 1.0, 0, limit, eos)
+        for j, found in self._engine.sample(jobs, settings):
+            (i, run), prompt = asked[j], len(jobs[j].prompt)
+            continuations = {
+                draw: self._continuation(asks[i], draw, one.token_ids, one.finish_reason)
+                for draw, one in zip(run, found, strict=True)
+            }
+            count = prompt + sum(c.completion_tokens for c in continuations.values())
+            seed = run[0].seed
+            yield Answered(i, continuations, requested_n=len(run), seed_sent=seed, tokens=count)
+
+    def _continuation(
+        self, ask: Ask, draw: Draw, token_ids: list[int], finish_reason: str
+    ) -> Continuation:
+        return Continuation(
+            text=self.tokenizer.decode(token_ids, skip_special_tokens=True),
+            token_ids=token_ids,
+            ended=finish_reason == "stop",
+            model_returned=self.model,
+            prompt_tokens=len(ask.prompts[draw.position]),
+            completion_tokens=len(token_ids),
+        )
 
     @functools.cached_property
     def _policy(self) -> "Policy":
@@ -95,3 +137,27 @@ class LocalTeacher:
         from pipeline.engines.hf import load
 
         return load(self.folder, self.asked.runtime.device)
+
+    @functools.cached_property
+    def _engine(self) -> "Engine":
+        """Its processes end with this teacher, or with the stage."""
+        from pipeline.engines.vllm import Engine
+
+        return Engine(self.folder, self.asked.runtime)
+
+
+def runs(draws: Sequence[Draw]) -> list[list[Draw]]:
+    """Draws of one prefix with consecutive seeds, which one request takes; prefixes ascending."""
+    found: list[list[Draw]] = []
+    for draw in sorted(draws, key=lambda draw: (draw.position, draw.sample)):
+        last = found[-1][-1] if found else None
+        follows = last and last.position == draw.position and last.seed == (draw.seed or 0) - 1
+        if follows:
+            found[-1].append(draw)
+        else:
+            found.append([draw])
+    return found
+
+
+def tokens(prompt: Prompt) -> list[int]:
+    return [int(token) for token in prompt]  # a local teacher's prompts are token ids

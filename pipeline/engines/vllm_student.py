@@ -1,0 +1,58 @@
+"""The student in vLLM: what `hf.Policy` and `hf.generate` are to transformers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.engines.hf import prompt_ids
+from pipeline.engines.sampling import Sampler
+from pipeline.engines.vllm import Engine, Job, Sampled, Settings
+from pipeline.errors import UserError
+from pipeline.params import Runtime
+
+
+class Student:
+    """A checkpoint in vLLM with its tokenizer. A context manager: its processes end with it.
+
+    `reported`: the sampler under which log-probabilities are wanted as a diagnostic, or None.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime, reported: Sampler | None = None) -> None:
+        self.reported = reported is not None
+        self._engine = Engine(folder, runtime, processed=reported == Sampler(1.0))
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        if self.tokenizer.eos_token_id is None or self.tokenizer.chat_template is None:
+            self._engine.close()
+            raise UserError(f"{folder}: the tokenizer needs an EOS token and a chat template.")
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Without special tokens."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        return prompt_ids(self.tokenizer, messages)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampler: Sampler,
+        max_new_tokens: int,
+    ) -> Iterator[tuple[int, Sampled]]:
+        """(index, one response) for each prompt as they finish; row i's is of seeds[i]."""
+        groups: dict[tuple[int, ...], int] = {}  # equal prompts go where their prefix is cached
+        jobs = [
+            Job(prompt, seed, group=groups.setdefault(tuple(prompt), len(groups)))
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        settings = Settings(*sampler, max_new_tokens, int(self.tokenizer.eos_token_id))
+        for index, (sampled,) in self._engine.sample(jobs, settings, self.reported):
+            yield index, sampled
+
+    def __enter__(self) -> "Student":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._engine.close()
