@@ -99,10 +99,20 @@ def free_port():
         return found.getsockname()[1]
 
 
+def vllm_python():
+    # the three do not fit the CPU build of torch, and vLLM imports them where they are
+    return environment("vllm", VLLM, ("torchvision", "torchaudio", "torchcodec"))
+
+
+def vllm_packages():
+    """Folder from which this environment, too, can import vLLM: the versions are the same."""
+    (found,) = vllm_python().parent.parent.glob("lib/python*/site-packages")
+    return found
+
+
 def vllm(model, folder):
     """vLLM's server on the CPU, as a context manager."""
-    # the three do not fit the CPU build of torch, and vLLM imports them where they are
-    python = environment("vllm", VLLM, ("torchvision", "torchaudio", "torchcodec"))
+    python = vllm_python()
     port = free_port()
     flags = "--enforce-eager --dtype float32 --gpu-memory-utilization 0.3 --max-model-len 2048"
     command = [python, "-m", "vllm.entrypoints.openai.api_server", *flags.split()]

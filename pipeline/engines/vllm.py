@@ -100,7 +100,7 @@ class Engine:
     def _lost(self, status: int | None, tail: Sequence[str]) -> UserError:
         """What to do when a copy ends by itself; its own log goes to stderr."""
         sys.stderr.write("\n".join([*tail, ""]))
-        said = next((line for line in reversed(tail) if "Error" in line), " ".join(tail[-1:]))
+        said = next((x for x in reversed(tail) if "error" in x.lower()), " ".join(tail[-1:]))
         remedy = "Its own log is above; correct what it names, or use engine hf."
         if status == -9 or "memory" in said.lower():
             remedy = (
@@ -216,6 +216,8 @@ def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]
 
 def _cpu(runtime: Runtime) -> dict[str, Any]:
     found: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
+    # vLLM 0.32 takes back the random number of a half-read prompt, which a CPU's generator cannot
+    found["enable_chunked_prefill"] = False
     if runtime.engine_memory is None:
         return found | {"kv_cache_memory_bytes": CPU_CACHE}
     return found | {"gpu_memory_utilization": runtime.engine_memory}
