@@ -1,4 +1,8 @@
-"""Checkpoints as folders: Hugging Face layout, safetensors. No torch here."""
+"""Checkpoints as folders: Hugging Face layout, safetensors. No torch here.
+
+A checkpoint is whole, or a peft adapter that names the whole one that it sits on by its path from
+the project's folder and by its hash.
+"""
 
 import hashlib
 import json
@@ -6,17 +10,22 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
 
-NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+NEEDED = ("config.json", *TOKENIZER)
+ADAPTER_CONFIG, BASE = "adapter_config.json", "base.json"
+ADAPTER = (ADAPTER_CONFIG, "adapter_model.safetensors", BASE, *TOKENIZER)
 
 
 def check(folder: Path) -> Path:
-    """`folder` if it holds a whole checkpoint. Raises UserError naming what is missing."""
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    """`folder` if nothing of a checkpoint is missing in it. Raises UserError naming what is."""
+    needed = ADAPTER if is_adapter(folder) else NEEDED
+    missing = [name for name in needed if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
     if missing:
@@ -25,6 +34,43 @@ def check(folder: Path) -> Path:
             "Run `dvc repro` to make it, or `dvc checkout` to restore it."
         )
     return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def base(folder: Path) -> Path:
+    """The whole checkpoint that `folder` is or, if it is an adapter, says that it sits on."""
+    if not is_adapter(folder):
+        return folder
+    return Path(str(_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")))
+
+
+def verified_base(folder: Path) -> Path:
+    """The same, if it is the one that the adapter was trained on. Raises UserError."""
+    found = base(check(folder))
+    if found == folder:
+        return folder
+    if not found.is_dir():
+        raise UserError(
+            f"{found}: not found, wanted the checkpoint that the adapter {folder} sits on. "
+            f"Run this in the project's folder, after `dvc checkout {found}`."
+        )
+    sha256, wanted = fingerprint(found), _json(folder / BASE).get("sha256")
+    if sha256 != wanted:
+        raise UserError(
+            f"{found}: found a checkpoint of sha256 {sha256[:12]}, wanted {str(wanted)[:12]}, the "
+            f"one that the adapter {folder} was trained on. Run `dvc repro`, which trains it anew."
+        )
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}). Rerun its stage.") from error
 
 
 def tokenizer(path: Path) -> Tokenizer:
@@ -44,6 +90,10 @@ def fingerprint(folder: Path) -> str:
     check(folder)
     digest = hashlib.sha256()
     names = ["config.json", "tokenizer.json"]
+    if is_adapter(folder):  # its config says where the base lies; base.json says what it is
+        config = _json(folder / ADAPTER_CONFIG) | {"base_model_name_or_path": None}
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        names = [BASE, "tokenizer.json"]
     names += sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / "chat_template.jinja").is_file():
         names.append("chat_template.jinja")

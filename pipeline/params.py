@@ -61,6 +61,7 @@ class Runtime(Params):
     threads: Count = 1  # torch threads of a process
     device: str = "cpu"
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
+    gradient_checkpointing: bool = False  # train: less memory, a third more time
 
 
 class LocalTeacher(Params):
@@ -359,6 +360,15 @@ class Calibrate(Params):
 Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
 
 
+class Lora(Params):
+    """Train an adapter beside frozen weights, through peft; one for all rounds, never merged."""
+
+    rank: Count
+    alpha: Positive  # the adapter's product is scaled by alpha / rank
+    # layers that get one, by their last name
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class Train(Params):
     objective: Literal[
         "omniopd",
@@ -388,6 +398,7 @@ class Train(Params):
     # prompt's; or how much the teacher agrees with itself at the fork
     baseline: Baseline = "none"
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
+    lora: Lora | None = None  # null: every weight is trained
 
 
 class Evaluate(Params):

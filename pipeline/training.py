@@ -4,7 +4,8 @@ A step's loss is (1/R) * sum over its R responses, R counted over the whole step
 gradient does not depend on how the step is cut into micro-batches. Logits exist for one slice of
 tokens at a time: the loss is differentiated slice by slice down to the hidden states, and the
 hidden states' gradient is then carried through the model once per term, which also gives the
-gradient norm of each.
+gradient norm of each. With an adapter only its weights have a gradient, and the reference is the
+student's own model with the adapter off.
 
 Axes: T tokens that carry a term, H hidden size, V vocabulary.
 """
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline import seeds
+from pipeline.engines import lora
 from pipeline.engines.exact import SLICE
 from pipeline.engines.hf import Policy, padded
 from pipeline.objectives import Example, Sequence, Slice, TermsOf
@@ -26,7 +29,7 @@ from pipeline.objectives import Example, Sequence, Slice, TermsOf
 class Frozen(NamedTuple):
     """Policies that are read without gradient, where the objective needs them."""
 
-    reference: Policy | None = None  # the round-0 checkpoint
+    reference: Policy | None = None  # the round-0 checkpoint; the student: that without adapter
     teacher: Policy | None = None
 
 
@@ -40,6 +43,7 @@ class Step:
     correct: bool
     micro_batch_size: int  # sequences in a forward pass
     bfloat16: bool = False  # matrix products of the body in bfloat16; weights and losses float32
+    batch_tokens: int | None = None  # tokens, padding included, that a forward pass may hold
 
 
 @dataclass
@@ -64,6 +68,17 @@ def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterat
         yield from (shuffled[i : i + batch_size] for i in range(0, count, batch_size))
 
 
+def recompute(model: Any) -> None:
+    """Keep only each layer's input for the backward pass, which computes the rest again.
+
+    Only the layers themselves count as in training: dropout inside them stays off.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
 def gradients(
     student: Policy, frozen: Frozen, examples: list[Example], step: Step
 ) -> tuple[Sums, dict[str, float]]:
@@ -84,17 +99,28 @@ def gradients(
         1 / max(sums.signal_tokens if step.token_mean else sums.responses, 1),
         step.beta / max(sums.anchor_tokens if step.token_mean else sums.responses, 1),
     )
-    for batch in _micro_batches(sequences, step.micro_batch_size):
+    for batch in _micro_batches(sequences, step.micro_batch_size, step.batch_tokens):
         _accumulate(student, frozen, batch, step, scales, sums, parameters)
     return sums, _metrics(sums, scales, step)
 
 
-def _micro_batches(sequences: list[Sequence], size: int) -> Iterator[list[Sequence]]:
-    """Sequences of like length together: less padding, the same sums."""
+def _micro_batches(
+    sequences: list[Sequence], size: int, batch_tokens: int | None
+) -> Iterator[list[Sequence]]:
+    """Sequences of like length together: less padding, the same sums.
+
+    At most `size` of them, and at most `batch_tokens` with padding unless one alone is longer.
+    """
     lengths = [len(s.context_ids) + len(s.token_ids) for s in sequences]
-    ordered = sorted(range(len(sequences)), key=lengths.__getitem__)
-    for start in range(0, len(ordered), size):
-        yield [sequences[i] for i in ordered[start : start + size]]
+    batch: list[Sequence] = []
+    for index in sorted(range(len(sequences)), key=lengths.__getitem__):
+        full = batch_tokens is not None and (len(batch) + 1) * lengths[index] > batch_tokens
+        if batch and (full or len(batch) == size):
+            yield batch
+            batch = []
+        batch.append(sequences[index])
+    if batch:
+        yield batch
 
 
 def _accumulate(
@@ -106,13 +132,14 @@ def _accumulate(
     sums: Sums,
     parameters: list[torch.nn.Parameter],
 ) -> None:
-    hidden_TH, piece = _hidden(student, batch, step.bfloat16)
     with torch.no_grad():
-        frozen_TH = [None if p is None else _hidden(p, batch, step.bfloat16)[0] for p in frozen]
+        frozen_TH = [_frozen(p, student, batch, step.bfloat16) for p in frozen]
+    hidden_TH, piece = _hidden(student, batch, step.bfloat16)
     leaf_TH = hidden_TH.detach().requires_grad_()
     head = student.model.get_output_embeddings().weight
     to_hidden = [torch.zeros_like(leaf_TH), torch.zeros_like(leaf_TH)]
-    to_head = [torch.zeros_like(head), torch.zeros_like(head)]
+    heads = [head] if head.requires_grad else []  # an adapter leaves it alone
+    to_head = [[torch.zeros_like(h) for h in heads] for _ in to_hidden]
     width = max(1, SLICE // len(student.silent_V))
     for start in range(0, len(leaf_TH), width):
         cut = slice(start, start + width)
@@ -126,9 +153,10 @@ def _accumulate(
             if scales[which] == 0 or not term_T.requires_grad:
                 continue
             loss = term_T.sum() * scales[which]
-            part, whole = torch.autograd.grad(loss, [part_TH, head], retain_graph=which == 0)
+            part, *whole = torch.autograd.grad(loss, [part_TH, *heads], retain_graph=which == 0)
             to_hidden[which][cut] += part
-            to_head[which] += whole
+            for total, grad in zip(to_head[which], whole, strict=True):
+                total += grad
     active = [w for w in (0, 1) if bool(to_hidden[w].any())]
     for which in active:
         found = torch.autograd.grad(
@@ -143,7 +171,17 @@ def _accumulate(
             if grad is not None:
                 total += grad
             if parameter is head:
-                total += to_head[which]
+                total += to_head[which][0]
+
+
+def _frozen(
+    policy: Policy | None, student: Policy, batch: list[Sequence], bfloat16: bool
+) -> torch.Tensor | None:
+    """Hidden states of a policy that is only read; the student stands for what it adapts."""
+    if policy is not student:
+        return None if policy is None else _hidden(policy, batch, bfloat16)[0]
+    with lora.switched_off(student.model):
+        return _hidden(student, batch, bfloat16)[0]
 
 
 def _hidden(
@@ -153,7 +191,9 @@ def _hidden(
     device = policy.model.device
     ids, mask = padded([[*s.context_ids, *s.token_ids] for s in batch], device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = policy.model.base_model(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
     rows, columns = [], []
     for b, s in enumerate(batch):
         rows.append(np.full(len(s.token_ids), b))

@@ -25,11 +25,9 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    import torch
 
     from pipeline.engines.hf import Policy
     from pipeline.objectives import Example, TermsOf
-    from pipeline.optimizer import Optimizer
     from pipeline.training import Frozen
 
 SCHEMAS = {
@@ -59,6 +57,7 @@ class TrainParams(params.Params):
     metric: str = ""  # of baseline teacher-agreement
     samples: params.Count = 1  # N, of the same
     anchor: str = "outside"  # objectives with an anchor
+    lora: params.Lora | None = None
     seed: int
     round: params.Count
     prompts_per_round: params.Count  # sft: which slice of the pool
@@ -81,9 +80,13 @@ def train(
     """Optimise `student` in place; returns the metrics of each step."""
     import torch
 
+    from pipeline import students
     from pipeline.optimizer import Optimizer
-    from pipeline.training import Step, gradients
+    from pipeline.training import Step, gradients, recompute
 
+    policy, runtime = args.policy / "checkpoint", cells.runtime()
+    if runtime.gradient_checkpointing:
+        recompute(student.model)
     optimizer = Optimizer(student.model, p.lr, p.betas, p.warmup_steps, p.clip)
     if p.optimizer == "carry":
         optimizer.load(args.policy / "optimizer.safetensors")
@@ -93,7 +96,8 @@ def train(
         p.reduce == "token_mean",
         p.correction == "ratio",
         p.micro_batch_size,
-        bfloat16=_dtype(args) == torch.bfloat16,
+        bfloat16=students.dtype(policy) == torch.bfloat16,
+        batch_tokens=runtime.batch_tokens,
     )
     metrics = []
     for number, batch in enumerate(tqdm(work.steps, desc="train", unit="step", disable=None)):
@@ -101,34 +105,10 @@ def train(
         pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
         metrics.append({"round": p.round, "step": number, **found, **taken})
-    _save(student, optimizer, p, args)
+    students.keep(student, policy, args.out / "checkpoint")
+    carried = optimizer if p.optimizer == "carry" else None
+    students.keep_moments(student, policy, carried, args.out / "optimizer.safetensors")
     return metrics
-
-
-def _save(
-    student: "Policy", optimizer: "Optimizer", p: TrainParams, args: argparse.Namespace
-) -> None:
-    import torch
-
-    from pipeline.engines.hf import save
-    from pipeline.optimizer import save_none
-
-    dtype = _dtype(args)
-    save(student.model, student.tokenizer, args.out / "checkpoint", dtype)
-    if p.optimizer == "carry":
-        optimizer.save(args.out / "optimizer.safetensors", dtype != torch.float32)
-    else:
-        save_none(args.out / "optimizer.safetensors")
-
-
-def _dtype(args: argparse.Namespace) -> "torch.dtype":
-    """What checkpoints of this student are kept in."""
-    import torch
-
-    config = json.loads((args.policy / "checkpoint" / "config.json").read_text())
-    found = getattr(torch, config.get("dtype") or "float32")
-    assert isinstance(found, torch.dtype)
-    return found
 
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
@@ -258,17 +238,14 @@ def _read(args: argparse.Namespace, cut: matching.Cut | None, name: str) -> "pa.
     return table if cut is None else cut.keep(table)
 
 
-def _frozen(args: argparse.Namespace, student: "Policy", runtime: params.Runtime) -> "Frozen":
-    from pipeline.engines.hf import white_box
-    from pipeline.training import Frozen
+def _policies(p: TrainParams, args: argparse.Namespace) -> "tuple[Policy, Frozen]":
+    """The student, and what is read beside it."""
+    from pipeline import students
 
-    vocabulary = student.tokenizer.get_vocab()
-    return Frozen(
-        *(
-            folder and white_box(folder / "checkpoint", vocabulary, runtime.device)
-            for folder in (args.reference, args.teacher)
-        )
-    )
+    device, policy = cells.runtime().device, args.policy / "checkpoint"
+    student = students.student(policy, p.lora, p.seed, device)
+    reference, teacher = (f and f / "checkpoint" for f in (args.reference, args.teacher))
+    return student, students.frozen(student, policy, reference, teacher, device)
 
 
 @cells.entry
@@ -277,16 +254,11 @@ def main() -> None:
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
     p = cells.params("train", args.cell, TrainParams)
     with cells.running("train", args) as run:
-        runtime = cells.runtime()
         checkpoints.check(args.policy / "checkpoint")
-        start(runtime)
-        import torch
-
-        from pipeline.engines.hf import load
-
-        student = load(args.policy / "checkpoint", runtime.device, torch.float32)
+        start(cells.runtime())
+        student, frozen = _policies(p, args)
         work = gather(p, args, student)
-        metrics = train(student, _frozen(args, student, runtime), work, p, args)
+        metrics = train(student, frozen, work, p, args)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
         run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline import checkpoints
+from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
 
@@ -77,10 +78,18 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]
 
 
 def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Policy:
-    """The checkpoint in `folder`, in its own dtype unless told. Raises UserError."""
-    checkpoints.check(folder)
+    """The checkpoint in `folder`, in its own dtype unless told. Raises UserError.
+
+    An adapter comes on its base, in float32 whatever the base's dtype is.
+    """
+    base = checkpoints.verified_base(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
+        # no code of the checkpoint's own, no pickled weights
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+        )
+        if base != folder:
+            lora.load(model, folder)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error

@@ -1,0 +1,80 @@
+"""The student of a train cell: loaded to be trained, saved, and the policies read beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import checkpoints, seeds
+from pipeline.engines import lora
+from pipeline.engines.hf import Policy, load, save, white_box
+from pipeline.errors import UserError
+from pipeline.optimizer import Optimizer, save_none
+from pipeline.params import Lora
+from pipeline.training import Frozen
+
+
+def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Policy:
+    """Every weight in float32 or, with an adapter, the frozen ones as their checkpoint has them.
+
+    Round 1 finds a whole checkpoint and adds the adapter, later rounds find that. Raises UserError.
+    """
+    adapted = checkpoints.is_adapter(folder)
+    found = load(folder, device, torch.float32 if adapter is None else None)
+    if adapter is not None and not adapted:
+        lora.add(found.model, adapter, seeds.number("lora", seed))
+    elif adapted and not (adapter and lora.same(found.model, adapter)):
+        raise UserError(
+            f"{folder}: found an adapter of other settings than this cell's, {adapter}. "
+            "Run `omniopd plan`."
+        )
+    return found
+
+
+def frozen(
+    found: Policy, policy: Path, reference: Path | None, teacher: Path | None, device: str
+) -> Frozen:
+    """What is read beside the student `found`, which is of the checkpoint `policy`.
+
+    With an adapter there is no second copy of the reference in memory: it is the student with its
+    adapter off, as the adapter sits on the round-0 checkpoint. Raises UserError if it does not.
+    """
+    vocabulary = found.tokenizer.get_vocab()
+    beside = None if teacher is None else white_box(teacher, vocabulary, device)
+    if reference is None:
+        return Frozen(None, beside)
+    if not lora.has(found.model):
+        return Frozen(white_box(reference, vocabulary, device), beside)
+    base = checkpoints.base(policy)
+    if base.resolve() != reference.resolve():
+        raise UserError(
+            f"{reference}: found another reference than {base}, which the adapter sits on. "
+            "Run `omniopd plan`."
+        )
+    return Frozen(found, beside)
+
+
+def keep(found: Policy, policy: Path, out: Path) -> None:
+    """Write the checkpoint of a student that was trained from `policy`."""
+    if lora.has(found.model):
+        lora.save(found.model, found.tokenizer, checkpoints.base(policy), out)
+    else:
+        save(found.model, found.tokenizer, out, dtype(policy))
+
+
+def keep_moments(found: Policy, policy: Path, optimizer: Optimizer | None, path: Path) -> None:
+    """With the float32 weights where the checkpoint is coarser; an adapter's never is."""
+    if optimizer is None:
+        save_none(path)
+    else:
+        coarse = dtype(policy) != torch.float32 and not lora.has(found.model)
+        optimizer.save(path, keep_weights=coarse)
+
+
+def dtype(policy: Path) -> Any:
+    """What whole checkpoints of this student are kept in."""
+    config = json.loads((checkpoints.base(policy) / "config.json").read_text())
+    found = getattr(torch, config.get("dtype") or "float32")
+    assert isinstance(found, torch.dtype)
+    return found
