@@ -125,11 +125,12 @@ def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write a checkpoint whole or not at all, weights as `dtype`."""
     state = {name: value.to(dtype) for name, value in model.state_dict().items()}
-    model.config.dtype = dtype
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     try:
         with checkpoints.replacing_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=state)
+            model.config.dtype = dtype  # save_pretrained wrote that of the model in memory
+            model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     except SafetensorError as error:  # what a full disk looks like to safetensors
         raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
