@@ -1,6 +1,7 @@
 """AdamW whose moments travel between rounds as safetensors."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,10 @@ from pipeline.errors import UserError
 from pipeline.tables import replacing
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# bitsandbytes' names; small weights have no blocks, so no codes and scales of these
+MOMENTS_8 = ("state1", "state2")
+BLOCKS_8 = ("qmap1", "qmap2", "absmax1", "absmax2")
+Bits = Literal[8] | None  # of a moment; None: 32
 
 
 def save_none(path: Path) -> None:
@@ -21,7 +26,8 @@ class Optimizer:
     """AdamW without weight decay, linear warm-up, gradient clipping by global norm.
 
     Weights are float32 whatever dtype the checkpoint has; with a coarser one, `save` keeps the
-    float32 weights beside the moments, so that small updates survive the rounds.
+    float32 weights beside the moments, so that small updates survive the rounds. With `bits` 8 the
+    moments are kept in blocks of 8-bit numbers with a scale each, through bitsandbytes.
     """
 
     def __init__(
@@ -31,10 +37,13 @@ class Optimizer:
         betas: tuple[float, float],
         warmup: int,
         clip: float,
+        bits: Bits = None,
     ) -> None:
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lr, self.warmup, self.clip, self.steps = lr, warmup, clip, 0
-        self.adam = torch.optim.AdamW(self.named.values(), lr=lr, betas=betas, weight_decay=0.0)
+        adam = torch.optim.AdamW if bits is None else _adam_8bit()
+        self.adam = adam(list(self.named.values()), lr=lr, betas=betas, weight_decay=0.0)
+        self.moments = MOMENTS if bits is None else MOMENTS_8
 
     def step(self, grads: list[torch.Tensor]) -> dict[str, float]:
         """Apply summed gradients. Returns the norm before clipping, whether it clipped, the lr."""
@@ -62,11 +71,15 @@ class Optimizer:
         if not self.steps or len(state) == 1:
             return
         for name, parameter in self.named.items():
-            if any(f"{moment}.{name}" not in state for moment in MOMENTS):
+            if any(f"{moment}.{name}" not in state for moment in self.moments):
                 raise UserError(f"{path}: lacks moments of {name}. Rerun the stage that wrote it.")
             self.adam.state[parameter] = {
-                "step": torch.tensor(float(self.steps)),
-                **{moment: state[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS},
+                "step": torch.tensor(float(self.steps)) if self.moments is MOMENTS else self.steps,
+                **{
+                    part: state[f"{part}.{name}"].to(parameter.device)
+                    for part in (*self.moments, *BLOCKS_8)
+                    if f"{part}.{name}" in state
+                },
             }
             if f"weight.{name}" in state:
                 parameter.data.copy_(state[f"weight.{name}"])
@@ -74,11 +87,25 @@ class Optimizer:
     def save(self, path: Path, keep_weights: bool) -> None:
         state = {"step": torch.tensor(self.steps, dtype=torch.int64)}
         for name, parameter in self.named.items():
-            for moment in MOMENTS:
-                state[f"{moment}.{name}"] = self.adam.state[parameter][moment].cpu().contiguous()
+            kept = self.adam.state[parameter]
+            for part in (p for p in (*self.moments, *BLOCKS_8) if p in kept):
+                # weights share their codes, and safetensors takes no tensor twice
+                whole = kept[part].clone() if part in BLOCKS_8 else kept[part]
+                state[f"{part}.{name}"] = whole.cpu().contiguous()
             if keep_weights:
                 state[f"weight.{name}"] = parameter.detach().cpu().contiguous()
         _write(state, path)
+
+
+def _adam_8bit() -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            "train.moment_bits: found 8, which needs bitsandbytes, not installed here. Run `pip "
+            "install -c constraints.txt 'omniopd-pipeline[bitsandbytes]'`, or set it to null."
+        ) from error
+    return AdamW8bit
 
 
 def _write(state: dict[str, torch.Tensor], path: Path) -> None:

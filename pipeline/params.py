@@ -399,6 +399,7 @@ class Train(Params):
     baseline: Baseline = "none"
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
     lora: Lora | None = None  # null: every weight is trained
+    moment_bits: Literal[8] | None = None  # of Adam's moments, through bitsandbytes; null: 32
 
 
 class Evaluate(Params):

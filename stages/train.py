@@ -14,7 +14,7 @@ import argparse
 import functools
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
 
@@ -58,6 +58,7 @@ class TrainParams(params.Params):
     samples: params.Count = 1  # N, of the same
     anchor: str = "outside"  # objectives with an anchor
     lora: params.Lora | None = None
+    moment_bits: Literal[8] | None = None
     seed: int
     round: params.Count
     prompts_per_round: params.Count  # sft: which slice of the pool
@@ -87,7 +88,7 @@ def train(
     policy, runtime = args.policy / "checkpoint", cells.runtime()
     if runtime.gradient_checkpointing:
         recompute(student.model)
-    optimizer = Optimizer(student.model, p.lr, p.betas, p.warmup_steps, p.clip)
+    optimizer = Optimizer(student.model, p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits)
     if p.optimizer == "carry":
         optimizer.load(args.policy / "optimizer.safetensors")
     step = Step(

@@ -1,3 +1,4 @@
+import sys
 from functools import partial
 
 import numpy as np
@@ -5,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline.errors import UserError
 from pipeline.objectives import (
     Example,
     Sequence,
@@ -247,6 +249,49 @@ def test_carried_moments_continue_as_if_never_saved(tmp_path):
         assert torch.equal(a, b)
     fresh = Optimizer(broken, 1e-2, (0.9, 0.98), 5, 1.0)
     assert (third.steps, fresh.steps) == (4, 0)
+
+
+def blocked(bits):
+    """A weight that is large enough for blocks of 8-bit moments, and a small one."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(128, 64)
+    return model, Optimizer(model, 1e-2, (0.9, 0.98), 0, 100.0, bits)
+
+
+def walk(model, optimizer, numbers):
+    for number in numbers:
+        torch.manual_seed(number)
+        optimizer.step([torch.randn_like(p) for p in model.parameters()])
+
+
+def test_8_bit_moments_are_small_carried_and_lead_where_32_bit_ones_do(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    straight, first = blocked(8)
+    walk(straight, first, range(4))
+    broken, second = blocked(8)
+    walk(broken, second, range(2))
+    second.save(tmp_path / "optimizer.safetensors", keep_weights=False)
+    third = Optimizer(broken, 1e-2, (0.9, 0.98), 0, 100.0, 8)
+    third.load(tmp_path / "optimizer.safetensors")
+    walk(broken, third, range(2, 4))
+    for a, b in zip(straight.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(a, b)
+    exact, plain = blocked(None)
+    before = exact.weight.detach().clone()
+    walk(exact, plain, range(4))
+    moved, off = exact.weight - before, straight.weight - exact.weight
+    assert 0 < float(off.norm()) < 0.1 * float(moved.norm())
+    plain.save(tmp_path / "plain.safetensors", keep_weights=False)
+    sizes = [(tmp_path / f"{n}.safetensors").stat().st_size for n in ("optimizer", "plain")]
+    assert sizes[0] < sizes[1] / 3
+    with pytest.raises(UserError, match="lacks moments of weight"):
+        blocked(8)[1].load(tmp_path / "plain.safetensors")
+
+
+def test_8_bit_moments_without_their_package_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match=r"needs bitsandbytes.*pip install"):
+        blocked(8)
 
 
 def test_clipping_is_reported_and_bounds_the_norm():
