@@ -49,7 +49,7 @@ def run(
         )
     found = lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(folder), "dtype": "auto"},
+        model_args=model_args(folder),
         tasks=list(tasks),
         task_manager=manager,
         device=cells.runtime().device,
@@ -67,6 +67,13 @@ def run(
         "versions": found["versions"],
         "problems": {task: counts["effective"] for task, counts in found["n-samples"].items()},
     }
+
+
+def model_args(folder: Path) -> dict[str, str]:
+    """Of the harness's own kind `hf`; an adapter is put on its base."""
+    base = checkpoints.verified_base(folder)
+    adapter = {} if base == folder else {"peft": str(folder)}
+    return {"pretrained": str(base), "dtype": "auto"} | adapter
 
 
 def text(found: dict[str, Any]) -> str:

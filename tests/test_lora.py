@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import checkpoints, students
+from pipeline import checkpoints, harness, students
 from pipeline.engines import exact, hf, lora
 from pipeline.errors import UserError
 from pipeline.optimizer import Optimizer
@@ -238,6 +238,9 @@ def test_a_saved_adapter_loads_like_any_checkpoint_and_is_what_was_saved(base, t
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert files >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     assert "model.safetensors" not in files
+    on_base = {"pretrained": "base", "dtype": "auto", "peft": str(tmp_path / "adapter")}
+    assert harness.model_args(tmp_path / "adapter") == on_base
+    assert harness.model_args(base) == {"pretrained": "base", "dtype": "auto"}
 
 
 def test_a_saved_adapter_is_one_that_peft_itself_reads(base, tmp_path):
