@@ -20,8 +20,8 @@ ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
 LONGEST = (
-    *("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
-    *("extending_task", "code", "math"),
+    *("services", "vllm", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
+    *("extending_task", "code", "math", "resume"),
 )
 
 
@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(items):
     """The longest files first: begun last, one would keep one worker busy alone."""
     rank = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
 
 
 @pytest.fixture(scope="session")
