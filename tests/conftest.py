@@ -20,8 +20,8 @@ ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
 LONGEST = (
-    *("services", "vllm", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
-    *("extending_task", "code", "math", "resume"),
+    *("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
+    *("extending_task", "code", "math"),
 )
 
 
