@@ -112,9 +112,15 @@ class Project:
         return True
 
     def write(self) -> None:
-        """Write what is not in dvc.lock yet."""
-        with self._alone():
-            self._write()
+        """Write what is not in dvc.lock yet. Raises UserError."""
+        try:
+            with self._alone():
+                self._write()
+        except self._fault as error:
+            raise UserError(
+                f"dvc.lock could not be written: {error}. Mend that and run it again: finished "
+                "cells are in DVC's cache and are restored from there."
+            ) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
