@@ -82,13 +82,9 @@ def _variants(where: str, arm: "Settings") -> None:
     ):
         if found not in wanted:
             refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
-    for key, engine in (
-        ("rollout.engine", arm.rollout.engine),
-        ("evaluate.engine", arm.evaluate.engine),
-    ):
-        if engine == "vllm" and arm.train.lora:
-            remedy = "The engine loads whole checkpoints: set it to hf, or train.lora to null."
-            refuse(f"{where}{key}", engine, "hf, as train.lora is set", remedy)
+    rank, most = arm.train.lora.rank if arm.train.lora else 0, params.VLLM_RANKS[-1]
+    if rank > most and "vllm" in (arm.rollout.engine, arm.evaluate.engine):
+        refuse(f"{where}train.lora.rank", rank, f"at most {most} with engine vllm", "Lower it.")
 
 
 def _sizes(rounds: int, where: str, arm: "Settings") -> None:

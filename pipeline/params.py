@@ -21,6 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 Mode = Literal["completions", "prefill", "instruct"]
 Transport = Literal["live", "batch"]
 Engine = Literal["hf", "vllm"]
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM 0.32 has room for
 METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.branch branches off
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
 Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]

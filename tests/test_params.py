@@ -93,15 +93,14 @@ def test_opd_with_a_text_only_teacher_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("block", ["rollout", "evaluate"])
-def test_an_engine_of_whole_checkpoints_is_refused_with_an_adapter(tmp_path, block):
-    def edit(values):
+def test_an_adapter_that_vllm_has_no_room_for_is_refused(tmp_path, block):
+    def edit(values, rank=513):
         values[block]["engine"] = "vllm"
-        values["train"]["lora"] = {"rank": 2, "alpha": 4.0, "targets": "all-linear"}
+        values["train"]["lora"] = {"rank": rank, "alpha": 4.0, "targets": "all-linear"}
 
-    with pytest.raises(
-        UserError, match=rf"{block}\.engine: found 'vllm', wanted hf, as train\.lora"
-    ):
+    with pytest.raises(UserError, match=r"train\.lora\.rank: found 513, wanted at most 512"):
         load(tmp_path, edit)
+    assert load(tmp_path, lambda values: edit(values, 512)).arm("omniopd").train.lora.rank == 512
 
 
 def test_a_text_only_teacher_serves_omniopd(tmp_path):

