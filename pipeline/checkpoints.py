@@ -7,19 +7,21 @@ the project's folder and by its hash.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from pipeline import cells
 from pipeline.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NEEDED = ("config.json", *TOKENIZER)
 ADAPTER_CONFIG, BASE = "adapter_config.json", "base.json"
 ADAPTER = (ADAPTER_CONFIG, "adapter_model.safetensors", BASE, *TOKENIZER)
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def check(folder: Path) -> Path:
@@ -27,6 +29,7 @@ def check(folder: Path) -> Path:
     needed = ADAPTER if is_adapter(folder) else NEEDED
     missing = [name for name in needed if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
+        _refuse_pickles(folder)
         missing.append("*.safetensors")
     if missing:
         raise UserError(
@@ -34,6 +37,44 @@ def check(folder: Path) -> Path:
             "Run `dvc repro` to make it, or `dvc checkout` to restore it."
         )
     return folder
+
+
+def _refuse_pickles(folder: Path) -> None:
+    found = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
+    if found:
+        raise UserError(
+            f"{folder}: found weights as {', '.join(found)}, wanted *.safetensors: loading a "
+            "pickle runs whatever code is in it. Use a revision that has safetensors, or convert "
+            "the file where that can do no harm."
+        )
+
+
+def trusted(name: str | Path, config: Mapping[str, Any]) -> bool:
+    """Whether transformers or vLLM has to run code that checkpoint `name` brings along, and may.
+
+    `config` is its config.json. Where the libraries have a class of their own for the model, they
+    take that and its code stays unread, so the setting changes no result. Raises UserError where
+    params do not allow what is needed.
+    """
+    if "auto_map" not in config:
+        return False
+    from transformers import CONFIG_MAPPING
+
+    if config.get("model_type") in CONFIG_MAPPING:
+        return False
+    if not cells.runtime().trust_remote_code:
+        raise UserError(
+            f"{name}: found a model of type {config.get('model_type')!r} that only code of its own "
+            f"({', '.join(map(str, dict(config['auto_map']).values()))}) can load, wanted one that "
+            "transformers knows. Read that code; if you trust it, set "
+            "runtime.trust_remote_code: true. Or use another model."
+        )
+    return True
+
+
+def runs_code(folder: Path) -> bool:
+    """The same of a whole checkpoint in `folder`."""
+    return trusted(folder, _json(folder / "config.json"))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -86,7 +127,7 @@ def tokenizer(path: Path) -> Tokenizer:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over config, tokenizer and weights: what the checkpoint is, wherever it lies."""
+    """sha256 over config, tokenizer, weights and code: what the checkpoint is, wherever it lies."""
     check(folder)
     digest = hashlib.sha256()
     names = ["config.json", "tokenizer.json"]
@@ -97,6 +138,7 @@ def fingerprint(folder: Path) -> str:
     names += sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / "chat_template.jinja").is_file():
         names.append("chat_template.jinja")
+    names += sorted(path.name for path in folder.glob("*.py"))  # code of a model of its own
     for name in names:
         with (folder / name).open("rb") as file:
             digest.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())

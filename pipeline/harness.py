@@ -69,11 +69,12 @@ def run(
     }
 
 
-def model_args(folder: Path) -> dict[str, str]:
+def model_args(folder: Path) -> dict[str, Any]:
     """Of the harness's own kind `hf`; an adapter is put on its base."""
     base = checkpoints.verified_base(folder)
     adapter = {} if base == folder else {"peft": str(folder)}
-    return {"pretrained": str(base), "dtype": "auto"} | adapter
+    safe = {"trust_remote_code": checkpoints.runs_code(base), "use_safetensors": True}
+    return {"pretrained": str(base), "dtype": "auto", **safe} | adapter
 
 
 def text(found: dict[str, Any]) -> str:

@@ -65,6 +65,8 @@ class Runtime(Params):
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
     keep_seconds: NonNegative = 60.0  # between what a stage keeps to go on from; 0: nothing
     gradient_checkpointing: bool = False  # train: less memory, a third more time
+    # run the code that a model brings along, where transformers and vLLM have no class for it
+    trust_remote_code: bool = False
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model
     data_parallel: Count = 1  # copies, each with its own share of the requests

@@ -238,9 +238,10 @@ def test_a_saved_adapter_loads_like_any_checkpoint_and_is_what_was_saved(base, t
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert files >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     assert "model.safetensors" not in files
-    on_base = {"pretrained": "base", "dtype": "auto", "peft": str(tmp_path / "adapter")}
+    safe = {"dtype": "auto", "trust_remote_code": False, "use_safetensors": True}
+    on_base = {"pretrained": "base", "peft": str(tmp_path / "adapter"), **safe}
     assert harness.model_args(tmp_path / "adapter") == on_base
-    assert harness.model_args(base) == {"pretrained": "base", "dtype": "auto"}
+    assert harness.model_args(base) == {"pretrained": "base", **safe}
 
 
 def test_a_saved_adapter_is_one_that_peft_itself_reads(base, tmp_path):

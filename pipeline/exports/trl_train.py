@@ -81,15 +81,16 @@ def config(out: str, **changed: Any) -> SFTConfig:
 
 
 def trainer(model: str, reference: str, arguments: SFTConfig) -> Trainer:
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    safe = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Trainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(model, **safe),
         args=arguments,
         train_dataset=Dataset.from_parquet(str(HERE / "data.parquet")),
         processing_class=tokenizer,
         data_collator=functools.partial(collate, pad_id=pad),
-        reference=AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval(),
+        reference=AutoModelForCausalLM.from_pretrained(reference, **safe).eval(),
     )
 
 

@@ -93,7 +93,8 @@ class Hosted:
                 "fails its check."
             )
         try:
-            found = AutoTokenizer.from_pretrained(self.student if source == "student" else source)
+            where = self.student if source == "student" else source
+            found = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"teachers.{self.name}.tokenizer: {source!r} could not be loaded ({error}). "
