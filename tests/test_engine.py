@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.engines.branches import branches
-from pipeline.engines.exact import exact
-from pipeline.engines.hf import generate, load, save
+from pipeline.engines.exact import exact, logps_and_entropies
+from pipeline.engines.hf import Policy, generate, load, save
 from pipeline.engines.sampling import GREEDY, Sampler, sample
 from pipeline.errors import UserError
 from pipeline.teachers import Ask, Draw
@@ -107,6 +109,46 @@ def test_the_exact_pass_in_slices_is_the_same(monkeypatch):
     for i, logps, entropies in exact(policy, prompts, responses, 100):
         assert logps == pytest.approx(whole[i][0], abs=1e-6)
         assert entropies == pytest.approx(whole[i][1], abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_vocabulary_in_many_slices_equals_naive_float64(dtype, monkeypatch):
+    """From confident tokens to nearly uniform ones; a bfloat16 checkpoint is what its hidden
+    states say, so these are compared with the float64 head on the same ones."""
+    torch.manual_seed(2)
+    hidden_TH, weight_VH = torch.randn(90, 24), torch.randn(152_000, 24)
+    hidden_TH *= torch.logspace(-1.5, 0.6, 90)[:, None]  # of logits: 0.15 to 20 wide
+    policy = wide(weight_VH.to(dtype), silent=700)
+    monkeypatch.setattr("pipeline.engines.exact.SLICE", 7 * 152_000)
+    tokens_T = torch.randint(0, 151_300, (90,))
+    hidden_TH = hidden_TH.to(dtype)
+    logps, entropies = logps_and_entropies(policy, hidden_TH, tokens_T)
+    for t in range(90):
+        logits_V = weight_VH.to(dtype).double()[:151_300] @ hidden_TH[t].double()
+        logp_V = torch.log_softmax(logits_V, -1)
+        assert logps[t] == pytest.approx(float(logp_V[tokens_T[t]]), abs=1e-4)
+        assert entropies[t] == pytest.approx(float(-(logp_V.exp() * logp_V).sum()), abs=1e-4)
+    assert entropies.min() < 1 < 11.8 < entropies.max()  # nats; ln 151,300 is 11.93
+
+
+def wide(weight_VH, silent):
+    """A policy that is only a head, whose last `silent` rows stand for no token."""
+    silent_V = torch.arange(len(weight_VH)) >= len(weight_VH) - silent
+    model = SimpleNamespace(get_output_embeddings=lambda: SimpleNamespace(weight=weight_VH))
+    return Policy(model, None, silent_V)
+
+
+def test_the_exact_pass_of_a_bfloat16_checkpoint_read_in_float32_equals_naive_float64(tmp_path):
+    policy = naive.tiny(1)
+    save(policy.model, policy.tokenizer, tmp_path / "checkpoint", torch.bfloat16)
+    read = load(tmp_path / "checkpoint", dtype=torch.float32)
+    prompts, responses = [[2, 3], [4, 5, 6], [7]], [[8, 9, 1], [10], [3, 4, 5, 6, 7, 8]]
+    for i, logps, entropies in exact(read, prompts, responses, 12):
+        logp_TV = naive.logps(naive.double(read), prompts[i], responses[i], VOCABULARY)
+        own = logp_TV.gather(1, torch.tensor(responses[i])[:, None])[:, 0]
+        assert logps == pytest.approx(own.detach().numpy(), abs=1e-4)
+        entropy = -(logp_TV.exp() * logp_TV).sum(-1)
+        assert entropies == pytest.approx(entropy.detach().numpy(), abs=1e-4)
 
 
 def asks():
