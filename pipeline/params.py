@@ -70,6 +70,9 @@ class Runtime(Params):
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model
     data_parallel: Count = 1  # copies, each with its own share of the requests
+    # rollout: top log-probabilities of each token from which the engine's own entropies are
+    # estimated, to say in run.json how many forks they would have put elsewhere; 0: none
+    engine_entropies: Annotated[int, Field(ge=0, le=20)] = 0
     # share of a device's memory that a copy may take; null: see pipeline/engines/vllm.py
     engine_memory: Annotated[float, Field(gt=0, le=1)] | None = None
 

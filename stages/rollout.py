@@ -4,7 +4,7 @@ reads   prompts, the round's checkpoint; where prepare.responses, another traine
 writes  rollouts  samples_per_prompt rows per prompt, in prompt and sample order
 source  arXiv 2606.01476; entropies and log-probabilities from one teacher-forced pass of the
         same checkpoint over the finished responses, untempered. What engine vllm says of its own
-        samples is a diagnostic in run.json; it gives no entropies
+        samples is a diagnostic in run.json; of entropies it gives estimates, if asked
 """
 
 import argparse
@@ -52,6 +52,7 @@ def rollout(
     exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
     if sampled_B:
         counts |= gaps(sampled_B, [logps for logps, _ in exact_B])
+        counts |= _forks_elsewhere(policy, sampled_B, [entropies for _, entropies in exact_B])
     checker = tasks.load(p.prepare)
     out = []
     for (prompt, sample), context, found, (logps, entropies) in zip(
@@ -119,9 +120,13 @@ def through_vllm(
     asked: list[prompts.Prompt],
     p: RolloutParams,
     runtime: params.Runtime,
+    counts: dict[str, Any],
     kept: resume.State | None = None,
 ) -> "list[Sampled]":
-    """A response for each row, by an engine that has given its memory back when this returns."""
+    """A response for each row, by an engine that has given its memory back when this returns.
+
+    `counts` gets the tokens of its prompts, and those of them that its prefix cache held.
+    """
     from pipeline.engines.hf import generated
     from pipeline.engines.sampling import Sampler
     from pipeline.engines.vllm import Sampled
@@ -136,13 +141,13 @@ def through_vllm(
         def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
             asked_for = (contexts_B, numbers, sampler, p.max_new_tokens, done)
             for i, one in student.generate(*asked_for):
-                yield i, (np.asarray(one.token_ids), np.asarray(one.logprobs))
+                told = (one.token_ids, one.logprobs, one.entropies)
+                yield i, tuple(np.asarray(x) for x in told if x is not None)
 
         found = resume.rows(kept, "vllm", len(rows), stream)
-    pairs = ((found[i][0].tolist(), found[i][1].tolist()) for i in range(len(rows)))
-    return [
-        Sampled(ids, generated(student.eos, ids).finish_reason, logprobs) for ids, logprobs in pairs
-    ]
+        counts |= student.counts
+    told_B = ([array.tolist() for array in found[i]] for i in range(len(rows)))
+    return [Sampled(ids, generated(student.eos, ids).finish_reason, *told) for ids, *told in told_B]
 
 
 def gaps(sampled_B: "list[Sampled]", logps_B: list[np.ndarray]) -> dict[str, float]:
@@ -151,6 +156,19 @@ def gaps(sampled_B: "list[Sampled]", logps_B: list[np.ndarray]) -> dict[str, flo
         [np.abs(np.array(x.logprobs) - logps) for x, logps in zip(sampled_B, logps_B, strict=True)]
     )
     return {"engine_gap_mean": float(gap_T.mean()), "engine_gap_max": float(gap_T.max())}
+
+
+def _forks_elsewhere(
+    policy: "Policy", sampled_B: "list[Sampled]", entropies_B: list[np.ndarray]
+) -> dict[str, float | int]:
+    """How often the engine's entropies would have chosen other forks, where it was asked."""
+    if any(x.entropies is None for x in sampled_B):
+        return {}
+    from pipeline.elsewhere import Seen, elsewhere
+
+    pairs = zip(sampled_B, entropies_B, strict=True)
+    seen = (Seen(x.token_ids, policy.text(x.token_ids), h, np.array(x.entropies)) for x, h in pairs)
+    return elsewhere(seen, policy.text)
 
 
 def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":
@@ -213,7 +231,7 @@ def main() -> None:
         folder = args.policy / "checkpoint"
         sampled = None
         if p.engine == "vllm" and not p.prepare.imported:
-            sampled = through_vllm(folder, asked, p, runtime, kept)
+            sampled = through_vllm(folder, asked, p, runtime, run.counts, kept)
         policy = _policy(folder, p, runtime)
         if p.prepare.imported:
             _imported(policy, asked, p, args, run)

@@ -161,6 +161,16 @@ def alone(judging: Judging, p: TeachParams) -> dict[str, float | int | str]:
     return found
 
 
+def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
+    """What engine vllm found in its prefix cache, if this run asked it anything."""
+    if p.kind != "local":
+        return {}
+    from pipeline.teachers.local import LocalTeacher
+
+    assert isinstance(judging.teacher, LocalTeacher)
+    return judging.teacher.counts
+
+
 def _config(p: TeachParams) -> params.Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
     if p.kind == "local":
@@ -207,7 +217,7 @@ def main() -> None:
             "tokens_billed": ledger.tokens_billed,
             "usd": round(ledger.usd, 6),
         }
-        run.counts |= alone(judging, p)
+        run.counts |= alone(judging, p) | cached(judging, p)
         run.counts |= {f"failed/{reason}": n for reason, n in sorted(ledger.failures.items())}
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline import params, tables
+from pipeline import checkpoints, params, tables
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.engines import characters, vllm
@@ -263,6 +263,11 @@ def test_more_samples_begin_with_those_that_were_bought_before(folder, installed
     assert found["nested", 5] == found["whole", 5]
     assert found["nested", 2].items() < found["nested", 5].items()
     assert len(set(found["whole", 5].values())) > 5
+    # a request for each prefix each time; on a CPU vLLM caches in blocks of 128 tokens. The very
+    # first is in the cache for all of its samples but one, and vLLM tells of any one of them
+    assert one.counts["engine_prompt_tokens"] == 3 * sum(prefixes)
+    hits = one.counts["engine_cached_tokens"] - 2 * (128 + 128 + 256)
+    assert hits in (128 + 128, 128 + 128 + 128)
     one._engine.close()
 
 
@@ -282,6 +287,7 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
         rollout__prompts_per_round=2,
         rollout__samples_per_prompt=2,
         rollout__max_new_tokens=36,
+        train__lora={"rank": 4, "alpha": 8.0, "targets": "all-linear"},  # what is evaluated
         teachers__practised__engine="vllm",
         evaluate__engine="vllm",
         evaluate__problems=2,
@@ -290,12 +296,16 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
         score__allow_flat=True,
         calibrate={"rounds": "none"},
         runtime__threads=1,
+        runtime__engine_entropies=20,
     )
     path = f"{project.folder}{os.pathsep}{packages}"
     project.run("omniopd", "repro", PYTHONPATH=path)
     cell = project.cell("omniopd", 1, "rollout")
     run = json.loads((cell / "run.json").read_text())
     assert 0 < run["engine_gap_mean"] <= run["engine_gap_max"] < 1e-3
+    assert 0 <= run["engine_forks_elsewhere"] <= 1 <= run["engine_forks"]
+    assert 0 < run["engine_entropy_below_mean"] < 1
+    assert run["engine_prompt_tokens"] > 0
     rows = tables.read(cell / "rollouts.parquet", tables.ROLLOUTS).to_pylist()
     policy = load(project.cell("base", 0, "policy") / "checkpoint", dtype=torch.float32)
     for row in rows:
@@ -311,6 +321,8 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
     assert set(answers["position"].to_pylist()) != {0}
     evals = tables.read(project.cell("omniopd", 1, "evaluate") / "evals.parquet", tables.EVALS)
     assert set(evals["decoding"].to_pylist()) == {"greedy", "sampled"}
+    assert checkpoints.is_adapter(project.cell("omniopd", 1, "train") / "checkpoint")
+    project.edit(runtime__engine_entropies=0)  # a diagnostic, whose code is no cell's dependency
     check_code(project, path, tmp_path)
 
 

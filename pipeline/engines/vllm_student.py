@@ -31,6 +31,11 @@ class Student:
     def eos(self) -> int:
         return int(self.tokenizer.eos_token_id)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tokens of prompts so far, and those of them that were in the prefix cache."""
+        return dict(self._engine.counts)
+
     def text(self, token_ids: Sequence[int]) -> str:
         """Without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

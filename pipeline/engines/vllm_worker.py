@@ -5,9 +5,11 @@
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +43,7 @@ class Silent(LogitsProcessor):  # type: ignore[misc]
         """The mask is every request's."""
 
 
-def parameters(settings: dict[str, Any], logprobs: bool, seed: int, n: int) -> SamplingParams:
+def parameters(settings: dict[str, Any], logprobs: int | None, seed: int, n: int) -> SamplingParams:
     """Every setting written out. EOS is the tokenizer's alone, whatever the checkpoint lists."""
     return SamplingParams(
         n=n,
@@ -57,14 +59,15 @@ def parameters(settings: dict[str, Any], logprobs: bool, seed: int, n: int) -> S
         min_tokens=0,
         ignore_eos=True,
         stop_token_ids=[settings["eos"]],
-        logprobs=0 if logprobs else None,
+        logprobs=logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
 def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
-    """Take `count` jobs from standard input; write an answer for each, then null."""
+    """Take `count` jobs from standard input; write an answer for each, then counts."""
+    counts = Counter(engine_prompt_tokens=0, engine_cached_tokens=0)
     for _ in range(asked["count"]):
         index, prompt, seed, n = json.loads(sys.stdin.readline())
         wanted = parameters(asked["settings"], asked["logprobs"], seed, n)
@@ -73,8 +76,11 @@ def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
         )
     while engine.has_unfinished_requests():
         for output in engine.step():
-            say(out, [int(output.request_id), [sample(choice) for choice in output.outputs]])
-    say(out, None)
+            found = [sample(choice, asked["logprobs"]) for choice in output.outputs]
+            say(out, [int(output.request_id), found])
+            counts["engine_prompt_tokens"] += len(output.prompt_token_ids)
+            counts["engine_cached_tokens"] += output.num_cached_tokens or 0
+    say(out, counts)
 
 
 def adapter(folder: str | None) -> LoRARequest | None:
@@ -82,12 +88,23 @@ def adapter(folder: str | None) -> LoRARequest | None:
     return None if folder is None else LoRARequest("adapter", 1, folder)
 
 
-def sample(choice: Any) -> tuple[list[int], str, list[float] | None]:
+def sample(choice: Any, top: int | None) -> tuple[list[int], str, Any, Any]:
+    """Ids, finish reason and, of each token, log-probability and estimated entropy or None."""
     ids = list(choice.token_ids)
     if choice.logprobs is None:
-        return ids, choice.finish_reason, None
+        return ids, choice.finish_reason, None, None
     found = zip(ids, choice.logprobs, strict=True)
-    return ids, choice.finish_reason, [at[token].logprob for token, at in found]
+    logprobs = [at[token].logprob for token, at in found]
+    if not top:
+        return ids, choice.finish_reason, logprobs, None
+    return ids, choice.finish_reason, logprobs, [bounded(at, top) for at in choice.logprobs]
+
+
+def bounded(at: dict[int, Any], top: int) -> float:
+    """Entropy in nats from the `top` most likely tokens, all others as one: a lower bound."""
+    probs = [math.exp(one.logprob) for one in at.values() if one.rank <= top]
+    probs.append(max(1 - sum(probs), 0.0))
+    return -sum(p * math.log(p) for p in probs if p > 0)
 
 
 def say(out: IO[str], what: Any) -> None:

@@ -76,6 +76,11 @@ class LocalTeacher:
     def same_model(self, returned: str) -> bool:
         return returned == self.model
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What engine vllm says of its prompts: their tokens, and those that it found cached."""
+        return dict(self._engine.counts) if "_engine" in self.__dict__ else {}
+
     def answer(self, asks: Sequence[Ask], limit: int, budget: "Budget") -> Iterator[Answered]:
         """The budget is for what is paid; this costs electricity."""
         match self.engine:
