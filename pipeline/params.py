@@ -267,6 +267,11 @@ class HubInit(Params):
     kind: Literal["hub"]
     name: str
     revision: str | None = None
+    # own (or null): the checkpoint's; else the text of one, in Jinja
+    chat_template: str | None = None
+    # written into the template that checkpoints keep, so that whoever reads them renders the same;
+    # off: an empty think block belongs to the prompt. null: what the template does when told off
+    thinking: bool | None = None
 
 
 class ModelInit(Params):

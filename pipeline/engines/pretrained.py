@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from pipeline.errors import UserError
 from pipeline.params import GgufInit, HubInit
+
+SWITCH = "{{%- set enable_thinking = {} -%}}\n"  # outdoes what a caller passes
+PROBE = [{"role": "user", "content": "1+1?"}]
 
 
 def from_gguf(init: GgufInit) -> tuple[Any, Any]:
@@ -34,15 +38,58 @@ def from_gguf(init: GgufInit) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(folder, gguf_file=init.file)
 
 
-def from_hub(init: HubInit) -> tuple[Any, Any]:
-    """Float32 model and tokenizer by hub name or local folder, at the pinned revision."""
+def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Model in `dtype` and tokenizer by hub name or local folder, at the pinned revision.
+
+    No code of the checkpoint's own runs, and pickled weights are never opened. Raises UserError.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            init.name, revision=init.revision, dtype=torch.float32
+            init.name,
+            revision=init.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-        return model, AutoTokenizer.from_pretrained(init.name, revision=init.revision)
-    except OSError as error:
+        tokenizer = AutoTokenizer.from_pretrained(
+            init.name, revision=init.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"pretrain: {init.name!r} could not be loaded ({error}). "
-            "Check the name and revision, the network, and HF_TOKEN for gated models."
+            f"pretrain: {init.name!r} could not be loaded ({error}). Check the name and revision, "
+            "the network, and HF_TOKEN for gated models. Weights must be safetensors, and of an "
+            "architecture that transformers has itself: code of a checkpoint is never run."
         ) from error
+    set_template(tokenizer, init)
+    return model, tokenizer
+
+
+def set_template(tokenizer: Any, init: HubInit) -> None:
+    """Give the tokenizer the chat template and the thinking switch of `init`. Raises UserError.
+
+    The switch becomes the template's first line, so that it also holds for readers that pass none.
+    """
+    own = init.chat_template in (None, "own")
+    text = tokenizer.chat_template if own else init.chat_template
+    if not isinstance(text, str):
+        raise UserError(
+            f"pretrain: {init.name!r} has {'several chat templates' if text else 'none'}, wanted "
+            "one chat template. Write it into init.chat_template, as Jinja."
+        )
+    if not own:
+        tokenizer.chat_template = text
+    if init.thinking is None:
+        return
+    tokenizer.chat_template = SWITCH.format(str(init.thinking).lower()) + text
+    rendered = tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True)
+    thinks = rendered.count("<think>") > rendered.count("</think>")
+    if thinks and not init.thinking:
+        raise UserError(
+            f"pretrain: {init.name!r}: thinking is off in params, and its template opens a think "
+            "block all the same. Take a model that does not always think, or set thinking: true."
+        )
+    if init.thinking and not (thinks or "enable_thinking" in text):
+        raise UserError(
+            f"pretrain: {init.name!r}: thinking is on in params, and its template has no switch. "
+            "Set thinking: false, or take a model that thinks."
+        )
