@@ -19,9 +19,17 @@ from tests.project import ROOT, Project
 
 PROFILES = ("laptop-gpu", "qwen3-claude-haiku", "qwen3-gemini", "qwen3-openweight")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-TRL = Path(importlib.util.find_spec("trl").origin).parent  # not imported: it takes seconds
-QWEN3 = (TRL / "chat_templates/qwen3.jinja").read_text()  # as the models themselves have it
 OFF = "<think>\n\n</think>\n\n"
+QWEN3 = (  # what Qwen3's own template does with one message of a user, and its switch
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+TEMPLATES = {"in our words": QWEN3}
+if trl := importlib.util.find_spec("trl"):  # where TRL is installed: its copy of the real one
+    real = Path(str(trl.origin)).parent / "chat_templates/qwen3.jinja"
+    TEMPLATES["as TRL has it"] = real.read_text()
 ASKED = [{"role": "user", "content": "1+1?"}]
 
 
@@ -131,16 +139,17 @@ def checkpoint(folder, template=QWEN3, **save):
     return str(folder)
 
 
-def stored(tmp_path, **init):
+def stored(tmp_path, template=QWEN3, **init):
     """Folder of the checkpoint that stage pretrain makes of such a model."""
-    name = checkpoint(tmp_path / "hub")
+    name = checkpoint(tmp_path / "hub", template)
     model, tokenizer = pretrained.from_hub(HubInit(kind="hub", name=name, **init))
     hf.save(model, tokenizer, tmp_path / "stored", torch.float32)
     return tmp_path / "stored"
 
 
-def test_the_empty_think_block_is_in_the_prompt_of_student_and_teacher_and_never_in_y(tmp_path):
-    folder = stored(tmp_path, chat_template="own", thinking=False)
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_the_empty_think_block_is_in_both_sides_prompts_and_never_in_y(tmp_path, template):
+    folder = stored(tmp_path, template, chat_template="own", thinking=False)
     policy = hf.load(folder)
     prompt = policy.prompt_ids(ASKED)
     rendered = f"<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n{OFF}"
