@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from pipeline.errors import UserError
@@ -41,24 +40,19 @@ def from_gguf(init: GgufInit) -> tuple[Any, Any]:
 def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Model in `dtype` and tokenizer by hub name or local folder, at the pinned revision.
 
-    No code of the checkpoint's own runs, and pickled weights are never opened. Raises UserError.
+    Weights as safetensors alone, a tokenizer as tokenizer.json alone. Raises UserError.
     """
+    name, at = init.name, init.revision
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            init.name,
-            revision=init.revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
+            name, revision=at, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            init.name, revision=init.revision, trust_remote_code=False
-        )
-    except (OSError, ValueError, SafetensorError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=at, trust_remote_code=False)
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"pretrain: {init.name!r} could not be loaded ({error}). Check the name and revision, "
-            "the network, and HF_TOKEN for gated models. Weights must be safetensors, and of an "
-            "architecture that transformers has itself: code of a checkpoint is never run."
+            f"pretrain: {name!r} could not be loaded ({error}). Check the name and revision, that "
+            "it has weights as *.safetensors and a tokenizer.json (pickles and code of a tokenizer "
+            "are not run), the network, and HF_TOKEN for gated models."
         ) from error
     set_template(tokenizer, init)
     return model, tokenizer
