@@ -64,6 +64,9 @@ class Runtime(Params):
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
     keep_seconds: NonNegative = 60.0  # between what a stage keeps to go on from; 0: nothing
     gradient_checkpointing: bool = False  # train: less memory, a third more time
+    # for `omniopd estimate`: what a device sustains, until finished cells have shown it
+    tflops: Positive | None = None
+    gb_per_s: Positive | None = None  # of its memory
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model
     data_parallel: Count = 1  # copies, each with its own share of the requests
@@ -291,8 +294,22 @@ class Habits(Params):
     off_by_one: Share = 0.0  # probability that a column's sum is one too large
 
 
+class Shape(Params):
+    """Of a decoder of the Llama kind, under the names of its config.json or near them."""
+
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    mlp: Count
+    vocabulary: Count
+    tied: bool  # the head is the embedding
+
+
 class PretrainModel(Params):
     init: Init
+    shape: Shape | None = None  # for `omniopd estimate`, of a model that is not here yet; untracked
     steps: Annotated[int, Field(ge=0)]
     batch_size: Count
     lr: Positive
