@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from pipeline import compute_table, experiment, footprint, params, plan, shapes
 from pipeline.compute import Cell, Experimental
 from pipeline.compute_table import Card
-from pipeline.engines import lora
+from pipeline.engines import hf, lora
 from pipeline.errors import UserError
 from pipeline.footprint import Cost, Rows, Training
 from pipeline.params import Lora, Runtime
 from pipeline.shapes import Size
+from tests import naive
 from tests.project import MINIATURE, ROOT
 
 TINY = params.Shape(
@@ -52,6 +54,20 @@ def test_weights_counted_from_a_shape_are_those_of_the_built_model(name):
     assert Size(shape, 2, "").weights == matrices(built(shape, *kinds))
     said = float(name.partition("-")[2].partition("B")[0]) if "Qwen" in name else 0.135
     assert Size(shape, 2, "").weights / 1e9 == pytest.approx(said, rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_checkpoint_holds_the_bytes_that_are_estimated(tmp_path, tied, dtype):
+    shape = TINY.model_copy(update={"tied": tied})
+    policy = naive.tiny(1)
+    hf.save(built(shape), policy.tokenizer, tmp_path / "checkpoint", dtype)
+    stored = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    held = sum(x.nbytes for x in stored.values() if x.ndim == 2)
+    assert held == Size(shape, dtype.itemsize, "").weights * dtype.itemsize
+    found = hf.load(tmp_path / "checkpoint").model
+    same = found.get_input_embeddings().weight is found.get_output_embeddings().weight
+    assert same == tied
 
 
 def test_a_shape_comes_from_the_config_that_transformers_writes():
