@@ -89,11 +89,15 @@ def profile(
 
 
 @app.command()
-def estimate(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
-    """What the teachers will cost: requests, tokens, dollars, hours; nothing is asked."""
+def estimate(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    tflops: Annotated[float | None, typer.Option(help="that the device sustains")] = None,
+    gb_per_s: Annotated[float | None, typer.Option(help="of its memory, likewise")] = None,
+) -> None:
+    """The teachers' bill, memory of each stage, cache and hours; nothing is asked or loaded."""
     from pipeline import spending
 
-    typer.echo(spending.estimate(as_json))
+    typer.echo(spending.estimate(as_json, tflops, gb_per_s))
 
 
 @app.command()

@@ -175,7 +175,7 @@ def _guessed(
 ) -> Cost:
     p = cell["params"]
     solutions = group.endswith("solutions")
-    problem = _problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
+    problem = problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
     longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
     forks, prefixes = ceilings.forks(settings), ceilings.prefixes(settings)
     size = problem
@@ -191,7 +191,7 @@ def _guessed(
     return cost + Cost(answers=prefixes * p["samples"])
 
 
-def _problem_tokens(path: Path) -> float:
+def problem_tokens(path: Path) -> float:
     if not path.is_file():
         return PROMPT_TOKENS
     texts = tables.read(path, tables.PROMPTS, ["messages"])["messages"].to_pylist()

@@ -67,6 +67,9 @@ class Runtime(Params):
     gradient_checkpointing: bool = False  # train: less memory, a third more time
     # run the code that a model brings along, where transformers and vLLM have no class for it
     trust_remote_code: bool = False
+    # for `omniopd estimate`: what a device sustains, until finished cells have shown it
+    tflops: Positive | None = None
+    gb_per_s: Positive | None = None  # of its memory
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model
     data_parallel: Count = 1  # copies, each with its own share of the requests
@@ -273,6 +276,11 @@ class HubInit(Params):
     kind: Literal["hub"]
     name: str
     revision: str | None = None
+    # own (or null): the checkpoint's; else the text of one, in Jinja
+    chat_template: str | None = None
+    # written into the template that checkpoints keep, so that whoever reads them renders the same;
+    # off: an empty think block belongs to the prompt. null: what the template does when told off
+    thinking: bool | None = None
 
 
 class ModelInit(Params):
@@ -292,8 +300,22 @@ class Habits(Params):
     off_by_one: Share = 0.0  # probability that a column's sum is one too large
 
 
+class Shape(Params):
+    """Of a decoder of the Llama kind, under the names of its config.json or near them."""
+
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    mlp: Count
+    vocabulary: Count
+    tied: bool  # the head is the embedding
+
+
 class PretrainModel(Params):
     init: Init
+    shape: Shape | None = None  # for `omniopd estimate`, of a model that is not here yet; untracked
     steps: Annotated[int, Field(ge=0)]
     batch_size: Count
     lr: Positive

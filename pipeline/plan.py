@@ -238,7 +238,7 @@ class Plan:
         model = settings.pretrain.models[name]
         own = settings.pretrain.per_seed and name == self.experiment.experiment.student
         resolved = {
-            "model": dump(model),
+            "model": {k: v for k, v in dump(model).items() if k != "shape"},
             "prepare": settings.prepare.resolved(),
             "seed": seed if own else 0,
         }

@@ -215,7 +215,7 @@ def inputs(stage: str, key: str, runtime: Runtime) -> str:
 
     How many rows share a forward pass, threads and versions decide the last bits of a result.
     """
-    how = runtime.model_dump(exclude={"keep_seconds"})
+    how = runtime.model_dump(exclude={"keep_seconds", "tflops", "gb_per_s"})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     content = {str(path): _digest(path) for path in _deps(stage, key)}
     whole = [cells.cell(stage, key)[1]["params"], how, versions, content]

@@ -3,14 +3,16 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import cells, checking, dag, experiment, params, teachers
+from pipeline import cells, checking, compute_table, dag, experiment, params, teachers
 from pipeline import estimate as costs
 from pipeline.budget import Budget
+from pipeline.compute import Experimental
 from pipeline.errors import UserError
-from pipeline.judgments.store import Store, url
+from pipeline.judgments.store import Entry, Store, url
 from pipeline.teachers.hosted import Hosted
 
 HEADERS = (
@@ -18,16 +20,29 @@ HEADERS = (
 )
 
 
-def estimate(as_json: bool) -> str:
-    """The estimate as a table, or as JSON with `rows` and `total`."""
-    file = experiment.load()
+def estimate(as_json: bool, tflops: float | None = None, gb_per_s: float | None = None) -> str:
+    """The teachers' bill and what else the experiment takes, as tables, or as JSON with `rows`,
+    `total`, `spent` and `compute`."""
+    file, expanded = experiment.load(), dag.expanded()
     with Store(url(), cells.project()) as store:
-        rows = costs.estimate(file, dag.expanded(), store)
+        rows = costs.estimate(file, expanded, store)
         spent = store.spent()
     total = costs.total(rows)
+    stated = compute_table.card(file.runtime, tflops, gb_per_s)
+    found = unknown = None
+    try:
+        found = compute_table.found(Experimental(file, expanded), stated)
+    except UserError as error:  # the bill stands without the sizes of models
+        unknown = str(error)
     if as_json:
         values = {"rows": rows, "total": asdict(total), "spent": asdict(spent)}
+        values["compute"] = {"unknown": unknown} if found is None else found._asdict()
         return json.dumps(values, indent=1, allow_nan=False)
+    compute = f"Memory, cache and hours: {unknown}" if found is None else compute_table.text(found)
+    return f"{_bill(rows, total, spent)}\n\n{compute}"
+
+
+def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
     lines = [list(row.values()) for row in rows]
     lines.append(["all", "", "", "", "", *asdict(total).values()])
     table = tabulate(

@@ -110,7 +110,7 @@ def _batch(
 
 
 def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
-    """Model in float32 and tokenizer that training starts from."""
+    """Model and tokenizer that training starts from: in float32, or as it is only handed on."""
     import torch
 
     match p.model.init:
@@ -127,7 +127,9 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
         case params.HubInit() as init:
             from pipeline.engines import pretrained
 
-            return pretrained.from_hub(init)
+            # 32 billion weights in float32 are 131 GB: those that nothing is added to need not be
+            coarse = p.model.dtype if p.model.steps == 0 else "float32"
+            return pretrained.from_hub(init, getattr(torch, coarse))
         case params.ModelInit():
             from pipeline.engines.hf import load
 

@@ -130,7 +130,11 @@ def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
 
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write a checkpoint whole or not at all, weights as `dtype`."""
-    state = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    once: dict[tuple[Any, ...], torch.Tensor] = {}  # a head that is the embedding stays one tensor
+    state = {
+        name: once.setdefault((x.data_ptr(), x.shape, x.stride()), x.to(dtype))
+        for name, x in model.state_dict().items()
+    }
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     try:
         with checkpoints.replacing_folder(folder) as temporary:

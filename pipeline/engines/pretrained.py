@@ -11,6 +11,9 @@ from pipeline import checkpoints
 from pipeline.errors import UserError
 from pipeline.params import GgufInit, HubInit
 
+SWITCH = "{{%- set enable_thinking = {} -%}}\n"  # outdoes what a caller passes
+PROBE = [{"role": "user", "content": "1+1?"}]
+
 
 def from_gguf(init: GgufInit) -> tuple[Any, Any]:
     """Float32 model, dequantised, and tokenizer of `file` in `package`, which is not imported."""
@@ -37,8 +40,8 @@ def from_gguf(init: GgufInit) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def from_hub(init: HubInit) -> tuple[Any, Any]:
-    """Float32 model and tokenizer by hub name or local folder, at the pinned revision.
+def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Model in `dtype` and tokenizer by hub name or local folder, at the pinned revision.
 
     Weights as safetensors alone, a tokenizer as tokenizer.json alone. Raises UserError.
     """
@@ -47,7 +50,7 @@ def from_hub(init: HubInit) -> tuple[Any, Any]:
         config, _ = PreTrainedConfig.get_config_dict(name, revision=at)
         code = checkpoints.trusted(name, config)
         model = AutoModelForCausalLM.from_pretrained(
-            name, revision=at, dtype=torch.float32, use_safetensors=True, trust_remote_code=code
+            name, revision=at, dtype=dtype, use_safetensors=True, trust_remote_code=code
         )
         tokenizer = AutoTokenizer.from_pretrained(name, revision=at, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -58,4 +61,36 @@ def from_hub(init: HubInit) -> tuple[Any, Any]:
         ) from error
     if not code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # what is saved of it names no code
+    set_template(tokenizer, init)
     return model, tokenizer
+
+
+def set_template(tokenizer: Any, init: HubInit) -> None:
+    """Give the tokenizer the chat template and the thinking switch of `init`. Raises UserError.
+
+    The switch becomes the template's first line, so that it also holds for readers that pass none.
+    """
+    own = init.chat_template in (None, "own")
+    text = tokenizer.chat_template if own else init.chat_template
+    if not isinstance(text, str):
+        raise UserError(
+            f"pretrain: {init.name!r} has {'several chat templates' if text else 'none'}, wanted "
+            "one chat template. Write it into init.chat_template, as Jinja."
+        )
+    if not own:
+        tokenizer.chat_template = text
+    if init.thinking is None:
+        return
+    tokenizer.chat_template = SWITCH.format(str(init.thinking).lower()) + text
+    rendered = tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True)
+    thinks = rendered.count("<think>") > rendered.count("</think>")
+    if thinks and not init.thinking:
+        raise UserError(
+            f"pretrain: {init.name!r}: thinking is off in params, and its template opens a think "
+            "block all the same. Take a model that does not always think, or set thinking: true."
+        )
+    if init.thinking and not (thinks or "enable_thinking" in text):
+        raise UserError(
+            f"pretrain: {init.name!r}: thinking is on in params, and its template has no switch. "
+            "Set thinking: false, or take a model that thinks."
+        )
