@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from pipeline.engines.hf import Policy
     from pipeline.objectives import Example, TermsOf
-    from pipeline.optimizer import Optimizer
     from pipeline.training import Frozen
 
 SCHEMAS = {
@@ -85,8 +84,7 @@ def train(
     state: resume.State | None,
     group: ranks.Group,
 ) -> list[dict[str, float]]:
-    """Optimise `student` from the last step in `state`, which the first process of the group has;
-    the metrics of each step."""
+    """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
 
     from pipeline import students
@@ -97,8 +95,8 @@ def train(
     if runtime.gradient_checkpointing:
         recompute(student.model)
     student, frozen = group.spread(student, frozen)
-    how = (p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits)
-    optimizer = Optimizer(student.model, *how, group)
+    how = (p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits, group)
+    optimizer = Optimizer(student.model, *how)
     if p.optimizer == "carry":
         optimizer.load(args.policy / "optimizer.safetensors")
     step = Step(
@@ -111,39 +109,18 @@ def train(
         batch_tokens=runtime.batch_tokens,
         group=group,
     )
-    metrics = _resumed(optimizer, work, state, group)
-    done, total, quiet = len(metrics), len(work.steps), None if group.first else True
+    total, quiet = len(work.steps), None if group.first else True
+    done = len(metrics := students.take_up(optimizer, state, group, total))
     bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=quiet)
     for number, batch in enumerate(bar, done):
         sums, found = gradients(student, frozen, [work.examples[i] for i in batch], step)
         pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
         metrics.append({"round": p.round, "step": number, **found, **taken})
-        if any(group.agreed([state is not None and state.due()])):
-            tensors = optimizer.state(keep_weights=True)
-            if state is not None:
-                state.keep("train", tensors, metrics)
-    again = functools.partial(students.student, policy, p.lora, p.seed, "cpu")
-    whole = group.gathered(student, again)
-    if whole is not None:
-        students.keep(whole, policy, args.out / "checkpoint")
+        students.keep_step(optimizer, state, group, metrics)
     carried = optimizer if p.optimizer == "carry" else None
-    students.keep_moments(student, policy, carried, args.out / "optimizer.safetensors")
+    students.write(student, policy, carried, args.out, group, (p.lora, p.seed))
     return metrics
-
-
-def _resumed(
-    optimizer: "Optimizer", work: Work, state: resume.State | None, group: ranks.Group
-) -> list[dict[str, float]]:
-    """Metrics of the steps that a killed run kept, whose weights and moments are taken up."""
-    kept = group.told(None if state is None else state.kept("train"))
-    if kept is None:
-        return []
-    tensors, metrics = kept
-    optimizer.take_up(dict(tensors), resume.FOLDER)
-    if state is not None:
-        state.say(f"{len(metrics)} of {len(work.steps)} steps")
-    return list(metrics)
 
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
@@ -273,25 +250,18 @@ def _read(args: argparse.Namespace, cut: matching.Cut | None, name: str) -> "pa.
     return table if cut is None else cut.keep(table)
 
 
-def _policies(p: TrainParams, args: argparse.Namespace, device: str) -> "tuple[Policy, Frozen]":
-    """The student, and what is read beside it."""
-    from pipeline import students
-
-    policy = args.policy / "checkpoint"
-    student = students.student(policy, p.lora, p.seed, device)
-    reference, teacher = (f and f / "checkpoint" for f in (args.reference, args.teacher))
-    return student, students.frozen(student, policy, reference, teacher, device)
-
-
 def _trained(
     p: TrainParams, args: argparse.Namespace, state: resume.State | None
 ) -> tuple[Work, list[dict[str, float]]]:
     """What was trained on and the metrics of each step, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
-    runtime = cells.runtime()
-    start(runtime)
+    start(runtime := cells.runtime())
+    from pipeline import students
+
     with ranks.group(runtime) as group:
-        student, frozen = _policies(p, args, group.device(runtime.device))
+        folders = (args.policy, args.reference, args.teacher)
+        how = (p.lora, p.seed, group.device(runtime.device))
+        student, frozen = students.policies(*folders, *how)
         work = gather(p, args, student)
         return work, train(student, frozen, work, p, args, state, group)
 
@@ -299,8 +269,7 @@ def _trained(
 def _tell(run: cells.Run, work: Work, metrics: list[dict[str, float]]) -> None:
     """What run.json holds of the work."""
     run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
-    run.counts["steps_per_round"] = len(metrics)
-    run.counts["left_out"] = work.left_out
+    run.counts |= {"steps_per_round": len(metrics), "left_out": work.left_out}
     run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)
     run.counts["student_tokens"] = int(
         sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
