@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
-UNTRACKED = {"teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"}}
+UNTRACKED = {
+    "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
+    "train": {"processes"},
+}
 
 
 def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
@@ -71,6 +74,19 @@ def arm(file: "Experiment", name: str, arm: "Settings") -> None:
     _teachers(file, name, where, arm)
     _models(file, where, arm)
     _prior(file, name, where, arm)
+    _untracked(file, name, where)
+
+
+def _untracked(file: "Experiment", name: str, where: str) -> None:
+    for block, keys in UNTRACKED.items():
+        free = keys & set(file.arms[name].get(block, {}))
+        if free:
+            refuse(
+                f"{where}{block}.{min(free)}",
+                "an override",
+                "nothing: it is one setting for all arms",
+                f"Set it in the block {block}.",
+            )
 
 
 def _variants(where: str, arm: "Settings") -> None:
@@ -236,14 +252,6 @@ def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> Non
                 f"a teacher with logits (white_box: true), as {name} reads them",
                 "Use another teacher, or take the arm out of experiment.arms.",
             )
-    free = UNTRACKED["teach"] & set(file.arms[name].get("teach", {}))
-    if free:
-        refuse(
-            f"{where}teach.{min(free)}",
-            "an override",
-            "nothing: it is one setting for all arms",
-            "Set it in the block teach.",
-        )
 
 
 def _hosted(key: str, config: params.Hosted, arm: "Settings") -> None:

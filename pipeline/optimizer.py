@@ -1,7 +1,7 @@
 """AdamW whose moments travel between rounds as safetensors."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -9,6 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.tables import replacing
+
+if TYPE_CHECKING:
+    from pipeline.ranks import Group
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # bitsandbytes' names; small weights have no blocks, so no codes and scales of these
@@ -27,7 +30,8 @@ class Optimizer:
 
     Weights are float32 whatever dtype the checkpoint has; with a coarser one, `save` keeps the
     float32 weights beside the moments, so that small updates survive the rounds. With `bits` 8 the
-    moments are kept in blocks of 8-bit numbers with a scale each, through bitsandbytes.
+    moments are kept in blocks of 8-bit numbers with a scale each, through bitsandbytes. With a
+    `group` each process has its part of every weight and moment, and files are the first one's.
     """
 
     def __init__(
@@ -38,7 +42,9 @@ class Optimizer:
         warmup: int,
         clip: float,
         bits: Bits = None,
+        group: "Group | None" = None,
     ) -> None:
+        self.group = group
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lr, self.warmup, self.clip, self.steps = lr, warmup, clip, 0
         adam = torch.optim.AdamW if bits is None else _adam_8bit()
@@ -49,7 +55,8 @@ class Optimizer:
         """Apply summed gradients. Returns the norm before clipping, whether it clipped, the lr."""
         for parameter, grad in zip(self.named.values(), grads, strict=True):
             parameter.grad = grad
-        norm = float(torch.nn.utils.clip_grad_norm_(self.named.values(), self.clip))
+        clipped = torch.nn.utils.clip_grad_norm_(self.named.values(), self.clip)
+        norm = float(clipped) if self.group is None else self.group.number(clipped)
         self.steps += 1
         lr = self.lr * min(1.0, self.steps / max(self.warmup, 1))
         self.adam.param_groups[0]["lr"] = lr
@@ -80,29 +87,39 @@ class Optimizer:
             self.adam.state[parameter] = {
                 "step": torch.tensor(float(self.steps)) if self.moments is MOMENTS else self.steps,
                 **{
-                    part: state[f"{part}.{name}"].to(parameter.device)
+                    part: self._part(state[f"{part}.{name}"], parameter)
                     for part in (*self.moments, *BLOCKS_8)
                     if f"{part}.{name}" in state
                 },
             }
             if f"weight.{name}" in state:
-                parameter.data.copy_(state[f"weight.{name}"])
+                parameter.data.copy_(self._part(state[f"weight.{name}"], parameter))
 
     def save(self, path: Path, keep_weights: bool) -> None:
-        _write(self.state(keep_weights), path)
+        state = self.state(keep_weights)
+        if self.group is None or self.group.first:
+            _write(state, path)
 
     def state(self, keep_weights: bool) -> dict[str, torch.Tensor]:
-        """Steps and moments, with the float32 weights if wanted, on the CPU."""
+        """Steps and moments, with the float32 weights if wanted, on the first process's CPU."""
         state = {"step": torch.tensor(self.steps, dtype=torch.int64)}
         for name, parameter in self.named.items():
             kept = self.adam.state[parameter]
             for part in (p for p in (*self.moments, *BLOCKS_8) if p in kept):
                 # weights share their codes, and safetensors takes no tensor twice
                 whole = kept[part].clone() if part in BLOCKS_8 else kept[part]
-                state[f"{part}.{name}"] = whole.cpu().contiguous()
+                state[f"{part}.{name}"] = self._whole(whole).contiguous()
             if keep_weights:
-                state[f"weight.{name}"] = parameter.detach().cpu().contiguous()
+                state[f"weight.{name}"] = self._whole(parameter.detach()).contiguous()
         return state
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.cpu() if self.group is None else self.group.whole(tensor)
+
+    def _part(self, whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+        if self.group is None:
+            return whole.to(parameter.device)
+        return self.group.part(whole, parameter)
 
 
 def _adam_8bit() -> Any:

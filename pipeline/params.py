@@ -441,6 +441,8 @@ class Train(Params):
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
     lora: Lora | None = None  # null: every weight is trained
     moment_bits: Literal[8] | None = None  # of Adam's moments, through bitsandbytes; null: 32
+    # not part of a cell:
+    processes: Count = 1  # that share the models and the work, each with a GPU where there are any
 
 
 class Evaluate(Params):

@@ -86,11 +86,11 @@ class Round:
         return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
-        block = self.settings.train
+        objective = self.settings.train.objective
         kept = {
             name: value
-            for name, value in dump(block).items()
-            if block.objective in ONLY_FOR.get(name, {block.objective})
+            for name, value in tracked(self.settings, "train").items()
+            if objective in ONLY_FOR.get(name, {objective})
         }
         if kept.get("baseline") == "teacher-agreement":
             kept["metric"] = self.settings.score.metric

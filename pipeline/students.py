@@ -12,7 +12,24 @@ from pipeline.engines.hf import Policy, load, save, white_box
 from pipeline.errors import UserError
 from pipeline.optimizer import Optimizer, save_none
 from pipeline.params import Lora
+from pipeline.ranks import Group
+from pipeline.resume import FOLDER, State
 from pipeline.training import Frozen
+
+
+def policies(
+    policy: Path,
+    reference: Path | None,
+    teacher: Path | None,
+    adapter: Lora | None,
+    seed: int,
+    device: str,
+) -> tuple[Policy, Frozen]:
+    """The student that is in the cell `policy`, and what is read beside it."""
+    below = policy / "checkpoint"
+    found = student(below, adapter, seed, device)
+    beside = [folder and folder / "checkpoint" for folder in (reference, teacher)]
+    return found, frozen(found, below, beside[0], beside[1], device)
 
 
 def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Policy:
@@ -53,6 +70,53 @@ def frozen(
             "Run `omniopd plan`."
         )
     return Frozen(found, beside)
+
+
+def take_up(
+    optimizer: Optimizer, state: State | None, group: Group, total: int
+) -> list[dict[str, float]]:
+    """Metrics of the steps that a killed run kept, whose weights and moments are taken up.
+
+    `state` is what the first process of the group has, None on the others.
+    """
+    kept = group.told(None if state is None else state.kept("train"))
+    if kept is None:
+        return []
+    tensors, metrics = kept
+    optimizer.take_up(dict(tensors), FOLDER)
+    if state is not None:
+        state.say(f"{len(metrics)} of {total} steps")
+    return list(metrics)
+
+
+def keep_step(
+    optimizer: Optimizer, state: State | None, group: Group, metrics: list[dict[str, float]]
+) -> None:
+    """Keep weights and moments after a step if it is time to."""
+    if any(group.agreed([state is not None and state.due()])):
+        tensors = optimizer.state(keep_weights=True)
+        if state is not None:
+            state.keep("train", tensors, metrics)
+
+
+def write(
+    found: Policy,
+    policy: Path,
+    optimizer: Optimizer | None,
+    out: Path,
+    group: Group,
+    made: tuple[Lora | None, int],
+) -> None:
+    """Write checkpoint and moments of a student, as the first process of the group.
+
+    Where weights are dealt out they are put, one by one, into the student as it was before,
+    loaded once more (`made`: with which adapter and seed): files are those of one process.
+    """
+    whole = group.gathered(found, lambda: student(policy, *made, "cpu"))
+    if whole is not None:
+        keep(whole, policy, out / "checkpoint")
+    if optimizer is not None or group.first:
+        keep_moments(found, policy, optimizer, out / "optimizer.safetensors")
 
 
 def keep(found: Policy, policy: Path, out: Path) -> None:

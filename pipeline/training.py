@@ -10,7 +10,7 @@ student's own model with the adapter off.
 Axes: T tokens that carry a term, H hidden size, V vocabulary.
 """
 
-import math
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from pipeline.engines import lora
 from pipeline.engines.exact import SLICE
 from pipeline.engines.hf import Policy, padded
 from pipeline.objectives import Example, Sequence, Slice, TermsOf
+from pipeline.ranks import Group, One
 
 
 class Frozen(NamedTuple):
@@ -44,6 +45,7 @@ class Step:
     micro_batch_size: int  # sequences in a forward pass
     bfloat16: bool = False  # matrix products of the body in bfloat16; weights and losses float32
     batch_tokens: int | None = None  # tokens, padding included, that a forward pass may hold
+    group: Group = field(default_factory=One)  # of processes that share the step
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Sums:
     responses: int = 0
     signal_tokens: int = 0
     anchor_tokens: int = 0
-    own_tokens: int = 0  # tokens that the rollout policy wrote
+    own_tokens: float = 0  # tokens that the rollout policy wrote
     signal: float = 0.0
     anchor: float = 0.0
     drift: float = 0.0
@@ -99,8 +101,12 @@ def gradients(
         1 / max(sums.signal_tokens if step.token_mean else sums.responses, 1),
         step.beta / max(sums.anchor_tokens if step.token_mean else sums.responses, 1),
     )
-    for batch in _micro_batches(sequences, step.micro_batch_size, step.batch_tokens):
+    size, batch_tokens = step.micro_batch_size, step.batch_tokens
+    cut = functools.partial(_micro_batches, size=size, batch_tokens=batch_tokens)
+    for batch in step.group.batches(sequences, cut):
         _accumulate(student, frozen, batch, step, scales, sums, parameters)
+    mine = [sums.signal, sums.anchor, sums.drift, sums.own_tokens]
+    sums.signal, sums.anchor, sums.drift, sums.own_tokens = step.group.total(mine)
     return sums, _metrics(sums, scales, step)
 
 
@@ -135,8 +141,37 @@ def _accumulate(
     with torch.no_grad():
         frozen_TH = [_frozen(p, student, batch, step.bfloat16) for p in frozen]
     hidden_TH, piece = _hidden(student, batch, step.bfloat16)
-    leaf_TH = hidden_TH.detach().requires_grad_()
+    with step.group.heads(student, frozen) as head:
+        to_hidden, to_head = _through_head(
+            student, frozen, hidden_TH, frozen_TH, piece, step, scales, sums, head
+        )
+    # all processes that share the step carry the same terms through the model
+    some = step.group.agreed([bool(grad_TH.any()) for grad_TH in to_hidden])
+    active = [which for which in (0, 1) if some[which]]
     head = student.model.get_output_embeddings().weight
+    for which in active:
+        found = step.group.backward(hidden_TH, parameters, to_hidden[which], which != active[-1])
+        grads = (sums.signal_grads, sums.anchor_grads)[which]
+        for parameter, total, grad in zip(parameters, grads, found, strict=True):
+            if grad is not None:
+                total += grad
+            if parameter is head:
+                total += step.group.summed(to_head[which][0], parameter)
+
+
+def _through_head(
+    student: Policy,
+    frozen: Frozen,
+    hidden_TH: torch.Tensor,
+    frozen_TH: list[torch.Tensor | None],
+    piece: dict[str, Any],
+    step: Step,
+    scales: tuple[float, float],
+    sums: Sums,
+    head: torch.Tensor,
+) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+    """Each term's gradient with respect to hidden states and, where it is trained, the head."""
+    leaf_TH = hidden_TH.detach().requires_grad_()
     to_hidden = [torch.zeros_like(leaf_TH), torch.zeros_like(leaf_TH)]
     heads = [head] if head.requires_grad else []  # an adapter leaves it alone
     to_head = [[torch.zeros_like(h) for h in heads] for _ in to_hidden]
@@ -157,21 +192,7 @@ def _accumulate(
             to_hidden[which][cut] += part
             for total, grad in zip(to_head[which], whole, strict=True):
                 total += grad
-    active = [w for w in (0, 1) if bool(to_hidden[w].any())]
-    for which in active:
-        found = torch.autograd.grad(
-            hidden_TH,
-            parameters,
-            to_hidden[which],
-            retain_graph=which != active[-1],
-            allow_unused=True,
-        )
-        grads = (sums.signal_grads, sums.anchor_grads)[which]
-        for parameter, total, grad in zip(parameters, grads, found, strict=True):
-            if grad is not None:
-                total += grad
-            if parameter is head:
-                total += to_head[which][0]
+    return to_hidden, to_head
 
 
 def _frozen(
@@ -238,10 +259,6 @@ def _slice(
     return found
 
 
-def _norm(grads: list[torch.Tensor]) -> float:
-    return math.sqrt(sum(float(g.double().pow(2).sum()) for g in grads))
-
-
 def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float]:
     signal = sums.signal / max(sums.responses, 1)
     anchor = sums.anchor / max(sums.responses, 1)
@@ -251,8 +268,8 @@ def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, f
         "train/anchor": anchor,  # per response, not scaled by beta
         "train/signal_per_token": sums.signal / max(sums.signal_tokens, 1),
         "train/anchor_per_token": sums.anchor / max(sums.anchor_tokens, 1),
-        "train/signal_grad_norm": _norm(sums.signal_grads),
-        "train/anchor_grad_norm": _norm(sums.anchor_grads),
+        "train/signal_grad_norm": step.group.norm(sums.signal_grads),
+        "train/anchor_grad_norm": step.group.norm(sums.anchor_grads),
         "train/responses": sums.responses,
         "train/signal_tokens": sums.signal_tokens,
         "train/anchor_tokens": sums.anchor_tokens,

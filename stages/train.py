@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, params, prompts, resume, tables
+from pipeline import cells, checkpoints, matching, params, prompts, ranks, resume, tables
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from pipeline.engines.hf import Policy
     from pipeline.objectives import Example, TermsOf
-    from pipeline.optimizer import Optimizer
     from pipeline.training import Frozen
 
 SCHEMAS = {
@@ -82,9 +81,10 @@ def train(
     work: Work,
     p: TrainParams,
     args: argparse.Namespace,
-    state: resume.State,
+    state: resume.State | None,
+    group: ranks.Group,
 ) -> list[dict[str, float]]:
-    """Optimise `student` in place from the last step in `state`; the metrics of each step."""
+    """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
 
     from pipeline import students
@@ -94,7 +94,9 @@ def train(
     policy, runtime = args.policy / "checkpoint", cells.runtime()
     if runtime.gradient_checkpointing:
         recompute(student.model)
-    optimizer = Optimizer(student.model, p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits)
+    student, frozen = group.spread(student, frozen)
+    how = (p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits, group)
+    optimizer = Optimizer(student.model, *how)
     if p.optimizer == "carry":
         optimizer.load(args.policy / "optimizer.safetensors")
     step = Step(
@@ -105,32 +107,20 @@ def train(
         p.micro_batch_size,
         bfloat16=students.dtype(policy) == torch.bfloat16,
         batch_tokens=runtime.batch_tokens,
+        group=group,
     )
-    metrics = _resumed(optimizer, work, state)
-    done, total = len(metrics), len(work.steps)
-    bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=None)
+    total, quiet = len(work.steps), None if group.first else True
+    done = len(metrics := students.take_up(optimizer, state, group, total))
+    bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=quiet)
     for number, batch in enumerate(bar, done):
         sums, found = gradients(student, frozen, [work.examples[i] for i in batch], step)
         pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
         metrics.append({"round": p.round, "step": number, **found, **taken})
-        if state.due():
-            state.keep("train", optimizer.state(keep_weights=True), metrics)
-    students.keep(student, policy, args.out / "checkpoint")
+        students.keep_step(optimizer, state, group, metrics)
     carried = optimizer if p.optimizer == "carry" else None
-    students.keep_moments(student, policy, carried, args.out / "optimizer.safetensors")
+    students.write(student, policy, carried, args.out, group, (p.lora, p.seed))
     return metrics
-
-
-def _resumed(optimizer: "Optimizer", work: Work, state: resume.State) -> list[dict[str, float]]:
-    """Metrics of the steps that a killed run kept, whose weights and moments are taken up."""
-    kept = state.kept("train")
-    if kept is None:
-        return []
-    tensors, metrics = kept
-    optimizer.take_up(tensors, state.folder)
-    state.say(f"{len(metrics)} of {len(work.steps)} steps")
-    return list(metrics)
 
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
@@ -260,39 +250,50 @@ def _read(args: argparse.Namespace, cut: matching.Cut | None, name: str) -> "pa.
     return table if cut is None else cut.keep(table)
 
 
-def _policies(p: TrainParams, args: argparse.Namespace) -> "tuple[Policy, Frozen]":
-    """The student, and what is read beside it."""
+def _trained(
+    p: TrainParams, args: argparse.Namespace, state: resume.State | None
+) -> tuple[Work, list[dict[str, float]]]:
+    """What was trained on and the metrics of each step, in each process of the group."""
+    checkpoints.check(args.policy / "checkpoint")
+    start(runtime := cells.runtime())
     from pipeline import students
 
-    device, policy = cells.runtime().device, args.policy / "checkpoint"
-    student = students.student(policy, p.lora, p.seed, device)
-    reference, teacher = (f and f / "checkpoint" for f in (args.reference, args.teacher))
-    return student, students.frozen(student, policy, reference, teacher, device)
+    with ranks.group(runtime) as group:
+        folders = (args.policy, args.reference, args.teacher)
+        how = (p.lora, p.seed, group.device(runtime.device))
+        student, frozen = students.policies(*folders, *how)
+        work = gather(p, args, student)
+        return work, train(student, frozen, work, p, args, state, group)
+
+
+def _tell(run: cells.Run, work: Work, metrics: list[dict[str, float]]) -> None:
+    """What run.json holds of the work."""
+    run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
+    run.counts |= {"steps_per_round": len(metrics), "left_out": work.left_out}
+    run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)
+    run.counts["student_tokens"] = int(
+        sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
+    )
+    run.counts |= work.matched or {}
 
 
 @cells.entry
 def main() -> None:
     inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
-    p = cells.params("train", args.cell, TrainParams)
-    runtime = cells.runtime()
+    p, runtime = cells.params("train", args.cell, TrainParams), cells.runtime()
+    processes = cells.free("train", ranks.Untracked).processes
+    if ranks.launched("stages.train", processes, runtime.device, p.moment_bits):
+        return
+    if ranks.follows():
+        _trained(p, args, None)
+        return
     with resume.state("train", args, runtime) as state, cells.running("train", args) as run:
-        checkpoints.check(args.policy / "checkpoint")
-        start(runtime)
-        student, frozen = _policies(p, args)
-        work = gather(p, args, student)
-        metrics = train(student, frozen, work, p, args, state)
+        work, metrics = _trained(p, args, state)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
-        run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
+        _tell(run, work, metrics)
         run.earlier_seconds = state.earlier
-        run.counts["steps_per_round"] = len(metrics)
-        run.counts["left_out"] = work.left_out
-        run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)
-        run.counts["student_tokens"] = int(
-            sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
-        )
-        run.counts |= work.matched or {}
 
 
 if __name__ == "__main__":
