@@ -203,9 +203,10 @@ def _linked(folder: Path, cells: dict[str, Any]) -> None:
     counts |= {"failed": 0, "usd": 0.0, "rows_out": 10}
     for arm in cells["report"]["creport"]["params"]["arms"].values():
         for stage, key in [x for r in arm["seed-0"].values() for x in r.items()]:
-            own = folder / "data" / stage / str(key)
-            if "/" in str(key):
+            if stage == "policy":
+                (folder / key).symlink_to(folder / "data/pretrain")
                 continue
+            own = folder / "data" / stage / key
             own.mkdir(parents=True, exist_ok=True)
             (own / "run.json").write_text(json.dumps(counts))
             for table in (folder / "data" / stage).glob("*.parquet"):
