@@ -4,7 +4,7 @@ Values, row order and writer settings are deterministic, so equal inputs give eq
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -159,6 +159,29 @@ def write(table: pa.Table, path: str | Path, schema: pa.Schema) -> None:
     """Write `table` to `path` whole or not at all."""
     with writer(path, schema) as out:
         out.write_table(table.select(schema.names).cast(schema), row_group_size=ROWS_PER_GROUP)
+
+
+@contextmanager
+def growing(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that adds rows. The file is that which `write` makes of all of them at once.
+
+    At most a row group is held, beside what is being added.
+    """
+    with writer(path, schema) as out:
+        held, empty = schema.empty_table(), True
+
+        def add(table: pa.Table) -> None:
+            nonlocal held, empty
+            held = pa.concat_tables([held, table.select(schema.names).cast(schema)])
+            whole = len(held) - len(held) % ROWS_PER_GROUP
+            if whole:
+                found = held.slice(0, whole).combine_chunks()
+                out.write_table(found, row_group_size=ROWS_PER_GROUP)
+                held, empty = held.slice(whole).combine_chunks(), False
+
+        yield add
+        if len(held) or empty:
+            out.write_table(held.combine_chunks(), row_group_size=ROWS_PER_GROUP)
 
 
 @contextmanager
