@@ -33,9 +33,7 @@ def blocks(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> I
 
 def responses(path: Path, columns: list[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
     """The rollouts, so many at a time."""
-    for group in tables.stream(path, tables.ROLLOUTS, columns):
-        for first in range(0, len(group), rows):
-            yield group.slice(first, rows)
+    yield from tables.stream(path, tables.ROLLOUTS, columns, rows)
 
 
 class Side:

@@ -137,17 +137,35 @@ def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) 
 
 
 def stream(
-    path: str | Path, schema: pa.Schema, columns: list[str] | None = None
+    path: str | Path,
+    schema: pa.Schema,
+    columns: list[str] | None = None,
+    most: int | None = None,
 ) -> Iterator[pa.Table]:
-    """The table, or some of its columns, a row group at a time: memory does not grow with it."""
+    """The table, or some of its columns, by row groups: memory does not grow with it.
+
+    With `most`, at most so many rows at a time, decoded as they are asked for.
+    """
     path = Path(path)
     file = _open(path, schema)
     for index in range(file.num_row_groups):
         try:
-            group = file.read_row_group(index, columns=columns or schema.names)
+            for part in _parts(file, index, columns or schema.names, most):
+                yield _cast(part, path, schema)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
-        yield _cast(group, path, schema)
+        pa.default_memory_pool().release_unused()  # or what stays behind adds up over many groups
+
+
+def _parts(
+    file: pq.ParquetFile, index: int, columns: list[str], most: int | None
+) -> Iterator[pa.Table]:
+    """A row group. On one thread: each of several would keep memory of its own."""
+    if most is None:
+        yield file.read_row_group(index, columns=columns, use_threads=False)
+        return
+    for batch in file.iter_batches(most, [index], columns, use_threads=False):
+        yield pa.Table.from_batches([batch])
 
 
 def rows(path: str | Path, schema: pa.Schema) -> int:
@@ -215,7 +233,7 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     if not path.is_file():
         raise UserError(f"{path}: no such table. Run `dvc repro` to make it, or check the path.")
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}). Rerun its stage.") from error
     found = file.schema_arrow
