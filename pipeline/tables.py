@@ -4,7 +4,7 @@ Values, row order and writer settings are deterministic, so equal inputs give eq
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -137,17 +137,35 @@ def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) 
 
 
 def stream(
-    path: str | Path, schema: pa.Schema, columns: list[str] | None = None
+    path: str | Path,
+    schema: pa.Schema,
+    columns: list[str] | None = None,
+    most: int | None = None,
 ) -> Iterator[pa.Table]:
-    """The table, or some of its columns, a row group at a time: memory does not grow with it."""
+    """The table, or some of its columns, by row groups: memory does not grow with it.
+
+    With `most`, at most so many rows at a time, decoded as they are asked for.
+    """
     path = Path(path)
     file = _open(path, schema)
     for index in range(file.num_row_groups):
         try:
-            group = file.read_row_group(index, columns=columns or schema.names)
+            for part in _parts(file, index, columns or schema.names, most):
+                yield _cast(part, path, schema)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
-        yield _cast(group, path, schema)
+        pa.default_memory_pool().release_unused()  # or what stays behind adds up over many groups
+
+
+def _parts(
+    file: pq.ParquetFile, index: int, columns: list[str], most: int | None
+) -> Iterator[pa.Table]:
+    """A row group. On one thread: each of several would keep memory of its own."""
+    if most is None:
+        yield file.read_row_group(index, columns=columns, use_threads=False)
+        return
+    for batch in file.iter_batches(most, [index], columns, use_threads=False):
+        yield pa.Table.from_batches([batch])
 
 
 def rows(path: str | Path, schema: pa.Schema) -> int:
@@ -159,6 +177,29 @@ def write(table: pa.Table, path: str | Path, schema: pa.Schema) -> None:
     """Write `table` to `path` whole or not at all."""
     with writer(path, schema) as out:
         out.write_table(table.select(schema.names).cast(schema), row_group_size=ROWS_PER_GROUP)
+
+
+@contextmanager
+def growing(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that adds rows. The file is that which `write` makes of all of them at once.
+
+    At most a row group is held, beside what is being added.
+    """
+    with writer(path, schema) as out:
+        held, empty = schema.empty_table(), True
+
+        def add(table: pa.Table) -> None:
+            nonlocal held, empty
+            held = pa.concat_tables([held, table.select(schema.names).cast(schema)])
+            whole = len(held) - len(held) % ROWS_PER_GROUP
+            if whole:
+                found = held.slice(0, whole).combine_chunks()
+                out.write_table(found, row_group_size=ROWS_PER_GROUP)
+                held, empty = held.slice(whole).combine_chunks(), False
+
+        yield add
+        if len(held) or empty:
+            out.write_table(held.combine_chunks(), row_group_size=ROWS_PER_GROUP)
 
 
 @contextmanager
@@ -192,7 +233,7 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     if not path.is_file():
         raise UserError(f"{path}: no such table. Run `dvc repro` to make it, or check the path.")
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}). Rerun its stage.") from error
     found = file.schema_arrow

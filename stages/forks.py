@@ -21,7 +21,8 @@ from pipeline.schedulers import Response
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
 
-BLOCK = 128  # responses whose candidates are continued and embedded together
+BLOCK = 128  # responses that are looked at, continued and embedded together
+READ = ["rollout_id", "prompt_token_ids", "token_ids", "entropies", "text", "finish_reason"]
 Row = dict[str, Any]
 
 
@@ -143,8 +144,11 @@ def main() -> None:
             tqdm(total=run.rows_in, desc="forks", disable=None) as progress,
             tables.writer(args.out / "forks.parquet", tables.FORKS) as out,
         ):
-            for rollouts in tables.stream(args.rollouts, tables.ROLLOUTS):
-                found = forks(rollouts, tokenizer, p, student)
+            for rollouts in tables.stream(args.rollouts, tables.ROLLOUTS, READ):
+                found = pa.concat_tables(
+                    forks(rollouts.slice(first, BLOCK), tokenizer, p, student)
+                    for first in range(0, len(rollouts), BLOCK)
+                ).combine_chunks()
                 out.write_table(found)
                 progress.update(rollouts.num_rows)
                 run.rows_out += len(found)

@@ -8,15 +8,21 @@ source  arXiv 2606.01476; the geometric mean as prior mean and alpha = 1 are fro
 """
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import cells, params, seeds, tables
+from pipeline import beside, cells, params, seeds, tables
 from pipeline.errors import UserError
 from pipeline.posterior import pi_bar, posterior
+from pipeline.spool import Column, Spool
 
 SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
+PLACE = ["rollout_id", "position"]
+CHUNK = [*PLACE, "length"]
+TOKENS = ["prompt_token_ids", "token_ids"]
 
 
 class PriorParams(params.Prior):
@@ -72,12 +78,8 @@ def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: floa
     return _table(forks, n, k, bar, hat, sd)
 
 
-def constant(
-    forks: pa.Table, n: int, bar: np.ndarray, alpha: float, controlled: pa.Table
-) -> pa.Table:
-    """Every pi_hat the mean of the controlled arm's; k_sem is the value that implies it."""
-    mean = float(np.mean(controlled["pi_hat"].to_numpy())) if len(controlled) else 0.0
-    hat = np.full(len(forks), mean)
+def constant(forks: pa.Table, n: int, bar: np.ndarray, alpha: float, hat: np.ndarray) -> pa.Table:
+    """Every pi_hat (F,) the mean of the controlled arm's; k_sem is the value that implies it."""
     sd = np.sqrt(hat * (1 - hat) / (n + alpha + 1))
     return _table(forks, n, hat * (n + alpha) - alpha * bar, bar, hat, sd)
 
@@ -98,8 +100,8 @@ def _table(
     return pa.table(columns, schema=tables.TARGETS)
 
 
-def by_teacher(rollouts: pa.Table, forks: pa.Table, args: argparse.Namespace) -> np.ndarray:
-    """The teacher's own geometric-mean probability of each chunk (F,): signal without sampling."""
+def by_teacher(args: argparse.Namespace) -> Spool:
+    """The teacher's own log-probabilities of each response, in the order of the rollouts."""
     from tokenizers import Tokenizer
 
     from pipeline.engines.start import start
@@ -111,43 +113,93 @@ def by_teacher(rollouts: pa.Table, forks: pa.Table, args: argparse.Namespace) ->
 
     vocabulary = Tokenizer.from_file(str(args.tokenizer)).get_vocab()
     teacher = white_box(args.teacher / "checkpoint", vocabulary, runtime.device)
-    prompts, responses = (rollouts[n].to_pylist() for n in ("prompt_token_ids", "token_ids"))
-    logprobs: list[list[float]] = [[]] * len(rollouts)
-    for index, logp_T, _ in exact(teacher, prompts, responses, runtime.batch_tokens):
-        logprobs[index] = logp_T.tolist()
-    theirs = {"rollout_id": rollouts["rollout_id"], "logprobs": logprobs}
-    return pi_bar(pa.table(theirs), forks)
+    total, index = tables.rows(args.rollouts, tables.ROLLOUTS), 0
+    tokens, found = Spool(total), Spool(total)
+    for group in tables.stream(args.rollouts, tables.ROLLOUTS, TOKENS):
+        for pair in zip(*(group[name] for name in TOKENS), strict=True):
+            tokens.add(index, tuple(ids.values.to_numpy() for ids in pair))
+            index += 1
+    pair = (Column(tokens, 0), Column(tokens, 1))
+    for index, logp_T, _ in exact(teacher, *pair, runtime.batch_tokens):
+        found.add(index, (logp_T,))
+    return found
 
 
-def prior(args: argparse.Namespace, p: PriorParams) -> pa.Table:
-    """The targets of the cell's source."""
-    forks = tables.read(args.forks, tables.FORKS)
-    rollouts = tables.read(args.rollouts, tables.ROLLOUTS, ["rollout_id", "logprobs"])
-    bar = pi_bar(rollouts, forks)
+def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray:
+    """pi_bar of every fork (F,): by the rollouts' own log-probabilities, or by those in `of`."""
+    columns = ["rollout_id"] if of else ["rollout_id", "logprobs"]
+    side = beside.Side(args.forks, tables.FORKS, "rollouts", CHUNK)
+    found, first = [np.zeros(0)], 0
+    for rollouts in beside.responses(args.rollouts, columns):
+        if of:
+            logps = [of[i][0] for i in range(first, first + len(rollouts))]
+            rollouts = rollouts.append_column("logprobs", pa.array(logps, pa.list_(pa.float32())))
+        found.append(pi_bar(rollouts, side.of(rollouts["rollout_id"])))
+        first += len(rollouts)
+    side.end()
+    return np.concatenate(found)
+
+
+def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
+    """k_sem of every fork (F,)."""
+    side = beside.Side(scores, tables.SCORES, "forks", [*PLACE, "similarity"])
+    found = [np.zeros(0)]
+    for forks in beside.blocks(args.forks, tables.FORKS, PLACE):
+        found.append(k_sem(forks, side.of(forks["rollout_id"]), samples))
+    side.end()
+    return np.concatenate(found)
+
+
+def _controlled(args: argparse.Namespace, name: str) -> np.ndarray:
+    """A column of the controlled arm's targets."""
+    groups = tables.stream(args.controlled, tables.TARGETS, [name])
+    return np.concatenate([np.zeros(0), *(group[name].to_numpy() for group in groups)])
+
+
+def _evidence(args: argparse.Namespace, p: PriorParams, bar: np.ndarray) -> np.ndarray:
+    """k_sem of every fork (F,); of the sources without one the weight itself."""
     match p.source:
         case "scores":
             paths = [args.scores1, args.scores2, args.scores3, args.scores4]
             found = [
-                k_sem(forks, tables.read(path, tables.SCORES), p.samples)
+                _k_sem(args, path, p.samples)
                 for path in (paths if p.combine else [args.scores])
                 if path
             ]
-            k = combined(np.array(found), p.samples, p.combine) if p.combine else found[0]
-            return targets(forks, p.samples, k, bar, p.alpha)
+            return combined(np.array(found), p.samples, p.combine) if p.combine else found[0]
         case "none":
-            return targets(forks, 0, np.zeros(len(forks)), bar, p.alpha)
+            return np.zeros(len(bar))
+        case "teacher":
+            return _confidence(args, by_teacher(args))
+        case "random":
+            draw = seeds.generator(p.seed, "random-scores", p.round)
+            return draw.choice(_controlled(args, "k_sem"), len(bar)) if len(bar) else bar
+        case "constant":
+            hat = _controlled(args, "pi_hat")
+            return np.full(len(bar), np.mean(hat) if len(hat) else 0.0)
+
+
+def _targets(forks: pa.Table, p: PriorParams, found: np.ndarray, bar: np.ndarray) -> pa.Table:
+    match p.source:
+        case "constant":
+            return constant(forks, p.samples, bar, p.alpha, found)
         case "teacher":
             zeros = np.zeros(len(forks))
-            whole = tables.read(args.rollouts, tables.ROLLOUTS)
-            return _table(forks, 0, zeros, bar, by_teacher(whole, forks, args), zeros)
-        case "random":
-            controlled = tables.read(args.controlled, tables.TARGETS)
-            draw = seeds.generator(p.seed, "random-scores", p.round)
-            k = draw.choice(controlled["k_sem"].to_numpy(), len(forks)) if len(forks) else bar
-            return targets(forks, p.samples, k, bar, p.alpha)
-        case "constant":
-            controlled = tables.read(args.controlled, tables.TARGETS)
-            return constant(forks, p.samples, bar, p.alpha, controlled)
+            return _table(forks, 0, zeros, bar, found, zeros)
+        case "none":
+            return targets(forks, 0, found, bar, p.alpha)
+        case _:
+            return targets(forks, p.samples, found, bar, p.alpha)
+
+
+def prior(args: argparse.Namespace, p: PriorParams) -> Iterator[pa.Table]:
+    """The targets of the cell's source by row groups; in memory 16 bytes a fork."""
+    bar = _confidence(args)
+    found, first = _evidence(args, p, bar), 0
+    for forks in tables.stream(args.forks, tables.FORKS, CHUNK):
+        here = slice(first, first + len(forks))
+        yield _targets(forks, p, found[here], bar[here])
+        first += len(forks)
 
 
 @cells.entry
@@ -155,10 +207,14 @@ def main() -> None:
     inputs = ("rollouts", "forks", "scores?", *SEVERAL, "controlled?", "teacher?", "tokenizer?")
     args = cells.arguments("prior", *inputs)
     p = cells.params("prior", args.cell, PriorParams)
-    with cells.running("prior", args) as run:
-        found = prior(args, p)
-        tables.write(found, args.out / "targets.parquet", tables.TARGETS)
-        run.rows_in = run.rows_out = len(found)
+    with (
+        cells.running("prior", args) as run,
+        tables.growing(args.out / "targets.parquet", tables.TARGETS) as add,
+    ):
+        for found in prior(args, p):
+            add(found)
+            run.rows_out += len(found)
+        run.rows_in = run.rows_out
 
 
 if __name__ == "__main__":

@@ -6,18 +6,24 @@ source  arXiv 2606.01476; the paper leaves phi open, so the metric is a paramete
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import cells, params, seeds, similarity, tables
+from pipeline import beside, cells, params, seeds, similarity, tables
 from pipeline.errors import UserError
 from pipeline.similarity import Pair
+from pipeline.spool import Spool
 
 PROBES = 1000  # forks on which agreement between teacher answers is measured
 MOST_ZERO = 0.9  # share of forks with k_sem = 0 above which exactness says nothing
 LEAST_CONTRAST = 0.03  # agreement at a fork above that between problems
+PLACE = ["rollout_id", "position"]
+CHUNK = [*PLACE, "chunk_text", "ended"]
+ANSWER = [*PLACE, "sample", "text", "ended"]
 
 
 class ScoreParams(params.Score):
@@ -66,8 +72,12 @@ def _columns(forks: pa.Table) -> tuple[list[str], list[int]]:
     return forks["rollout_id"].to_pylist(), forks["position"].to_pylist()
 
 
+def _probes(count: int) -> list[int]:
+    """Indices of the forks, evenly spread, on which agreement is measured."""
+    return [int(i) for i in np.linspace(0, count - 1, min(count, PROBES), dtype=int)]
+
+
 def contrast(
-    forks: pa.Table,
     answers: dict[tuple[str, int], list[dict[str, Any]]],
     prompts: dict[str, str],
     p: ScoreParams,
@@ -77,9 +87,7 @@ def contrast(
     None where there is nothing to compare: one sample, or one problem.
     """
     places = list(answers)
-    chosen = [
-        places[i] for i in np.linspace(0, len(places) - 1, min(len(places), PROBES), dtype=int)
-    ]
+    chosen = [places[i] for i in _probes(len(places))]
     half = len(chosen) // 2
     shifted = chosen[half:] + chosen[:half]
     others = [
@@ -119,8 +127,10 @@ def check_flat(found: np.ndarray, levels: tuple[float, float] | None, p: ScorePa
         )
 
 
-def shuffled(found: np.ndarray, group: list[str], draw: np.random.Generator) -> np.ndarray:
-    """`found` (F, N) with its rows permuted within each group: a fork's N values stay together."""
+def shuffled(
+    found: np.ndarray, group: Sequence[str] | np.ndarray, draw: np.random.Generator
+) -> np.ndarray:
+    """`found` (F, ...), its rows permuted within each group: a fork's N values stay together."""
     order = draw.permutation(len(found))
     _, group_F = np.unique(group, return_inverse=True)
     moved = np.empty_like(found)
@@ -144,21 +154,90 @@ def table(forks: pa.Table, found: np.ndarray, p: ScoreParams) -> pa.Table:
     return pa.Table.from_arrays([pa.array(c) for c in columns], schema=tables.SCORES)
 
 
-def score(args: argparse.Namespace, forks: pa.Table, p: ScoreParams, run: cells.Run) -> np.ndarray:
-    """The similarities of the cell's source, (F, N)."""
-    if p.source == "zero":
-        return np.zeros((len(forks), p.samples))
-    rows = tables.read(args.rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"]).to_pylist()
-    prompts = {row["rollout_id"]: row["prompt_id"] for row in rows}
-    answers = by_fork(forks, tables.read(args.answers, tables.ANSWERS), p.samples)
-    found = similarities(forks, answers, p)
-    if p.source == "shuffled":
-        group = [prompts[name] if p.within == "prompt" else "" for name in _columns(forks)[0]]
-        return shuffled(found, group, seeds.generator(p.seed, "shuffled-scores", p.round))
-    levels = contrast(forks, answers, prompts, p)
+def scored(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
+    """The scores of the cell's source, a row group of forks at a time."""
+    match p.source:
+        case "zero":
+            for forks in tables.stream(args.forks, tables.FORKS, PLACE):
+                yield table(forks, np.zeros((len(forks), p.samples)), p)
+        case "shuffled":
+            yield from _shuffled(args, p)
+        case _:
+            yield from _own(args, p, run)
+
+
+def _compared(
+    args: argparse.Namespace, p: ScoreParams
+) -> Iterator[tuple[pa.Table, dict[tuple[str, int], list[dict[str, Any]]], np.ndarray]]:
+    """Forks, their answers, and the similarities (F, N) of the two, a row group at a time."""
+    answers = beside.Side(args.answers, tables.ANSWERS, "forks", ANSWER)
+    for forks in beside.blocks(args.forks, tables.FORKS, CHUNK):
+        own = by_fork(forks, answers.of(forks["rollout_id"]), p.samples)
+        yield forks, own, similarities(forks, own, p)
+    answers.end()
+
+
+def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
+    """With a look at whether they can teach anything: in memory 8 bytes a fork and the probes."""
+    total = tables.rows(args.forks, tables.FORKS)
+    probes = set(_probes(total))
+    answers: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    k_sems, first = [], 0
+    for forks, own, found in _compared(args, p):
+        places = zip(*_columns(forks), strict=True)
+        chosen = {x for i, x in enumerate(places, first) if i in probes}
+        answers |= {place: rows[:2] for place, rows in own.items() if place in chosen}
+        k_sems.append(found.sum(1))
+        first += len(forks)
+        yield table(forks, found, p)
+    levels = contrast(answers, _prompts(args.rollouts, {name for name, _ in answers}), p)
     if levels is not None:
         run.counts["same_fork"], run.counts["other_problem"] = levels
-    check_flat(found, levels, p)
+    check_flat(np.concatenate([*k_sems, np.zeros(0)])[:, None], levels, p)
+
+
+def _prompts(rollouts: Path, wanted: set[str]) -> dict[str, str]:
+    """prompt_id of the responses `wanted`."""
+    return {
+        name: prompt
+        for group in tables.stream(rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"])
+        for name, prompt in zip(*(group[x].to_pylist() for x in group.column_names), strict=True)
+        if name in wanted
+    }
+
+
+def _shuffled(args: argparse.Namespace, p: ScoreParams) -> Iterator[pa.Table]:
+    """The same in another order. The similarities wait on disk: in memory 40 bytes a fork."""
+    total = tables.rows(args.forks, tables.FORKS)
+    kept, groups = Spool(total), np.zeros(total, np.int64)
+    first = 0
+    for forks, _, found in _compared(args, p):
+        for i, values in enumerate(found, first):
+            kept.add(i, (values,))
+        first += len(forks)
+    if p.within == "prompt":
+        groups = _groups(args, total)
+    order = shuffled(np.arange(total), groups, seeds.generator(p.seed, "shuffled-scores", p.round))
+    first = 0
+    for forks in tables.stream(args.forks, tables.FORKS, PLACE):
+        moved = [kept[i][0] for i in order[first : first + len(forks)].tolist()]
+        first += len(forks)
+        yield table(forks, np.reshape(moved, (-1, p.samples)), p)
+
+
+def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
+    """A number for each fork, equal where the prompt is."""
+    prompts: dict[str, int] = {}
+    rollouts = tables.stream(args.rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"])
+    forks = beside.Side(args.forks, tables.FORKS, "rollouts", ["rollout_id"])
+    found, first = np.zeros(total, np.int64), 0
+    for group in rollouts:
+        names, own = (group[x].to_pylist() for x in group.column_names)
+        number = {n: prompts.setdefault(x, len(prompts)) for n, x in zip(names, own, strict=True)}
+        here = forks.of(group["rollout_id"])["rollout_id"].to_pylist()
+        found[first : first + len(here)] = [number[name] for name in here]
+        first += len(here)
+    forks.end()
     return found
 
 
@@ -166,11 +245,14 @@ def score(args: argparse.Namespace, forks: pa.Table, p: ScoreParams, run: cells.
 def main() -> None:
     args = cells.arguments("score", "forks", "answers?", "rollouts?")
     p = cells.params("score", args.cell, ScoreParams)
-    with cells.running("score", args) as run:
-        forks = tables.read(args.forks, tables.FORKS)
-        found = score(args, forks, p, run)
-        tables.write(table(forks, found, p), args.out / "scores.parquet", tables.SCORES)
-        run.rows_in, run.rows_out = len(forks), found.size
+    with (
+        cells.running("score", args) as run,
+        tables.growing(args.out / "scores.parquet", tables.SCORES) as add,
+    ):
+        for found in scored(args, p, run):
+            add(found)
+            run.rows_out += len(found)
+        run.rows_in = tables.rows(args.forks, tables.FORKS)
 
 
 if __name__ == "__main__":

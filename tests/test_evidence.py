@@ -243,9 +243,9 @@ def test_scores_that_do_not_tell_problems_apart_stop():
 
 def test_contrast_compares_within_a_fork_and_between_problems():
     answers = score.by_fork(fork_table(2), answer_table([["bc", "bc"], ["xy", "xz"]]), 2)
-    found = score.contrast(fork_table(2), answers, {"r0": "p", "r1": "q"}, score_params())
+    found = score.contrast(answers, {"r0": "p", "r1": "q"}, score_params())
     assert found == (0.5, 0.0)
-    assert score.contrast(fork_table(2), answers, {"r0": "p", "r1": "p"}, score_params()) is None
+    assert score.contrast(answers, {"r0": "p", "r1": "p"}, score_params()) is None
 
 
 def score_table(values):

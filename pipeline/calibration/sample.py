@@ -17,6 +17,10 @@ from pipeline.calibration import Text
 from pipeline.errors import UserError
 
 TOGETHER = 2  # responses to one prompt that are taken at a time, so that they can be compared
+PART = 64  # rows that are looked at together
+OF_ROLLOUTS = ["rollout_id", "prompt_id", "token_ids", "logprobs", "entropies", "text"]
+OF_ROLLOUTS += ["finish_reason", "reward"]
+OF_ANSWERS = ["rollout_id", "position", "sample", "text", "ended"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Response:
     id: str
     problem: str
     token_ids: list[int]
-    logprobs: list[float]  # nats
+    logprobs: np.ndarray  # nats
     entropies: np.ndarray  # nats
     text: str
     reward: float | None
@@ -102,13 +106,14 @@ def read(
     """
     rollouts, forks, answers = paths
     written: dict[str, list[dict[str, Any]]] = {}
-    for row in _only(rollouts, tables.ROLLOUTS, "prompt_id", set(chosen.values())):
-        written.setdefault(row["prompt_id"], []).append(row)
+    for row in _only(rollouts, tables.ROLLOUTS, "prompt_id", set(chosen.values()), OF_ROLLOUTS):
+        arrays = {name: np.asarray(row[name], np.float32) for name in ("logprobs", "entropies")}
+        written.setdefault(row["prompt_id"], []).append(row | arrays)
     audited: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-    for row in _only(forks, tables.FORKS, "rollout_id", set(chosen)):
+    for row in _only(forks, tables.FORKS, "rollout_id", set(chosen), tables.FORKS.names):
         audited[row["rollout_id"]].append(row)
     said: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in _only(answers, tables.ANSWERS, "rollout_id", set(chosen)):
+    for row in _only(answers, tables.ANSWERS, "rollout_id", set(chosen), OF_ANSWERS):
         said.setdefault((row["rollout_id"], row["position"]), []).append(row)
     return [
         Response(
@@ -116,7 +121,7 @@ def read(
             problem=row["prompt_id"],
             token_ids=row["token_ids"],
             logprobs=row["logprobs"],
-            entropies=np.asarray(row["entropies"], np.float32),
+            entropies=row["entropies"],
             text=row["text"],
             reward=row["reward"],
             forks=tuple(
@@ -137,12 +142,12 @@ def read(
 
 
 def _only(
-    path: Path, schema: pa.Schema, name: str, wanted: Collection[str]
+    path: Path, schema: pa.Schema, name: str, wanted: Collection[str], columns: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows whose column `name` is wanted, a row group at a time."""
+    """The rows whose column `name` is wanted; a few rows stand as lists."""
     values = pa.array(sorted(wanted), pa.string())
-    for group in tables.stream(path, schema):
-        yield from group.filter(pc.is_in(group[name], values)).to_pylist()
+    for part in tables.stream(path, schema, columns, PART):
+        yield from part.filter(pc.is_in(part[name], values)).to_pylist()
 
 
 def _answers(
