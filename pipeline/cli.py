@@ -63,9 +63,11 @@ def run(
 @app.command()
 def drop() -> None:
     """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""
-    from pipeline import repro
+    from pipeline import cells, dag, keeping, repro
 
-    typer.echo(repro.drop())
+    found = dag.current()
+    keep = keeping.of(found, keeping.wanted())
+    typer.echo(repro.drop(found, keep, cells.runtime().drop_shared))
 
 
 def _took() -> str:

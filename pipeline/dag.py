@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import checkpoints, experiment, plan, resume
+from pipeline import checkpoints, experiment, keeping, plan, resume
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError
 from pipeline.tables import replacing
@@ -66,6 +66,7 @@ def write() -> dict[str, Any]:
     prune(wanted)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
+    keeping.tidy()
     _folders()
     return wanted
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import time
+from typing import Any
 
 import typer
 
@@ -19,12 +20,19 @@ def repro() -> float:
     start = time.perf_counter()
     with forkserver.serving() as server:
         environment = {**dag.environment(), **server}
-        _keeping(keep, environment, total) if keep.readers else _run(environment, total)
+        if keep.readers:
+            keeping_repro(found, keep, environment, cells.runtime().drop_shared)
+        else:
+            _run(environment, total)
     return time.perf_counter() - start
 
 
-def _keeping(keep: keeping.Keep, environment: dict[str, str], total: int) -> None:
-    """With --allow-missing, but first the cells whose dropped checkpoints changed ones read.
+def keeping_repro(
+    found: dict[str, Any], keep: keeping.Keep, environment: dict[str, str], shared: bool = False
+) -> None:
+    """Bring the plan up to date where weights may be missing, and drop what is not kept.
+
+    With --allow-missing, but first the cells whose dropped checkpoints changed ones read.
 
     That a cell changed may show only when those before it have run: then once more.
     """
@@ -36,13 +44,13 @@ def _keeping(keep: keeping.Keep, environment: dict[str, str], total: int) -> Non
             _run(environment, len(again), "--single-item", name)
         tried |= set(again)
         try:
-            _run(environment, total, "--allow-missing")
+            _run(environment, len(plan.upstream(found)) + 1, "--allow-missing")
         except UserError:
             if set(_again(keep)) <= tried:
                 raise
         else:
             break
-    typer.echo(drop())
+    typer.echo(drop(found, keep, shared))
 
 
 def _again(keep: keeping.Keep) -> list[str]:
@@ -50,13 +58,12 @@ def _again(keep: keeping.Keep) -> list[str]:
     return reproduction.Project(keep).again() if keep.dropped() else []
 
 
-def drop() -> str:
-    """Drop what experiment.keep does not keep and no cell that is stale reads; in words."""
-    found = dag.current()
-    reads, keep = plan.upstream(found), keeping.of(found, keeping.wanted())
+def drop(found: dict[str, Any], keep: keeping.Keep, shared: bool) -> str:
+    """Drop what is not kept and no cell that is stale reads; in words."""
+    reads = plan.upstream(found)
     if not keep.readers:
         return "experiment.keep: nothing to drop, every round is kept"
-    project = reproduction.Project(keep, cells.runtime().drop_shared)
+    project = reproduction.Project(keep, shared)
     waiting = project.stale(reads)
     for name, read in reads.items():  # in dependency order
         if read & waiting:

@@ -75,6 +75,7 @@ class Project:
         self._owners = {out.fs_path: s for s in self._stages.values() for out in s.outs}
         self._again: set[str] = set()  # dropped cells that changed ones read
         self._over: set[str] = set()  # to drop when dvc.lock has them
+        self._gone: set[str] = set()  # dropped by this object
         self._unwritten: list[Stage] = []
         self._written, self._took = time.monotonic(), FIRST_SECONDS / SHARE
 
@@ -165,19 +166,18 @@ class Project:
         They read no weights: what dvc.lock says of the folder is brought up to date. Raises
         UserError.
         """
-        over = set(self._over)
         self.write()
-        if over:
-            with self._alone():
-                for name in fresh:
-                    if above(self._stages[name], over) and self._stages[name].changed_deps():
-                        self._keep(self._stages[name])
-            self.write()
+        if self._gone:
+            whole = [self._stages[n] for n in fresh if above(self._stages[n], self._gone)]
+            self.write(whole)
 
-    def write(self) -> None:
-        """Write what is not in dvc.lock yet. Raises UserError."""
+    def write(self, more: "Collection[Stage]" = ()) -> None:
+        """Write what is not in dvc.lock yet, and `more` as their deps are. Raises UserError."""
         try:
             with self._alone():
+                for stage in more:
+                    if stage.changed_deps():
+                        self._keep(stage)
                 self._write()
         except self._fault as error:
             raise UserError(
@@ -258,7 +258,7 @@ class Project:
             count = f"{len(self._over)} checkpoints with moments"
             where = " in the folder, not in the shared cache" * self._dropping.left_in_cache
             log.info(f"experiment.keep: dropped {count}, {size:,} bytes{where}")
-            self._over = set()
+            self._gone, self._over = self._gone | self._over, set()
 
     def _restore(self, stage: "Stage") -> bool:
         """Remove the outs and bring them back from the run-cache; whether it has them."""

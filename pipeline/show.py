@@ -38,7 +38,8 @@ def show(found: dict[str, Any], name: str) -> str:
 
 def _dropped(group: str, key: str) -> dict[str, str]:
     path = Path("data") / group.partition("-")[0] / key / NOTE
-    return {"dropped": path.read_text().strip()} if path.is_file() else {}
+    gone = path.is_file() and not (path.parent / "checkpoint").exists()
+    return {"dropped": path.read_text().strip()} if gone else {}
 
 
 def _users(arms: dict[str, Any], key: str) -> list[str]:
