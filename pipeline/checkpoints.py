@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NEEDED = ("config.json", *TOKENIZER)
+NOTE = "dropped.txt"  # beside a checkpoint that experiment.keep has dropped
 ADAPTER_CONFIG, BASE = "adapter_config.json", "base.json"
 ADAPTER = (ADAPTER_CONFIG, "adapter_model.safetensors", BASE, *TOKENIZER)
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -31,6 +32,8 @@ def check(folder: Path) -> Path:
     if not any(folder.glob("*.safetensors")):
         _refuse_pickles(folder)
         missing.append("*.safetensors")
+    if missing and (folder.parent / NOTE).is_file() and not folder.exists():
+        raise UserError(f"{folder}: not there. {(folder.parent / NOTE).read_text().strip()}")
     if missing:
         raise UserError(
             f"{folder}: not a checkpoint, lacks {', '.join(missing)}. "

@@ -23,7 +23,7 @@ def plan(
     check: Annotated[bool, typer.Option(help="only compare plan.yaml with params.yaml")] = False,
 ) -> None:
     """Expand params.yaml into plan.yaml, prune what it no longer has, link the arms."""
-    from pipeline import dag, plan
+    from pipeline import dag, keeping, plan
 
     if check:
         dag.check()
@@ -32,6 +32,8 @@ def plan(
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
         typer.echo(_detectable())
+        if kept := keeping.line(keeping.of(wanted, keeping.wanted())):
+            typer.echo(kept)
 
 
 @app.command()
@@ -56,6 +58,16 @@ def run(
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
+
+
+@app.command()
+def drop() -> None:
+    """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""
+    from pipeline import cells, dag, keeping, repro
+
+    found = dag.current()
+    keep = keeping.of(found, keeping.wanted())
+    typer.echo(repro.drop(found, keep, cells.runtime().drop_shared))
 
 
 def _took() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import experiment, plan, resume
+from pipeline import checkpoints, experiment, keeping, plan, resume
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError
 from pipeline.tables import replacing
@@ -66,6 +66,7 @@ def write() -> dict[str, Any]:
     prune(wanted)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
+    keeping.tidy()
     _folders()
     return wanted
 
@@ -114,7 +115,7 @@ def prune(wanted: dict[str, Any]) -> None:
     left = []
     for name in [name for name in stages if name not in names]:
         outs = stages[name].get("outs", [])
-        if not all(_cached(out["md5"]) for out in outs):
+        if not all(_cached(out["md5"]) or _dropped(Path(out["path"])) for out in outs):
             left.append(name)
             continue
         del stages[name]
@@ -128,6 +129,10 @@ def prune(wanted: dict[str, Any]) -> None:
         yaml.default_flow_style = False
         with replacing(LOCK) as temporary:
             yaml.dump({**lock, "stages": stages}, temporary)
+
+
+def _dropped(path: Path) -> bool:
+    return (path.parent / checkpoints.NOTE).is_file() and not path.exists()
 
 
 def _cached(md5: str) -> bool:
@@ -152,6 +157,8 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+    if [left.name for left in path.parent.glob("*")] == [checkpoints.NOTE]:
+        (path.parent / checkpoints.NOTE).unlink()
     if path.parent.is_dir() and not any(path.parent.iterdir()):
         path.parent.rmdir()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline import cells, dag, forkserver, plan, reproduction, server
+from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server
 from pipeline.errors import UserError
 from pipeline.processes import Processes
 
@@ -45,7 +45,11 @@ class Cell:
 
 def run(parallel: int) -> None:
     """Bring every cell of plan.yaml up to date, `parallel` at a time. Raises UserError."""
-    run_graph(graph(dag.current(), gpu=cells.runtime().device != "cpu"), parallel)
+    found, runtime = dag.current(), cells.runtime()
+    cells_of = graph(found, gpu=runtime.device != "cpu")
+    keep = keeping.of(found, keeping.wanted())
+    while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
+        typer.echo("experiment.keep: dropped checkpoints turned out to be read; going on with them")
 
 
 def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
@@ -81,21 +85,31 @@ def _labels(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def run_graph(graph: dict[str, Cell], parallel: int, results: Path = RESULTS) -> None:
+def run_graph(
+    graph: dict[str, Cell],
+    parallel: int,
+    results: Path = RESULTS,
+    keep: keeping.Keep = keeping.ALL,
+    shared: bool = False,
+) -> bool:
     """Bring the cells of `graph`, in dependency order, up to date in the current DVC project.
 
-    Raises UserError naming the cells that failed, when those that do not read them are done; or
-    after Ctrl-C or SIGTERM, when everything that was started has ended.
+    False if some turned out to read checkpoints that `keep` had dropped: call it again, and these
+    are made first. Raises UserError naming the cells that failed, when those that do not read them
+    are done; or after Ctrl-C or SIGTERM, when everything that was started has ended.
     """
     start = time.perf_counter()
-    project = reproduction.Project()
+    project = reproduction.Project(keep, shared)
     stale = project.stale(graph)
     if not stale:
+        project.drop(keep.over(graph))
+        project.settle(graph)
         typer.echo(f"nothing to do: {len(graph)} cells are up to date")
-        return
-    typer.echo(f"{len(stale)} of {len(graph)} cells changed")
+        return True
+    again = f", {project.revived()}" if project.revived() else ""
+    typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
     with server.alone(), _interruptible(), forkserver.serving() as warm:
-        flow = _Flow(project, graph, stale, parallel, {**dag.environment(), **warm})
+        flow = _Flow(project, graph, stale, parallel, {**dag.environment(), **warm}, keep)
         try:
             flow.run(results)
         except KeyboardInterrupt:
@@ -104,6 +118,7 @@ def run_graph(graph: dict[str, Cell], parallel: int, results: Path = RESULTS) ->
                 "Nothing that was started still runs. Run it again to go on."
             ) from None
     typer.echo(f"run: {time.perf_counter() - start:.0f} s")
+    return not flow.starved
 
 
 class _Flow:
@@ -116,8 +131,11 @@ class _Flow:
         stale: set[str],
         parallel: int,
         environment: dict[str, str],
+        keep: keeping.Keep,
     ) -> None:
         self.project, self.graph, self.stale, self.parallel = project, graph, stale, parallel
+        self.keep = keep
+        self.starved = False  # a cell failed because it reads a dropped checkpoint
         self.processes = Processes(environment)
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
@@ -142,7 +160,7 @@ class _Flow:
             finally:
                 _deaf()
                 self.processes.stop()
-                self.project.write()
+                self.project.settle(self.done)
             self.complain()
             if results.is_file():
                 create_markdown_artifact(results.read_text(), key="results")
@@ -167,6 +185,7 @@ class _Flow:
             name = finished.get()
             over.add(name)
             outcome = self.outcome(name, futures[name])
+            self.project.drop(self.keep.over(self.done))
             typer.echo(f"cell {len(over)} of {len(self.graph)}: {self.graph[name].label} {outcome}")
 
     def submitter(self) -> "Callable[[Cell, list[PrefectFuture[None]]], PrefectFuture[None]]":
@@ -219,6 +238,9 @@ class _Flow:
         try:
             future.result()
         except reproduction.CellFailed as error:
+            if isinstance(error, reproduction.Starved):
+                self.starved = True
+                return str(error)
             self.failed[name] = str(error)
         return "failed"
 

@@ -52,6 +52,8 @@ class Experiment(Params):
     match: Resource | None = None  # cap every arm that uses it at the same amount a round
     budget: Positive | None = None  # of it, an arm and round; null: the smallest of their ceilings
     branch: tuple[Name, ...] = ()  # controls that each omniopd round is also trained with
+    # rounds whose trained checkpoint and moments stay on the disk; of no cell
+    keep: Annotated[str, Field(pattern=r"^(all|last|every:[1-9][0-9]*)$")] = "all"
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
     # gain of omniopd over an arm that the verdicts test, percent; null: what the paper claims
     claims: dict[Named, Positive] | None = None
@@ -70,6 +72,8 @@ class Runtime(Params):
     # for `omniopd estimate`: what a device sustains, until finished cells have shown it
     tflops: Positive | None = None
     gb_per_s: Positive | None = None  # of its memory
+    # experiment.keep: drop also from a cache outside this folder, which other projects may use
+    drop_shared: bool = False
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model
     data_parallel: Count = 1  # copies, each with its own share of the requests

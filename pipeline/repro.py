@@ -3,10 +3,11 @@
 import re
 import subprocess
 import time
+from typing import Any
 
 import typer
 
-from pipeline import dag, forkserver, plan, processes
+from pipeline import cells, dag, forkserver, keeping, plan, processes, reproduction
 from pipeline.errors import UserError
 
 SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
@@ -14,16 +15,73 @@ SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
 
 def repro() -> float:
     """Run plain `dvc repro`; returns its seconds. Raises UserError if it fails."""
-    total = len(plan.upstream(dag.current())) + 1
+    found = dag.current()
+    total, keep = len(plan.upstream(found)) + 1, keeping.of(found, keeping.wanted())
     start = time.perf_counter()
     with forkserver.serving() as server:
-        _run({**dag.environment(), **server}, total)
+        environment = {**dag.environment(), **server}
+        if keep.readers:
+            keeping_repro(found, keep, environment, cells.runtime().drop_shared)
+        else:
+            _run(environment, total)
     return time.perf_counter() - start
 
 
-def _run(environment: dict[str, str], total: int) -> None:
+def keeping_repro(
+    found: dict[str, Any], keep: keeping.Keep, environment: dict[str, str], shared: bool = False
+) -> None:
+    """Bring the plan up to date where weights may be missing, and drop what is not kept.
+
+    With --allow-missing, but first the cells whose dropped checkpoints changed ones read.
+
+    That a cell changed may show only when those before it have run: then once more.
+    """
+    tried: set[str] = set()
+    while True:
+        again = _again(keep)
+        for name in again:
+            typer.echo(f"{name}: a changed cell reads its checkpoint, dropped by experiment.keep")
+            _run(environment, len(again), "--single-item", name)
+        tried |= set(again)
+        try:
+            _run(environment, len(plan.upstream(found)) + 1, "--allow-missing")
+        except UserError:
+            if set(_again(keep)) <= tried:
+                raise
+        else:
+            break
+    typer.echo(drop(found, keep, shared))
+
+
+def _again(keep: keeping.Keep) -> list[str]:
+    """Dropped cells that have to run again, in dependency order."""
+    return reproduction.Project(keep).again() if keep.dropped() else []
+
+
+def drop(found: dict[str, Any], keep: keeping.Keep, shared: bool) -> str:
+    """Drop what is not kept and no cell that is stale reads; in words."""
+    reads = plan.upstream(found)
+    if not keep.readers:
+        return "experiment.keep: nothing to drop, every round is kept"
+    project = reproduction.Project(keep, shared)
+    waiting = project.stale(reads)
+    for name, read in reads.items():  # in dependency order
+        if read & waiting:
+            waiting.add(name)
+    done = set(reads) - waiting
+    over = {name for name in keep.over(done) if name not in keep.dropped()}
+    project.drop(over)
+    project.settle(done)
+    return (
+        f"experiment.keep {keep.what}: dropped the checkpoints of {len(over)} train cells; "
+        f"{len(keep.dropped())} of {len(keep.readers)} that it does not keep are gone"
+    )
+
+
+def _run(environment: dict[str, str], total: int, *arguments: str) -> None:
+    command = dag.dvc("repro", *arguments)
     process = subprocess.Popen(
-        dag.dvc("repro"), env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
     )
     assert process.stdout is not None
     count = 0

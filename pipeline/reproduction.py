@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pipeline.cells import log
+from pipeline.dropping import Dropping, above
 from pipeline.errors import UserError
+from pipeline.keeping import ALL, Keep, tidy, weights
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
@@ -43,13 +46,18 @@ class CellFailed(Exception):
         return self.status is not None and (self.status < 0 or self.status > 128)
 
 
+class Starved(CellFailed):
+    """A cell turned out to need a checkpoint that was dropped; the next pass makes that first."""
+
+
 class Project:
     """The DVC project in the current directory. Its methods may be called from several threads.
 
     DVC's own state is of one thread, so they take turns at it; commands run side by side.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Keep = ALL, shared: bool = False) -> None:
+        """`keep`: whose weights may be missing; `shared`: runtime.drop_shared."""
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
@@ -62,20 +70,29 @@ class Project:
         except DvcException as error:
             raise UserError(f"DVC cannot read dvc.yaml and dvc.lock: {error}") from error
         self._turn = Lock()
+        self._keep_what = keep
+        self._dropping = Dropping(self._repo, self._stages, shared)
+        self._owners = {out.fs_path: s for s in self._stages.values() for out in s.outs}
+        self._again: set[str] = set()  # dropped cells that changed ones read
+        self._over: set[str] = set()  # to drop when dvc.lock has them
+        self._gone: set[str] = set()  # dropped by this object
         self._unwritten: list[Stage] = []
         self._written, self._took = time.monotonic(), FIRST_SECONDS / SHARE
 
     def stale(self, names: Collection[str]) -> set[str]:
         """Those of `names` that DVC would not skip, after it restored the outs that its cache has.
 
-        A cell downstream of these may look fresh here and still have to run. Raises UserError.
+        With them cells whose weights were dropped and that these read. A cell downstream of these
+        may look fresh here and still have to run. Raises UserError.
         """
         missing = sorted(set(names) - set(self._stages))
         if missing:
             raise UserError(f"dvc.yaml has no stage {missing[0]}. Run `omniopd plan`.")
         try:
             with self._alone():
-                return {name for name in names if self._changed(self._stages[name])}
+                changed = {name for name in names if self._changed(self._stages[name])}
+                self._again = self._starving(changed)
+                return changed | self._again
         except self._fault as error:
             raise UserError(f"DVC cannot tell what changed: {error}") from error
 
@@ -93,9 +110,13 @@ class Project:
 
         try:
             with self._alone():
-                if not stage.changed():
+                if not self._differs(stage):
                     line(f"Stage '{name}' didn't change, skipping")
                     return False
+                for missing in self._missing(stage):
+                    raise Starved(f"reads the checkpoint of {missing}, which was dropped", None)
+                if above(stage, self._over):
+                    self._write()
                 if self._restore(stage):
                     line(f"Stage '{name}' is cached - skipping run, checking out outputs")
                     return True
@@ -111,10 +132,52 @@ class Project:
             raise CellFailed(f"DVC: {error}", None) from error
         return True
 
-    def write(self) -> None:
-        """Write what is not in dvc.lock yet. Raises UserError."""
+    def again(self) -> list[str]:
+        """Dropped cells that changed ones read, in dependency order. Raises UserError."""
+        self.stale(self._stages)
+        names = set(self._again)
+        order: list[str] = []
+        while names:
+            ready = {n for n in names if not self._missing(self._stages[n]) & names}
+            order += sorted(ready)
+            names -= ready
+        return order
+
+    def revived(self) -> str:
+        """What `stale` found of dropped cells that have to run again, in words; empty if none."""
+        if not self._again:
+            return ""
+        first = min(self._again)
+        return (
+            f"{len(self._again)} of them only because experiment.keep dropped checkpoints that are "
+            f"read, as that of {first}"
+        )
+
+    def drop(self, names: Collection[str]) -> None:
+        """Drop the weights of these cells as soon as dvc.lock has them and their readers."""
+        with self._alone():
+            self._over |= {n for n in names if any(p.exists() for p in weights(n))}
+            if not self._unwritten:
+                self._drop()
+
+    def settle(self, fresh: Collection[str]) -> None:
+        """Write, drop, and let cells that depend on whole folders, if `fresh`, stay so.
+
+        They read no weights: what dvc.lock says of the folder is brought up to date. Raises
+        UserError.
+        """
+        self.write()
+        if self._gone:
+            whole = [self._stages[n] for n in fresh if above(self._stages[n], self._gone)]
+            self.write(whole)
+
+    def write(self, more: "Collection[Stage]" = ()) -> None:
+        """Write what is not in dvc.lock yet, and `more` as their deps are. Raises UserError."""
         try:
             with self._alone():
+                for stage in more:
+                    if stage.changed_deps():
+                        self._keep(stage)
                 self._write()
         except self._fault as error:
             raise UserError(
@@ -150,13 +213,52 @@ class Project:
         """Restores outs that were only deleted, where dvc.lock knows the cell."""
         from dvc.exceptions import CheckoutError
 
-        if not stage.changed():
+        if not self._differs(stage):
             return False
-        if stage.changed_stage() or stage.changed_deps() or stage.changed(allow_missing=True):
+        if stage.changed_stage() or self._changed_deps(stage) or stage.changed_outs(True):
             return True
         with suppress(CheckoutError):
             stage.checkout(allow_missing=True)
-        return bool(stage.changed())
+        return self._differs(stage)
+
+    def _differs(self, stage: "Stage") -> bool:
+        """As `dvc repro` asks it; of what experiment.keep drops, as with --allow-missing."""
+        may = stage.addressing in self._keep_what.readers and stage.addressing not in self._again
+        return bool(stage.changed_stage() or self._changed_deps(stage) or stage.changed_outs(may))
+
+    def _changed_deps(self, stage: "Stage") -> bool:
+        """A missing checkpoint is as dvc.lock has it, until its cell makes another one."""
+        if not self._keep_what.readers:
+            return bool(stage.changed_deps())
+        owners = [self._owners[dep.fs_path] for dep in stage.deps if dep.fs_path in self._owners]
+        return bool(stage.changed_deps(allow_missing=True, upstream=owners))
+
+    def _missing(self, stage: "Stage") -> set[str]:
+        """Cells whose weights the stage reads and that have been dropped."""
+        owners = {
+            self._owners[dep.fs_path].addressing
+            for dep in stage.deps
+            if dep.fs_path in self._owners and not dep.exists
+        }
+        return owners & set(self._keep_what.readers)
+
+    def _starving(self, changed: Collection[str]) -> set[str]:
+        """Unchanged cells whose dropped weights `changed` read, and those that these read."""
+        found: set[str] = set()
+        queue = list(changed)
+        while queue:
+            more = self._missing(self._stages[queue.pop()]) - set(changed) - found
+            found |= more
+            queue += more
+        return found
+
+    def _drop(self) -> None:
+        if self._over:
+            size = self._dropping.drop(self._over, self._keep_what.what)
+            count = f"{len(self._over)} checkpoints with moments"
+            where = " in the folder, not in the shared cache" * self._dropping.left_in_cache
+            log.info(f"experiment.keep: dropped {count}, {size:,} bytes{where}")
+            self._gone, self._over = self._gone | self._over, set()
 
     def _restore(self, stage: "Stage") -> bool:
         """Remove the outs and bring them back from the run-cache; whether it has them."""
@@ -173,6 +275,8 @@ class Project:
     def _keep(self, stage: "Stage") -> None:
         stage.save()
         stage.commit()
+        if stage.addressing in self._keep_what.readers:
+            tidy()
         self._unwritten.append(stage)
         if time.monotonic() - self._written > SHARE * self._took:
             self._write()
@@ -185,6 +289,7 @@ class Project:
         self._unwritten = []
         self._written = time.monotonic()
         self._took = self._written - start
+        self._drop()
 
 
 def _read_params_once() -> None:

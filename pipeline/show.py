@@ -1,10 +1,12 @@
 """What a key in plan.yaml stands for, in words."""
 
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from pipeline import plan
+from pipeline.checkpoints import NOTE
 from pipeline.errors import UserError
 
 
@@ -12,7 +14,11 @@ def show(found: dict[str, Any], name: str) -> str:
     """A cell with its params, inputs and arms; or an arm with its cells. Raises UserError."""
     arms = plan.named(found)
     if name in arms:
-        return as_yaml({name: arms[name]}).rstrip()
+        rounds = [own for found in arms[name].values() for own in found.values()]
+        trained = [own["train"] for own in rounds if "train" in own]
+        gone = [key for key in trained if _dropped("train", key)]
+        note = {"checkpoints dropped by experiment.keep": gone} if gone else {}
+        return as_yaml({name: arms[name], **note}).rstrip()
     for full, reads in plan.upstream(found).items():
         group, _, key = full.partition("@")
         if name in (key, full):
@@ -23,10 +29,17 @@ def show(found: dict[str, Any], name: str) -> str:
                         "folder": f"data/{group.split('-')[0]}/{key}",
                         "reads": sorted(reads),
                         "used by": _users(arms, key) or ["every arm"],
+                        **_dropped(group, key),
                     }
                 }
             ).rstrip()
     raise UserError(f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}.")
+
+
+def _dropped(group: str, key: str) -> dict[str, str]:
+    path = Path("data") / group.partition("-")[0] / key / NOTE
+    gone = path.is_file() and not (path.parent / "checkpoint").exists()
+    return {"dropped": path.read_text().strip()} if gone else {}
 
 
 def _users(arms: dict[str, Any], key: str) -> list[str]:

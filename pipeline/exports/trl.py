@@ -63,7 +63,7 @@ def settings(source: Source) -> dict[str, Any]:
         "beta": p["beta"],
         "reduce": p["reduce"],
         "correction": p["correction"],
-        "silent": silent(source.policy),
+        "silent": silent(checkpoints.check(source.policy)),
         "bfloat16": _config(source.policy).get("dtype") == "bfloat16",
         "lr": p["lr"],
         "betas": list(p["betas"]),
