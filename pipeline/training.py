@@ -143,6 +143,32 @@ def _accumulate(
         frozen_TH = [_frozen(p, student, batch, step.bfloat16) for p in frozen]
     hidden_TH, piece = _hidden(student, batch, step.bfloat16)
     head = student.model.get_output_embeddings().weight
+    to_hidden, to_head = _through_head(
+        student, frozen, hidden_TH, frozen_TH, piece, step, scales, sums, head
+    )
+    active = [w for w in (0, 1) if bool(to_hidden[w].any())]
+    for which in active:
+        left = which != active[-1]
+        found = torch.autograd.grad(
+            hidden_TH, parameters, to_hidden[which], retain_graph=left, allow_unused=True
+        )
+        for i, (parameter, grad) in enumerate(zip(parameters, found, strict=True)):
+            own = to_head[which] if parameter is head else None
+            grads[which][i] = _sum(grads[which][i], grad, own)
+
+
+def _through_head(
+    student: Policy,
+    frozen: Frozen,
+    hidden_TH: torch.Tensor,
+    frozen_TH: Grads,
+    piece: dict[str, Any],
+    step: Step,
+    scales: tuple[float, float],
+    sums: Sums,
+    head: torch.Tensor,
+) -> tuple[list[torch.Tensor], Grads]:
+    """Each term's gradient with respect to hidden states and, where it is trained, the head."""
     to_hidden = [torch.zeros_like(hidden_TH) for _ in scales]
     to_head: Grads = [None for _ in scales]
     width = max(1, SLICE // len(student.silent_V))
@@ -156,15 +182,7 @@ def _accumulate(
             to_hidden[which][cut] += part
             if head.requires_grad:  # an adapter leaves it alone
                 to_head[which] = _to_head(to_head[which], grad_TV, part_TH.detach())
-    active = [w for w in (0, 1) if bool(to_hidden[w].any())]
-    for which in active:
-        left = which != active[-1]
-        found = torch.autograd.grad(
-            hidden_TH, parameters, to_hidden[which], retain_graph=left, allow_unused=True
-        )
-        for i, (parameter, grad) in enumerate(zip(parameters, found, strict=True)):
-            own = to_head[which] if parameter is head else None
-            grads[which][i] = _sum(grads[which][i], grad, own)
+    return to_hidden, to_head
 
 
 def _to_logits(
