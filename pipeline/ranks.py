@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Cut = Callable[[list[Sequence]], Iterator[list[Sequence]]]
 
 ENV = "OMNIOPD_RANK"  # of a rank: its number, how many there are, who started it, where they meet
+PIECE = 1 << 24  # numbers
 LOOK_SECONDS = 0.1  # between looks at whether a rank has ended
 GRACE_SECONDS = 5  # from the signal that ends a rank to the kill
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -155,7 +156,7 @@ class One:
         return whole
 
     def norm(self, grads: "list[torch.Tensor]") -> float:
-        return math.sqrt(sum(float(g.double().pow(2).sum()) for g in grads))
+        return math.sqrt(squares(grads))
 
     def number(self, scalar: "torch.Tensor") -> float:
         return float(scalar)
@@ -171,6 +172,14 @@ class One:
 
     def told(self, kept: "tuple[Tensors, Any] | None") -> "tuple[Tensors, Any] | None":
         return kept
+
+
+def squares(grads: "list[torch.Tensor]") -> float:
+    """Their sum in float64, which never stands in memory for more than a piece of a gradient."""
+    import torch
+
+    pieces = (piece for grad in grads for piece in torch.split(grad.flatten(), PIECE))
+    return sum(float(piece.double().pow(2).sum()) for piece in pieces)
 
 
 def launched(module: str, count: int, device: str, moment_bits: int | None) -> bool:

@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.engines.hf import Policy
 from pipeline.objectives import Sequence
+from pipeline.ranks import squares
 
 if TYPE_CHECKING:
     from pipeline.ranks import Cut, Place, Tensors
@@ -163,8 +164,7 @@ class Sharded:
     def norm(self, grads: list[torch.Tensor]) -> float:
         parts = [g.to_local() for g in grads if isinstance(g, DTensor)]
         assert len(parts) == len(grads)
-        mine = sum(float(part.double().pow(2).sum()) for part in parts)
-        return math.sqrt(self.total([mine])[0])
+        return math.sqrt(self.total([squares(parts)])[0])
 
     def number(self, scalar: torch.Tensor) -> float:
         return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)

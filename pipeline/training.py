@@ -2,10 +2,10 @@
 
 A step's loss is (1/R) * sum over its R responses, R counted over the whole step, so that its
 gradient does not depend on how the step is cut into micro-batches. Logits exist for one slice of
-tokens at a time: the loss is differentiated slice by slice down to the hidden states, and the
-hidden states' gradient is then carried through the model once per term, which also gives the
-gradient norm of each. With an adapter only its weights have a gradient, and the reference is the
-student's own model with the adapter off.
+tokens at a time: the loss is differentiated slice by slice down to the hidden states and the head,
+and the hidden states' gradient is then carried through the model once per term, which also gives
+the gradient norm of each. With an adapter only its weights have a gradient, and the reference is
+the student's own model with the adapter off.
 
 Axes: T tokens that carry a term, H hidden size, V vocabulary.
 """
@@ -25,6 +25,8 @@ from pipeline.engines.exact import SLICE
 from pipeline.engines.hf import Policy, padded
 from pipeline.objectives import Example, Sequence, Slice, TermsOf
 from pipeline.ranks import Group, One
+
+Grads = list[torch.Tensor | None]  # None: nothing yet
 
 
 class Frozen(NamedTuple):
@@ -60,7 +62,7 @@ class Sums:
     anchor: float = 0.0
     drift: float = 0.0
     signal_grads: list[torch.Tensor] = field(default_factory=list)
-    anchor_grads: list[torch.Tensor] = field(default_factory=list)
+    anchor_grads: list[torch.Tensor] = field(default_factory=list)  # without beta: scalars, 0
 
 
 def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterator[np.ndarray]:
@@ -90,12 +92,12 @@ def gradients(
     """
     sequences = [s for example in examples for s in example.sequences]
     parameters = [p for p in student.model.parameters() if p.requires_grad]
+    signal: Grads = [None] * len(parameters)
+    anchor: Grads = [None] * len(parameters)
     sums = Sums(
         responses=sum(any(len(s.token_ids) for s in e.sequences) for e in examples),
         signal_tokens=sum(int(s.signal_T.sum()) for s in sequences),
         anchor_tokens=sum(int(s.anchor_T.sum()) for s in sequences),
-        signal_grads=[torch.zeros_like(p) for p in parameters],
-        anchor_grads=[torch.zeros_like(p) for p in parameters],
     )
     scales = (
         1 / max(sums.signal_tokens if step.token_mean else sums.responses, 1),
@@ -104,9 +106,13 @@ def gradients(
     size, batch_tokens = step.micro_batch_size, step.batch_tokens
     cut = functools.partial(_micro_batches, size=size, batch_tokens=batch_tokens)
     for batch in step.group.batches(sequences, cut):
-        _accumulate(student, frozen, batch, step, scales, sums, parameters)
+        _accumulate(student, frozen, batch, step, scales, sums, parameters, (signal, anchor))
     mine = [sums.signal, sums.anchor, sums.drift, sums.own_tokens]
     sums.signal, sums.anchor, sums.drift, sums.own_tokens = step.group.total(mine)
+    # without an anchor a second set of gradients would take a model's size to be zero
+    shapes = [p if step.beta else p.new_zeros(()) for p in parameters]
+    sums.signal_grads = [_or_zeros(g, p) for g, p in zip(signal, parameters, strict=True)]
+    sums.anchor_grads = [_or_zeros(g, p) for g, p in zip(anchor, shapes, strict=True)]
     return sums, _metrics(sums, scales, step)
 
 
@@ -137,6 +143,7 @@ def _accumulate(
     scales: tuple[float, float],
     sums: Sums,
     parameters: list[torch.nn.Parameter],
+    grads: tuple[Grads, Grads],
 ) -> None:
     with torch.no_grad():
         frozen_TH = [_frozen(p, student, batch, step.bfloat16) for p in frozen]
@@ -151,48 +158,91 @@ def _accumulate(
     head = student.model.get_output_embeddings().weight
     for which in active:
         found = step.group.backward(hidden_TH, parameters, to_hidden[which], which != active[-1])
-        grads = (sums.signal_grads, sums.anchor_grads)[which]
-        for parameter, total, grad in zip(parameters, grads, found, strict=True):
-            if grad is not None:
-                total += grad
+        for i, (parameter, grad) in enumerate(zip(parameters, found, strict=True)):
+            own = None
             if parameter is head:
-                total += step.group.summed(to_head[which][0], parameter)
+                own = to_head[which]
+                if own is None:  # this process had no token of the term
+                    own = torch.zeros(parameter.shape, device=parameter.device)
+                own = step.group.summed(own, parameter)
+            grads[which][i] = _sum(grads[which][i], grad, own)
 
 
 def _through_head(
     student: Policy,
     frozen: Frozen,
     hidden_TH: torch.Tensor,
-    frozen_TH: list[torch.Tensor | None],
+    frozen_TH: Grads,
     piece: dict[str, Any],
     step: Step,
     scales: tuple[float, float],
     sums: Sums,
     head: torch.Tensor,
-) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+) -> tuple[list[torch.Tensor], Grads]:
     """Each term's gradient with respect to hidden states and, where it is trained, the head."""
-    leaf_TH = hidden_TH.detach().requires_grad_()
-    to_hidden = [torch.zeros_like(leaf_TH), torch.zeros_like(leaf_TH)]
-    heads = [head] if head.requires_grad else []  # an adapter leaves it alone
-    to_head = [[torch.zeros_like(h) for h in heads] for _ in to_hidden]
+    to_hidden = [torch.zeros_like(hidden_TH) for _ in scales]
+    to_head: Grads = [None for _ in scales]
     width = max(1, SLICE // len(student.silent_V))
-    for start in range(0, len(leaf_TH), width):
+    for start in range(0, len(hidden_TH), width):
         cut = slice(start, start + width)
-        part_TH = leaf_TH[cut]
-        terms = step.terms(
-            _slice(student, frozen, part_TH, frozen_TH, piece, cut, sums), step.correct
-        )
-        sums.signal += float(terms.signal_T.detach().double().sum())
-        sums.anchor += float(terms.anchor_T.detach().double().sum())
-        for which, term_T in enumerate(terms):
-            if scales[which] == 0 or not term_T.requires_grad:
-                continue
-            loss = term_T.sum() * scales[which]
-            part, *whole = torch.autograd.grad(loss, [part_TH, *heads], retain_graph=which == 0)
+        part_TH = hidden_TH[cut].detach().requires_grad_()
+        logits_TV = student.head(part_TH)
+        told = (student, frozen, logits_TV, frozen_TH, piece, cut)
+        for which, grad_TV in _to_logits(*told, step, scales, sums):
+            (part,) = torch.autograd.grad(logits_TV, part_TH, grad_TV, retain_graph=True)
             to_hidden[which][cut] += part
-            for total, grad in zip(to_head[which], whole, strict=True):
-                total += grad
+            if head.requires_grad:  # an adapter leaves it alone
+                to_head[which] = _to_head(to_head[which], grad_TV, part_TH.detach())
     return to_hidden, to_head
+
+
+def _to_logits(
+    student: Policy,
+    frozen: Frozen,
+    logits_TV: torch.Tensor,
+    frozen_TH: Grads,
+    piece: dict[str, Any],
+    cut: slice,
+    step: Step,
+    scales: tuple[float, float],
+    sums: Sums,
+) -> list[tuple[int, torch.Tensor]]:
+    """The gradient of each term that has one; what else a slice takes is gone with it."""
+    leaf_TV, found = logits_TV.detach().requires_grad_(), []
+    terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums), step.correct)
+    sums.signal += float(terms.signal_T.detach().double().sum())
+    sums.anchor += float(terms.anchor_T.detach().double().sum())
+    for which, term_T in enumerate(terms):
+        if scales[which] and term_T.requires_grad:
+            loss = term_T.sum() * scales[which]
+            (grad_TV,) = torch.autograd.grad(loss, leaf_TV, retain_graph=which == 0)
+            found.append((which, grad_TV.masked_fill_(student.silent_V, 0.0)))
+    return found
+
+
+def _to_head(
+    total: torch.Tensor | None, grad_TV: torch.Tensor, hidden_TH: torch.Tensor
+) -> torch.Tensor:
+    """Added in place: autograd would make a matrix of the head's size for every slice."""
+    if total is None:
+        return grad_TV.T @ hidden_TH.float()
+    return total.addmm_(grad_TV.T, hidden_TH.float())
+
+
+def _sum(
+    total: torch.Tensor | None, through_body: torch.Tensor | None, to_head: torch.Tensor | None
+) -> torch.Tensor | None:
+    """A head's first gradient becomes the total; the body's may be shared and are copied."""
+    if total is None:
+        total, to_head = to_head, None
+    for part in (through_body, to_head):
+        if part is not None:
+            total = part.clone() if total is None else total.add_(part)
+    return total
+
+
+def _or_zeros(grad: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(like) if grad is None else grad
 
 
 def _frozen(
@@ -237,8 +287,8 @@ def _hidden(
 def _slice(
     student: Policy,
     frozen: Frozen,
-    part_TH: torch.Tensor,
-    frozen_TH: list[torch.Tensor | None],
+    logits_TV: torch.Tensor,
+    frozen_TH: Grads,
     piece: dict[str, Any],
     cut: slice,
     sums: Sums,
@@ -250,7 +300,7 @@ def _slice(
         )
     arrays = {name: value[cut] for name, value in piece.items()}
     own_T = arrays.pop("own_T")
-    student_TV = torch.log_softmax(student.head(part_TH), dim=-1)
+    student_TV = torch.log_softmax(logits_TV, dim=-1)
     found = Slice(student_TV, reference_TV, teacher_TV, **arrays)
     # k3 estimate of KL(rollout policy || student): unbiased, never negative
     gap_T = (found.logp_T().detach() - found.old_logp_T)[own_T].double()

@@ -1,0 +1,94 @@
+"""All benchmarks, or the named ones; each topic in a process of its own.
+
+    python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score dag stages
+
+Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
+benchmarks/results.md. Look-ups in the judgment store are a command of their own,
+benchmarks.judgments, with a file of its own: they take as long as all of these.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import Row, say
+
+HERE = Path(__file__).parent
+RESULTS, TABLE = HERE / "results.json", HERE / "results.md"
+TOPICS = ("loss", "train_step", "rollout", "teach", "score", "dag", "stages")
+MANDATORY = (
+    "rollout_vllm",
+    "teach_generate",
+    "loss_memory_naive",
+    "loss_memory_trl",
+    "loss_time_trl",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], default=TOPICS)
+    parser.add_argument("--into", nargs=2, type=Path, help="one topic here: scratch folder, file")
+    args = parser.parse_args()
+    if args.into:
+        (topic,), (scratch, out) = args.topics, args.into
+        found = importlib.import_module(f"benchmarks.{topic}").rows(scratch)
+        out.write_text(json.dumps(found))
+        return
+    failed = [topic for topic in args.topics or TOPICS if not _run(topic)]
+    if failed:
+        sys.exit(f"bench: failed: {' '.join(failed)}. What they measured before is kept.")
+
+
+def _run(topic: str) -> bool:
+    """Run a topic and put its rows in the place of their earlier ones; whether it ended well."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, out = Path(folder) / "scratch", Path(folder) / "rows.json"
+        scratch.mkdir()
+        command = [sys.executable, "-m", "benchmarks", topic, "--into", str(scratch), str(out)]
+        done = subprocess.run(command, env=_environment(topic), check=False)
+        if done.returncode:
+            return False
+        rows: list[Row] = json.loads(out.read_text())
+    say(rows)
+    sys.stderr.write(f"{topic}: {time.monotonic() - begin:.0f} s\n")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    found = {row["name"]: row for row in [*kept, *rows]}
+    RESULTS.write_text(json.dumps(list(found.values()), indent=1, allow_nan=False) + "\n")
+    TABLE.write_text(table(list(found.values())))
+    return True
+
+
+def _environment(topic: str) -> dict[str, str]:
+    """vLLM from the tests' own environment: their versions are the same."""
+    if topic not in ("rollout", "teach"):
+        return dict(os.environ)
+    paths = [str(HERE.parent)]
+    if importlib.util.find_spec("vllm") is None:
+        from tests.engines import vllm_packages
+
+        paths.append(str(vllm_packages()))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def table(rows: list[Row]) -> str:
+    """For README: a row a line, in Markdown."""
+    lines = ["| what | ours | peer | ratio (spread) | better |", "|---|---|---|---|---|"]
+    for row in rows:
+        ratio = f"{row['ratio']:.2f} ({row['spread']:.2f}, {row['repeats']} runs)"
+        theirs = f"{row['peer_value']:.4g} ({row['peer']})"
+        value = f"{row['value']:.4g} {row['unit']}"
+        lines.append(f"| {row['name']} | {value} | {theirs} | {ratio} | {row['better']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Memory and time of the loss at a vocabulary of 152k: ours, with full logits, TRL's in chunks.
+
+The same loss on the same hidden states: reverse KL(student || teacher) on every response token,
+forward and backward to the student's hidden states and its head, float32. A model without layers
+gives the hidden states, so that nothing else is measured. Each figure comes from a process of its
+own; what is compared is the peak above what stood before the loss was asked for. Before anything is
+timed the three gradients are compared on a small vocabulary.
+
+    python -m benchmarks.loss ours 4096      one measurement, as JSON
+"""
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Row, alone, peak, row, threads
+
+VOCABULARY, HIDDEN = 151_936, 1024  # Qwen3's vocabulary; the hidden size of its 0.6B
+MANDATORY = 4096
+REPEATS = {2048: 3, 4096: 3, 8192: 1}  # of a length
+NAIVE_BYTES = 8 * 4 * VOCABULARY  # what a token takes with full logits, to know what fits
+WAYS = ("ours", "naive", "trl")
+
+
+def rows(scratch: Path) -> list[Row]:
+    agree()
+    found, mine = [], {}
+    for length, repeats in REPEATS.items():
+        names = [w for w in WAYS if w != "naive" or _fits(length)]
+        runs = [
+            {w: alone("benchmarks.loss", w, str(length)) for w in names} for _ in range(repeats)
+        ]
+        for measure, unit, key in (("memory", "MiB", "mib"), ("time", "s", "seconds")):
+            mine[measure, length] = [run["ours"][key] for run in runs]
+            for peer in names[1:]:
+                theirs = [run[peer][key] for run in runs]
+                end = "" if length == _naive_length() else f"_{length}"
+                words = f"{PEERS[peer]}, {length} tokens, vocabulary {VOCABULARY}"
+                told = (unit, "lower", words, mine[measure, length], theirs)
+                found.append(row(f"loss_{measure}_{peer}{end}", *told))
+    shortest, longest = min(REPEATS), max(REPEATS)
+    for measure, unit in (("memory", "MiB"), ("time", "s")):
+        ours_, base = mine[measure, longest][:1], mine[measure, shortest][:1]
+        words = f"1x: {shortest} tokens"
+        found.append(
+            row(f"loss_{measure}_{longest // shortest}x", unit, "lower", words, ours_, base)
+        )
+    return found
+
+
+def _naive_length() -> int:
+    """Where naive is measured: the wanted length, or half of it where memory is short."""
+    return MANDATORY if _room(MANDATORY) else MANDATORY // 2
+
+
+def _fits(length: int) -> bool:
+    return length == _naive_length()
+
+
+def _room(length: int) -> bool:
+    import psutil
+
+    return NAIVE_BYTES * length < psutil.virtual_memory().available
+
+
+def agree() -> None:
+    """The same loss and gradients in all three. Raises AssertionError."""
+    import numpy as np
+    import torch
+
+    student, teacher = models(512, 64)
+    ids = np.random.default_rng(0).integers(0, 512, 100).tolist()
+    first, *others = [
+        {"ours": ours, "naive": naive, "trl": trl}[w](student, teacher, ids) for w in WAYS
+    ]
+    for other in others:
+        assert abs(first["loss"] - other["loss"]) < 1e-5
+        for name in first.keys() - {"loss"}:
+            assert torch.allclose(first[name], other[name], rtol=1e-4, atol=1e-7), name
+
+
+PEERS = {"naive": "full logits", "trl": "TRL's chunked divergence"}
+
+
+def models(vocabulary: int, hidden: int) -> tuple[Any, Any]:
+    """Student and teacher without layers; the student's head and last norm are trained."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=8,
+            num_hidden_layers=0,
+            num_attention_heads=8,
+            tie_word_embeddings=False,
+        )
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+        found.append(model)
+    student, teacher = found
+    student.lm_head.requires_grad_()
+    student.model.norm.requires_grad_()
+    return student, teacher
+
+
+def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    from pipeline.engines.hf import Policy
+    from pipeline.objectives import Example, Sequence, opd
+    from pipeline.training import Frozen, Step, gradients
+
+    length = len(ids) - 1
+    every, none = np.ones(length, bool), np.zeros(length, bool)
+    one = Sequence(ids[:1], ids[1:], every, every.astype(np.float32), none, None)
+    silent = torch.zeros(student.config.vocab_size, dtype=torch.bool)
+    policies: Any = [Policy(m, None, silent) for m in (student, teacher)]
+    step = Step(opd.terms, 0.0, True, False, 1)
+    sums, found = gradients(policies[0], Frozen(None, policies[1]), [Example([one])], step)
+    names = [name for name, p in student.named_parameters() if p.requires_grad]
+    return {"loss": found["train/loss"], **dict(zip(names, sums.signal_grads, strict=True))}
+
+
+def _states(student: Any, teacher: Any, ids: list[int]) -> tuple[Any, Any]:
+    import torch
+
+    inputs = torch.tensor([ids])
+    with torch.no_grad():
+        theirs = teacher.model(inputs).last_hidden_state[:, :-1]
+    return student.model(inputs).last_hidden_state[:, :-1], theirs
+
+
+def naive(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
+    import torch
+
+    mine, theirs = _states(student, teacher, ids)
+    student_TV = torch.log_softmax(student.lm_head(mine)[0], -1)
+    with torch.no_grad():
+        teacher_TV = torch.log_softmax(teacher.lm_head(theirs)[0], -1)
+    loss = (student_TV.exp() * (student_TV - teacher_TV)).sum(-1).mean()
+    loss.backward()
+    return _gradients(student, loss)
+
+
+def trl(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
+    import torch
+    from trl.trainer.distillation_trainer import _chunked_divergence_loss
+
+    mine, theirs = _states(student, teacher, ids)
+    mask = torch.ones(mine.shape[:2], dtype=torch.long)
+    heads = student.lm_head.weight, teacher.lm_head.weight
+    loss, *_ = _chunked_divergence_loss(mine, theirs, *heads, mask, beta=1.0)
+    loss.backward()
+    return _gradients(student, loss)
+
+
+def _gradients(student: Any, loss: Any) -> dict[str, Any]:
+    named = student.named_parameters()
+    found = {"loss": float(loss.detach()), **{n: p.grad for n, p in named if p.requires_grad}}
+    student.zero_grad(set_to_none=True)
+    return found
+
+
+def main() -> None:
+    import numpy as np
+    import torch
+
+    which, length = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(threads())
+    student, teacher = models(VOCABULARY, HIDDEN)
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, length + 1).tolist()
+    run = {"ours": ours, "naive": naive, "trl": trl}[which]
+    run(student, teacher, ids[:65])  # imports and buffers of the libraries
+    sys.stdout.write(json.dumps(peak(functools.partial(run, student, teacher, ids))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
