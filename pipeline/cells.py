@@ -24,7 +24,7 @@ PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
 GROUP = re.compile(r"^  (\S+):\n((?: {4}.*\n|\n)+)", re.M)  # of plan.yaml, with its lines
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
-INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/[\w-]+)")  # of a step of a cell of stage steps
+INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/\d[\w-]*)")  # of a step of a cell of stage steps
 log = logging.getLogger("omniopd")
 M = TypeVar("M", bound=Params)
 V = TypeVar("V")
@@ -97,8 +97,13 @@ def untracked(block: str) -> dict[str, Any]:
     """A block of params.yaml whose settings change how a stage works, never what it computes."""
     if not PARAMS.is_file():
         return {}
-    found = YAML(typ="safe", pure=True).load(PARAMS.read_text())
-    return dict(found.get(block) or {})
+    return dict(_params(PARAMS.read_text()).get(block) or {})
+
+
+@functools.lru_cache(1)
+def _params(text: str) -> dict[str, Any]:
+    """params.yaml; a stage asks for several of its blocks, a cell of steps for many."""
+    return dict(YAML(typ="safe", pure=True).load(text))
 
 
 def free(block: str, model: type[M]) -> M:

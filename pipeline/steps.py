@@ -5,6 +5,7 @@ plan, but for its key, CELL/STEP, and its place, .resume/inside-CELL/STEP/STAGE.
 own command line from dvc.yaml, so that a step is what the round is, by construction.
 """
 
+import functools
 import json
 import re
 import shlex
@@ -77,13 +78,31 @@ def inner(key: str, cell: dict[str, Any]) -> list[Inner]:
     return found
 
 
+def as_one(key: str, cell: dict[str, Any], stage: str) -> dict[str, Any]:
+    """A stage of cell `key` as one cell that reads the tables of all steps, from the first step's
+    checkpoint: for those who look at what was made."""
+    p = Steps.model_validate_json(json.dumps(cell["params"]))
+    one = p.stages[stage]
+    inputs = {
+        name: key if name in OWN else cell[name] if name in (POLICY, CONTROLLED) else value
+        for name, value in one["inputs"].items()
+    }
+    return {"params": one["params"] | {"round": p.rounds[1]}, **inputs}
+
+
 def command(one: Inner) -> tuple[str, list[str]]:
     """Module and arguments of the stage's line in dvc.yaml, in the places of the step."""
     names = {"key": one.key, **{f"item.{name}": value for name, value in one.content.items()}}
-    line = YAML(typ="safe").load(resume.DAG.read_text())["stages"][one.group]["do"]["cmd"]
-    filled = re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), line)
+    filled = re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), _lines()[one.group])
     _, _, module, *arguments = shlex.split(filled)
     return module, [cells.place(argument) for argument in arguments]
+
+
+@functools.cache
+def _lines() -> dict[str, str]:
+    """Command lines of dvc.yaml by group; read once, as it takes a second."""
+    stages = YAML(typ="safe").load(resume.DAG.read_text())["stages"]
+    return {name: stage["do"]["cmd"] for name, stage in stages.items() if "do" in stage}
 
 
 def controlled(key: str, cell: dict[str, Any], step: int) -> None:
@@ -108,6 +127,7 @@ def finish(key: str, whole: Sequence[Inner]) -> None:
         else:
             lines = [(one.folder / "metrics.jsonl").read_text() for one in own]
             cells.write_text(out / "metrics.jsonl", "".join(lines))
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)  # where no DVC has removed it
     for name in ("optimizer.safetensors", "checkpoint"):
         shutil.move(own[-1].folder / name, out / name)
 

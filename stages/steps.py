@@ -13,6 +13,7 @@ import shutil
 import sys
 
 from pipeline import cells, resume, steps
+from pipeline.engines.start import start
 from pipeline.steps import Inner, Steps
 
 
@@ -23,6 +24,15 @@ def run(one: Inner) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     gc.collect()  # models and engines of the stage
     _give_back()
+
+
+def _warm() -> None:
+    """Import what every step computes with, and leave it out of the collections between stages."""
+    start(cells.runtime())
+    import pipeline.engines.hf  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 def _give_back() -> None:
@@ -86,6 +96,7 @@ def main() -> None:
         resume.state("steps", args, cells.runtime()) as state,
         cells.running("steps", args) as ran,
     ):
+        _warm()
         progress = Progress(args.cell, whole, state)
         for one in whole[progress.done :]:
             shutil.rmtree(one.folder, ignore_errors=True)  # as DVC does
