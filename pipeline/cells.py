@@ -24,6 +24,7 @@ PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
 GROUP = re.compile(r"^  (\S+):\n((?: {4}.*\n|\n)+)", re.M)  # of plan.yaml, with its lines
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
+INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/\d[\w-]*)")  # of a step of a cell of stage steps
 log = logging.getLogger("omniopd")
 M = TypeVar("M", bound=Params)
 V = TypeVar("V")
@@ -52,6 +53,8 @@ def params(stage: str, key: str, model: type[M]) -> M:
 
 def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
     """The group of a cell in plan.yaml, and what stands there of it. Raises UserError."""
+    if (stage, key) in _inside:
+        return _inside[stage, key]
     if not PLAN.is_file():
         raise UserError(f"{PLAN}: not found. Run `omniopd plan` in the project's folder.")
     found = _cell(PLAN.read_text(), stage, key)
@@ -60,6 +63,17 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
             f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`."
         )
     return found
+
+
+def hold(stage: str, key: str, group: str, content: dict[str, Any]) -> None:
+    """Let `cell` find a cell that is no line of plan.yaml but a part of the running cell."""
+    _inside[stage, key] = group, content
+
+
+def place(path: str) -> str:
+    """Where a path of dvc.yaml lies: that of a step inside a cell is kept among what it would go
+    on from, .resume/inside-KEY/STEP/STAGE; any other is itself."""
+    return INSIDE.sub(r".resume/inside-\2/\1", path)
 
 
 def _cell(text: str, stage: str, key: str) -> tuple[str, dict[str, Any]] | None:
@@ -83,8 +97,13 @@ def untracked(block: str) -> dict[str, Any]:
     """A block of params.yaml whose settings change how a stage works, never what it computes."""
     if not PARAMS.is_file():
         return {}
-    found = YAML(typ="safe", pure=True).load(PARAMS.read_text())
-    return dict(found.get(block) or {})
+    return dict(_params(PARAMS.read_text()).get(block) or {})
+
+
+@functools.lru_cache(1)
+def _params(text: str) -> dict[str, Any]:
+    """params.yaml; a stage asks for several of its blocks, a cell of steps for many."""
+    return dict(YAML(typ="safe", pure=True).load(text))
 
 
 def free(block: str, model: type[M]) -> M:
@@ -176,3 +195,5 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
 
 _started = time.perf_counter()
+_inside: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+keep_frozen = False  # whether policies that nobody trains stay loaded for the stages that follow

@@ -98,7 +98,8 @@ def of_cell(stage: str, run: dict[str, Any]) -> Cost:
             rollouts = int(run["rows_out"])
             return Cost(rollouts=rollouts, student_tokens_sampled=sampled, seconds=seconds)
         case "train":
-            trained, steps = int(run["student_tokens"]), int(run["steps_per_round"])
+            trained = int(run["student_tokens"])
+            steps = int(run.get("optimizer_steps", run["steps_per_round"]))  # of several rounds
             return Cost(student_tokens_trained=trained, optimizer_steps=steps, seconds=seconds)
         case "teach":
             return Cost(

@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from pipeline import ceilings, continuations, responses, tables, teachers
+from pipeline import ceilings, continuations, responses, steps, tables, teachers
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.experiment import Experiment, Settings
@@ -60,17 +60,20 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
             for round_, stages in rounds.items():
                 for stage in (name for name in stages if name.startswith("teach")):
                     key = stages[stage]
-                    group, cell = _find(plan, key)
+                    asked = _find(plan, key)
                     row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
-                    row["teacher"] = cell["params"]["teacher"]
+                    row["teacher"] = asked[0][1]["params"]["teacher"]
                     if key in paid:
                         rows.append(row | {"counted": f"shared with {paid[key]}"} | asdict(Cost()))
                         continue
                     paid[key] = arm
                     settings = experiment.arm(arm)
-                    cost, basis = _cell(experiment, settings, cell, group, store, counted)
+                    cost = Cost()
+                    for group, cell in asked:
+                        more, basis = _cell(experiment, settings, cell, group, store, counted)
+                        cost += more
                     if settings.teach.transport == "batch" and cost.requests:
-                        cost = replace(cost, hours=BATCH_HOURS)
+                        cost = replace(cost, hours=BATCH_HOURS * len(asked))
                     rows.append(row | {"counted": basis} | asdict(cost))
     return rows
 
@@ -81,8 +84,15 @@ def total(rows: list[dict[str, Any]]) -> Cost:
     return sum((Cost(**{name: row[name] for name in names}) for row in rows), Cost())
 
 
-def _find(plan: dict[str, Any], key: str) -> tuple[str, dict[str, Any]]:
-    return next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
+def _find(plan: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Group and content of a cell; of several steps one of all, where there are tables, or each."""
+    group, cell = next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
+    if not group.startswith("steps"):
+        return [(group, cell)]
+    taught = [one for one in steps.inner(key, cell) if one.stage == "teach"]
+    if "forks" in taught[0].content and (DATA / "forks" / key / "forks.parquet").is_file():
+        return [(taught[0].group, steps.as_one(key, cell, "teach"))]
+    return [(one.group, one.content) for one in taught]
 
 
 def _cell(

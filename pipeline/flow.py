@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RESULTS = Path("data/report/results.md")
 # stages, or groups of one, that load a model
 GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
+GPU |= {"steps"}
 RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
 RETRY_SECONDS = 5.0
 
@@ -64,7 +65,7 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
             label=f"{labels.get(key, group)} ({key})",
             reads=frozenset(reads or {"plan"}),
             gpu=gpu and bool(GPU & {stage, group}),
-            retries=RETRIES.get(stage, 1),
+            retries=max(RETRIES.get(one, 1) for one in plan.stages(found, group, key)),
         )
     return built
 
@@ -72,13 +73,18 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
 def _labels(found: dict[str, Any]) -> dict[str, str]:
     """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
     users: dict[str, list[str]] = {}
+    spans = plan.spans(found)
     for arm, seeds in plan.named(found).items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():
-                where = f"{arm} {round_.replace('-', ' ')} {seed.replace('-', ' ')}"
                 for stage, key in stages.items():
-                    kind = key.split("/")[1] if "/" in key else stage
-                    users.setdefault(key.rpartition("/")[2], []).append(f"{kind} {where}")
+                    kind, which = key.split("/")[1] if "/" in key else stage, round_
+                    if key in spans:
+                        kind, which = "steps", "rounds {}-{}".format(*spans[key])
+                    where = f"{kind} {arm} {which.replace('round-', 'round ')} {seed}"
+                    label = where.replace("seed-", "seed ")
+                    users.setdefault(key.rpartition("/")[2], []).append(label)
+    users = {key: list(dict.fromkeys(labels)) for key, labels in users.items()}
     return {
         key: first + (f" and {len(others)} more" if others else "")
         for key, (first, *others) in users.items()

@@ -49,6 +49,8 @@ class Experiment(Params):
     rounds: Count
     arms: tuple[Name, ...]
     seeds: tuple[int, ...]
+    # rounds that one cell holds in one process; the result is the same. See pipeline/plan_steps.py
+    steps_per_cell: Count = 1
     match: Resource | None = None  # cap every arm that uses it at the same amount a round
     budget: Positive | None = None  # of it, an arm and round; null: the smallest of their ceilings
     branch: tuple[Name, ...] = ()  # controls that each omniopd round is also trained with

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from pipeline import ceilings, params
+from pipeline import ceilings, params, plan_steps
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment, Settings
 from pipeline.params import METHOD, file_of
@@ -52,6 +52,14 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "train-grpo",
     "train-sft",
     "train-imitate-forks",
+    "steps",
+    "steps-zero",
+    "steps-prior",
+    "steps-control",
+    "steps-rollouts",
+    "steps-solutions",
+    "steps-forks",
+    "steps-opd-forks",
     "evaluate",
     "evaluate-sandbox",
     "evaluate-vllm",
@@ -139,6 +147,18 @@ def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
     return {name: reads[name] for name in graphlib.TopologicalSorter(reads).static_order()}
 
 
+def spans(plan: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """First and last round of each cell of several steps."""
+    groups = (plan["cells"][name] for name in GROUPS if name.partition("-")[0] == "steps")
+    return {key: tuple(cell["params"]["rounds"]) for found in groups for key, cell in found.items()}
+
+
+def stages(plan: dict[str, Any], group: str, key: str) -> list[str]:
+    """What a cell runs: its stage, or those of its steps."""
+    stage = group.partition("-")[0]
+    return [*plan["cells"][group][key]["params"]["stages"]] if stage == "steps" else [stage]
+
+
 class Plan:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -163,6 +183,9 @@ class Plan:
         if rounds:
             return dict(rounds)
         settings = self.experiment.arm(name)
+        if plan_steps.size(self.experiment) > 1:
+            rounds |= plan_steps.arm(self, name, settings, seed)
+            return dict(rounds)
         prompts, base = self.start(settings, seed)
         policy = base
         branched = name == METHOD and self.experiment.experiment.branch

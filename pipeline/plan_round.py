@@ -9,6 +9,7 @@ from pipeline.params import file_of
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
+    from pipeline.plan_steps import Inner
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
@@ -32,7 +33,7 @@ class Round:
 
     def __init__(
         self,
-        plan: "Plan",
+        plan: "Plan | Inner",
         settings: Settings,
         seed: int,
         round_: int,

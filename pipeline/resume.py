@@ -65,6 +65,11 @@ class State:
             self._inputs = inputs(stage, self.key, runtime)
             self._clean()
 
+    @property
+    def off(self) -> bool:
+        """Whether nothing is kept."""
+        return self._off
+
     def due(self) -> bool:
         """Whether it is time to keep something."""
         passed = time.monotonic() - self._last
@@ -228,7 +233,8 @@ def _deps(stage: str, key: str) -> list[Path]:
     group, cell = cells.cell(stage, key)
     names = {"key": key, **{f"item.{name}": value for name, value in cell.items()}}
     deps = YAML(typ="safe").load(DAG.read_text())["stages"][group]["do"]["deps"]
-    return [Path(re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep)) for dep in deps]
+    filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in deps)
+    return [Path(cells.place(dep)) for dep in filled]
 
 
 def _files(path: Path) -> list[Path]:

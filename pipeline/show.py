@@ -22,11 +22,12 @@ def show(found: dict[str, Any], name: str) -> str:
     for full, reads in plan.upstream(found).items():
         group, _, key = full.partition("@")
         if name in (key, full):
+            stages = plan.stages(found, group, key)
             return as_yaml(
                 {
                     full: {
                         **found["cells"][group][key],
-                        "folder": f"data/{group.split('-')[0]}/{key}",
+                        "folder": " ".join(f"data/{s}/{key}" for s in stages),
                         "reads": sorted(reads),
                         "used by": _users(arms, key) or ["every arm"],
                         **_dropped(group, key),

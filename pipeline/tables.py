@@ -1,10 +1,11 @@
 """Tables between the stages: one declared Arrow schema each, written atomically, read strictly.
 
-Values, row order and writer settings are deterministic, so equal inputs give equal bytes.
+Values, row order and writer settings are deterministic, so equal inputs give equal bytes. The
+tables of a cell of several steps have a column `step` more, which is read only where it is named.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,6 +95,7 @@ TARGETS = pa.schema(
         column("posterior_sd", pa.float64()),
     ]
 )
+STEP = column("step", pa.int32())  # last column of a cell of several steps, from 1
 EVALS = pa.schema(
     [
         column("task", pa.string()),
@@ -168,6 +170,24 @@ def _parts(
         yield pa.Table.from_batches([batch])
 
 
+def merge(paths: Sequence[Path], out: Path, schema: pa.Schema) -> None:
+    """One table of those of several steps, with column `step` after the others; by row group."""
+    with writer(out, schema.append(STEP)) as merged:
+        for step, path in enumerate(paths, 1):
+            for group in stream(path, schema):
+                steps = pa.repeat(pa.scalar(step, STEP.type), len(group))
+                merged.write_table(group.append_column(STEP, steps), row_group_size=ROWS_PER_GROUP)
+
+
+def split(path: Path, step: int, out: Path, schema: pa.Schema) -> None:
+    """The rows of one step of a merged table as a table of their own."""
+    import pyarrow.compute as pc
+
+    with writer(out, schema) as own:
+        for group in stream(path, schema, [*schema.names, STEP.name]):
+            own.write_table(group.filter(pc.equal(group[STEP.name], step)).select(schema.names))
+
+
 def rows(path: str | Path, schema: pa.Schema) -> int:
     """Number of rows, from the footer alone."""
     return int(_open(Path(path), schema).metadata.num_rows)
@@ -238,7 +258,7 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
         raise UserError(f"{path}: not a whole Parquet file ({error}). Rerun its stage.") from error
     found = file.schema_arrow
     missing = [name for name in schema.names if name not in found.names]
-    extra = [name for name in found.names if name not in schema.names]
+    extra = [name for name in found.names if name not in (*schema.names, STEP.name)]
     if missing or extra:
         raise UserError(
             f"{path}: wrong table; missing {missing}, unexpected {extra}. "
@@ -267,7 +287,8 @@ def _kind(type_: pa.DataType) -> str:
 
 
 def _cast(table: pa.Table, path: Path, schema: pa.Schema) -> pa.Table:
-    wanted = pa.schema([schema.field(name) for name in table.column_names])
+    fields = schema.append(STEP)
+    wanted = pa.schema([fields.field(name) for name in table.column_names])
     try:
         return table.cast(wanted)
     except ValueError as error:  # ArrowInvalid: out of range, or a null where none may be

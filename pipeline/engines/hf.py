@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline import checkpoints
+from pipeline import cells, checkpoints
 from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
@@ -104,12 +104,25 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
     return policy_of(model, tokenizer, device)
 
 
+def frozen(folder: Path, device: str) -> Policy:
+    """A checkpoint that nobody trains; a process of several steps loads it once. Raises UserError.
+
+    Nothing of it may be changed.
+    """
+    return _kept(folder, device) if cells.keep_frozen else load(folder, device)
+
+
+@functools.cache
+def _kept(folder: Path, device: str) -> Policy:
+    return load(folder, device)
+
+
 def white_box(folder: Path, vocabulary: dict[str, int], device: str) -> Policy:
     """A frozen checkpoint whose logits are read beside the student's.
 
     Raises UserError unless equal ids are equal strings in both.
     """
-    found = load(folder, device)
+    found = frozen(folder, device)
     theirs = found.tokenizer.get_vocab()
     if theirs != vocabulary:
         shared = len(vocabulary.items() & theirs.items())

@@ -9,7 +9,9 @@ from ruamel.yaml import YAML
 from pipeline import cells, experiment, runs
 from pipeline.errors import UserError
 from pipeline.params import METHOD
+from pipeline.plan import GROUPS
 from pipeline.plan_round import dump
+from pipeline.steps import as_one
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Source:
     def cell(self, stage: str) -> dict[str, Any]:
         key = self.cells[stage]
         groups = self.plan["cells"]
-        kept = (g for g in groups if g.split("-")[0] == stage.split("-")[0] and key in groups[g])
-        return dict(groups[next(kept)][key])
+        wanted = (stage.partition("-")[0], "steps")
+        group = next(g for g in GROUPS if g.partition("-")[0] in wanted and key in groups[g])
+        found = groups[group][key]
+        return as_one(key, found, stage) if group.startswith("steps") else dict(found)
 
     @property
     def train(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def dumps(value: Any) -> str:
 def views(arms: Arms) -> list[View]:
     """Every arm, seed and round that has rollouts; fewer where those are too many for a page."""
     found = [
-        View(arm, seed, round_, cells["rollout"], {k: v for k, v in cells.items() if _shown(k)})
+        View(arm, seed, round_, cells["rollout"], _named(cells))
         for arm, seed, round_, cells in rounds(arms)
         if "rollout" in cells
     ]
@@ -118,8 +118,12 @@ def _said(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shown(stage: str) -> bool:
-    return stage.partition("-")[0] in SCHEMAS
+def _named(cells: dict[str, str]) -> dict[str, str]:
+    """The stages that are shown, with a name that no other stage's table has: a cell of several
+    steps has tables of several stages."""
+    keys = list(cells.values())
+    shown = {stage: key for stage, key in cells.items() if stage.partition("-")[0] in SCHEMAS}
+    return {s: key if keys.count(key) == 1 else f"{key}.{s}" for s, key in shown.items()}
 
 
 def tokenizer_of(arms: Arms, seed: int) -> Path:
@@ -183,7 +187,8 @@ def _evidence(found: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
     """The sampled responses' rows of each cell's table."""
     evidence: dict[str, Rows] = {}
     cells = {(n.partition("-")[0], k): v.rollout for v in found for n, k in v.cells.items()}
-    for (stage, key), rollout in tqdm(cells.items(), desc="fork browser", disable=None):
+    for (stage, table), rollout in tqdm(cells.items(), desc="fork browser", disable=None):
+        key = table.partition(".")[0]
         schema, name = SCHEMAS[stage]
         wanted = pa.array([row["rollout_id"] for row in samples[rollout].rows], pa.string())
         rows: Rows = {}
@@ -191,7 +196,7 @@ def _evidence(found: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
             for row in group.filter(pc.is_in(group["rollout_id"], wanted)).to_pylist():
                 own = rows.setdefault(row["rollout_id"], {})
                 own.setdefault(row["position"], []).append(row)
-        evidence[key] = rows
+        evidence[table] = rows
     return evidence
 
 

@@ -139,9 +139,9 @@ class LocalTeacher:
     @functools.cached_property
     def _policy(self) -> "Policy":
         start(self.asked.runtime)
-        from pipeline.engines.hf import load
+        from pipeline.engines.hf import frozen
 
-        return load(self.folder, self.asked.runtime.device)
+        return frozen(self.folder, self.asked.runtime.device)
 
     @functools.cached_property
     def _engine(self) -> "Engine":

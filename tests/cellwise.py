@@ -1,0 +1,48 @@
+"""Run all cells of a project in one process, by their command lines: `python -m tests.cellwise`.
+
+In the current directory, in dependency order, without DVC. Each cell imports the project's own
+code anew, as a process of its own would, so what it loads is known: it goes to loaded.json.
+"""
+
+import json
+import os
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+OWN = ("pipeline", "stages")
+
+
+def main() -> None:
+    groups = YAML(typ="safe").load(Path("plan.yaml").read_text())["cells"]
+    dag = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"]
+    from pipeline.plan import upstream
+
+    loaded = {}
+    for name in upstream({"cells": groups}):
+        group, _, key = name.partition("@")
+        items = {"key": key, **{f"item.{n}": v for n, v in groups[group][key].items()}}
+        line = re.sub(
+            r"\$\{([\w.]+)\}", lambda m, items=items: str(items[m[1]]), dag[group]["do"]["cmd"]
+        )
+        _, _, module, *rest = shlex.split(line)
+        for own in [own for own in sys.modules if own.split(".")[0] in OWN]:
+            del sys.modules[own]
+        sys.argv = [module, *rest]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        loaded[name] = [*_files(), module.replace(".", "/") + ".py"]
+    Path("loaded.json").write_text(json.dumps(loaded))
+
+
+def _files() -> list[str]:
+    root = os.getcwd() + os.sep
+    files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values()) if m]
+    return sorted({f.removeprefix(root) for f in files if f.startswith(root)})
+
+
+if __name__ == "__main__":
+    main()
