@@ -4,10 +4,12 @@ Values, row order and writer settings are deterministic, so equal inputs give eq
 tables of a cell of several steps have a column `step` more, which is read only where it is named.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -197,6 +199,13 @@ def write(table: pa.Table, path: str | Path, schema: pa.Schema) -> None:
     """Write `table` to `path` whole or not at all."""
     with writer(path, schema) as out:
         out.write_table(table.select(schema.names).cast(schema), row_group_size=ROWS_PER_GROUP)
+
+
+def parts(rows: Iterable[dict[str, Any]], schema: pa.Schema, most: int = 128) -> Iterator[pa.Table]:
+    """Rows as tables of at most so many: as lists they take ten times the memory."""
+    rest = iter(rows)
+    while block := list(itertools.islice(rest, most)):
+        yield pa.Table.from_pylist(block, schema=schema)
 
 
 @contextmanager
