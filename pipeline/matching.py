@@ -48,7 +48,8 @@ class Cut(NamedTuple):
 
     def keep(self, table: pa.Table) -> pa.Table:
         """The rows of kept responses."""
-        return table.filter(pc.is_in(table["rollout_id"], pa.array(sorted(self.ids), pa.string())))
+        kept = [name in self.ids for name in table["rollout_id"].to_pylist()]
+        return table.filter(pa.array(kept, pa.bool_()))
 
 
 def kept_prompts(costs: Mapping[str, float], cap: float) -> list[str]:

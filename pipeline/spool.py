@@ -10,13 +10,14 @@ Row = tuple[np.ndarray, ...]
 
 
 class Spool(Mapping[int, Row]):
-    """Rows 0 to `total` - 1, each of the same number of arrays and types, in a file without a name.
+    """Rows by their number, each of the same number of arrays and types, in a file without a name.
 
-    In memory stand 8 bytes a row and 4 bytes an array of it. The file lies in the working folder:
+    In memory stand 8 bytes a row and 4 bytes an array of it, twice that while the number of rows
+    is not told in advance. The file lies in the working folder:
     on many machines /tmp is memory. It is gone when the process is.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int = 1) -> None:
         self._file = tempfile.TemporaryFile(dir=".")  # noqa: SIM115 - as long as the spool
         self._starts = np.full(total, -1, np.int64)
         self._lengths = np.zeros((total, 0), np.int32)
@@ -27,6 +28,10 @@ class Spool(Mapping[int, Row]):
         if not self._count:
             self._types = [array.dtype for array in row]
             self._lengths = np.zeros((len(self._starts), len(row)), np.int32)
+        if index >= len(self._starts):
+            more = max(index + 1 - len(self._starts), len(self._starts))
+            self._starts = np.concatenate([self._starts, np.full(more, -1, np.int64)])
+            self._lengths = np.pad(self._lengths, ((0, more), (0, 0)))
         self._count += self._starts[index] < 0
         content = b"".join(np.ascontiguousarray(array).tobytes() for array in row)
         self._starts[index], self._lengths[index] = self._end, [len(array) for array in row]

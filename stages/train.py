@@ -13,30 +13,24 @@ writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer
 import argparse
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, params, prompts, resume, tables
+from pipeline import cells, checkpoints, matching, params, prompts, resume
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
     from pipeline.engines.hf import Policy
+    from pipeline.evidence import Evidence, Examples
     from pipeline.objectives import Example, TermsOf
     from pipeline.optimizer import Optimizer
     from pipeline.training import Frozen
 
-SCHEMAS = {
-    "rollouts": tables.ROLLOUTS,
-    "targets": tables.TARGETS,
-    "forks": tables.FORKS,
-    "answers": tables.ANSWERS,
-}
+    Parts = Iterator[tuple[list[Example], int]]  # examples of some responses, and how many left out
 
 
 class TrainParams(params.Params):
@@ -69,10 +63,10 @@ class TrainParams(params.Params):
 
 
 class Work(NamedTuple):
-    examples: "list[Example]"
+    examples: "Examples"
     terms: "TermsOf"
     left_out: int  # answers that could not be used
-    steps: "tuple[np.ndarray, ...]" = ()  # examples of each optimizer step
+    steps: tuple[np.ndarray, ...] = ()  # examples of each optimizer step
     matched: matching.Counts | None = None  # what the cap kept and cut, for run.json
 
 
@@ -135,17 +129,21 @@ def _resumed(optimizer: "Optimizer", work: Work, state: resume.State) -> list[di
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
     """Examples and loss of the objective. Raises UserError if nothing can be trained on."""
-    cut = _cut(p, args, student)
-    work = _gather(p, args, student, cut)
-    if p.anchor == "all":
-        from pipeline.objectives.weighted import everywhere
+    from pipeline.evidence import Evidence, Examples
+    from pipeline.objectives.weighted import everywhere
 
-        work = work._replace(examples=everywhere(work.examples))
-    if not work.examples:
+    cut = _cut(p, args, student)
+    parts, terms = _gather(p, args, student, Evidence(args, cut))
+    examples, left_out = Examples(), 0
+    for part, out in parts:
+        examples.extend(everywhere(part) if p.anchor == "all" else part)
+        left_out += out
+    if not examples:
         raise UserError(
-            f"train: no example to train on ({work.left_out} answers were wrong or cut by the "
+            f"train: no example to train on ({left_out} answers were wrong or cut by the "
             "length limit, and left out). Raise rollout.max_new_tokens or check the tables."
         )
+    work = Work(examples, terms, left_out)
     return _steps(p, work._replace(matched=matching.counts(cut, args.targets)))
 
 
@@ -182,59 +180,69 @@ def _encoder(student: "Policy") -> Callable[[str], list[int]]:
 
 
 def _gather(
-    p: TrainParams, args: argparse.Namespace, student: "Policy", cut: matching.Cut | None
-) -> Work:
+    p: TrainParams, args: argparse.Namespace, student: "Policy", evidence: "Evidence"
+) -> "tuple[Parts, TermsOf]":
     """Of the objectives that train on the student's own tokens."""
-    read = functools.partial(_read, args, cut)
+    rollouts = (block for (block,) in evidence.beside())
     match p.objective:
         case "omniopd":
             from pipeline.objectives import omniopd
 
-            targets, agreed = read("targets"), None
-            if p.baseline == "teacher-agreement":
-                from pipeline.agreement import agreement
-
-                answers = tables.stream(args.answers, tables.ANSWERS)
-                kept = (part if cut is None else cut.keep(part) for part in answers)
-                agreed = agreement(targets, kept, p.samples, p.metric)
-            examples = omniopd.examples(read("rollouts"), targets, p.baseline, agreed)
-            return Work(examples, omniopd.terms, 0)
+            return _weighted(p, args, evidence), omniopd.terms
         case "opd":
             from pipeline.objectives import opd
 
-            return Work(opd.examples(read("rollouts")), opd.terms, 0)
+            return ((opd.examples(block), 0) for block in rollouts), opd.terms
         case "opd-sampled":
             from pipeline.objectives import opd_sampled
 
-            return Work(opd_sampled.examples(read("rollouts")), opd_sampled.terms, 0)
+            return ((opd_sampled.examples(block), 0) for block in rollouts), opd_sampled.terms
         case "gkd":
             from pipeline.objectives import gkd
 
             terms = functools.partial(gkd.terms, jsd_beta=p.jsd_beta)
-            return Work(gkd.examples(read("rollouts")), terms, 0)
+            return ((gkd.examples(block), 0) for block in rollouts), terms
         case "opd-forks":
             from pipeline.objectives import opd_forks
 
-            examples = opd_forks.examples(read("rollouts"), read("forks"))
-            return Work(examples, opd_forks.terms, 0)
+            blocks = evidence.beside("forks")
+            return ((opd_forks.examples(*block), 0) for block in blocks), opd_forks.terms
         case "grpo":
             from pipeline.objectives import grpo
 
-            return Work(grpo.examples(read("rollouts")), grpo.terms, 0)
+            advantage_B = grpo.weights(evidence.columns("rollouts", ["rollout_id", *grpo.READ]))
+            blocks = evidence.valued(advantage_B)
+            return ((grpo.weighted(*block), 0) for block in blocks), grpo.terms
         case "rft":
             from pipeline.objectives import rft
 
-            examples, wrong = rft.examples(read("rollouts"))
-            return Work(examples, rft.terms, wrong)
+            return map(rft.examples, rollouts), rft.terms
         case _:
-            return _imitated(p, args, student, cut)
+            return _imitated(p, args, student, evidence)
+
+
+def _weighted(p: TrainParams, args: argparse.Namespace, evidence: "Evidence") -> "Parts":
+    """Of omniopd: what is taken off the weights is of the whole round."""
+    from pipeline.objectives import omniopd
+
+    if p.baseline == "none":
+        yield from ((omniopd.examples(*block), 0) for block in evidence.beside("targets"))
+        return
+    targets, agreed = evidence.columns("targets", ["rollout_id", "position", "pi_hat"]), None
+    if p.baseline == "teacher-agreement":
+        from pipeline.agreement import agreement
+
+        agreed = agreement(targets, evidence.each("answers"), p.samples, p.metric)
+    own = evidence.columns("rollouts", ["rollout_id", "prompt_id"])
+    weight_F = omniopd.weights(own, targets, p.baseline, agreed)
+    yield from ((omniopd.weighted(*block), 0) for block in evidence.valued(weight_F, "targets"))
 
 
 def _imitated(
-    p: TrainParams, args: argparse.Namespace, student: "Policy", cut: matching.Cut | None
-) -> Work:
+    p: TrainParams, args: argparse.Namespace, student: "Policy", evidence: "Evidence"
+) -> "tuple[Parts, TermsOf]":
     """Of the objectives that train on what the teacher wrote."""
-    read, encode = functools.partial(_read, args, cut), _encoder(student)
+    encode = _encoder(student)
     match p.objective:
         case "sft":
             from pipeline.objectives import sft
@@ -242,22 +250,19 @@ def _imitated(
             start_row = (p.round - 1) * p.prompts_per_round
             problems = prompts.read(args.prompts, "train", start_row, p.prompts_per_round)
             ids = {x.prompt_id: student.prompt_ids(x.messages) for x in problems}
-            examples, short = sft.examples(read("answers"), ids, encode, student.eos)
-            return Work(examples, sft.terms, short)
+            solved = evidence.each("answers")
+            return (sft.examples(part, ids, encode, student.eos) for part in solved), sft.terms
         case "imitate-forks":
             from pipeline.objectives import imitate_forks
 
-            evidence = (read("rollouts"), read("forks"), read("answers"))
-            examples = imitate_forks.examples(*evidence, p.answers, encode, student.eos)
-            return Work(examples, imitate_forks.terms, 0)
+            how = (p.answers, encode, student.eos)
+            made = (
+                imitate_forks.examples(rollouts, forks, answers, *how)
+                for rollouts, forks, answers in evidence.beside("forks", "answers")
+            )
+            return ((part, 0) for part in made), imitate_forks.terms
         case _:
             raise UserError(f"train.objective: {p.objective!r} is unknown. Run `omniopd plan`.")
-
-
-def _read(args: argparse.Namespace, cut: matching.Cut | None, name: str) -> "pa.Table":
-    """A table of the round, without the responses that were cut."""
-    table = tables.read(getattr(args, name), SCHEMAS[name])
-    return table if cut is None else cut.keep(table)
 
 
 def _policies(p: TrainParams, args: argparse.Namespace) -> "tuple[Policy, Frozen]":

@@ -16,6 +16,7 @@ from pipeline.objectives.weighted import whole_response
 
 CLIP = 0.2
 EPSILON = 1e-4
+READ = ["prompt_id", "reward"]  # of all rollouts of a round, for the advantages
 
 
 def advantages(prompt_ids: list[str], rewards: np.ndarray) -> np.ndarray:
@@ -30,10 +31,19 @@ def advantages(prompt_ids: list[str], rewards: np.ndarray) -> np.ndarray:
 
 def examples(rollouts: pa.Table) -> list[Example]:
     """One example per rollout; its advantage is the weight of each token."""
+    return weighted(rollouts, weights(rollouts))
+
+
+def weights(rollouts: pa.Table) -> np.ndarray:
+    """Advantages (B,) of a round's rollouts, of which prompt_id and reward are read."""
     if rollouts.column("reward").null_count:
         raise UserError("grpo: rollouts without a reward. Use a task that has a checker.")
     rewards = rollouts.column("reward").to_numpy().astype(np.float64)
-    advantage_B = advantages(rollouts.column("prompt_id").to_pylist(), rewards)
+    return advantages(rollouts.column("prompt_id").to_pylist(), rewards)
+
+
+def weighted(rollouts: pa.Table, advantage_B: np.ndarray) -> list[Example]:
+    """One example for each of some rollouts."""
     return [
         whole_response(row, advantage)
         for row, advantage in zip(rollouts.to_pylist(), advantage_B.tolist(), strict=True)

@@ -24,12 +24,21 @@ def examples(
     `baseline`, an extension: batch takes the mean weight of the round's chunks off each, prompt
     that of the chunks of the same prompt, teacher-agreement `agreement_F` of the targets' forks.
     """
-    rows = targets.select(["rollout_id", "position", "length", "pi_hat"]).to_pylist()
+    return weighted(rollouts, targets, weights(rollouts, targets, baseline, agreement_F))
+
+
+def weights(
+    rollouts: pa.Table, targets: pa.Table, baseline: str, agreement_F: np.ndarray | None
+) -> np.ndarray:
+    """Weights (F,) of a round's chunks. Of the tables, ids and pi_hat are read."""
     if baseline == "teacher-agreement":
-        weight_F = targets["pi_hat"].to_numpy() - agreement_F
-    else:
-        fork_of = [row["rollout_id"] for row in rows]
-        weight_F = centred(rollouts, fork_of, targets["pi_hat"], baseline)
+        return np.asarray(targets["pi_hat"].to_numpy() - agreement_F)
+    return centred(rollouts, targets["rollout_id"].to_pylist(), targets["pi_hat"], baseline)
+
+
+def weighted(rollouts: pa.Table, targets: pa.Table, weight_F: np.ndarray) -> list[Example]:
+    """One example for each of some rollouts, with the weights of their chunks."""
+    rows = targets.select(["rollout_id", "position", "length"]).to_pylist()
     places = [
         (row["rollout_id"], row["position"], row["length"], weight)
         for row, weight in zip(rows, weight_F.tolist(), strict=True)
