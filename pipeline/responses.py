@@ -12,7 +12,10 @@ import pyarrow as pa
 from pipeline import prompts, tables
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
+from pipeline.spool import Spool, letters, text
 from pipeline.teachers import Teacher
+
+PART = 64  # rows whose tokens and texts stand as Python objects at a time
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def solutions(teacher: Teacher, path: Path, round_: int, count: int) -> Iterator
 
 def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Iterator[Response]:
     """The responses that have forks, in the order of the rollouts, a row group at a time."""
-    messages = _messages(problems)
+    messages = _Messages(problems)
     rows = itertools.groupby(_rows(path, tables.FORKS), key=lambda row: row["rollout_id"])
     pending = next(rows, None)
     for row in _rows(rollouts, tables.ROLLOUTS, "rollout_id", "prompt_id", "token_ids"):
@@ -53,10 +56,20 @@ def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Itera
 
 
 def _rows(path: Path, schema: pa.Schema, *columns: str) -> Iterator[dict[str, Any]]:
-    for group in tables.stream(path, schema):
-        yield from (group.select(columns) if columns else group).to_pylist()
+    for part in tables.stream(path, schema, list(columns) or None, PART):
+        yield from part.to_pylist()
 
 
-def _messages(path: Path) -> dict[str, list[dict[str, str]]]:
-    table = tables.read(path, tables.PROMPTS, ["prompt_id", "messages"])
-    return {row["prompt_id"]: json.loads(row["messages"]) for row in table.to_pylist()}
+class _Messages:
+    """The problems' messages by prompt_id, on disk: of a problem its name and place are held."""
+
+    def __init__(self, path: Path) -> None:
+        self._places: dict[str, int] = {}
+        self._texts = Spool(tables.rows(path, tables.PROMPTS))
+        for group in tables.stream(path, tables.PROMPTS, ["prompt_id", "messages"]):
+            for row in group.to_pylist():
+                self._texts.add(len(self._places), (letters(row["messages"]),))
+                self._places[row["prompt_id"]] = len(self._places)
+
+    def __getitem__(self, prompt_id: str) -> list[dict[str, str]]:
+        return list(json.loads(text(self._texts[self._places[prompt_id]][0])))

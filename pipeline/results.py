@@ -10,17 +10,18 @@ from pipeline import params, statistics, tables
 from pipeline.costs import cost
 from pipeline.runs import Arms, Row, folder, rounds
 
+GRADES = [name for name in tables.EVALS.names if name != "response"]
 NAMED = get_args(params.Named)  # arms that omniopd is compared with
 
 
 class Evals:
-    """The evaluated rounds, each read once."""
+    """The evaluated rounds, each read once, without what was written."""
 
     def __init__(self, arms: Arms) -> None:
         self.arms = arms
         self.tables = {
             (arm, seed, round_): tables.read(
-                folder("evaluate", cells["evaluate"]) / "evals.parquet", tables.EVALS
+                folder("evaluate", cells["evaluate"]) / "evals.parquet", tables.EVALS, GRADES
             )
             for arm, seed, round_, cells in rounds(arms)
             if "evaluate" in cells

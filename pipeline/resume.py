@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pipeline import cells
 from pipeline.errors import UserError
 from pipeline.params import Runtime
+from pipeline.spool import Row, Spool
 from pipeline.tables import replacing
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, torch.Tensor]
 
-Row = tuple[np.ndarray, ...]
 Stream = Callable[[Collection[int]], Iterator[tuple[int, Row]]]
 
 FOLDER = Path(".resume")
@@ -58,7 +58,8 @@ class State:
         self._opened = self._last = time.monotonic()
         self._cost = 0.0  # seconds that keeping took the last time
         self._off = not runtime.keep_seconds
-        self._fresh: dict[str, dict[int, Row]] = {}  # rows that no file holds yet, by name
+        # rows that no file here holds yet, by name
+        self._fresh: dict[str, tuple[Spool, list[int]]] = {}
         for left in args.out.glob(".*.tmp"):  # of a run that was killed while it wrote its outs
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         if self.folder.is_dir():
@@ -116,18 +117,20 @@ class State:
         self.earlier = max(self.earlier, float(metadata["seconds"]))
         return tensors, json.loads(metadata["values"])
 
-    def rows(self, name: str, total: int, stream: Stream) -> dict[int, Row]:
+    def rows(self, name: str, total: int, stream: Stream) -> Spool:
         """The rows of `stream(done)`, which yields (index, arrays) of those not `done`."""
-        found: dict[int, Row] = {}
+        found = Spool(total)
         for path in sorted(self.folder.glob(f"{name}-*.safetensors")):
             shard = self.kept(path.stem)
-            found |= {} if shard is None else _unpacked(shard[0])
+            for index, row in ({} if shard is None else _unpacked(shard[0])).items():
+                found.add(index, row)
         if found:
             self.say(f"{len(found)} of {total} rows of {name}")
         bar = tqdm(total=total, initial=len(found), desc=f"{self.stage} {name}", disable=None)
         for index, row in stream(frozenset(found)):
-            found[index] = row
-            self._fresh.setdefault(name, {})[index] = row
+            found.add(index, row)
+            if not self._off:
+                self._fresh.setdefault(name, (found, []))[1].append(index)
             bar.update()
             if self.due():
                 self._keep_rows()
@@ -135,10 +138,10 @@ class State:
         return found
 
     def _keep_rows(self) -> None:
-        for name, rows in self._fresh.items():
+        for name, (found, indices) in self._fresh.items():
             names = {path.stem for path in self.folder.glob(f"{name}-*.safetensors")}
             number = 1 + max((int(stem.rpartition("-")[2]) for stem in names), default=0)
-            self.keep(f"{name}-{number:06}", _packed(rows), None)
+            self.keep(f"{name}-{number:06}", _packed({i: found[i] for i in indices}), None)
         self._fresh = {}
 
     def remove(self) -> None:
@@ -191,9 +194,14 @@ def state(stage: str, args: Namespace, runtime: Runtime) -> Iterator[State]:
     found.remove()
 
 
-def rows(kept: State | None, name: str, total: int, stream: Stream) -> dict[int, Row]:
-    """The rows of `stream(done)`, which yields (index, arrays) of those not `done`."""
-    return dict(stream(())) if kept is None else kept.rows(name, total, stream)
+def rows(kept: State | None, name: str, total: int, stream: Stream) -> Spool:
+    """The rows of `stream(done)`, which yields (index, arrays) of those not `done`; on disk."""
+    if kept is not None:
+        return kept.rows(name, total, stream)
+    found = Spool(total)
+    for index, row in stream(()):
+        found.add(index, row)
+    return found
 
 
 def forget(keys: Iterable[str]) -> None:

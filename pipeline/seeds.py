@@ -6,6 +6,8 @@ batch size and number of workers cannot change a result.
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,3 +21,19 @@ def number(*names: str | int) -> int:
 def generator(*names: str | int) -> np.random.Generator:
     """A numpy generator for the row, stage or experiment called `names`."""
     return np.random.default_rng(number(*names))
+
+
+class Uniforms(Sequence[np.ndarray]):
+    """For each of `rows` rows `count` numbers in [0, 1) of its own, drawn when they are asked for.
+
+    `names` says what row i's belong to.
+    """
+
+    def __init__(self, rows: int, count: int, names: Callable[[int], Sequence[str | int]]) -> None:
+        self._rows, self._count, self._names = rows, count, names
+
+    def __getitem__(self, index: Any) -> Any:
+        return generator(*self._names(index)).random(self._count)
+
+    def __len__(self) -> int:
+        return self._rows

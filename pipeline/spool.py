@@ -1,12 +1,13 @@
 """Rows of arrays on disk, read back in any order: what a stage needs later and must not hold."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 Row = tuple[np.ndarray, ...]
+T = TypeVar("T")
 
 
 class Spool(Mapping[int, Row]):
@@ -33,7 +34,8 @@ class Spool(Mapping[int, Row]):
             self._starts = np.concatenate([self._starts, np.full(more, -1, np.int64)])
             self._lengths = np.pad(self._lengths, ((0, more), (0, 0)))
         self._count += self._starts[index] < 0
-        content = b"".join(np.ascontiguousarray(array).tobytes() for array in row)
+        pairs = zip(row, self._types, strict=True)
+        content = b"".join(array.astype(dtype).tobytes() for array, dtype in pairs)
         self._starts[index], self._lengths[index] = self._end, [len(array) for array in row]
         self._file.seek(self._end)
         self._file.write(content)
@@ -64,17 +66,24 @@ class Spool(Mapping[int, Row]):
         return int(self._lengths[index, column])
 
 
-class Column(Sequence[Any]):
-    """One array of each row; with `each`, of each row so many times in a row."""
+class Each(Sequence[T]):
+    """What `make` makes of each row, when it is asked for; each so many `times` in a row."""
 
-    def __init__(self, spool: Spool, column: int = 0, each: int = 1) -> None:
-        self._spool, self._column, self._each = spool, column, each
+    def __init__(self, rows: Any, make: Callable[[Any], T], times: int = 1) -> None:
+        self._rows, self._make, self._times = rows, make, times
 
     def __getitem__(self, index: Any) -> Any:
-        return self._spool[index // self._each][self._column]
+        if index >= len(self):
+            raise IndexError(index)
+        return self._make(self._rows[index // self._times])
 
     def __len__(self) -> int:
-        return len(self._spool) * self._each
+        return len(self._rows) * self._times
+
+
+def integers(row: Row) -> list[int]:
+    """A row's first array, which holds token ids."""
+    return list(row[0].tolist())
 
 
 def text(array: np.ndarray) -> str:

@@ -4,7 +4,8 @@ reads   prompts, checkpoint
 writes  evals  one row per graded response: one greedy and `samples` sampled for each problem
 """
 
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import cells, checkpoints, params, prompts, resume, seeds, tables, tasks
 from pipeline.engines.start import start
+from pipeline.spool import Each, Row, Spool, integers
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
@@ -39,70 +41,85 @@ def evaluate(
     batch_tokens: int,
     counts: dict[str, Any],
     kept: resume.State | None = None,
-) -> pa.Table:
-    """Every generation, graded. Problems and seeds are the same whatever the checkpoint.
+) -> Iterator[pa.Table]:
+    """Every generation, graded, some rows at a time. Problems and seeds are the same whatever the
+    checkpoint.
 
     `counts` gets the reasons of answers that could not be graded. What is `kept` of a killed run
-    is not done again.
+    is not done again. Tokens wait on disk: in memory 20 bytes a row.
     """
     from pipeline.engines.sampling import GREEDY, Sampler
 
-    checker = tasks.load(p.prepare)
-    contexts = {x.prompt_id: policy.prompt_ids(x.messages) for x in asked}
-    out = []
+    contexts = Spool(len(asked))
+    for i, problem in enumerate(asked):
+        contexts.add(i, (np.asarray(policy.prompt_ids(problem.messages), np.int32),))
     for decoding, samples, sampler in (
         ("greedy", 1, GREEDY),
         ("sampled", p.samples, Sampler(p.temperature)),
     ):
-        rows = [(x, sample) for x in asked for sample in range(samples)]
-        contexts_B = [contexts[x.prompt_id] for x, _ in rows]
+        contexts_B = Each(contexts, integers, samples)
+        names = functools.partial(_names, asked, samples)
         how = (sampler, p.max_new_tokens, batch_tokens)
-        found_B = _generate(policy, rows, contexts_B, how, decoding, kept)
-        for (problem, sample), found in zip(rows, found_B, strict=True):
-            text = policy.text(found.token_ids)
-            checked = tasks.grade(checker, problem.task, text, problem.answer, counts)
-            out.append(
-                {
-                    "task": problem.task,
-                    "problem_id": problem.prompt_id,
-                    "sample": sample,
-                    "decoding": decoding,
-                    "response": text,
-                    "extracted": checked.extracted,
-                    "correct": checked.correct,
-                    "finish_reason": found.finish_reason,
-                    "tokens": len(found.token_ids),
-                }
-            )
-    return pa.Table.from_pylist(out, schema=tables.EVALS)
+        found_B = _generate(policy, names, contexts_B, how, decoding, kept)
+        rows = _graded(policy, asked, found_B, p, decoding, samples, counts)
+        yield from tables.parts(rows, tables.EVALS)
+
+
+def _names(asked: list[prompts.Prompt], samples: int, i: int) -> tuple[str | int, ...]:
+    return "evaluate", asked[i // samples].prompt_id, i % samples
+
+
+def _graded(
+    policy: "Policy | Student",
+    asked: list[prompts.Prompt],
+    found_B: "Sequence[Generated]",
+    p: EvaluateParams,
+    decoding: str,
+    samples: int,
+    counts: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    checker = tasks.load(p.prepare)
+    for i, found in enumerate(found_B):
+        problem, text = asked[i // samples], policy.text(found.token_ids)
+        checked = tasks.grade(checker, problem.task, text, problem.answer, counts)
+        yield {
+            "task": problem.task,
+            "problem_id": problem.prompt_id,
+            "sample": i % samples,
+            "decoding": decoding,
+            "response": text,
+            "extracted": checked.extracted,
+            "correct": checked.correct,
+            "finish_reason": found.finish_reason,
+            "tokens": len(found.token_ids),
+        }
 
 
 def _generate(
     policy: "Policy | Student",
-    rows: list[tuple[prompts.Prompt, int]],
-    contexts_B: list[list[int]],
+    names: Callable[[int], tuple[str | int, ...]],
+    contexts_B: Sequence[list[int]],
     how: "tuple[Sampler, int, int]",
     decoding: str,
     kept: resume.State | None,
-) -> list["Generated"]:
+) -> "Sequence[Generated]":
     from pipeline.engines.hf import Policy, generate, generated
 
-    names = [("evaluate", x.prompt_id, sample) for x, sample in rows]
     sampler, most, batch_tokens = how
 
     def sampled(done: Collection[int]) -> "Iterator[tuple[int, Generated | Sampled]]":
         if isinstance(policy, Policy):
-            uniforms = [seeds.generator(*name).random(most) for name in names]
+            uniforms = seeds.Uniforms(len(contexts_B), most, names)
             return generate(policy, contexts_B, uniforms, sampler, most, batch_tokens, done)
-        numbers = [seeds.number(*name) for name in names]
+        numbers = [seeds.number(*names(i)) for i in range(len(contexts_B))]
         return policy.generate(contexts_B, numbers, sampler, most, done)
 
-    def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
+    def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
         for i, one in sampled(done):
             yield i, (np.asarray(one.token_ids),)
 
     found = resume.rows(kept, decoding, len(contexts_B), stream)
-    return [generated(policy.eos, found[i][0].tolist()) for i in range(len(contexts_B))]
+    return Each(found, lambda row: generated(policy.eos, integers(row)))
 
 
 @contextmanager
@@ -131,12 +148,17 @@ def main() -> None:
         asked = prompts.read(args.prompts, p.split, 0, p.problems)
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
-        with opened(args.policy / "checkpoint", p.engine, runtime) as policy:
-            table = evaluate(policy, asked, p, runtime.batch_tokens, run.counts, kept)
-        tables.write(table, args.out / "evals.parquet", tables.EVALS)
+        run.rows_in, tokens = len(asked), 0
+        with (
+            opened(args.policy / "checkpoint", p.engine, runtime) as policy,
+            tables.growing(args.out / "evals.parquet", tables.EVALS) as add,
+        ):
+            for table in evaluate(policy, asked, p, runtime.batch_tokens, run.counts, kept):
+                add(table)
+                run.rows_out += table.num_rows
+                tokens += int(np.asarray(table["tokens"]).sum())
         run.earlier_seconds = kept.earlier
-        run.rows_in, run.rows_out = len(asked), table.num_rows
-        run.counts["student_tokens"] = int(np.asarray(table["tokens"]).sum())
+        run.counts["student_tokens"] = tokens
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
 
 
 def _held_out(path: Path) -> set[str]:
-    table = tables.read(path, tables.PROMPTS, ["prompt", "split"]).to_pylist()
-    return {row["prompt"] for row in table if row["split"] != "train"}
+    parts = tables.stream(path, tables.PROMPTS, ["prompt", "split"])
+    return {row["prompt"] for x in parts for row in x.to_pylist() if row["split"] != "train"}
 
 
 @cells.entry

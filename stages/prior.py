@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import beside, cells, params, seeds, tables
 from pipeline.errors import UserError
 from pipeline.posterior import pi_bar, posterior
-from pipeline.spool import Column, Spool
+from pipeline.spool import Each, Spool, integers
 
 SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
 PLACE = ["rollout_id", "position"]
@@ -119,8 +119,8 @@ def by_teacher(args: argparse.Namespace) -> Spool:
         for pair in zip(*(group[name] for name in TOKENS), strict=True):
             tokens.add(index, tuple(ids.values.to_numpy() for ids in pair))
             index += 1
-    pair = (Column(tokens, 0), Column(tokens, 1))
-    for index, logp_T, _ in exact(teacher, *pair, runtime.batch_tokens):
+    prompts, responses = Each(tokens, integers), Each(tokens, lambda row: integers(row[1:]))
+    for index, logp_T, _ in exact(teacher, prompts, responses, runtime.batch_tokens):
         found.add(index, (logp_T,))
     return found
 

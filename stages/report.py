@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline import (
+    beside,
     cells,
     charts,
     cost_chart,
@@ -70,17 +71,18 @@ def entropies(arms: Arms) -> tuple[Histogram, Histogram, Histogram]:
     edges, shares = np.linspace(0, HIGHEST, BINS + 1), np.linspace(0, 1, BINS // 2 + 1)
     everywhere, forks, places = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS // 2)
     for rollout, fork in forks_of.items():
-        lengths: dict[str, int] = {}
-        for group in tables.stream(
-            folder("rollout", rollout) / "rollouts.parquet", tables.ROLLOUTS
-        ):
+        path = folder("forks", fork) / "forks.parquet"
+        side = beside.Side(path, tables.FORKS, "rollouts", ["rollout_id", "position", "entropy"])
+        own = folder("rollout", rollout) / "rollouts.parquet"
+        for group in tables.stream(own, tables.ROLLOUTS, ["rollout_id", "entropies"]):
             everywhere += _count(pc.list_flatten(group["entropies"]), edges)
-            counts = pc.list_value_length(group["token_ids"]).to_pylist()
-            lengths |= dict(zip(group["rollout_id"].to_pylist(), counts, strict=True))
-        for group in tables.stream(folder("forks", fork) / "forks.parquet", tables.FORKS):
-            forks += _count(group["entropy"], edges)
-            total = np.array([lengths[i] for i in group["rollout_id"].to_pylist()], float)
-            places += _count(group["position"].to_numpy() / np.maximum(total, 1), shares)
+            counts = pc.list_value_length(group["entropies"]).to_pylist()
+            lengths = dict(zip(group["rollout_id"].to_pylist(), counts, strict=True))
+            found = side.of(group["rollout_id"])
+            forks += _count(found["entropy"], edges)
+            total = np.array([lengths[i] for i in found["rollout_id"].to_pylist()], float)
+            places += _count(found["position"].to_numpy() / np.maximum(total, 1), shares)
+        side.end()
     return (everywhere, edges), (forks, edges), (places, shares)
 
 

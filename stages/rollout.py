@@ -8,7 +8,7 @@ source  arXiv 2606.01476; entropies and log-probabilities from one teacher-force
 """
 
 import argparse
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline import cells, checkpoints, params, prompts, resume, seeds, tables, tasks
 from pipeline.engines.start import start
+from pipeline.spool import Each, Row, Spool, integers
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
@@ -36,44 +37,53 @@ def rollout(
     batch_tokens: int,
     counts: dict[str, Any],
     kept: resume.State | None = None,
-    sampled_B: "list[Sampled] | None" = None,
-) -> pa.Table:
-    """Sample, score and check samples_per_prompt responses to each prompt.
+    sampled_B: "Sequence[Sampled] | None" = None,
+) -> Iterator[pa.Table]:
+    """Sample, score and check samples_per_prompt responses to each prompt; some rows at a time.
 
     `counts` gets the reasons of answers that could not be graded, and how far an engine's own
     log-probabilities are from the exact ones. `sampled_B` is what another engine sampled. What is
-    `kept` of a killed run is not done again.
+    `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
     """
-    rows = _rows(asked, p)
-    contexts = {x.prompt_id: policy.prompt_ids(x.messages) for x in asked}
-    contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
-    found_B = sampled_B or _generate(policy, rows, contexts_B, p, batch_tokens, kept)
-    responses_B = [found.token_ids for found in found_B]
+    contexts = Spool(len(asked))
+    for i, prompt in enumerate(asked):
+        contexts.add(i, (np.asarray(policy.prompt_ids(prompt.messages), np.int32),))
+    contexts_B = Each(contexts, integers, p.samples_per_prompt)
+    found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
+    responses_B = Each(found_B, lambda found: found.token_ids)
     exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
     if sampled_B:
-        counts |= gaps(sampled_B, [logps for logps, _ in exact_B])
+        counts |= gaps(sampled_B, (exact_B[i][0] for i in range(len(sampled_B))))
+    rows = _described(policy, asked, contexts_B, found_B, exact_B, p, counts)
+    return tables.parts(rows, tables.ROLLOUTS)
+
+
+def _described(
+    policy: "Policy",
+    asked: list[prompts.Prompt],
+    contexts_B: Sequence[list[int]],
+    found_B: "Sequence[Generated | Sampled]",
+    exact_B: Spool,
+    p: RolloutParams,
+    counts: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
     checker = tasks.load(p.prepare)
-    out = []
-    for (prompt, sample), context, found, (logps, entropies) in zip(
-        rows, contexts_B, found_B, exact_B, strict=True
-    ):
-        text = policy.text(found.token_ids)
-        out.append(
-            {
-                "rollout_id": f"{prompt.prompt_id}-{sample}",
-                "prompt_id": prompt.prompt_id,
-                "sample": sample,
-                "round": p.round,
-                "prompt_token_ids": context,
-                "token_ids": found.token_ids,
-                "logprobs": logps,
-                "entropies": entropies,
-                "text": text,
-                "finish_reason": found.finish_reason,
-                "reward": _reward(checker, prompt, text, counts) if p.prepare.graded else None,
-            }
-        )
-    return pa.Table.from_pylist(out, schema=tables.ROLLOUTS)
+    for i, (context, found) in enumerate(zip(contexts_B, found_B, strict=True)):
+        prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
+        (logps, entropies), text = exact_B[i], policy.text(found.token_ids)
+        yield {
+            "rollout_id": f"{prompt.prompt_id}-{sample}",
+            "prompt_id": prompt.prompt_id,
+            "sample": sample,
+            "round": p.round,
+            "prompt_token_ids": context,
+            "token_ids": found.token_ids,
+            "logprobs": logps,
+            "entropies": entropies,
+            "text": text,
+            "finish_reason": found.finish_reason,
+            "reward": _reward(checker, prompt, text, counts) if p.prepare.graded else None,
+        }
 
 
 def _rows(asked: list[prompts.Prompt], p: RolloutParams) -> list[tuple[prompts.Prompt, int]]:
@@ -88,30 +98,29 @@ def _reward(
 
 def _generate(
     policy: "Policy",
-    rows: list[tuple[prompts.Prompt, int]],
-    contexts_B: list[list[int]],
+    asked: list[prompts.Prompt],
+    contexts_B: Sequence[list[int]],
     p: RolloutParams,
     batch_tokens: int,
     kept: resume.State | None,
-) -> "list[Generated | Sampled]":
+) -> "Sequence[Generated | Sampled]":
     from pipeline.engines.hf import generate, generated
     from pipeline.engines.sampling import Sampler
 
-    uniforms = [
-        seeds.generator(p.seed, "rollout", p.round, prompt.prompt_id, sample).random(
-            p.max_new_tokens
-        )
-        for prompt, sample in rows
-    ]
-    sampler = Sampler(p.temperature, p.top_p, p.top_k)
-    asked = (policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
+    def names(i: int) -> tuple[str | int, ...]:
+        prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
+        return p.seed, "rollout", p.round, prompt.prompt_id, sample
 
-    def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
-        for i, one in generate(*asked, done):
+    uniforms = seeds.Uniforms(len(contexts_B), p.max_new_tokens, names)
+    sampler = Sampler(p.temperature, p.top_p, p.top_k)
+    how = (policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
+
+    def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
+        for i, one in generate(*how, done):
             yield i, (np.asarray(one.token_ids),)
 
-    found = resume.rows(kept, "generate", len(rows), stream)
-    return [generated(policy.eos, found[i][0].tolist()) for i in range(len(rows))]
+    found = resume.rows(kept, "generate", len(contexts_B), stream)
+    return Each(found, lambda row: generated(policy.eos, integers(row)))
 
 
 def through_vllm(
@@ -120,7 +129,7 @@ def through_vllm(
     p: RolloutParams,
     runtime: params.Runtime,
     kept: resume.State | None = None,
-) -> "list[Sampled]":
+) -> "Sequence[Sampled]":
     """A response for each row, by an engine that has given its memory back when this returns."""
     from pipeline.engines.hf import generated
     from pipeline.engines.sampling import Sampler
@@ -133,24 +142,28 @@ def through_vllm(
         contexts = {x.prompt_id: student.prompt_ids(x.messages) for x in asked}
         contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
 
-        def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
+        def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
             asked_for = (contexts_B, numbers, sampler, p.max_new_tokens, done)
             for i, one in student.generate(*asked_for):
                 yield i, (np.asarray(one.token_ids), np.asarray(one.logprobs))
 
         found = resume.rows(kept, "vllm", len(rows), stream)
-    pairs = ((found[i][0].tolist(), found[i][1].tolist()) for i in range(len(rows)))
-    return [
-        Sampled(ids, generated(student.eos, ids).finish_reason, logprobs) for ids, logprobs in pairs
-    ]
+
+    def told(row: Row) -> Sampled:
+        ids, logprobs = (array.tolist() for array in row)
+        return Sampled(ids, generated(student.eos, ids).finish_reason, logprobs)
+
+    return Each(found, told)
 
 
-def gaps(sampled_B: "list[Sampled]", logps_B: list[np.ndarray]) -> dict[str, float]:
+def gaps(sampled_B: "Sequence[Sampled]", logps_B: Iterable[np.ndarray]) -> dict[str, float]:
     """Mean and largest distance (nats) of the engine's log-probabilities from the exact ones."""
-    gap_T = np.concatenate(
-        [np.abs(np.array(x.logprobs) - logps) for x, logps in zip(sampled_B, logps_B, strict=True)]
-    )
-    return {"engine_gap_mean": float(gap_T.mean()), "engine_gap_max": float(gap_T.max())}
+    total, largest, tokens = 0.0, 0.0, 0
+    for one, logps in zip(sampled_B, logps_B, strict=True):
+        gap_T = np.abs(np.array(one.logprobs) - logps)
+        total, tokens = total + float(gap_T.sum()), tokens + len(gap_T)
+        largest = max(largest, float(gap_T.max()))
+    return {"engine_gap_mean": total / tokens, "engine_gap_max": largest}
 
 
 def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":
@@ -165,19 +178,18 @@ def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy"
 
 def _exact(
     policy: "Policy",
-    contexts: list[list[int]],
-    responses: list[list[int]],
+    contexts_B: Sequence[list[int]],
+    responses_B: Sequence[list[int]],
     batch_tokens: int,
     kept: resume.State | None,
-) -> list[resume.Row]:
+) -> Spool:
     from pipeline.engines.exact import exact
 
-    def stream(done: Collection[int]) -> Iterator[tuple[int, resume.Row]]:
-        for i, *pair in exact(policy, contexts, responses, batch_tokens, done):
+    def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
+        for i, *pair in exact(policy, contexts_B, responses_B, batch_tokens, done):
             yield i, tuple(pair)
 
-    found = resume.rows(kept, "exact", len(contexts), stream)
-    return [found[i] for i in range(len(contexts))]
+    return resume.rows(kept, "exact", len(contexts_B), stream)
 
 
 def _imported(
@@ -218,11 +230,15 @@ def main() -> None:
         if p.prepare.imported:
             _imported(policy, asked, p, args, run)
             return
-        table = rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept, sampled)
-        tables.write(table, args.out / "rollouts.parquet", tables.ROLLOUTS)
+        run.rows_in, tokens = len(asked), 0
+        with tables.growing(args.out / "rollouts.parquet", tables.ROLLOUTS) as add:
+            how = (runtime.batch_tokens, run.counts, kept, sampled)
+            for table in rollout(policy, asked, p, *how):
+                add(table)
+                run.rows_out += table.num_rows
+                tokens += len(table["token_ids"].combine_chunks().values)
         run.earlier_seconds = kept.earlier
-        run.rows_in, run.rows_out = len(asked), table.num_rows
-        run.counts["student_tokens"] = len(table["token_ids"].combine_chunks().values)
+        run.counts["student_tokens"] = tokens
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
@@ -244,7 +245,7 @@ def test_prompts_without_a_checker_have_no_reward_and_no_arms(tmp_path, imported
             experiment.load(edited(tmp_path, prepare, train={"objective": objective}))
     values = loaded.rollout.model_dump() | {"prepare": prepare, "seed": 0, "round": 1}
     p = RolloutParams.model_validate_json(json.dumps(values | {"max_new_tokens": 4}))
-    found = rollout(policy(imported), questions(p), p, 4096, {})
+    found = pa.concat_tables(rollout(policy(imported), questions(p), p, 4096, {}))
     assert found["reward"].null_count == len(found) == 32
 
 
@@ -264,5 +265,5 @@ def questions(p):
         prompts.Prompt(
             row["prompt_id"], row["task"], json.loads(row["messages"]), row["prompt"], ""
         )
-        for row in prepare(p.prepare).to_pylist()
+        for row in prepare(p.prepare)
     ]

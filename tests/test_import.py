@@ -40,7 +40,7 @@ def read(path, policy, counts=None):
     file = task.Prepare(
         task="prompts", file=str(path), seed=0, train=imported.prompts_of(path), responses=True
     )
-    table = prepare(file)
+    table = pa.Table.from_pylist(list(prepare(file)), schema=tables.PROMPTS)
     tables.write(table, path.parent / "prompts.parquet", tables.PROMPTS)
     asked = prompts.read(path.parent / "prompts.parquet", "train")
     counts = {} if counts is None else counts

@@ -165,10 +165,9 @@ def test_a_hub_is_asked_at_a_pinned_revision(monkeypatch):
 
 
 def drawn(p):
-    table = prepare(PrepareParams(prepare=p).prepare)
-    assert table.schema == tables.PROMPTS
     found = {}
-    for row in table.to_pylist():
+    for row in prepare(PrepareParams(prepare=p).prepare):
+        assert list(row) == tables.PROMPTS.names
         found.setdefault(row["split"], []).append(row["prompt"])
     return found
 
