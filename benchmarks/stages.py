@@ -270,9 +270,7 @@ def _prompts(count: int) -> pa.Table:
     return pa.table(columns, schema=tables.PROMPTS)
 
 
-def _written(
-    paths: list[Path], schemas: tuple[pa.Schema, ...], responses: int, size: int
-) -> None:
+def _written(paths: list[Path], schemas: tuple[pa.Schema, ...], responses: int, size: int) -> None:
     """Rollouts, forks, answers, scores and targets, a row group of responses at a time."""
     from contextlib import ExitStack
 
@@ -342,7 +340,9 @@ def _evidence(
     owner = pa.array(names).take(pa.array(of_fork))
     at = positions.take(pa.array(of_fork))
     cuts = draw.integers(0, CHUNK, count).tolist()
-    texts = [ALPHABET[-cut - 1 : -1] + chunks[f][cut:] for f, cut in zip(of_fork, cuts, strict=True)]
+    texts = [
+        ALPHABET[-cut - 1 : -1] + chunks[f][cut:] for f, cut in zip(of_fork, cuts, strict=True)
+    ]
     answers = {
         "rollout_id": owner,
         "position": at,
