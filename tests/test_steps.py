@@ -1,5 +1,6 @@
 """Several on-policy steps in one cell are as many cells of one: tables, weights and report."""
 
+import functools
 import json
 import os
 import shutil
@@ -71,6 +72,15 @@ def four(tmp_path_factory):
     return cellwise(scratch(tmp_path_factory.mktemp("steps") / "four", ARMS, 4, 4))
 
 
+@functools.cache
+def rounds(folder, arm):
+    return Project.at(folder).yaml("plan.yaml")["cells"]["arms"][arm]["seed-0"]
+
+
+def cell(project, arm, round_, stage):
+    return project.folder / "data" / stage / rounds(project.folder, arm)[f"round-{round_}"][stage]
+
+
 def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -80,14 +90,11 @@ def same(one, several, arm, ends):
     first = 1
     for last in ends:
         for stage, (name, schema) in steps.TABLES.items():
-            if (
-                stage
-                not in several.yaml("plan.yaml")["cells"]["arms"][arm]["seed-0"][f"round-{last}"]
-            ):
+            if stage not in rounds(several.folder, arm)[f"round-{last}"]:
                 continue
-            path = several.cell(arm, last, stage) / f"{name}.parquet"
+            path = cell(several, arm, last, stage) / f"{name}.parquet"
             apart = [
-                tables.read(one.cell(arm, r, stage) / f"{name}.parquet", schema)
+                tables.read(cell(one, arm, r, stage) / f"{name}.parquet", schema)
                 for r in range(first, last + 1)
             ]
             assert tables.read(path, schema).equals(pa.concat_tables(apart))
@@ -96,11 +103,11 @@ def same(one, several, arm, ends):
             counted = [step for step, part in enumerate(apart, 1) for _ in range(len(part))]
             assert whole["step"].to_pylist() == counted
             assert len(counted) > len(apart)
-        found, wanted = several.cell(arm, last, "train"), one.cell(arm, last, "train")
+        found, wanted = cell(several, arm, last, "train"), cell(one, arm, last, "train")
         assert bytes_of(found / "checkpoint") == bytes_of(wanted / "checkpoint")
         moments = "optimizer.safetensors"
         assert (found / moments).read_bytes() == (wanted / moments).read_bytes()
-        lines = [one.cell(arm, r, "train") / "metrics.jsonl" for r in range(first, last + 1)]
+        lines = [cell(one, arm, r, "train") / "metrics.jsonl" for r in range(first, last + 1)]
         assert (found / "metrics.jsonl").read_text() == "".join(x.read_text() for x in lines)
         first = last + 1
 
@@ -128,12 +135,13 @@ def test_the_report_says_the_same_of_four_in_one(one, four):
     ]  # fmt: skip
     assert sums[0] == sums[1]
     bought = [
-        sum(r["teacher_tokens_out_bought"] for r in rows(p, "costs.json")) for p in (one, four)
+        sum(row["teacher_tokens_out_bought"] for row in rows(project, "costs.json"))
+        for project in (one, four)
     ]
     assert bought[0] == bought[1]
     page = (four.folder / "data/report/index.html").read_text()
     for stage in ("forks", "teach", "score", "prior"):
-        assert f"{four.cell('omniopd', 4, stage).name}.{stage}" in page
+        assert f"{cell(four, 'omniopd', 4, stage).name}.{stage}" in page
 
 
 def test_a_last_cell_may_hold_fewer_steps(one, tmp_path):
@@ -183,7 +191,7 @@ def test_a_cell_of_steps_depends_on_all_the_code_that_it_loads(four):
         assert not missing, name  # an objective that it does not load would rerun it
     assert seen == set(KINDS)
     for group, arms in KINDS.items():
-        keys = {four.cell(arm, 4, "train").name for arm in arms}
+        keys = {cell(four, arm, 4, "train").name for arm in arms}
         assert keys == set(groups[group])
 
 
@@ -296,8 +304,8 @@ def test_one_step_a_cell_is_the_plan_without_the_setting():
 def test_more_steps_than_rounds_are_all_of_them():
     several = expand(experiment__rounds=3, experiment__steps_per_cell=9)
     assert several == expand(experiment__rounds=3, experiment__steps_per_cell=3)
-    (cell,) = (c for c in several["cells"]["steps"].values() if c["params"]["stages"]["score"]["params"]["source"] == "similarity")  # fmt: skip # noqa: E501
-    assert cell["params"]["rounds"] == [1, 3]
+    (own, other) = several["cells"]["steps"].values()
+    assert own["params"]["rounds"] == other["params"]["rounds"] == [1, 3]
 
 
 @pytest.mark.parametrize(
