@@ -48,6 +48,7 @@ CASES = [
     *(Case("opd-forks", lora, bfloat16=True) for lora in (False, True)),
     *(Case("opd-forks", lora, untied=True) for lora in (False, True)),
 ]
+FLOOR = 1e-4  # of a tensor that is nothing but rounding
 STEPS = 3  # of a run with an optimizer, taken up after the first
 
 
@@ -119,6 +120,12 @@ def trained(case: Case, group: ranks.Group, state: dict[str, torch.Tensor] | Non
     whole = group.gathered(student, lambda: policies(case)[0])
     ends = {} if whole is None else dict(whole.model.state_dict())
     return metrics, optimizer.state(keep_weights=True), state, ends
+
+
+def close(ours: torch.Tensor, plain: torch.Tensor, near: float) -> None:
+    """Assert that two tensors are equal to `near` of the largest entry."""
+    scale = float(plain.abs().max())
+    assert float((ours - plain).abs().max()) <= near * max(scale, FLOOR)
 
 
 def main() -> None:
