@@ -7,17 +7,16 @@ is when dvc.lock is written. A finished cell goes into DVC's cache and run-cache
 dvc.lock with others: after a kill -9 in between, DVC restores it from there and runs nothing.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline import lookup
 from pipeline.cells import log
 from pipeline.dropping import Dropping, above
 from pipeline.errors import UserError
@@ -63,7 +62,7 @@ class Project:
 
         self._fault = DvcException
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its lines are echoed cell by cell
-        _read_params_once()
+        lookup.read_params_once()
         try:
             self._repo: Repo = Repo(_wait_for_lock=True)
             self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
@@ -290,30 +289,3 @@ class Project:
         self._written = time.monotonic()
         self._took = self._written - start
         self._drop()
-
-
-def _read_params_once() -> None:
-    """Let DVC parse plan.yaml once, not for every cell and question, and look keys up.
-
-    DVC's own function searches the whole tree for each key as if it were a pattern.
-    """
-    from dvc.dependency import param
-
-    plain = param.read_param_file
-
-    @functools.lru_cache(maxsize=4)
-    def parsed(fs: Any, path: str, _changed: int) -> Any:
-        return plain(fs, path)
-
-    def read(
-        fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False, **rest: Any
-    ) -> Any:
-        if not (key_paths and flatten) or rest:
-            return plain(fs, path, key_paths, flatten, **rest)
-        tree, found = parsed(fs, path, Path(path).stat().st_mtime_ns), {}
-        for key in key_paths:
-            with suppress(KeyError, TypeError):
-                found[key] = functools.reduce(lambda node, part: node[part], key.split("."), tree)
-        return found
-
-    param.read_param_file = read
