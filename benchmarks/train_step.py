@@ -133,7 +133,7 @@ def _trl(policy: Any, teacher: Any, batch: Any, scratch: Path) -> Any:
     trainer.current_gradient_accumulation_steps = 1
 
     def step() -> tuple[float, list[Any]]:
-        loss = trainer.training_step(trainer.model, inputs)
+        loss = trainer.training_step(trainer.model, inputs, None)
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         adam.step()
         grads = [p.grad for p in parameters]

@@ -1,0 +1,47 @@
+"""The rows that the benchmarks write, and that the loss which is timed is one and the same loss."""
+
+import json
+import math
+
+import pytest
+
+from benchmarks import __main__ as bench
+from benchmarks import loss, measure
+
+FIELDS = {"name", "value", "unit", "peer", "peer_value", "ratio", "finite", "better"}
+FIELDS |= {"repeats", "spread"}
+
+
+def test_a_row_holds_medians_of_what_was_measured_in_turn():
+    found = measure.row("x", "s", "lower", "theirs", [1.0, 2.0, 9.0], [2.0, 2.0, 3.0])
+    assert found.keys() == FIELDS
+    assert (found["value"], found["peer_value"], found["ratio"]) == (2.0, 2.0, 1.0)
+    assert (found["spread"], found["repeats"], found["finite"]) == (2.5, 3, True)
+    assert not measure.row("x", "s", "lower", "theirs", [math.inf], [1.0])["finite"]
+
+
+def test_a_peak_counts_what_was_freed_again():
+    size = 64 << 20
+
+    def work():
+        bytearray(b"x" * size)
+
+    assert 64 <= measure.peak(work)["mib"] < 200
+
+
+def test_the_three_losses_that_are_compared_agree():
+    pytest.importorskip("trl")
+    loss.agree()
+
+
+@pytest.mark.skipif(not bench.RESULTS.is_file(), reason="`make bench` has not run here")
+def test_the_committed_results_hold_the_rows_that_must_be_there():
+    found = {row["name"]: row for row in json.loads(bench.RESULTS.read_text())}
+    assert set(bench.MANDATORY) <= found.keys()
+    for row in found.values():
+        assert row.keys() == FIELDS
+        numbers = [row[name] for name in ("value", "peer_value", "ratio", "spread")]
+        assert row["finite"] is True
+        assert all(map(math.isfinite, numbers))
+        assert row["better"] in ("higher", "lower")
+    assert bench.TABLE.read_text() == bench.table(list(found.values()))
