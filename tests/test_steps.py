@@ -285,6 +285,18 @@ def test_what_was_kept_of_other_code_is_not_gone_on_from(four, tmp_path):
     assert outs(project, key) == wanted
 
 
+@pytest.mark.gpu
+def test_what_torch_keeps_on_a_gpu_after_a_stage_is_given_back():
+    import torch
+
+    from stages.steps import _give_back
+
+    torch.empty(1 << 26, device="cuda")
+    assert torch.cuda.memory_reserved() > 0
+    _give_back()
+    assert torch.cuda.memory_reserved() == 0
+
+
 def expand(**changes):
     values = experiment.read_yaml(MINIATURE)
     for name, value in changes.items():
