@@ -285,6 +285,21 @@ def test_what_was_kept_of_other_code_is_not_gone_on_from(four, tmp_path):
     assert outs(project, key) == wanted
 
 
+def test_a_policy_that_nobody_trains_is_loaded_once_where_stages_share_a_process(monkeypatch):
+    from pipeline import cells
+    from pipeline.engines import hf
+
+    loaded = []
+    monkeypatch.setattr(hf, "load", lambda folder, device: loaded.append(folder) or object())
+    hf._kept.cache_clear()
+    assert hf.frozen("teacher", "cpu") is not hf.frozen("teacher", "cpu")
+    monkeypatch.setattr(cells, "keep_frozen", True)
+    assert hf.frozen("teacher", "cpu") is hf.frozen("teacher", "cpu")
+    assert hf.frozen("reference", "cpu") is not hf.frozen("teacher", "cpu")
+    hf._kept.cache_clear()
+    assert loaded == ["teacher", "teacher", "teacher", "reference"]
+
+
 @pytest.mark.gpu
 def test_what_torch_keeps_on_a_gpu_after_a_stage_is_given_back():
     import torch
