@@ -159,6 +159,11 @@ def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found | {"start_seconds": 0.0}
 
 
+def inside(key: str) -> Path:
+    """Where the stages of a cell's steps write."""
+    return resume.FOLDER / f"inside-{key}"
+
+
 def kept_folders(key: str) -> Iterator[Path]:
     """What lies in .resume/ of a cell's steps."""
     for folder in resume.FOLDER.glob(f"*-{key}"):

@@ -51,8 +51,8 @@ class Progress:
         self.done: int = 0 if kept is None else self._usable(kept[1])
         if self.done:
             state.say(f"{self.done} of {len(whole)} stages of its steps")
-        else:
-            self.forget()
+        else:  # what a stage keeps of its own work knows its inputs itself
+            shutil.rmtree(steps.inside(key), ignore_errors=True)
 
     def _usable(self, done: int) -> int:
         """Of `done` stages, up to where the next one finds the checkpoint that it begins from.
@@ -61,12 +61,14 @@ class Progress:
         """
         trained = [i for i, one in enumerate(self.whole[:done]) if one.stage == "train"]
         for i in reversed(trained):
-            if (self.whole[i].folder / "checkpoint").is_dir():
+            names = ("checkpoint", "optimizer.safetensors")
+            if all((self.whole[i].folder / name).exists() for name in names):
                 return done
             done = i
         return done if not trained else 0
 
     def forget(self) -> None:
+        """The cell has ended."""
         for folder in steps.kept_folders(self.key):
             shutil.rmtree(folder)
 

@@ -1,7 +1,8 @@
-"""Run all cells of a project in one process, by their command lines: `python -m tests.cellwise`.
+"""Run a project's cells in one process, by their command lines: `python -m tests.cellwise`.
 
-In the current directory, in dependency order, without DVC. Each cell imports the project's own
-code anew, as a process of its own would, so what it loads is known: it goes to loaded.json.
+In the current directory, in dependency order, without DVC, but for groups that are named. Each cell
+imports the project's own code anew, as a process of its own would, so what it loads is known: it
+goes to loaded.json.
 """
 
 import json
@@ -22,9 +23,11 @@ def main() -> None:
     dag = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"]
     from pipeline.plan import upstream
 
-    loaded = {}
+    loaded, left_out = {}, sys.argv[1:]
     for name in upstream({"cells": groups}):
         group, _, key = name.partition("@")
+        if group in left_out:
+            continue
         items = {"key": key, **{f"item.{n}": v for n, v in groups[group][key].items()}}
         line = re.sub(
             r"\$\{([\w.]+)\}", lambda m, items=items: str(items[m[1]]), dag[group]["do"]["cmd"]

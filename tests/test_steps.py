@@ -57,8 +57,8 @@ def scratch(folder, arms, rounds, size, **more):
     return project
 
 
-def cellwise(project):
-    project.run(sys.executable, "-m", "tests.cellwise")
+def cellwise(project, *left_out):
+    project.run(sys.executable, "-m", "tests.cellwise", *left_out)
     return project
 
 
@@ -147,7 +147,7 @@ def test_the_report_says_the_same_of_four_in_one(one, four):
 def test_a_last_cell_may_hold_fewer_steps(one, tmp_path):
     arms = ["omniopd", "random-scores"]
     three = scratch(tmp_path / "three", arms, 4, 3, evaluate__rounds="all")
-    cellwise(three)
+    cellwise(three, "evaluate", "calibrate", "report")
     for arm in arms:
         same(one, three, arm, [3, 4])
     found = three.yaml("plan.yaml")["cells"]["arms"]["omniopd"]["seed-0"]
@@ -164,9 +164,8 @@ def test_eight_steps_in_one_cell_equal_eight_in_eight_with_an_adapter(tmp_path):
         "forks__max_forks": 1,
         "calibrate": {"rounds": "none"},
     }
-    apart, whole = (
-        cellwise(scratch(tmp_path / str(size), ["omniopd"], 8, size, **settings)) for size in (1, 8)
-    )
+    projects = (scratch(tmp_path / str(n), ["omniopd"], 8, n, **settings) for n in (1, 8))
+    apart, whole = (cellwise(one, "evaluate", "report") for one in projects)
     same(apart, whole, "omniopd", [8])
 
 
@@ -284,6 +283,33 @@ def test_what_was_kept_of_other_code_is_not_gone_on_from(four, tmp_path):
     assert "of other params, inputs or code" in said
     assert f"rollout {key}/1:" in said
     assert outs(project, key) == wanted
+
+
+def test_a_policy_that_nobody_trains_is_loaded_once_where_stages_share_a_process(monkeypatch):
+    from pipeline import cells
+    from pipeline.engines import hf
+
+    loaded = []
+    monkeypatch.setattr(hf, "load", lambda folder, device: loaded.append(folder) or object())
+    hf._kept.cache_clear()
+    assert hf.frozen("teacher", "cpu") is not hf.frozen("teacher", "cpu")
+    monkeypatch.setattr(cells, "keep_frozen", True)
+    assert hf.frozen("teacher", "cpu") is hf.frozen("teacher", "cpu")
+    assert hf.frozen("reference", "cpu") is not hf.frozen("teacher", "cpu")
+    hf._kept.cache_clear()
+    assert loaded == ["teacher", "teacher", "teacher", "reference"]
+
+
+@pytest.mark.gpu
+def test_what_torch_keeps_on_a_gpu_after_a_stage_is_given_back():
+    import torch
+
+    from stages.steps import _give_back
+
+    torch.empty(1 << 26, device="cuda")
+    assert torch.cuda.memory_reserved() > 0
+    _give_back()
+    assert torch.cuda.memory_reserved() == 0
 
 
 def expand(**changes):
