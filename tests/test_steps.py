@@ -162,7 +162,6 @@ def test_eight_steps_in_one_cell_equal_eight_in_eight_with_an_adapter(tmp_path):
         "train__correction": "ratio",
         "forks__scheduler": "embedding-variance",
         "forks__max_forks": 1,
-        "calibrate": {"rounds": "none"},
     }
     projects = (scratch(tmp_path / str(n), ["omniopd"], 8, n, **settings) for n in (1, 8))
     apart, whole = (cellwise(one, "evaluate", "report") for one in projects)
