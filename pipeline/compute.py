@@ -86,24 +86,17 @@ class Experimental:
         for arm, seeds in named.items():
             settings = self._settings(arm)
             for rounds in seeds.values():
-                last = max(int(name.removeprefix("round-")) for name in rounds)
-                for name, stages in rounds.items():
-                    for key in (key for key in stages.values() if key not in seen):
-                        if key in self.groups:
+                for stages in rounds.values():
+                    for key in stages.values():
+                        if key in self.groups and key not in seen:
                             seen.add(key)
-                            round_ = int(name.removeprefix("round-"))
-                            yield self._cell(key, settings, self._keeps(round_, last))
+                            yield self._cell(key, settings)
 
     def _settings(self, arm: str) -> Settings:
         method, _, control = arm.partition("+")
         if control:
             return self.experiment.branch(control)
         return self.experiment.arm(self.experiment.experiment.arms[0] if arm == "base" else method)
-
-    def _keeps(self, round_: int, last: int) -> bool:
-        """Whether experiment.keep leaves a round's checkpoint and moments."""
-        what, _, k = str(getattr(self.experiment.experiment, "keep", "all")).partition(":")
-        return what == "all" or round_ == last or (what == "every" and round_ % int(k) == 0)
 
     def _pretrain(self, folder: str, size: Size) -> Cell:
         model = self.experiment.pretrain.models[self.names[folder]]
@@ -121,7 +114,7 @@ class Experimental:
         memory = {name: footprint.with_process(parts, runtime)}
         return Cell(name, Path(folder), cost, memory, cache)
 
-    def _cell(self, key: str, settings: Settings, kept: bool) -> Cell:
+    def _cell(self, key: str, settings: Settings) -> Cell:
         group = self.groups[key]
         stage, folder = group.partition("-")[0], DATA / group.partition("-")[0] / key
         match stage:
@@ -133,7 +126,7 @@ class Experimental:
                 return self._teach(folder, group, self.plan[group][key], settings)
             case "train":
                 teacher = self.plan[group][key].get("teacher") if "opd" in group else None
-                return self._train(folder, settings, teacher, kept)
+                return self._train(folder, settings, teacher)
             case "forks":
                 tables = ceilings.prefixes(settings) * (
                     ROW + TOKEN * settings.rollout.max_new_tokens / 2
@@ -201,7 +194,7 @@ class Experimental:
         memory = {label: self._sampling(size, rows, config.engine)}
         return Cell("teach, " + name, folder, cost, memory, cache)
 
-    def _train(self, folder: Path, settings: Settings, teacher: str | None, kept: bool) -> Cell:
+    def _train(self, folder: Path, settings: Settings, teacher: str | None) -> Cell:
         block, size = settings.train, self.student
         per_prompt = settings.rollout.samples_per_prompt
         if block.objective == "sft":
@@ -222,8 +215,8 @@ class Experimental:
         read += [found.teacher] if found.teacher else []
         parts = footprint.training(size, found, runtime)
         memory = {label: footprint.with_process(parts, runtime, *read)}
-        cache = _checkpoint(size, block) if kept else {}
-        return Cell(label, folder, footprint.trained(size, found, runtime), memory, cache)
+        cost = footprint.trained(size, found, runtime)
+        return Cell(label, folder, cost, memory, _checkpoint(size, block))
 
 
 def _checkpoint(size: Size, block: params.Train) -> dict[str, float]:

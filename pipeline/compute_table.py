@@ -124,10 +124,10 @@ def _assumptions(
             f"vLLM takes the share of a GPU that runtime.engine_memory says, whatever it needs; "
             f"shown are the weights and keys and values of {footprint.AT_ONCE} sequences at once."
         )
-    keep = getattr(file.experiment, "keep", "all")
     said.append(
-        f"Cache: experiment.keep is {keep}; tables uncompressed. Where data/ cannot share blocks "
-        "with the cache it is as large again, and the hub's own cache holds what was downloaded."
+        "Cache: every round's checkpoint and moments; tables uncompressed. Where data/ cannot "
+        "share blocks with the cache it is as large again, and the hub's own cache holds what was "
+        "downloaded."
     )
     said.append(
         "Not counted: stages without a model (forks, score, prior, calibrate, report), start-up of "

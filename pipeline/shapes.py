@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.experiment import Experiment
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-READ = "config.json of the hub, read 2026-11-25"
+READ = "copies of its config.json in public repositories, read 2026-11-25"
 TABLE = {  # of models that profiles name: layers, hidden, heads, kv_heads, head_dim, mlp, ...
     "Qwen/Qwen3-0.6B": (28, 1024, 16, 8, 128, 3072, 151936, True),
     "Qwen/Qwen3-1.7B": (28, 2048, 16, 8, 128, 6144, 151936, True),

@@ -29,6 +29,22 @@ def tiny(seed: int) -> Policy:
     return policy_of(LlamaForCausalLM(config).eval(), tokenizer, "cpu")
 
 
+def for_vllm(vocabulary: int, **ids: int | None) -> LlamaConfig:
+    """Of a tiny model that vLLM runs on a CPU, where a head has 32 numbers at least."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        **ids,
+    )
+
+
 def double(policy: Policy) -> LlamaForCausalLM:
     """A float64 copy of the model."""
     copy = LlamaForCausalLM(policy.model.config).eval()

@@ -222,16 +222,6 @@ def test_the_cache_holds_a_checkpoint_for_every_train_cell(tmp_path, monkeypatch
     assert found["moments"] * 1e9 == pytest.approx(2 * 3 * 8 * weights)
 
 
-def test_dropped_rounds_take_no_cache(tmp_path, monkeypatch):
-    file = load(tmp_path, lambda values: None)
-    found = Experimental(file, plan.expand(file))
-    kept = {"all": {1, 2, 3, 4, 5}, "every:2": {2, 4, 5}, "last": {5}}
-    for keep, rounds in kept.items():
-        block = type("Block", (), {"keep": keep})
-        monkeypatch.setattr(found, "experiment", type("File", (), {"experiment": block}))
-        assert {r for r in range(1, 6) if found._keeps(r, 5)} == rounds
-
-
 def test_cells_that_arms_share_are_counted_once(tmp_path, monkeypatch):
     def arms(*names):
         def edit(values):

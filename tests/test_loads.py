@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from pipeline import harness
 from pipeline.engines import characters, lora
@@ -20,7 +20,7 @@ from pipeline.engines.hf import generate, load, save
 from pipeline.engines.sampling import GREEDY
 from pipeline.params import Lora
 from tests import engines
-from tests.naive import ALPHABET
+from tests.naive import ALPHABET, for_vllm
 
 # says who speaks, opens the answer, and closes the thinking when it is switched off
 TEMPLATE = (
@@ -62,20 +62,8 @@ def pair(tmp_path_factory):
     tokenizer = characters.tokenizer(ALPHABET)
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,  # a head of 32: the least that vLLM's attention on a CPU takes
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = for_vllm(len(tokenizer), bos_token_id=None, **ids)
     save(LlamaForCausalLM(config), tokenizer, folder / "base", torch.float32)
     policy = load(folder / "base")
     lora.add(policy.model, Lora(rank=2, alpha=8.0, targets="all-linear"), seed=3)

@@ -65,8 +65,8 @@ def cells(rounds, *, taught, own, teach, models, engine):
     }
 
 
-HOSTED = {"teach": "teach-hosted", "models": 1, "own": 1, "engine": ""}
-LOCAL = {"teach": "teach-vllm", "models": 2, "own": 2, "engine": ""}
+HOSTED = {"teach": "teach-hosted", "models": 1, "own": 1, "engine": "-vllm"}
+LOCAL = {"teach": "teach-vllm", "models": 2, "own": 2, "engine": "-vllm"}
 BY_HAND = {
     "laptop-gpu": cells(4, taught=1, **LOCAL) | {"train-opd": 4},
     "qwen3-claude-haiku": cells(4, taught=1, **HOSTED),

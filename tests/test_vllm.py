@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from pipeline import checkpoints, params, tables
 from pipeline.asking import Judging, Wanted
@@ -27,7 +27,7 @@ from pipeline.teachers import Ask, Asked, Draw
 from pipeline.teachers.local import LocalTeacher, runs
 from stages.rollout import gaps
 from tests import engines
-from tests.naive import ALPHABET
+from tests.naive import ALPHABET, for_vllm
 from tests.project import ROOT, Project
 
 CPU = params.Runtime()
@@ -55,17 +55,7 @@ def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("tiny") / "checkpoint"
     tokenizer = characters.tokenizer(ALPHABET)
     torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer) + 3,
-        hidden_size=64,  # a head of 32: the least that vLLM's attention on a CPU takes
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
+    config = for_vllm(len(tokenizer) + 3)
     policy = policy_of(LlamaForCausalLM(config), tokenizer, "cpu")
     with torch.no_grad():  # so likely that some response would hold one
         policy.model.get_output_embeddings().weight[len(tokenizer) :] *= 1.5
