@@ -112,6 +112,7 @@ def settings(o: Options) -> dict[str, Any]:
             "betas": [0.9, 0.98],
             "warmup_steps": 0,
             "clip": 1.0,
+            "lora": "none",  # nothing is trained
         },
         "evaluate": {
             "split": "dev",

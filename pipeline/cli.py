@@ -23,7 +23,7 @@ def plan(
     check: Annotated[bool, typer.Option(help="only compare plan.yaml with params.yaml")] = False,
 ) -> None:
     """Expand params.yaml into plan.yaml, prune what it no longer has, link the arms."""
-    from pipeline import dag, keeping, plan
+    from pipeline import dag, experiment, keeping, plan
 
     if check:
         dag.check()
@@ -32,6 +32,7 @@ def plan(
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
         typer.echo(_detectable())
+        typer.echo(experiment.load().adapters())
         if kept := keeping.line(keeping.of(wanted, keeping.wanted())):
             typer.echo(kept)
 

@@ -204,14 +204,14 @@ class Experimental:
         found = Training(
             self.rows(count, settings.rollout.max_new_tokens),
             block.micro_batch_size,
-            block.lora,
+            block.adapter,
             block.moment_bits or 32,
             2 if anchored else 1,
             self.sizes[teacher] if teacher else None,
             block.objective in ANCHORED,
         )
         runtime, label = self.experiment.runtime, f"train {block.objective}"
-        read = [size] + [size] * (found.reference and not block.lora)
+        read = [size] + [size] * (found.reference and not block.adapter)
         read += [found.teacher] if found.teacher else []
         parts = footprint.training(size, found, runtime)
         memory = {label: footprint.with_process(parts, runtime, *read)}
@@ -221,10 +221,10 @@ class Experimental:
 
 def _checkpoint(size: Size, block: params.Train) -> dict[str, float]:
     """Outs of a train cell that are as large as the model or its adapter."""
-    weights = size.adapter(block.lora) * 4 if block.lora else size.weights * size.width
+    weights = size.adapter(block.adapter) * 4 if block.adapter else size.weights * size.width
     found = {"trained weights": float(weights)}
     if block.optimizer == "carry":
-        count = size.adapter(block.lora) if block.lora else size.weights
-        coarse = 4 if not block.lora and size.width < 4 else 0  # float32 weights beside them
+        count = size.adapter(block.adapter) if block.adapter else size.weights
+        coarse = 4 if not block.adapter and size.width < 4 else 0  # float32 weights beside them
         found["moments"] = count * (2 * (block.moment_bits or 32) / 8 + coarse)
     return found

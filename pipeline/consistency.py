@@ -98,7 +98,7 @@ def _variants(where: str, arm: "Settings") -> None:
     ):
         if found not in wanted:
             refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
-    rank, most = arm.train.lora.rank if arm.train.lora else 0, params.VLLM_RANKS[-1]
+    rank, most = arm.train.adapter.rank if arm.train.adapter else 0, params.VLLM_RANKS[-1]
     if rank > most and "vllm" in (arm.rollout.engine, arm.evaluate.engine):
         refuse(f"{where}train.lora.rank", rank, f"at most {most} with engine vllm", "Lower it.")
 

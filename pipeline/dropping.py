@@ -58,7 +58,7 @@ class Dropping:
         found: set[str] = set()
         for name, stage in self._stages.items():
             for out in stage.outs:
-                weighty = name.startswith("train") and out in _weights(stage)
+                weighty = keeping.trains(name) and out in _weights(stage)
                 if not weighty or (name not in dropping and out.exists):
                     found.update(self._objects(str(out.hash_info.value)))
         for oid in self._left:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import ceilings, consistency, params
+from pipeline import ceilings, consistency, params, sizes
 from pipeline.errors import UserError
 from pipeline.params import METHOD, Params
 
@@ -51,6 +51,16 @@ class Experiment(Settings):
         """Arm omniopd with the overrides of control `name` on top. Raises UserError."""
         return self._settings(name, "experiment.branch", METHOD)
 
+    def adapters(self) -> str:
+        """How each arm trains, arms that train alike named together."""
+        found: dict[str, list[str]] = {}
+        for name in self.experiment.arms:
+            said = (self.arms[name].get("train") or {}).get("lora") or self.train.lora
+            how = sizes.line(self.arm(name), said is not None, self.experiment.student)
+            found.setdefault(how, []).append(name)
+        alike = len(found) == 1
+        return "\n".join(how if alike else f"{', '.join(n)}: {how}" for how, n in found.items())
+
     def _settings(self, name: str, where: str, *below: str) -> Settings:
         if name not in self.arms:
             raise UserError(
@@ -61,6 +71,7 @@ class Experiment(Settings):
         for arm in (*below, name):
             values = _merge(values, self.arms[arm])
         settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
+        settings = sizes.resolved(settings, self.experiment.student)
         consistency.arm(self, name, settings)
         return settings
 

@@ -5,6 +5,7 @@ done: from the folder and from DVC's cache (pipeline/dropping.py). Tables, metri
 stay, so do the models of stage pretrain, on which adapters sit, and the last round.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def wanted() -> str:
 def of(found: dict[str, Any], what: str) -> Keep:
     """The plan `found` under experiment.keep `what`."""
     reads = plan.upstream(found)
-    names = {name.partition("@")[2]: name for name in reads if name.startswith("train")}
+    names = {name.partition("@")[2]: name for name in reads if trains(name)}
     for key in _kept(found, what):
         names.pop(key, None)
     readers: dict[str, set[str]] = {name: set() for name in names.values()}
@@ -76,6 +77,11 @@ def _keeps(what: str, round_: int, last: int) -> bool:
             return round_ % int(k) == 0 or round_ == last
         case _:
             return round_ == last
+
+
+def trains(name: str) -> bool:
+    """Whether the cell writes a trained checkpoint."""
+    return re.split("[-@]", name)[0] in ("train", "steps")
 
 
 def weights(name: str) -> list[Path]:

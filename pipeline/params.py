@@ -321,7 +321,9 @@ class Shape(Params):
 
 class PretrainModel(Params):
     init: Init
-    shape: Shape | None = None  # for `omniopd estimate`, of a model that is not here yet; untracked
+    shape: Shape | None = (
+        None  # of a model that is not here yet, for `omniopd estimate` and train.lora; untracked
+    )
     steps: Annotated[int, Field(ge=0)]
     batch_size: Count
     lr: Positive
@@ -445,10 +447,16 @@ class Train(Params):
     # prompt's; or how much the teacher agrees with itself at the fork
     baseline: Baseline = "none"
     anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
-    lora: Lora | None = None  # null: every weight is trained
+    # none: every weight is trained; null: as pipeline/sizes.py has it, an adapter above 0.5B
+    lora: Lora | Literal["none"] | None = None
     moment_bits: Literal[8] | None = None  # of Adam's moments, through bitsandbytes; null: 32
     # not part of a cell:
     processes: Count = 1  # that share the models and the work, each with a GPU where there are any
+
+    @property
+    def adapter(self) -> Lora | None:
+        """Of settings that pipeline/sizes.py has resolved."""
+        return None if self.lora == "none" else self.lora
 
 
 class Evaluate(Params):

@@ -16,7 +16,7 @@ def show(found: dict[str, Any], name: str) -> str:
     if name in arms:
         rounds = [own for found in arms[name].values() for own in found.values()]
         trained = [own["train"] for own in rounds if "train" in own]
-        gone = [key for key in trained if _dropped("train", key)]
+        gone = [key for key in trained if _dropped(key)]
         note = {"checkpoints dropped by experiment.keep": gone} if gone else {}
         return as_yaml({name: arms[name], **note}).rstrip()
     for full, reads in plan.upstream(found).items():
@@ -30,15 +30,15 @@ def show(found: dict[str, Any], name: str) -> str:
                         "folder": " ".join(f"data/{s}/{key}" for s in stages),
                         "reads": sorted(reads),
                         "used by": _users(arms, key) or ["every arm"],
-                        **_dropped(group, key),
+                        **_dropped(key),
                     }
                 }
             ).rstrip()
     raise UserError(f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}.")
 
 
-def _dropped(group: str, key: str) -> dict[str, str]:
-    path = Path("data") / group.partition("-")[0] / key / NOTE
+def _dropped(key: str) -> dict[str, str]:
+    path = Path("data/train") / key / NOTE
     gone = path.is_file() and not (path.parent / "checkpoint").exists()
     return {"dropped": path.read_text().strip()} if gone else {}
 

@@ -395,6 +395,20 @@ def test_branches_read_the_checkpoints_of_their_rounds(what: str, gone: set[int]
     assert same == found  # it is of no cell
 
 
+def test_cells_of_several_steps_lose_their_checkpoints_too() -> None:
+    settings = experiment.read_yaml(ROOT / "tests" / "miniature.yaml")
+    settings["experiment"] |= {"rounds": 5, "steps_per_cell": 2, "arms": ["omniopd"]}
+    settings["prepare"]["train"] = 64
+    found = plan.expand(experiment._validate(experiment.Experiment, settings, "here"))
+    arm = found["cells"]["arms"]["omniopd"]["seed-0"]
+    keys = [arm[f"round-{r}"]["train"] for r in (2, 4, 5)]
+    keep = keeping.of(found, "last")
+    assert set(keep.readers) == {f"steps@{key}" for key in keys[:2]}
+    assert keep.readers[f"steps@{keys[0]}"] >= {f"steps@{keys[1]}"}
+    assert keeping.weights(f"steps@{keys[0]}")[0] == Path(f"data/train/{keys[0]}/checkpoint")
+    assert set(keeping.of(found, "every:4").readers) == {f"steps@{keys[0]}"}
+
+
 @pytest.mark.parametrize("what", ["every:0", "first", "every", "every:-1"])
 def test_another_keep_is_refused(what: str) -> None:
     settings = experiment.read_yaml(ROOT / "tests" / "miniature.yaml")
