@@ -1,6 +1,7 @@
 """vLLM as its own users call it: a process with an `LLM`, batches of prompts on standard input.
 
-A line in: {"prompts": [[id, ...], ...], "max_tokens", "seeds": [...] or null, "logprobs": bool}.
+A line in: {"prompts": [[id, ...], ...], "max_tokens", "eos", "seeds": [...] or null,
+"logprobs": bool}.
 A line out, on the descriptor named on the command line: seconds of `LLM.generate` and tokens.
 """
 
@@ -21,6 +22,7 @@ def main() -> None:
         enable_chunked_prefill=False,  # as ours: seeded prompts crash it on a CPU
         generation_config="vllm",
         max_model_len=2048,
+        kv_cache_memory_bytes=1 << 30,  # as ours
         seed=0,
     )
     for line in sys.stdin:
@@ -30,6 +32,7 @@ def main() -> None:
             SamplingParams(
                 temperature=1.0,
                 max_tokens=asked["max_tokens"],
+                stop_token_ids=[asked["eos"]],
                 seed=seed,
                 logprobs=0 if asked["logprobs"] else None,
             )
