@@ -91,7 +91,7 @@ def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Ro
         ids = [engine.prompt_ids(x.messages) for x in asked for _ in range(p.samples_per_prompt)]
         told = {"prompts": ids, "max_tokens": p.max_new_tokens, "eos": engine.eos}
         for repeat in range(REPEATS + 1):
-            taken = seconds(lambda: sampled.append(through_vllm(folder, asked, p, runtime)))
+            taken = seconds(lambda: sampled.append(through_vllm(folder, asked, p, runtime, {})))
             free = raw.generate(**told, seeds=None, logprobs=False)
             equal = raw.generate(**told, seeds=numbers, logprobs=True)
             mine = [one.token_ids for one in sampled[-1]]
