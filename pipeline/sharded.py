@@ -114,14 +114,18 @@ class Sharded:
         if tied:
             head.weight = inside.weight
         else:
-            dealt = self._deal(head.weight.detach(), head.weight.dtype)
+            dealt = self._deal(head.weight.detach())
             head.weight = torch.nn.Parameter(dealt, head.weight.requires_grad)
         return Shards(model, policy.tokenizer, policy.silent_V.to(self.mesh.device_type))
 
-    def _deal(self, whole: torch.Tensor, dtype: torch.dtype, source: int | None = None) -> DTensor:
-        """`whole` over the ranks by its first axis. Without a source every rank has it."""
-        moved = whole.to(self.mesh.device_type, dtype)
-        return distribute_tensor(moved, self.mesh, [Shard(0)], src_data_rank=source)
+    def _deal(self, whole: torch.Tensor) -> DTensor:
+        """What every rank has, over the ranks by its first axis."""
+        moved = whole.to(self.mesh.device_type)
+        found = distribute_tensor(moved, self.mesh, [Shard(0)], src_data_rank=None)
+        mine = found.to_local().clone()  # it was a view, which would keep all of it in memory
+        return DTensor.from_local(
+            mine, self.mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
+        )
 
     @contextmanager
     def heads(self, student: Policy, frozen: "Frozen") -> Iterator[torch.Tensor]:
@@ -186,7 +190,8 @@ class Sharded:
     def part(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         if not self.first:
             whole = torch.empty(whole.shape, dtype=whole.dtype)
-        return self._deal(whole, whole.dtype, source=0)
+        moved = whole.to(self.mesh.device_type)
+        return distribute_tensor(moved, self.mesh, [Shard(0)], src_data_rank=0)
 
     def told(self, kept: "tuple[Tensors, Any] | None") -> "tuple[Tensors, Any] | None":
         said: list[Any] = [None]

@@ -94,6 +94,13 @@ def found(case: Case, group: ranks.Group) -> tuple[dict[str, float], dict[str, t
     """Metrics of the case's step, and this rank's part of the gradients of both terms."""
     student, frozen = group.spread(*policies(case))
     sums, metrics = gradients(student, frozen, evidence(case), how(case, group))
+    for weight in (w for p in (student, *frozen) if p for w in p.model.parameters()):
+        if hasattr(weight, "to_local"):  # nowhere does a rank still hold the whole of a weight
+            held = weight.to_local().untyped_storage().nbytes()
+            assert (
+                held
+                <= -(-len(weight) // 2) * (weight.numel() // len(weight)) * weight.element_size()
+            )
     names = [n for n, p in student.model.named_parameters() if p.requires_grad]
     grads = {}
     for term, several in (("signal", sums.signal_grads), ("anchor", sums.anchor_grads)):
