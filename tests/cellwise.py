@@ -43,7 +43,9 @@ def main() -> None:
 
 def _files() -> list[str]:
     root = os.getcwd() + os.sep
-    files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values()) if m]
+    first = "__mp_main__"  # what was __main__ when multiprocessing was imported
+    modules = [module for name, module in list(sys.modules.items()) if module and name != first]
+    files = [getattr(module, "__file__", None) or "" for module in modules]
     return sorted({f.removeprefix(root) for f in files if f.startswith(root)})
 
 
