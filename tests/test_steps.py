@@ -159,7 +159,7 @@ def test_eight_steps_in_one_cell_equal_eight_in_eight_with_an_adapter(tmp_path):
         "forks__max_forks": 1,
     }
     projects = (scratch(tmp_path / str(n), ["omniopd"], 8, n, **settings) for n in (1, 8))
-    apart, whole = (cellwise(one, "evaluate", "report") for one in projects)
+    apart, whole = (cellwise(one, "evaluate", "calibrate", "report") for one in projects)
     same(apart, whole, "omniopd", [8])
 
 
