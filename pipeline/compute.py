@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import ceilings, footprint, params, plan, shapes
+from pipeline import ceilings, footprint, keeping, params, plan, plan_steps, shapes
 from pipeline.estimate import DATA, problem_tokens
 from pipeline.experiment import Experiment, Settings
 from pipeline.footprint import Cost, Parts, Rows, Training
+from pipeline.runs import rounds
 from pipeline.shapes import Size
 
 ANCHORED = ("omniopd", "imitate-forks", "opd-forks")  # their loss has a second term
@@ -40,7 +41,12 @@ class Experimental:
     """Sizes and lengths that the cells of one experiment share."""
 
     def __init__(self, experiment: Experiment, expanded: dict[str, Any]) -> None:
-        self.experiment, self.plan = experiment, expanded["cells"]
+        self.experiment, self.steps = experiment, plan_steps.size(experiment)
+        arms = expanded["cells"]["arms"]
+        self.rollouts = {own["rollout"] for *_, own in rounds(arms) if "rollout" in own}
+        if self.steps > 1:  # the same work, a cell a round; round 1 of arms as if they shared it
+            expanded = plan.expand(plan_steps.single(experiment))
+        self.plan = expanded["cells"]
         self.groups = {key: group for group in plan.GROUPS for key in self.plan[group]}
         self.sizes: dict[str, Size] = {}  # by folder of the cell that makes the model
         self.names: dict[str, str] = {}
@@ -61,13 +67,10 @@ class Experimental:
 
     def _measured(self) -> float | None:
         """Tokens of a response in rollouts that are done."""
-        runs = [Cell("", DATA / "rollout" / key).run for key in self.groups if self.is_rollout(key)]
+        runs = [Cell("", DATA / "rollout" / key).run for key in sorted(self.rollouts)]
         runs = [run for run in runs if run.get("student_tokens")]
         rows = sum(run["rows_out"] for run in runs)
         return sum(run["student_tokens"] for run in runs) / rows if rows else None
-
-    def is_rollout(self, key: str) -> bool:
-        return self.groups[key].startswith("rollout")
 
     def rows(self, count: int, most: int) -> Rows:
         return Rows(count, self.prompt, min(most, self.measured or most))
@@ -85,18 +88,25 @@ class Experimental:
         named = plan.named({"cells": self.plan})
         for arm, seeds in named.items():
             settings = self._settings(arm)
-            for rounds in seeds.values():
-                for stages in rounds.values():
-                    for key in stages.values():
-                        if key in self.groups and key not in seen:
+            for own in seeds.values():
+                last = max(int(name.removeprefix("round-")) for name in own)
+                for name, stages in own.items():
+                    for key in (key for key in stages.values() if key not in seen):
+                        if key in self.groups:
                             seen.add(key)
-                            yield self._cell(key, settings)
+                            round_ = int(name.removeprefix("round-"))
+                            yield self._cell(key, settings, self._kept(round_, last))
 
     def _settings(self, arm: str) -> Settings:
         method, _, control = arm.partition("+")
         if control:
             return self.experiment.branch(control)
         return self.experiment.arm(self.experiment.experiment.arms[0] if arm == "base" else method)
+
+    def _kept(self, round_: int, last: int) -> bool:
+        """Whether a checkpoint is written after a round, and stays."""
+        ends = round_ % self.steps == 0 or round_ == last
+        return ends and keeping.keeps(self.experiment.experiment.keep, round_, last)
 
     def _pretrain(self, folder: str, size: Size) -> Cell:
         model = self.experiment.pretrain.models[self.names[folder]]
@@ -114,7 +124,7 @@ class Experimental:
         memory = {name: footprint.with_process(parts, runtime)}
         return Cell(name, Path(folder), cost, memory, cache)
 
-    def _cell(self, key: str, settings: Settings) -> Cell:
+    def _cell(self, key: str, settings: Settings, kept: bool) -> Cell:
         group = self.groups[key]
         stage, folder = group.partition("-")[0], DATA / group.partition("-")[0] / key
         match stage:
@@ -126,7 +136,7 @@ class Experimental:
                 return self._teach(folder, group, self.plan[group][key], settings)
             case "train":
                 teacher = self.plan[group][key].get("teacher") if "opd" in group else None
-                return self._train(folder, settings, teacher)
+                return self._train(folder, settings, teacher, kept)
             case "forks":
                 tables = ceilings.prefixes(settings) * (
                     ROW + TOKEN * settings.rollout.max_new_tokens / 2
@@ -194,7 +204,7 @@ class Experimental:
         memory = {label: self._sampling(size, rows, config.engine)}
         return Cell("teach, " + name, folder, cost, memory, cache)
 
-    def _train(self, folder: Path, settings: Settings, teacher: str | None) -> Cell:
+    def _train(self, folder: Path, settings: Settings, teacher: str | None, kept: bool) -> Cell:
         block, size = settings.train, self.student
         per_prompt = settings.rollout.samples_per_prompt
         if block.objective == "sft":
@@ -215,8 +225,8 @@ class Experimental:
         read += [found.teacher] if found.teacher else []
         parts = footprint.training(size, found, runtime)
         memory = {label: footprint.with_process(parts, runtime, *read)}
-        cost = footprint.trained(size, found, runtime)
-        return Cell(label, folder, cost, memory, _checkpoint(size, block))
+        cache = _checkpoint(size, block) if kept else {}
+        return Cell(label, folder, footprint.trained(size, found, runtime), memory, cache)
 
 
 def _checkpoint(size: Size, block: params.Train) -> dict[str, float]:

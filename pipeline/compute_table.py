@@ -125,7 +125,7 @@ def _assumptions(
             f"shown are the weights and keys and values of {footprint.AT_ONCE} sequences at once."
         )
     said.append(
-        "Cache: every round's checkpoint and moments; tables uncompressed. Where data/ cannot "
+        f"Cache: experiment.keep is {file.experiment.keep}; tables uncompressed. Where data/ cannot "
         "share blocks with the cache it is as large again, and the hub's own cache holds what was "
         "downloaded."
     )

@@ -64,12 +64,13 @@ def _kept(found: dict[str, Any], what: str) -> set[str]:
         for rounds in seeds.values():
             numbers = {int(name.removeprefix("round-")): own for name, own in rounds.items()}
             for round_, own in numbers.items():
-                if "train" in own and _keeps(what, round_, max(numbers)):
+                if "train" in own and keeps(what, round_, max(numbers)):
                     kept.add(own["train"])
     return kept
 
 
-def _keeps(what: str, round_: int, last: int) -> bool:
+def keeps(what: str, round_: int, last: int) -> bool:
+    """Whether experiment.keep `what` leaves the weights of a round, of `last`."""
     match what.partition(":"):
         case "all", _, _:
             return True

@@ -37,6 +37,12 @@ def size(file: Experiment) -> int:
     return min(file.experiment.steps_per_cell, file.experiment.rounds)
 
 
+def single(file: Experiment) -> Experiment:
+    """The same experiment with a cell for each round."""
+    block = file.experiment.model_copy(update={"steps_per_cell": 1})
+    return file.model_copy(update={"experiment": block})
+
+
 def check(file: Experiment, name: str, settings: Settings) -> None:
     """Raise UserError of what a cell of several steps cannot hold."""
     block, key = file.experiment, "experiment.steps_per_cell"

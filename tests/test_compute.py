@@ -222,6 +222,21 @@ def test_the_cache_holds_a_checkpoint_for_every_train_cell(tmp_path, monkeypatch
     assert found["moments"] * 1e9 == pytest.approx(2 * 3 * 8 * weights)
 
 
+def test_dropped_rounds_take_no_cache(tmp_path, monkeypatch):
+    checkpoints = {"all": 3, "every:2": 2, "last": 1}
+    found = {}
+    for keep in checkpoints:
+
+        def edit(values, keep=keep):
+            values["experiment"].update(rounds=3, arms=["omniopd"], keep=keep)
+
+        monkeypatch.chdir(tmp_path)
+        file = load(tmp_path, edit)
+        cells = Experimental(file, plan.expand(file)).cells()
+        found[keep] = sum(1 for cell in cells if "trained weights" in cell.cache)
+    assert found == checkpoints
+
+
 def test_cells_that_arms_share_are_counted_once(tmp_path, monkeypatch):
     def arms(*names):
         def edit(values):

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import experiment, flow, plan, steps, tables
+from pipeline import compute, estimate, experiment, flow, plan, steps, tables
 from pipeline.errors import UserError
+from pipeline.judgments.store import Store
 from tests.project import MINIATURE, ROOT, Project
 
 TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
@@ -307,12 +308,16 @@ def test_what_torch_keeps_on_a_gpu_after_a_stage_is_given_back():
     assert torch.cuda.memory_reserved() == 0
 
 
-def expand(**changes):
+def loaded(**changes):
     values = experiment.read_yaml(MINIATURE)
     for name, value in changes.items():
         block, _, key = name.partition("__")
         values[block][key] = value
-    return plan.expand(experiment.Experiment.model_validate_json(json.dumps(values)))
+    return experiment.Experiment.model_validate_json(json.dumps(values))
+
+
+def expand(**changes):
+    return plan.expand(loaded(**changes))
 
 
 def test_one_step_a_cell_is_the_plan_without_the_setting():
@@ -327,6 +332,31 @@ def test_more_steps_than_rounds_are_all_of_them():
     assert several == expand(experiment__rounds=3, experiment__steps_per_cell=3)
     (own, other) = several["cells"]["steps"].values()
     assert own["params"]["rounds"] == other["params"]["rounds"] == [1, 3]
+
+
+def test_the_estimate_of_steps_is_that_of_their_rounds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def file(size):
+        return loaded(experiment__rounds=4, experiment__steps_per_cell=size)
+
+    def steps_plan(size):
+        return plan.expand(file(size))["cells"]
+
+    several, single = (
+        compute.Experimental(file(size), {"cells": steps_plan(size)}) for size in (3, 1)
+    )
+    for cells in zip(several.cells(), single.cells(), strict=True):
+        assert cells[0].label == cells[1].label
+        assert cells[0].cost == cells[1].cost
+    kept = [sum("trained weights" in cell.cache for cell in x.cells()) for x in (several, single)]
+    assert kept == [2 * 2, 4 * 2]  # cells, or rounds, of two arms
+    with Store("sqlite:///store.sqlite", "project") as store:
+        asked = [
+            estimate.total(estimate.estimate(x.experiment, {"cells": found}, store)).answers
+            for x, found in ((several, steps_plan(3)), (single, steps_plan(1)))
+        ]
+    assert asked[0] * 7 == asked[1] * 8 > 0  # the arms share the cell of round 1
 
 
 @pytest.mark.parametrize(
