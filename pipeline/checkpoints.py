@@ -6,6 +6,7 @@ the project's folder and by its hash.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -146,6 +147,17 @@ def fingerprint(folder: Path) -> str:
         with (folder / name).open("rb") as file:
             digest.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
     return digest.hexdigest()
+
+
+def parameters(folder: Path) -> int:
+    """Numbers in the checkpoint's own weights, from the headers of its files."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return count
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server
+from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 from pipeline.processes import Processes
 
@@ -114,8 +115,8 @@ def run_graph(
         return True
     again = f", {project.revived()}" if project.revived() else ""
     typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
-    with server.alone(), _interruptible(), forkserver.serving() as warm:
-        flow = _Flow(project, graph, stale, parallel, {**dag.environment(), **warm}, keep)
+    with server.alone(), _interruptible(), forkserver.serving() as warm, lending() as lent:
+        flow = _Flow(project, graph, stale, parallel, {**dag.environment(), **warm, **lent}, keep)
         try:
             flow.run(results)
         except KeyboardInterrupt:

@@ -93,6 +93,8 @@ class LocalTeacher(Params):
     model: Name  # an entry of pretrain.models
     engine: Engine = "hf"  # that continues its prefixes; its logits are read with transformers
     white_box: bool = True  # false: treat it as an API, refuse objectives that read its logits
+    # engine vllm: it outlives the stages of a run; null: above 3 billion parameters. Untracked
+    resident: bool | None = None
 
 
 class Price(Params):

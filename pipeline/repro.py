@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from pipeline import cells, dag, forkserver, keeping, plan, processes, reproduction
+from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 
 SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
@@ -18,8 +19,8 @@ def repro() -> float:
     found = dag.current()
     total, keep = len(plan.upstream(found)) + 1, keeping.of(found, keeping.wanted())
     start = time.perf_counter()
-    with forkserver.serving() as server:
-        environment = {**dag.environment(), **server}
+    with forkserver.serving() as server, lending() as lent:
+        environment = {**dag.environment(), **server, **lent}
         if keep.readers:
             keeping_repro(found, keep, environment, cells.runtime().drop_shared)
         else:

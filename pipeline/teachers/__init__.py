@@ -117,7 +117,8 @@ def load(
 
             if folder is None:
                 raise UserError(f"teacher {name}: no checkpoint given. Run `dvc repro`.")
-            return LocalTeacher(folder / "checkpoint", student, asked, config.engine)
+            how = config.engine, config.resident
+            return LocalTeacher(folder / "checkpoint", student, asked, *how)
         case params.OpenAICompatibleTeacher():
             from pipeline.teachers import openai_compatible
 

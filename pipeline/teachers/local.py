@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 # what else pipeline/engines/vllm_worker.py sends
 OFF = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
 
+RESIDENT = 3_000_000_000  # parameters above which an engine outlives its stage
+
 
 class LocalTeacher:
     continuation: params.Mode = "completions"
     takes_seed = True
 
     def __init__(
-        self, folder: Path, student: Path, asked: Asked, engine: params.Engine = "hf"
+        self,
+        folder: Path,
+        student: Path,
+        asked: Asked,
+        engine: params.Engine = "hf",
+        resident: bool | None = None,
     ) -> None:
         if asked.continuation != self.continuation:
             raise UserError(
@@ -41,6 +48,7 @@ class LocalTeacher:
                 "checkpoint: the prefix is its own input."
             )
         self.folder, self.asked, self.engine = checkpoints.check(folder), asked, engine
+        self.resident = resident
         # in the key of an answer: from the same seed another engine draws another one
         self.provider: str = "local" if engine == "hf" else engine
         self.model = checkpoints.fingerprint(folder)
@@ -145,10 +153,13 @@ class LocalTeacher:
 
     @functools.cached_property
     def _engine(self) -> "Engine":
-        """Its processes end with this teacher, or with the stage."""
+        """Its processes end with this teacher, or with the stage; a large one's with the run."""
         from pipeline.engines.vllm import Engine
 
-        return Engine(self.folder, self.asked.runtime)
+        stays = self.resident
+        if stays is None:
+            stays = checkpoints.parameters(self.folder) > RESIDENT
+        return Engine(self.folder, self.asked.runtime, resident=self.model if stays else None)
 
 
 def runs(draws: Sequence[Draw]) -> list[list[Draw]]:
