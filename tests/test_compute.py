@@ -193,6 +193,7 @@ def put(values, **pretrain):
     name = values["experiment"]["student"]
     init = {"kind": "hub", "name": "someone/else"}
     values["pretrain"]["models"][name] |= {"init": init, **pretrain}
+    values["train"]["lora"] = "none"
 
 
 def test_a_model_of_unknown_shape_is_named_and_its_stated_shape_changes_no_cell(tmp_path):

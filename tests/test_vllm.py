@@ -201,7 +201,7 @@ def teacher(folder, engine):
 
 def test_forks_are_asked_in_ascending_order_and_samples_of_a_prefix_together(folder, monkeypatch):
     class Fake:
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             self.jobs = []
 
         def sample(self, jobs, settings):
