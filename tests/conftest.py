@@ -20,7 +20,8 @@ ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
 LONGEST = (
-    *("services", "hosted", "dag", "reruns", "flow", "spending", "recompute", "sharing"),
+    *("services", "hosted", "dag", "vllm", "steps", "reruns", "resume", "flow", "spending"),
+    *("recompute", "sharing", "ranks_stage", "vllm_resident", "lora_dag", "keeping"),
     *("extending_task", "code", "math"),
 )
 
