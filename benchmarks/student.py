@@ -1,5 +1,6 @@
 """What the benchmarks sample and train: SmolLM2-135M-Instruct in float32, and problems for it."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def problems(count: int) -> list[Any]:
     from pipeline.prompts import Prompt
     from stages.prepare import PrepareParams, prepare
 
-    table = prepare(PrepareParams(**params_of("prepare")).prepare)
+    found = prepare(PrepareParams(**params_of("prepare")).prepare)
     names = ("prompt_id", "task", "messages", "prompt", "answer")
-    rows = [row for row in table.to_pylist() if row["split"] == "train"][:count]
+    rows = itertools.islice((row for row in found if row["split"] == "train"), count)
     return [
         Prompt(**{n: json.loads(r[n]) if n == "messages" else r[n] for n in names}) for r in rows
     ]
