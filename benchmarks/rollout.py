@@ -17,7 +17,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def rows(scratch: Path) -> list[Row]:
     return found + _transformers(folder, asked, p, runtime, sampled, found[0]["value"])
 
 
-def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Row], list[Any]]:
+def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Row], Sequence[Any]]:
     from pipeline import seeds
     from stages.rollout import through_vllm
 
@@ -129,7 +129,7 @@ def _warm(folder: Path, runtime: Any, p: Any) -> Iterator[Any]:
 
 
 def _transformers(
-    folder: Path, asked: list[Any], p: Any, runtime: Any, sampled: list[Any], ours: float
+    folder: Path, asked: list[Any], p: Any, runtime: Any, sampled: Sequence[Any], ours: float
 ) -> list[Row]:
     from pipeline.engines.start import start
 
@@ -154,8 +154,8 @@ def _transformers(
         row("rollout_generate", "tokens/s", "higher", words, [ours] * len(peer), peer),
         row("rollout_hf_generate", "tokens/s", "higher", words, [a for a, _ in rates], peer),
     ]
-    few = slice(0, PROMPTS)
-    return [*found, _exact(policy, prompts[few], [x.token_ids for x in sampled[few]])]
+    few = [sampled[i].token_ids for i in range(PROMPTS)]
+    return [*found, _exact(policy, prompts[:PROMPTS], few)]
 
 
 def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> int:
