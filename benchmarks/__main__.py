@@ -22,7 +22,15 @@ from benchmarks.measure import Row, say
 
 HERE = Path(__file__).parent
 RESULTS, TABLE = HERE / "results.json", HERE / "results.md"
-TOPICS = ("loss", "train_step", "rollout", "teach", "score", "dag", "stages")
+TOPICS = {  # and how the names of their rows begin
+    "loss": ("loss_",),
+    "train_step": ("train_step",),
+    "rollout": ("rollout_",),
+    "teach": ("teach_",),
+    "score": ("score",),
+    "dag": ("dag_",),
+    "stages": ("memory_", "time_"),
+}
 MANDATORY = (
     "rollout_vllm",
     "teach_generate",
@@ -34,7 +42,7 @@ MANDATORY = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], default=TOPICS)
+    parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], default=[])
     parser.add_argument("--into", nargs=2, type=Path, help="one topic here: scratch folder, file")
     args = parser.parse_args()
     if args.into:
@@ -61,9 +69,11 @@ def _run(topic: str) -> bool:
     say(rows)
     sys.stderr.write(f"{topic}: {time.monotonic() - begin:.0f} s\n")
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    found = {row["name"]: row for row in [*kept, *rows]}
-    RESULTS.write_text(json.dumps(list(found.values()), indent=1, allow_nan=False) + "\n")
-    TABLE.write_text(table(list(found.values())))
+    found = [row for row in kept if not row["name"].startswith(TOPICS[topic])] + rows
+    order = {name: i for i, begins in enumerate(TOPICS.values()) for name in begins}
+    found.sort(key=lambda row: next(i for name, i in order.items() if row["name"].startswith(name)))
+    RESULTS.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    TABLE.write_text(table(found))
     return True
 
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from pipeline.tables import replacing
 PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
 GROUP = re.compile(r"^  (\S+):\n((?: {4}.*\n|\n)+)", re.M)  # of plan.yaml, with its lines
+HELD = "OMNIOPD_CELL"  # for a process of a stage: the cell that no line of plan.yaml has
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
 INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/\d[\w-]*)")  # of a step of a cell of stage steps
 log = logging.getLogger("omniopd")
@@ -68,6 +70,19 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
 def hold(stage: str, key: str, group: str, content: dict[str, Any]) -> None:
     """Let `cell` find a cell that is no line of plan.yaml but a part of the running cell."""
     _inside[stage, key] = group, content
+
+
+def handed(stage: str, key: str) -> dict[str, str]:
+    """What a process that runs a held cell, too, needs in its environment."""
+    found = _inside.get((stage, key))
+    return {} if found is None else {HELD: json.dumps([stage, key, *found])}
+
+
+def _held() -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
+    if HELD not in os.environ:
+        return {}
+    stage, key, group, content = json.loads(os.environ[HELD])
+    return {(stage, key): (group, content)}
 
 
 def place(path: str) -> str:
@@ -195,5 +210,5 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
 
 _started = time.perf_counter()
-_inside: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+_inside = _held()
 keep_frozen = False  # whether policies that nobody trains stay loaded for the stages that follow

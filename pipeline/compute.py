@@ -219,6 +219,7 @@ class Experimental:
             2 if anchored else 1,
             self.sizes[teacher] if teacher else None,
             block.objective in ANCHORED,
+            block.processes,
         )
         runtime, label = self.experiment.runtime, f"train {block.objective}"
         read = [size] + [size] * (found.reference and not block.adapter)

@@ -10,12 +10,13 @@ import functools
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from pipeline import keeping
+from pipeline import keeping, resume
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 LOCK = Path("dvc.lock")
+TRASH = resume.FOLDER / "dropped"
 
 
 class Dropping:
@@ -37,20 +39,23 @@ class Dropping:
     def drop(self, names: Collection[str], what: str) -> int:
         """Remove the weights of these cells, which experiment.keep `what` does not keep.
 
-        The bytes of the files in the folder. Call it when dvc.lock has these cells.
+        The bytes of the files in the folder. Call it when dvc.lock has these cells. Killed at any
+        moment it leaves each out whole or gone, and what is left to do is done the next time.
         """
         outs = [out for name in names for out in _weights(self._stages[name])]
         gone = {oid for out in outs for oid in self._objects(str(out.hash_info.value))}
-        size = 0
-        for out in outs:
-            path = Path(out.fs_path)
-            size += sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if not self.left_in_cache:
+            # a folder's object last: it knows those of its files
+            for oid in sorted(gone - self._used(names), key=lambda oid: oid.endswith(".dir")):
+                self._object(oid).unlink(missing_ok=True)
         for name in names:
             keeping.note(name, what)
-        if not self.left_in_cache:
-            for oid in gone - self._used(names):
-                self._object(oid).unlink(missing_ok=True)
+        size = 0
+        with _trash() as trash:
+            for i, path in enumerate(path for out in outs if (path := Path(out.fs_path)).exists()):
+                files = (file for file in (path, *path.rglob("*")) if file.is_file())
+                size += sum(file.stat().st_size for file in files)
+                path.rename(trash / str(i))
         return size
 
     def _used(self, dropping: Collection[str]) -> set[str]:
@@ -81,6 +86,17 @@ class Dropping:
 
     def _object(self, oid: str) -> Path:
         return self._cache / oid[:2] / oid[2:]
+
+
+@contextmanager
+def _trash() -> Iterator[Path]:
+    """A folder on the same disk that is empty, and gone at the end with what is in it."""
+    shutil.rmtree(TRASH, ignore_errors=True)  # of a killed process
+    TRASH.mkdir(parents=True)
+    yield TRASH
+    shutil.rmtree(TRASH)
+    with suppress(OSError):  # others keep something there
+        TRASH.parent.rmdir()
 
 
 def _weights(stage: "Stage") -> "list[Output]":

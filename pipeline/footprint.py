@@ -44,6 +44,9 @@ class Cost(NamedTuple):
     def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
         return Cost(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def shared(self, processes: int) -> "Cost":
+        return Cost(*(one / processes for one in self))
+
 
 # sampling
 
@@ -109,10 +112,11 @@ class Training(NamedTuple):
     terms: int  # of the loss that have a gradient of their own
     teacher: Size | None = None  # whose logits are read
     reference: bool = False
+    processes: int = 1  # that share the models and the work
 
 
 def training(size: Size, t: Training, runtime: params.Runtime) -> Parts:
-    """pipeline/training.py with the optimizer of pipeline/optimizer.py."""
+    """pipeline/training.py with the optimizer of pipeline/optimizer.py; of one process."""
     longest = t.rows.length
     tokens = max(longest, min(t.micro_batch * longest, runtime.batch_tokens))
     moments = 2 * t.moment_bits / 8
@@ -131,20 +135,29 @@ def training(size: Size, t: Training, runtime: params.Runtime) -> Parts:
     if t.teacher:
         found["teacher"] = t.teacher.weights * t.teacher.width + _float_head(t.teacher)
     frozen = bool(t.teacher) + t.reference
+    if t.processes > 1:  # dealt out, but for the layer at work and the heads, in float32
+        found = {name: parts / t.processes for name, parts in found.items()}
+        found["gathered"] = 4 * max(_gathered(one) for one in (size, t.teacher) if one)
     found["activations"] = tokens * _kept(size, t.lora, runtime.gradient_checkpointing)
     found["slices of logits"] = (8 + 3 * frozen) * SLICE
     return found
 
 
+def _gathered(size: Size) -> float:
+    return size.body / size.shape.layers + size.head
+
+
 def trained(size: Size, t: Training, runtime: params.Runtime) -> Cost:
-    """A forward pass, one backward pass a term, and what is read beside; an adapter spares the
-    gradients of the frozen weights."""
+    """A process's share of a forward pass, one backward pass a term, and what is read beside; an
+    adapter spares the gradients of the frozen weights."""
     body = 2 * size.body + size.attention(t.rows.length / 2)
     backward = t.terms * body * ((1 if t.lora else 2) + runtime.gradient_checkpointing)
     operations = t.rows.length * (body * (1 + t.reference) + backward)
     operations += t.rows.new * 2 * size.head * (1 + t.terms * (1 if t.lora else 2) + t.reference)
     found = Cost(t.rows.number * operations)
-    return found if t.teacher is None else found + read(t.teacher, t.rows)
+    if t.teacher is not None:
+        found = found + read(t.teacher, t.rows)
+    return found.shared(t.processes)
 
 
 def pretraining(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:

@@ -34,6 +34,10 @@ class Keep:
         """Cells whose weights have been dropped."""
         return [name for name in self.readers if not all(p.exists() for p in weights(name))]
 
+    def left(self, names: Iterable[str]) -> set[str]:
+        """Of these cells, those that still have some of their weights."""
+        return {name for name in names if any(p.exists() for p in weights(name))}
+
 
 ALL = Keep("all", {})
 

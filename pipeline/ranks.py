@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pipeline import params
+from pipeline import cells, params
 from pipeline.errors import UserError
 from pipeline.forkserver import ENV as FORKSERVER
 from pipeline.params import Runtime
@@ -40,6 +40,7 @@ ENV = "OMNIOPD_RANK"  # of a rank: its number, how many there are, who started i
 PIECE = 1 << 24  # numbers
 LOOK_SECONDS = 0.1  # between looks at whether a rank has ended
 GRACE_SECONDS = 5  # from the signal that ends a rank to the kill
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -182,8 +183,8 @@ def squares(grads: "list[torch.Tensor]") -> float:
     return sum(float(piece.double().pow(2).sum()) for piece in pieces)
 
 
-def launched(module: str, count: int, device: str, moment_bits: int | None) -> bool:
-    """Whether `count` ranks were to do the work of `python -m module`, and have done it.
+def launched(stage: str, key: str, count: int, device: str, moment_bits: int | None) -> bool:
+    """Whether `count` ranks were to do the work of this process, a stage's cell, and have done it.
 
     False where this process is to do it: it is one of the ranks, or there is but one. Raises
     UserError if a rank fails, or if they cannot do it.
@@ -196,7 +197,9 @@ def launched(module: str, count: int, device: str, moment_bits: int | None) -> b
             "blocks of 8-bit moments cannot be dealt out. Change one of them."
         )
     _check(count, device)
-    ended = _run([*("-m", module), *sys.argv[1:]], count)
+    handed = cells.handed(stage, key)
+    with _signals_as_they_are():
+        ended = _run([*("-m", f"stages.{stage}"), *sys.argv[1:]], count, handed)
     if isinstance(ended, signal.Signals):  # end as a process does that has no handler
         signal.signal(ended, signal.SIG_DFL)
         os.kill(os.getpid(), ended)
@@ -223,7 +226,18 @@ def _check(count: int, device: str) -> None:
         )
 
 
-def _run(command: list[str], count: int) -> signal.Signals | str:
+@contextmanager
+def _signals_as_they_are() -> Iterator[None]:
+    """What waits for the ranks sets handlers, which a cell of several steps would keep."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(command: list[str], count: int, more: dict[str, str]) -> signal.Signals | str:
     """Run the ranks: the signal that ended them, or what went wrong, or nothing."""
     from torch.distributed.elastic.multiprocessing import (
         DefaultLogsSpecs,
@@ -235,7 +249,7 @@ def _run(command: list[str], count: int) -> signal.Signals | str:
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:
         meeting = str(Path(folder) / "meeting")
-        envs = {r: _environment(Place(r, count, os.getpid(), meeting)) for r in range(count)}
+        envs = {r: _environment(Place(r, count, os.getpid(), meeting)) | more for r in range(count)}
         commands = {rank: tuple(command) for rank in range(count)}
         logs = DefaultLogsSpecs(log_dir=folder)
         ranks = start_processes("train", sys.executable, commands, envs, logs)

@@ -70,7 +70,7 @@ def drop(found: dict[str, Any], keep: keeping.Keep, shared: bool) -> str:
         if read & waiting:
             waiting.add(name)
     done = set(reads) - waiting
-    over = {name for name in keep.over(done) if name not in keep.dropped()}
+    over = keep.left(keep.over(done))
     project.drop(over)
     project.settle(done)
     return (

@@ -288,7 +288,7 @@ def main() -> None:
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
     p, runtime = cells.params("train", args.cell, TrainParams), cells.runtime()
     processes = cells.free("train", ranks.Untracked).processes
-    if ranks.launched("stages.train", processes, runtime.device, p.moment_bits):
+    if ranks.launched("train", args.cell, processes, runtime.device, p.moment_bits):
         return
     if ranks.follows():
         _trained(p, args, None)

@@ -115,6 +115,7 @@ class Project:
         files = {f.removeprefix(root) for f in json.loads(line.removeprefix("LOADED"))}
         files -= {"pipeline/__init__.py", "stages/__init__.py", "pipeline/engines/__init__.py"}
         files -= {"pipeline/forkserver.py"}  # it only decides which process a stage runs in
+        files |= {child for file, child in CHILDREN.items() if file in files}
         return files | {module.replace(".", "/") + ".py"}  # it ran as __main__
 
     def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:
@@ -122,6 +123,12 @@ class Project:
         arms = self.yaml("plan.yaml")["cells"]["arms"]
         key = arms[arm][f"seed-{seed}"][f"round-{round_}"][stage]
         return self.folder / (key if "/" in key else f"data/{stage}/{key}")
+
+
+CHILDREN = {  # by the file that starts them: what their processes alone load
+    "pipeline/ranks.py": "pipeline/sharded.py",
+    "pipeline/engines/vllm.py": "pipeline/engines/vllm_worker.py",
+}
 
 
 def ran(output: str) -> list[str]:

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import checkpoints, dag, experiment, keeping, plan, repro, show
+from pipeline import (
+    checkpoints,
+    dag,
+    dropping,
+    experiment,
+    keeping,
+    plan,
+    repro,
+    reproduction,
+    show,
+)
 from pipeline.errors import UserError
 from tests.project import BIN, ROOT
 
@@ -337,6 +347,57 @@ def test_a_cache_that_others_may_share_is_left_alone_unless_told(tmp_path: Path)
     toy.dvc("repro", "-q")
     toy.go("drop", shared="yes")
     assert len([x for x in toy.objects(cache) if x.startswith("moments")]) == 1
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_dropping_that_is_killed_leaves_whole_checkpoints_or_none_and_is_finished_later(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.dvc("repro", "-q")
+    straight = toy.copy(tmp_path / "straight")
+    straight.go("drop")
+    whole = list(toy.folder.glob("data/train/*/checkpoint/*"))
+    assert len(whole) == 6
+    kept = keeping.of(planned(3), "last")
+    for moment in range(99):
+        one = toy.copy(tmp_path / f"killed-{moment}")
+        monkeypatch.chdir(one.folder)
+        project, calls = reproduction.Project(kept), 0
+
+        def step(real: Any, moment: int = moment) -> Any:
+            def counted(*words: Any, **named: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls > moment:
+                    raise Killed
+                return real(*words, **named)
+
+            return counted
+
+        try:
+            with monkeypatch.context() as patched:
+                for name in ("unlink", "rename"):
+                    patched.setattr(Path, name, step(getattr(Path, name)))
+                patched.setattr(dropping.shutil, "rmtree", step(shutil.rmtree))
+                project._dropping.drop(list(kept.readers), "last")
+        except Killed:
+            for name in kept.readers:
+                for path in keeping.weights(name):
+                    files = [p for p in whole if p.is_relative_to(toy.folder / path)]
+                    there = [one.folder / p.relative_to(toy.folder) for p in files]
+                    assert all(p.exists() for p in there) or not path.exists()
+            stale = reproduction.Project(kept).stale(plan.upstream(planned(3)))
+            assert stale <= {"report@cx"}  # which depends on the folder that they left
+        repro.drop(planned(3), kept, False)
+        assert one.weights() == {"c3t"}
+        assert one.objects() == straight.objects()
+        assert not (one.folder / ".resume").exists()
+        if calls <= moment:
+            break
+    assert moment > 8
 
 
 def test_people_are_told_that_it_was_dropped(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

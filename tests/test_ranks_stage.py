@@ -204,12 +204,12 @@ def test_a_rank_that_dies_ends_the_others_and_the_stage_says_so(cells):
 )
 def test_ranks_that_cannot_work_are_refused_before_any_starts(processes, device, bits, said):
     with pytest.raises(UserError, match=said):
-        ranks.launched("stages.train", processes, device, bits)
+        ranks.launched("train", "c0", processes, device, bits)
 
 
 def test_one_process_launches_nothing_and_imports_nothing_for_it():
     code = (
-        "import sys; import pipeline.ranks as r; assert not r.launched('x', 1, 'cpu', 8)\n"
+        "import sys; import pipeline.ranks as r; assert not r.launched('x', 'c0', 1, 'cpu', 8)\n"
         "assert not {'torch', 'pipeline.sharded'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

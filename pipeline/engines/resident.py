@@ -67,6 +67,10 @@ class _Lender(threading.Thread):
     def run(self) -> None:
         for one in (self._listener, self._over):
             self._selector.register(one, selectors.EVENT_READ)
+        with self._listener:
+            self._serve()
+
+    def _serve(self) -> None:
         while True:
             for key, _ in self._selector.select():
                 connection = key.fileobj
@@ -111,7 +115,8 @@ class _Lender(threading.Thread):
             match said:
                 case vllm_process.IDLE:
                     write(loaded.engine.asks, json.dumps(REST))
-                    self._idle.append(loaded)
+                    if loaded.engine.answers.readline():  # it rests; else it ended
+                        self._idle.append(loaded)
                 case vllm_process.LOST:
                     connection.sendall(WORD.pack(loaded.engine.lost()))
                 case _:  # busy, or the stage is gone
@@ -120,6 +125,5 @@ class _Lender(threading.Thread):
     def end(self) -> None:
         self._tell_over.close()
         self.join()
-        self._listener.close()
         self._over.close()
         self._selector.close()

@@ -82,8 +82,7 @@ class Engine:
         self._top, self.counts = runtime.engine_entropies, Counter[str]()
         self._adapter = None if base == folder else str(folder)
         started = arguments(base, runtime, processed) | adapter(folder)
-        if resident is not None and runtime.device != "cpu":
-            started["enable_sleep_mode"] = True
+        started["enable_sleep_mode"] = resident is not None and runtime.device != "cpu"
         self._copies = [
             Copy(started, environment(runtime, i), resident) for i in range(runtime.data_parallel)
         ]

@@ -90,15 +90,20 @@ class Lent:
         self._connection.connect(address)
         content = json.dumps([resident, dict(started), dict(env)]).encode()
         self._connection.sendall(WORD.pack(len(content)) + content)
-        _, (asks, answers, log), *_ = socket.recv_fds(self._connection, 1, 3)
+        _, files, *_ = socket.recv_fds(self._connection, 1, 3)
+        if not files:
+            raise ConnectionResetError("no engine came")
+        asks, answers, log = files
         self.asks: IO[str] = os.fdopen(asks, "w")
         self.answers: IO[str] = os.fdopen(answers)
         self.log: IO[str] = os.fdopen(log, errors="replace")
 
     def end(self, idle: bool) -> None:
-        """Give it back; a busy one is ended by whom it belongs to."""
+        """Give it back, and wait until it leaves the device to others; a busy one is ended by whom
+        it belongs to."""
         with contextlib.suppress(OSError), self._connection as connection:
             connection.sendall(IDLE if idle else BUSY)
+            connection.recv(1)
 
     def lost(self) -> int:
         """Raises OSError if whom it belongs to is gone too."""

@@ -139,6 +139,7 @@ def main() -> None:
         match json.loads(line):
             case str():
                 rest(engine)
+                say(out, None)
             case asked:
                 answer(engine, asked, out)
     engine.engine_core.shutdown()
