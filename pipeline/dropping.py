@@ -8,6 +8,7 @@ under the same names, and which they use cannot be known from here: it is left a
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,7 +56,7 @@ class Dropping:
             for i, path in enumerate(path for out in outs if (path := Path(out.fs_path)).exists()):
                 files = (file for file in (path, *path.rglob("*")) if file.is_file())
                 size += sum(file.stat().st_size for file in files)
-                path.rename(trash / str(i))
+                path.rename(trash / f"{os.getpid()}-{i}")
         return size
 
     def _used(self, dropping: Collection[str]) -> set[str]:
@@ -90,13 +91,18 @@ class Dropping:
 
 @contextmanager
 def _trash() -> Iterator[Path]:
-    """A folder on the same disk that is empty, and gone at the end with what is in it."""
-    shutil.rmtree(TRASH, ignore_errors=True)  # of a killed process
-    TRASH.mkdir(parents=True)
+    """A folder on the same disk, gone at the end with what is in it."""
+    TRASH.mkdir(parents=True, exist_ok=True)
     yield TRASH
-    shutil.rmtree(TRASH)
-    with suppress(OSError):  # others keep something there
-        TRASH.parent.rmdir()
+    clear()
+
+
+def clear() -> None:
+    """Remove what is on its way out; of a killed process, too."""
+    if TRASH.exists():
+        shutil.rmtree(TRASH)
+        with suppress(OSError):  # others keep something there
+            TRASH.parent.rmdir()
 
 
 def _weights(stage: "Stage") -> "list[Output]":

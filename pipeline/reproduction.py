@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline import lookup
+from pipeline import dropping, lookup
 from pipeline.cells import log
 from pipeline.dropping import Dropping, above
 from pipeline.errors import UserError
@@ -155,6 +155,7 @@ class Project:
     def drop(self, names: Collection[str]) -> None:
         """Drop the weights of these cells as soon as dvc.lock has them and their readers."""
         with self._alone():
+            dropping.clear()
             self._over |= {n for n in names if any(p.exists() for p in weights(n))}
             if not self._unwritten:
                 self._drop()

@@ -150,8 +150,17 @@ def same_to_rounding(one, two, near):
 
 @pytest.mark.parametrize(("cell", "near"), [("coarse", 0.1), ("adapter", 0.1)])
 def test_the_stage_writes_with_two_processes_what_it_writes_with_one(cells, cell, near):
-    same_to_rounding(cells.run(cell, 1, f"{cell}-1"), cells.run(cell, 2, f"{cell}-2"), near)
+    outs = cells.run(cell, 1, f"{cell}-1"), cells.run(cell, 2, f"{cell}-2")
+    same_to_rounding(*outs, near)
     assert not (cells.folder / ".resume").exists()
+    if cell == "coarse":  # what the steps changed, not only what was there before
+        before = load_file(cells.folder / "coarse" / "checkpoint" / "model.safetensors")
+        one, two = (load_file(out / "optimizer.safetensors") for out in outs)
+        written = load_file(outs[1] / "checkpoint" / "model.safetensors")
+        for name, start in before.items():
+            ours, plain = (found[f"weight.{name}"] for found in (two, one))
+            close(ours.double() - start.double(), plain.double() - start.double(), near)
+            assert written[name].equal(ours.bfloat16())
 
 
 def test_after_many_steps_weights_and_moments_are_still_those_of_one_process(cells, straight):

@@ -140,6 +140,14 @@ def test_the_report_says_the_same_of_four_in_one(one, four):
         assert f"{cell(four, 'omniopd', 4, stage).name}.{stage}" in page
 
 
+def test_steps_that_several_processes_train_are_those_of_cells_of_one(tmp_path):
+    one, two = (scratch(tmp_path / str(size), ["omniopd"], 2, size) for size in (1, 2))
+    for project in (one, two):
+        project.edit(train__processes=2)
+        cellwise(project, "evaluate", "calibrate", "report")
+    same(one, two, "omniopd", [2])
+
+
 def test_a_last_cell_may_hold_fewer_steps(one, tmp_path):
     arms = ["omniopd", "random-scores"]
     three = scratch(tmp_path / "three", arms, 4, 3, evaluate__rounds="all")
