@@ -51,15 +51,6 @@ class ReportParams(params.Params):
     match: dict[str, Any] | None = None  # experiment.match: resource, cap, and whom it leaves free
 
 
-def _paths(arms: Arms, stage: str, name: str) -> dict[Path, str]:
-    """Tables of the plan's cells, each once, with the first arm that uses it."""
-    found: dict[Path, str] = {}
-    for arm, _, _, own in rounds(arms):
-        if stage in own:
-            found.setdefault(folder(stage, own[stage]) / f"{name}.parquet", arm)
-    return found
-
-
 def _count(values: Any, edges: np.ndarray) -> np.ndarray:
     array = np.clip(np.asarray(values, np.float64), edges[0], edges[-1])
     return np.histogram(array, edges)[0]

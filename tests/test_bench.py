@@ -33,20 +33,19 @@ def test_a_peak_counts_what_was_freed_again():
 
 def test_all_topics_run_where_none_is_named_and_each_replaces_its_own_rows(tmp_path, monkeypatch):
     names = [f"{begins[0]}x" for begins in bench.TOPICS.values()]
-    old = [
-        measure.row(name, "s", "lower", "theirs", [1.0], [2.0]) for name in ("loss_old", "teach_y")
-    ]
+    told = ("s", "lower", "theirs", [1.0], [2.0])
+    old = [measure.row(name, *told) for name in ("loss_old", "teach_y")]
     for name in ("RESULTS", "TABLE"):
         monkeypatch.setattr(bench, name, tmp_path / name)
     bench.RESULTS.write_text(json.dumps(old))
 
     def run(command, env, check):
         (topic,), out = command[3:4], Path(command[-1])
-        rows = [measure.row(f"{bench.TOPICS[topic][0]}x", "s", "lower", "theirs", [1.0], [2.0])]
-        out.write_text(json.dumps(rows))
+        out.write_text(json.dumps([measure.row(f"{bench.TOPICS[topic][0]}x", *told)]))
         return subprocess.CompletedProcess(command, topic == "teach")
 
     monkeypatch.setattr(bench.subprocess, "run", run)
+    monkeypatch.setattr(bench, "_environment", lambda topic: {})
     monkeypatch.setattr("sys.argv", ["benchmarks"])
     with pytest.raises(SystemExit, match="failed: teach"):
         bench.main()
