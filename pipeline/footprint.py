@@ -71,13 +71,17 @@ def sampling(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Pa
 
 
 def sampled(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Cost:
+    """Of each GPU, as if several lost nothing in talking to each other."""
     body = 2 * size.body + size.attention(rows.length / 2)
     operations = rows.number * (rows.length * body + rows.new * 2 * size.head)
     rows_B = rows.together(runtime.batch_tokens)
     steps = -(-rows.number // rows_B) * rows.new
     weights = size.body * size.width + size.head * max(size.width, 4 if engine == "hf" else 0)
     cached = rows.number * rows.new * (rows.prompt + rows.new / 2) * size.cached
-    return Cost(operations, steps * weights + cached, steps if engine == "hf" else 0)
+    if engine == "hf":
+        return Cost(operations, steps * weights + cached, steps)
+    several = runtime.tensor_parallel * runtime.data_parallel
+    return Cost(operations, steps * weights + cached).shared(several)
 
 
 # the exact pass

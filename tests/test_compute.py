@@ -142,6 +142,23 @@ def test_memory_of_training_is_the_hand_count():
     assert "gradients" not in small
 
 
+def test_processes_share_models_and_work_and_gather_a_layer_and_a_head():
+    size, w, v = Size(TINY, 2, ""), Size(TINY, 2, "").weights, 100 * 32
+    one = Training(Rows(8, 10, 90), 4, None, 32, 2, None, True)
+    four = one._replace(processes=4)
+    alone, parts = (footprint.training(size, found, CPU) for found in (one, four))
+    layer = (w - 2 * v) / 3 if not TINY.tied else (w - v) / 3
+    assert parts.pop("gathered") == 4 * (layer + v)
+    whole = {"activations", "slices of logits"}
+    assert parts == {name: alone[name] / (1 if name in whole else 4) for name in alone}
+    times = [footprint.trained(size, found, CPU).operations for found in (one, four)]
+    assert times[0] == 4 * times[1]
+    several = GPU.model_copy(update={"tensor_parallel": 2, "data_parallel": 2})
+    for engine, share in (("vllm", 4), ("hf", 1)):
+        costs = [footprint.sampled(size, one.rows, engine, how) for how in (GPU, several)]
+        assert costs[0].operations == share * costs[1].operations
+
+
 def test_batches_are_bounded_by_tokens_and_engines_by_their_share():
     size = Size(TINY, 2, "")
     few = CPU.model_copy(update={"batch_tokens": 400})

@@ -112,16 +112,6 @@ def test_a_lent_engine_that_is_lost_is_an_error_that_says_what_to_do(folder, len
     assert started(before) == []
 
 
-def test_copies_are_lent_side_by_side(folder, lender):  # noqa: F811
-    before = started()
-    two, found = params.Runtime(data_parallel=2), []
-    for _ in range(2):
-        with vllm.Engine(folder, two, resident="one") as engine:
-            found.append(dict(engine.sample(jobs(), settings())))
-        assert len(started(before)) == 2
-    assert found[0] == found[1]
-
-
 def test_where_nobody_lends_the_stage_has_its_own(monkeypatch):
     monkeypatch.setattr(vllm_process, "Child", lambda *asked: asked)
     monkeypatch.setenv(vllm_process.ENV, "/nowhere/engines")
