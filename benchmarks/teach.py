@@ -15,7 +15,7 @@ from benchmarks.measure import Row, row, seconds, threads
 from benchmarks.rollout import plain
 
 RESPONSES, FORKS, N, CHUNK, LENGTH = 2, 5, 8, 16, 192
-REPEATS = 3
+REPEATS = 2
 
 
 def rows(scratch: Path) -> list[Row]:
