@@ -1,7 +1,6 @@
-"""Scoring pairs/s: the edit similarity, equal pairs computed once; and its growth with the pairs.
+"""Scoring pairs/s: the edit similarity, equal pairs computed once.
 
-score                 peer: every pair alone
-score_10x, score_100x seconds a pair when all pairs differ; peer: 1x, 2,000 pairs
+score   peer: the bare metric, called for each pair. Its growth: benchmarks/stages.py.
 """
 
 from pathlib import Path
@@ -10,8 +9,7 @@ import numpy as np
 
 from benchmarks.measure import Row, in_turn
 
-PAIRS, TEXTS, LENGTH, ONCE = 50_000, 200, 6, 2_000
-REPEATS = 5
+PAIRS, TEXTS, LENGTH = 50_000, 200, 6
 
 
 def rows(scratch: Path) -> list[Row]:

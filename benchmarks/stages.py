@@ -25,6 +25,7 @@ import psutil
 import pyarrow as pa
 from ruamel.yaml import YAML
 
+from benchmarks.measure import row
 from pipeline import plan, tables
 from pipeline.experiment import load
 
@@ -110,25 +111,11 @@ def rows(scratch: Path, stages: tuple[str, ...] = STAGES) -> list[dict[str, Any]
     for (stage, scale), one in measured.items():
         if scale > 1:
             base = measured[stage, 1]
-            each = (one.seconds / one.rows, base.seconds / base.rows)
-            found.append(_row(f"memory_{stage}_{scale}x", "MiB", one.mib, base.mib))
-            found.append(_row(f"time_{stage}_{scale}x", "s per row", *each))
+            told = ("lower", "1x")
+            each = ([one.seconds / one.rows], [base.seconds / base.rows])
+            found.append(row(f"memory_{stage}_{scale}x", "MiB", *told, [one.mib], [base.mib]))
+            found.append(row(f"time_{stage}_{scale}x", "s per row", *told, *each))
     return found
-
-
-def _row(name: str, unit: str, value: float, peer: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "peer": "1x",
-        "peer_value": peer,
-        "ratio": value / peer,
-        "finite": bool(np.isfinite(value / peer)),
-        "better": "lower",
-        "repeats": 1,
-        "spread": 0.0,
-    }
 
 
 def run(folder: Path, stage: str) -> Measured:
