@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,13 +32,12 @@ from pipeline.experiment import load
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
 RESPONSES, SAMPLES = 1024, 4  # at 1x, and how many of them answer one problem
+SCALES = (1, 10, 100)
+LONG = ("rollout", "teach", "train", "evaluate")  # minutes at 100x: only where they are named
 LENGTHS, NEW = (200, 600), 256  # tokens of a response that is written here, and most that is drawn
 FORKS, CHUNK, ANSWERS = 2, 50, 4  # M, C, N
 ALPHABET = "0123456789+=,;#?" + "".join(map(chr, range(0x4E00, 0x4E00 + 240)))
 POLL_SECONDS = 0.005
-EVERY = (1, 10)
-# the ones whose 100x takes a minute or less
-SCALES = {"prepare": (1, 10, 100), "score": (1, 10, 100), "prior": (1, 10, 100)}
 STAGES = (
     "prepare",
     "pretrain",
@@ -97,15 +96,16 @@ class Measured(NamedTuple):
     rows: int
 
 
-def rows(scratch: Path, stages: tuple[str, ...] = STAGES) -> list[dict[str, Any]]:
-    """The growth rows of `stages`; their peer is the run at 1x."""
+def rows(scratch: Path, named: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The growth rows of the stages `named`, or of all; their peer is the run at 1x."""
     found: list[dict[str, Any]] = []
     measured: dict[tuple[str, int], Measured] = {}
-    for scale in sorted({scale for stage in stages for scale in SCALES.get(stage, EVERY)}):
+    for scale in SCALES:
         folder = scratch / f"{scale}x"
-        wanted = [stage for stage in stages if scale in SCALES.get(stage, EVERY)]
-        project(folder, scale)
-        for stage in wanted:
+        project(folder, RESPONSES * scale)
+        for stage in named or STAGES:
+            if scale == max(SCALES) and stage in LONG and not named:
+                continue
             measured[stage, scale] = run(folder, stage)
             sys.stderr.write(f"{stage} {scale}x: {measured[stage, scale]}\n")
     for (stage, scale), one in measured.items():
@@ -160,14 +160,14 @@ def _peak_kib(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
-def project(folder: Path, scale: int) -> None:
-    """plan.yaml, params.yaml, a checkpoint and the tables of every stage at `scale`."""
-    data, responses = folder / "data", RESPONSES * scale
+def project(folder: Path, responses: int) -> None:
+    """plan.yaml, params.yaml, a checkpoint and the tables of every stage."""
+    data = folder / "data"
     data.mkdir(parents=True)
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     with (folder / "params.yaml").open("w") as file:
         YAML().dump({"runtime": {"threads": 1, "batch_tokens": 16384}}, file)
-    cells = _cells(scale)
+    cells = _cells(responses)
     with (folder / "plan.yaml").open("w") as file:
         YAML().dump({"cells": cells}, file)
     _checkpoint(data / "pretrain")
@@ -203,14 +203,14 @@ def _linked(folder: Path, cells: dict[str, Any]) -> None:
                 (own / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 
-def _cells(scale: int) -> dict[str, Any]:
-    """A cell of each stage, with the miniature's params where the scale says nothing else."""
+def _cells(responses: int) -> dict[str, Any]:
+    """A cell of each stage, with the miniature's params where the size says nothing else."""
     found = plan.expand(load(MINIATURE))["cells"]
     own = {stage: next(iter(found[stage].values()))["params"] for stage in STAGES}
-    problems = RESPONSES * scale // SAMPLES
-    pool = {"digits": 6, "train": 4 * RESPONSES * scale, "dev": 8, "test": 24}
+    problems = responses // SAMPLES
+    pool = {"digits": 6, "train": 4 * responses, "dev": 8, "test": 24}
     own["prepare"]["prepare"] |= pool
-    own["pretrain"]["model"] |= {"steps": 32 * scale, "batch_size": 32}
+    own["pretrain"]["model"] |= {"steps": responses // 32, "batch_size": 32}
     own["rollout"] |= {"prompts_per_round": problems, "samples_per_prompt": SAMPLES}
     own["rollout"] |= {"max_new_tokens": NEW}
     own["forks"] |= {"max_forks": FORKS, "chunk_tokens": CHUNK}
@@ -384,9 +384,9 @@ def _evals(problems: int) -> pa.Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("stages", nargs="*", default=STAGES)
+    parser.add_argument("stages", nargs="*")
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows(Path(folder), tuple(parser.parse_args().stages)):
+        for row in rows(Path(folder), parser.parse_args().stages):
             sys.stdout.write(
                 f"{row['name']}: {row['value']:.4g} {row['unit']}, 1x {row['peer_value']:.4g}, "
                 f"ratio {row['ratio']:.2f}\n"
