@@ -17,41 +17,34 @@ from typing import Any
 
 from benchmarks.measure import Row, alone, peak, row, threads
 
-VOCABULARY, HIDDEN = 151_936, 1024  # Qwen3's vocabulary; the hidden size of its 0.6B
-MANDATORY = 4096
-REPEATS = {2048: 1, 4096: 2, 8192: 1}  # of a length
+VOCABULARY, HIDDEN = 151_936, 896  # of Qwen2.5-0.5B; Qwen3 has the same vocabulary
+LENGTHS, MANDATORY = (2048, 4096, 8192), 4096
 NAIVE_BYTES = 8 * 4 * VOCABULARY  # what a token takes with full logits, to know what fits
 WAYS = ("ours", "naive", "trl")
 
 
 def rows(scratch: Path) -> list[Row]:
     agree()
-    found, mine = [], {}
     naive = MANDATORY if _room(MANDATORY) else MANDATORY // 2
-    for length, repeats in REPEATS.items():
-        runs = [
-            {
-                way: alone("benchmarks.loss", way, str(length))
-                for way in WAYS
-                if way != "naive" or (length == naive and repeat == 0)  # for time
-            }
-            for repeat in range(repeats)
-        ]
-        for measure, unit, key in (("memory", "MiB", "mib"), ("time", "s", "seconds")):
-            mine[measure, length] = [run["ours"][key] for run in runs]
-            for peer in [way for way in runs[0] if way != "ours"]:
-                theirs = [run[peer][key] for run in runs if peer in run]
-                end = "" if peer == "naive" or length == MANDATORY else f"_{length}"
-                words = f"{PEERS[peer]}, {length} tokens, vocabulary {VOCABULARY}"
-                told = (unit, "lower", words, mine[measure, length][: len(theirs)], theirs)
-                found.append(row(f"loss_{measure}_{peer}{end}", *told))
-    shortest, longest = min(REPEATS), max(REPEATS)
-    for measure, unit in (("memory", "MiB"), ("time", "s")):
-        ours_, base = mine[measure, longest][:1], mine[measure, shortest][:1]
-        words = f"1x: {shortest} tokens"
-        found.append(
-            row(f"loss_{measure}_{longest // shortest}x", unit, "lower", words, ours_, base)
-        )
+    runs = {
+        (way, length): alone("benchmarks.loss", way, str(length))
+        for length in LENGTHS
+        for way in WAYS
+        if way != "naive" or length == naive
+    }
+    found = []
+    shortest, longest = min(LENGTHS), max(LENGTHS)
+    for measure, unit, key in (("memory", "MiB", "mib"), ("time", "s", "seconds")):
+        for (way, length), theirs in runs.items():
+            if way == "ours":
+                continue
+            end = "" if way == "naive" or length == MANDATORY else f"_{length}"
+            words = f"{PEERS[way]}, {length} tokens, vocabulary {VOCABULARY}"
+            told = (unit, "lower", words, [runs["ours", length][key]], [theirs[key]])
+            found.append(row(f"loss_{measure}_{way}{end}", *told))
+        name, words = f"loss_{measure}_{longest // shortest}x", f"1x: {shortest} tokens"
+        ends = [[runs["ours", length][key]] for length in (longest, shortest)]
+        found.append(row(name, unit, "lower", words, *ends))
     return found
 
 

@@ -33,7 +33,8 @@ ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
 RESPONSES, SAMPLES = 1024, 4  # at 1x, and how many of them answer one problem
 SCALES = (1, 10, 100)
-LONG = ("rollout", "teach", "train", "evaluate")  # minutes at 100x: only where they are named
+# a minute and more at 100x: only where they are named
+LONG = ("pretrain", "rollout", "teach", "train", "evaluate")
 LENGTHS, NEW = (200, 600), 256  # tokens of a response that is written here, and most that is drawn
 FORKS, CHUNK, ANSWERS = 2, 50, 4  # M, C, N
 ALPHABET = "0123456789+=,;#?" + "".join(map(chr, range(0x4E00, 0x4E00 + 240)))

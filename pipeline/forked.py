@@ -219,12 +219,14 @@ def _become(request: Request, streams: list[int], server: int, made: dict[str, s
         os.dup2(stream, number)
         os.close(stream)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    here = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if not os.path.isabs(p)]
+    there = {os.path.abspath(p): os.path.abspath(os.path.join(request.cwd, p)) for p in here}
+    sys.path[:] = [request.cwd, *(there.get(p, p) for p in sys.path[1:])]
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environment | made)
     sys.orig_argv[:] = request.argv
     sys.argv[:] = request.argv[2:]
-    sys.path[0] = request.cwd
     for name in [name for name in sys.modules if name.split(".")[0] in OWN]:
         del sys.modules[name]
     importlib.invalidate_caches()

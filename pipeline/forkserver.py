@@ -49,9 +49,10 @@ def serving() -> Iterator[dict[str, str]]:
     of commands that are to use it.
 
     At the end the server is gone with every stage that it still ran. Yields nothing where the
-    system cannot fork, so that stages start by themselves.
+    environment names a server already, or where the system cannot fork and stages start by
+    themselves.
     """
-    if not POSSIBLE:
+    if not POSSIBLE or os.environ.get(ENV):
         yield {}
         return
     with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:

@@ -1,6 +1,10 @@
 import os
 
+from tests.project import MINIATURE, PYTHONPATH, Project
+
+# before anything else reads them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
+os.environ["PYTHONPATH"] = PYTHONPATH  # as in every project, so that a server here fits them
 
 import itertools
 import json
@@ -11,10 +15,10 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
+from pipeline import forkserver
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches, calls
 from tests.browser import chromium, made, visit  # noqa: F401
-from tests.project import MINIATURE, Project
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
@@ -38,6 +42,21 @@ def pytest_runtest_setup(item):
 
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
+
+
+@pytest.fixture(scope="session")
+def forks():
+    with forkserver.serving() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def warm(forks):
+    """Stages of all the module's projects are forked from one server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in forks.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -42,13 +43,18 @@ class Engine:
 
 
 def environment(name, packages, remove=()):
-    """Python of the virtual environment `name`, made where it is missing."""
+    """Python of the virtual environment `name`, made where it is missing.
+
+    It holds what `packages` need beyond the packages of this environment, which it sees.
+    """
     folder = FOLDER / name
     python, stamp = folder / "bin" / "python", folder / ".installed"
     wanted = "\n".join(packages)
     if not stamp.is_file() or stamp.read_text() != wanted:
         pip = [python, "-m", "pip"]
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        (own,) = folder.glob("lib/python*/site-packages")
+        (own / "seen.pth").write_text(sysconfig.get_path("purelib"))
         constraints = ROOT / "constraints.txt"
         subprocess.run([*pip, "install", "-q", "-c", constraints, *packages], check=True)
         if remove:

@@ -14,15 +14,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
 BIN = Path(sys.executable).parent
-TRACE = """
-import json, runpy, sys
-sys.argv = json.loads(sys.argv[1])
-try:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-finally:
-    files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values()) if m]
-    print("LOADED" + json.dumps(sorted({f for f in files if "/pipeline/" in f or "/stages/" in f})))
-"""
+# the same for every project, so that one server can fork the stages of all
+PYTHONPATH = f"{ROOT / 'tests' / 'traced'}{os.pathsep}."
 
 
 class Project:
@@ -59,7 +52,7 @@ class Project:
         return {
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
+            "PYTHONPATH": PYTHONPATH,
             "JUDGMENTS_URL": f"sqlite:///{self.folder / 'judgments.sqlite'}",
             **extra,
         }
@@ -106,17 +99,19 @@ class Project:
     def yaml(self, name: str) -> Any:
         return YAML(typ="safe").load((self.folder / name).read_text())
 
-    def loaded(self, command: str, **extra: str) -> set[str]:
-        """The project's own files that a stage's command loads."""
-        module, *rest = command.removeprefix("python -m ").split()
-        done = self.run(sys.executable, "-c", TRACE, json.dumps([module, *rest]), **extra)
-        line = next(x for x in done.stdout.splitlines() if x.startswith("LOADED"))
-        root = str(self.folder) + os.sep
-        files = {f.removeprefix(root) for f in json.loads(line.removeprefix("LOADED"))}
+    def loaded(self, name: str) -> set[str]:
+        """The project's own files that a cell's stage loaded when it last ran here."""
+        _, _, key = name.partition("@")
+        files = set(json.loads((self.folder / ".loaded" / key).read_text()))
         files -= {"pipeline/__init__.py", "stages/__init__.py", "pipeline/engines/__init__.py"}
-        files -= {"pipeline/forkserver.py"}  # it only decides which process a stage runs in
-        files |= {child for file, child in CHILDREN.items() if file in files}
-        return files | {module.replace(".", "/") + ".py"}  # it ran as __main__
+        # these only decide which process a stage runs in
+        files -= {"pipeline/forkserver.py", "pipeline/forked.py"}
+        return files | {child for file, child in CHILDREN.items() if file in files}
+
+    def declared(self, name: str) -> set[str]:
+        """The files of code among the deps of a cell, as DVC has them."""
+        deps = self.yaml("dvc.lock")["stages"][name]["deps"]
+        return {dep["path"] for dep in deps if dep["path"].endswith(".py")}
 
     def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:
         """Folder of the cell that an arm uses."""

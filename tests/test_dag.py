@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from pipeline import experiment, plan
 from tests.project import MINIATURE, ROOT, ran
 
+pytestmark = pytest.mark.usefixtures("warm")
 AGAIN = {"plan": 1, "report": 1}
 
 
@@ -218,26 +219,20 @@ def test_every_group_has_cells_in_the_full_miniature(full):
     assert set(groups(full.ran)) == {*plan.GROUPS, "plan"} - elsewhere - only_count
 
 
-def commands(project):
-    """One command for each kind of cell: group, and what its code depends on."""
-    stages = project.yaml("dvc.lock")["stages"]
-    found = {}
-    for name, stage in stages.items():
-        code = tuple(d["path"] for d in stage.get("deps", []) if d["path"].endswith(".py"))
-        if name != "plan":
-            found.setdefault((name.partition("@")[0], code), (name, stage["cmd"]))
-    return found
-
-
 def test_a_cell_depends_on_exactly_the_code_that_it_loads(full, tmp_path):
+    lock, kinds, wrong = full.yaml("dvc.lock")["stages"], {}, {}
+    for name in lock.keys() - {"plan"}:
+        kind = name.partition("@")[0], frozenset(full.declared(name))
+        kinds.setdefault(kind, []).append(name)
     project = full.copy(tmp_path / "project")
-    wrong = {}
-    for (_, code), (name, command) in commands(project).items():
-        # an empty store, so that teach has to load its teacher
-        store = f"sqlite:///{tmp_path / f'{name}.sqlite'}"
-        loaded = project.loaded(command, JUDGMENTS_URL=store)
-        if loaded != set(code):
-            wrong[name] = {"not declared": loaded - set(code), "not loaded": set(code) - loaded}
+    for (group, code), names in kinds.items():
+        loaded = set().union(*map(full.loaded, names))
+        if group.startswith("teach") and loaded < code:  # all its answers were there already
+            store = f"sqlite:///{tmp_path / names[0]}.sqlite"
+            project.run("sh", "-c", lock[names[0]]["cmd"], JUDGMENTS_URL=store)
+            loaded |= project.loaded(names[0])
+        if loaded != code:
+            wrong[group] = {"not declared": loaded - code, "not loaded": code - loaded}
     assert not wrong
 
 

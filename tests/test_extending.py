@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.project import Project
-from tests.test_dag import AGAIN, commands, groups, ledger
+from tests.test_dag import AGAIN, groups, ledger
 
 # file, its text, where its name is listed, the list's beginning before and after
 ADDED = {
@@ -85,11 +85,10 @@ def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them
     assert {"mine"} < {row["arm"] for row in rows}
 
     keys = {project.cell("mine", 1, stage).name for stage in ("forks", "score")}
-    found = {name: (set(code), command) for (_, code), (name, command) in commands(project).items()}
-    new = {name: pair for name, pair in found.items() if name.partition("@")[2] in keys}
+    new = [name for name in names if name.partition("@")[2] in keys]
     assert len(new) == 2
-    for code, command in new.values():
-        assert project.loaded(command) == code  # dvc.yaml knows them without a line more
+    for name in new:  # dvc.yaml knows them without a line more
+        assert project.loaded(name) == project.declared(name)
 
 
 @pytest.mark.parametrize(("kind", "key"), [("metric", "score"), ("scheduler", "forks")])

@@ -81,7 +81,7 @@ def code_of(project, name):
 
 def loads_what_it_declares(project, name):
     found, folders = code_of(project, name)
-    loaded = project.loaded(project.yaml("dvc.lock")["stages"][name]["cmd"])
+    loaded = project.loaded(name)
     inside = {path for path in loaded if any(path.startswith(f"{f}/") for f in folders)}
     assert loaded - inside == found
     assert all(any(path.startswith(f"{f}/") for path in inside) for f in folders)

@@ -11,10 +11,11 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import tables
+from pipeline import forkserver, tables
 from pipeline.judgments.store import Store
 from tests.servers import BadLine, Pure, of_check
 
+pytestmark = pytest.mark.usefixtures("warm")
 CANARY = "sk-canary-5f1c9e7a"
 
 
@@ -47,6 +48,13 @@ def ask(project, url, **edits):
     """Point the project's only arm at a server and run what is stale."""
     setup(project, url, **edits)
     return project.repro()
+
+
+def ask_alone(project, url, **edits):
+    """The same up to the answers."""
+    setup(project, url, **edits)
+    key = project.cell("omniopd", 1, "teach").name
+    project.run("dvc", "repro", f"teach-hosted@{key}")
 
 
 def setup(project, url, config=None, **edits):
@@ -112,7 +120,7 @@ def test_a_whole_round_runs_with_a_teacher_that_is_only_http(project, server):
     assert {"temperature", "top_p", "seed", "max_tokens"} <= set(server.answers[0])
 
 
-def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project, tmp_path):
+def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project):
     def end(request, reply):
         for choice in reply["choices"]:
             if not of_check(request):
@@ -125,17 +133,14 @@ def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project, tmp_pat
         arms = {"omniopd": {}, "sft": {"train": {"objective": "sft"}}}
         project.edit(experiment__arms=list(arms), arms=arms)
         ran = project.repro()
-        stages = {n: s for n, s in project.yaml("dvc.lock")["stages"].items() if n in ran}
-        hosted = [name for name in stages if name.startswith("teach-hosted")]
+        hosted = [name for name in ran if name.startswith("teach-hosted")]
         assert {n.partition("@")[0] for n in hosted} == {"teach-hosted", "teach-hosted-solutions"}
         for name in hosted:
-            store = f"sqlite:///{tmp_path / f'{name}.sqlite'}"  # empty: the teacher is loaded
-            declared = {d["path"] for d in stages[name]["deps"] if d["path"].endswith(".py")}
-            assert project.loaded(stages[name]["cmd"], JUDGMENTS_URL=store) == declared
+            assert project.loaded(name) == project.declared(name)
 
 
 def test_a_second_clone_with_another_arm_asks_the_teacher_nothing(project, server, tmp_path):
-    ask(project, server.url)
+    ask_alone(project, server.url)
     asked = len(server.requests)
     url = store_url(project)
     clone = project.copy(tmp_path / "clone")
@@ -148,9 +153,9 @@ def test_a_second_clone_with_another_arm_asks_the_teacher_nothing(project, serve
 
 
 def test_more_samples_buy_only_the_new_ones(project, server):
-    ask(project, server.url, teach__samples=2)
+    ask_alone(project, server.url, teach__samples=2)
     first, asked = answers(project), len(server.answers)
-    ask(project, server.url, teach__samples=4)
+    ask_alone(project, server.url, teach__samples=4)
     second = answers(project)
     assert len(server.answers) == 2 * asked
     kept = [row for row in second.to_pylist() if row["sample"] < 2]
@@ -159,25 +164,25 @@ def test_more_samples_buy_only_the_new_ones(project, server):
 
 
 def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(project, server):
-    ask(project, server.url)
+    ask_alone(project, server.url)
     asked = len(server.answers)
     ask(project, server.url, score__metric="prefix")
     assert len(server.answers) == asked
-    ask(project, server.url, teach__temperature=0.5)
+    ask_alone(project, server.url, teach__temperature=0.5)
     assert len(server.answers) == 2 * asked
-    ask(project, server.url, teach__continuation="instruct")
+    ask_alone(project, server.url, teach__continuation="instruct")
     assert len(server.answers) == 3 * asked
 
 
 def test_a_shorter_chunk_buys_only_positions_that_were_not_bought(project, server):
-    ask(project, server.url)
+    ask_alone(project, server.url)
     known = {(row["rollout_id"], row["position"]) for row in answers(project).to_pylist()}
     asked = len(server.answers)
-    ask(project, server.url, forks__chunk_tokens=5)
+    ask_alone(project, server.url, forks__chunk_tokens=5)
     places = {(row["rollout_id"], row["position"]) for row in answers(project).to_pylist()}
     assert places & known
     bought = len(server.answers)
-    ask(project, server.url, forks__max_forks=2)
+    ask_alone(project, server.url, forks__max_forks=2)
     assert len(server.answers) == bought  # two of the three forks
     assert answers(project).num_rows < 3 * len(places)
     assert len(server.answers) - asked <= 3 * len(places - known)
@@ -203,6 +208,7 @@ def test_a_key_is_found_nowhere_after_runs_with_failures(project, tmp_path):
     with Pure().running() as server, BadLine(server.url, 0.3).running() as line:
         config = api(line.url, api_key_env="MY_TEACHERS_KEY", tries=1)
         env = {"MY_TEACHERS_KEY": CANARY, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        env[forkserver.ENV] = ""  # one that has this cache
         setup(project, line.url, config)
         failed = project.run("omniopd", "run", check=False, **env)
         setup(project, line.url, config | {"tries": 12})
@@ -238,7 +244,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
             process = subprocess.Popen(
                 command,
                 cwd=project.folder,
-                env=project.environment(),
+                env=project.environment(**{forkserver.ENV: ""}),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
