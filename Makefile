@@ -11,8 +11,9 @@ repro: install                 ## install, then the experiment: plan and plain `
 study: install                 ## every arm on five seeds, as params.yaml; goes on where it stopped
 	@omniopd profile study && omniopd run --parallel 2
 
+# three workers on two cores: tests wait a lot, for leases, servers and processes that end
 test: install check            ## install, then linters and tests
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install                 ## linters and types
 	@ruff check . && ruff format --check . && mypy

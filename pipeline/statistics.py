@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-BATCH = 500  # resamples at once: memory stays at BATCH x problems
+BATCH, DRAWS = 500, 1 << 20  # at once: resamples at most, and problems drawn for them
 
 
 class Interval(NamedTuple):
@@ -51,7 +51,7 @@ def mean(values_B: np.ndarray, lowest: float = 0.0) -> Interval:
         (values_B,),
         np.mean,
         n_resamples=RESAMPLES,
-        batch=BATCH,
+        batch=max(1, min(BATCH, DRAWS // len(values_B))),
         confidence_level=LEVEL,
         method="percentile",
         rng=seeds.generator("bootstrap", len(values_B)),

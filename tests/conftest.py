@@ -3,7 +3,7 @@ import os
 from tests.project import MINIATURE, PYTHONPATH, Project
 
 # before anything else reads them
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 os.environ["PYTHONPATH"] = PYTHONPATH  # as in every project, so that a server here fits them
 
 import itertools
@@ -24,7 +24,7 @@ ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 
 LONGEST = (
-    *("services", "hosted", "dag", "vllm", "steps", "reruns", "resume", "flow", "spending"),
+    *("services", "hosted", "steps", "resume", "dag", "vllm", "reruns", "flow", "spending"),
     *("recompute", "sharing", "ranks_stage", "vllm_resident", "lora_dag", "keeping"),
     *("extending_task", "code", "math"),
 )

@@ -18,6 +18,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from tests.project import ROOT
 
 # the package is not imported: what it would need is compiled from source
@@ -50,17 +52,23 @@ def environment(name, packages, remove=()):
     folder = FOLDER / name
     python, stamp = folder / "bin" / "python", folder / ".installed"
     wanted = "\n".join(packages)
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        pip = [python, "-m", "pip"]
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        (own,) = folder.glob("lib/python*/site-packages")
-        (own / "seen.pth").write_text(sysconfig.get_path("purelib"))
-        constraints = ROOT / "constraints.txt"
-        subprocess.run([*pip, "install", "-q", "-c", constraints, *packages], check=True)
-        if remove:
-            subprocess.run([*pip, "uninstall", "-q", "-y", *remove], check=True)
-        stamp.write_text(wanted)
+    FOLDER.mkdir(exist_ok=True)
+    with FileLock(FOLDER / f"{name}.lock"):  # another worker may be at it
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            _install(folder, packages, remove)
+            stamp.write_text(wanted)
     return python
+
+
+def _install(folder, packages, remove):
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "seen.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [folder / "bin" / "python", "-m", "pip"]
+    constraints = ROOT / "constraints.txt"
+    subprocess.run([*pip, "install", "-q", "-c", constraints, *packages], check=True)
+    if remove:
+        subprocess.run([*pip, "uninstall", "-q", "-y", *remove], check=True)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,13 @@ def test_the_interval_is_the_percentile_interval_of_a_plain_bootstrap():
     assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.005)
 
 
+def test_fewer_resamples_at_once_draw_the_same(monkeypatch):
+    values = np.random.default_rng(1).random(301)
+    wanted = statistics.mean(values)
+    monkeypatch.setattr(statistics, "DRAWS", 7 * len(values))
+    assert statistics.mean(values) == wanted
+
+
 def test_intervals_cover_a_known_truth():
     draw, covered = np.random.default_rng(3), 0
     for _ in range(60):
