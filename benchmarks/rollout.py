@@ -26,8 +26,8 @@ import numpy as np
 from benchmarks import student
 from benchmarks.measure import Row, in_turn, row, seconds, threads
 
-PROMPTS, SAMPLES, NEW = 16, 4, 48
-REPEATS, SLOW_REPEATS = 3, 2  # of vLLM, of transformers
+PROMPTS, SAMPLES, NEW = 12, 4, 48
+REPEATS, SLOW_REPEATS = 3, 1  # of vLLM, of transformers
 
 
 class Raw:

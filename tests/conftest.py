@@ -26,7 +26,7 @@ ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 LONGEST = (
     *("services", "hosted", "steps", "resume", "dag", "vllm", "reruns", "flow", "spending"),
     *("recompute", "sharing", "ranks_stage", "vllm_resident", "lora_dag", "keeping"),
-    *("extending_task", "code", "math"),
+    *("extending_task", "code", "math", "types"),
 )
 
 

@@ -33,6 +33,8 @@ def measure(pairs: Sequence[Pair]) -> list[float]:
 
 from pipeline.schedulers import Response, greedy
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def positions(response: Response) -> list[int]:
     last = len(response.entropies_T) - response.chunk

@@ -22,6 +22,8 @@ import numpy as np
 from pipeline import params, seeds
 from pipeline.tasks import Checked, Problem
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 class Prepare(params.TaskPrepare):
     task: Literal["doubling"]

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from pipeline import checkpoints, experiment, plan
 from tests.project import MINIATURE, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 LORA = {"rank": 4, "alpha": 8.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 
 

@@ -96,8 +96,8 @@ def answers(project, arm):
     return tables.read(project.cell(arm, 1, "teach") / "answers.parquet", tables.ANSWERS)
 
 
-def check_round(project, arm):
-    """The arm's round was taught by the server: N different answers a fork, and trained on."""
+def check_answers(project, arm):
+    """The server taught the arm's round: N different answers a fork."""
     found = answers(project, arm).to_pandas()
     assert set(found["model_returned"]) == {"smollm2"}
     per_fork = found.groupby(["rollout_id", "position"])["text"]
@@ -105,7 +105,6 @@ def check_round(project, arm):
     assert per_fork.nunique().mean() > 3  # no setting of the server's own makes them alike
     run = json.loads((project.cell(arm, 1, "teach") / "run.json").read_text())
     assert run["failed"] <= 0.05 * run["answers"]
-    assert (project.cell(arm, 1, "train") / "checkpoint" / "model.safetensors").is_file()
     return run
 
 
@@ -127,7 +126,8 @@ def test_a_round_taught_by_a_vllm_server(project, vllm, tmp_path):
     sent = {mode: vllm.count(path) for mode, path in PATHS.items()}
     found.repro()
     for mode, path in PATHS.items():
-        run = check_round(found, mode)
+        run = check_answers(found, mode)
+        assert (found.cell(mode, 1, "train") / "checkpoint" / "model.safetensors").is_file()
         assert vllm.count(path) - sent[mode] == run["requests"] > 0
         assert run["requests"] == -(-run["bought"] // 4)  # one request a fork: n is 4
     # the student's own ids were sent and came back: a chunk is exactly C of its tokens
@@ -141,15 +141,17 @@ PATHS = {
 }
 
 
-def test_a_round_taught_by_llama_cpp(project, llama_cpp, tmp_path):
+def test_the_answers_of_llama_cpp(project, llama_cpp, tmp_path):
     assert llama_cpp.count("xllamacpp 2026.10.11549") == 1
     assert llama_cpp.get("/v1/models")["data"][0]["id"] == "smollm2"
     found = setup(project, tmp_path, llama_cpp, "llama.cpp")
     for mode in MODES:
         assert "after '1, 2, 3, 4, 5,': ' 6, 7" in shown_check(found, mode)
     sent = llama_cpp.count("stop processing")
-    found.repro()
-    bought = sum(check_round(found, mode)["bought"] for mode in MODES)
+    found.run("omniopd", "plan")
+    cells = [f"teach-hosted@{found.cell(mode, 1, 'teach').name}" for mode in MODES]
+    found.run("dvc", "repro", *cells)
+    bought = sum(check_answers(found, mode)["bought"] for mode in MODES)
     assert llama_cpp.count("stop processing") - sent == bought  # a line for each sample
 
 
