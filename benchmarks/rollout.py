@@ -8,7 +8,8 @@ rollout_hf_generate our engine hf; peer: the same
 rollout_exact       the exact pass, tokens/s of prompts and responses; peer: the model's own forward
                     with all logits, float32, the same batches
 
-Both engines are warm: their start is in neither figure. Ours counts templating, seeds, and what the
+vLLM is warm, ours and its own: its start is in neither figure. transformers, ours and its own, runs
+once, cold. Ours counts templating, seeds, and what the
 stage does to keep its rows.
 """
 

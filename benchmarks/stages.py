@@ -1,6 +1,6 @@
 """Growth of each stage with its rows: peak memory, and seconds a row, at 1x, 10x and 100x.
 
-    python -m benchmarks.stages [STAGE ...]
+    python -m benchmarks.stages [STAGE ...]      those of LONG at 100x, too: minutes each
 
 Every stage runs as its real command line in a process of its own, in a scratch project whose tables
 were written by the row: responses of 200 to 600 tokens, 2 forks of 50 tokens each, 4 answers a

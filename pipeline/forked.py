@@ -219,8 +219,9 @@ def _become(request: Request, streams: list[int], server: int, made: dict[str, s
         os.dup2(stream, number)
         os.close(stream)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
-    here = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if not os.path.isabs(p)]
-    there = {os.path.abspath(p): os.path.abspath(os.path.join(request.cwd, p)) for p in here}
+    given = os.environ.get("PYTHONPATH", "")
+    relative = [p for p in given.split(os.pathsep) if not os.path.isabs(p)] if given else []
+    there = {os.path.abspath(p): os.path.abspath(os.path.join(request.cwd, p)) for p in relative}
     sys.path[:] = [request.cwd, *(there.get(p, p) for p in sys.path[1:])]
     os.chdir(request.cwd)
     os.environ.clear()

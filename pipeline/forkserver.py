@@ -52,7 +52,7 @@ def serving() -> Iterator[dict[str, str]]:
     environment names a server already, or where the system cannot fork and stages start by
     themselves.
     """
-    if not POSSIBLE or os.environ.get(ENV):
+    if not POSSIBLE or Path(os.environ.get(ENV, "")).is_socket():
         yield {}
         return
     with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:

@@ -5,6 +5,7 @@ from tests.project import MINIATURE, PYTHONPATH, Project
 # before anything else reads them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 os.environ["PYTHONPATH"] = PYTHONPATH  # as in every project, so that a server here fits them
+os.environ.pop("OMNIOPD_FORKSERVER", None)
 
 import itertools
 import json
@@ -52,7 +53,7 @@ def forks():
 
 @pytest.fixture(scope="module")
 def warm(forks):
-    """Stages of all the module's projects are forked from one server."""
+    """Stages of all the module's projects are forked from this worker's one server."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in forks.items():
             patch.setenv(name, value)

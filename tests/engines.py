@@ -51,19 +51,20 @@ def environment(name, packages, remove=()):
     """
     folder = FOLDER / name
     python, stamp = folder / "bin" / "python", folder / ".installed"
-    wanted = "\n".join(packages)
+    seen, pins = sysconfig.get_path("purelib"), (ROOT / "constraints.txt").read_text()
+    wanted = "\n".join([*packages, seen, pins])
     FOLDER.mkdir(exist_ok=True)
     with FileLock(FOLDER / f"{name}.lock"):  # another worker may be at it
         if not stamp.is_file() or stamp.read_text() != wanted:
-            _install(folder, packages, remove)
+            _install(folder, seen, packages, remove)
             stamp.write_text(wanted)
     return python
 
 
-def _install(folder, packages, remove):
+def _install(folder, seen, packages, remove):
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     (own,) = folder.glob("lib/python*/site-packages")
-    (own / "seen.pth").write_text(sysconfig.get_path("purelib"))
+    (own / "seen.pth").write_text(seen)
     pip = [folder / "bin" / "python", "-m", "pip"]
     constraints = ROOT / "constraints.txt"
     subprocess.run([*pip, "install", "-q", "-c", constraints, *packages], check=True)

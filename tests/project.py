@@ -39,6 +39,7 @@ class Project:
         """The same project, artifacts, cache and store included, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
         (folder / "params.before").unlink(missing_ok=True)
+        shutil.rmtree(folder / ".loaded", ignore_errors=True)  # what ran there
         return Project.at(folder)
 
     @classmethod

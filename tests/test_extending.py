@@ -9,6 +9,7 @@ import pytest
 from tests.project import Project
 from tests.test_dag import AGAIN, groups, ledger
 
+pytestmark = pytest.mark.usefixtures("warm")
 # file, its text, where its name is listed, the list's beginning before and after
 ADDED = {
     "metric": (
@@ -32,8 +33,6 @@ def measure(pairs: Sequence[Pair]) -> list[float]:
         '''"""latest: the last chunks of a response."""
 
 from pipeline.schedulers import Response, greedy
-
-pytestmark = pytest.mark.usefixtures("warm")
 
 
 def positions(response: Response) -> list[int]:

@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from tests.project import MINIATURE, Project
 from tests.test_code import PROMPT, TEST, needs_sandbox
 
+pytestmark = pytest.mark.usefixtures("warm")
 DOUBLING = '''"""Twice a number."""
 
 from collections.abc import Iterator
@@ -21,8 +22,6 @@ import numpy as np
 
 from pipeline import params, seeds
 from pipeline.tasks import Checked, Problem
-
-pytestmark = pytest.mark.usefixtures("warm")
 
 
 class Prepare(params.TaskPrepare):

@@ -203,3 +203,14 @@ def test_without_fork_stages_run_by_themselves(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(forkserver, "POSSIBLE", False)
     with forkserver.serving() as found:
         assert found == {}
+
+
+def test_a_server_that_is_there_is_used_and_one_that_is_gone_is_not(
+    server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(forkserver.ENV, server[forkserver.ENV])
+    with forkserver.serving() as found:
+        assert found == {}
+    monkeypatch.setenv(forkserver.ENV, "/nowhere/socket")
+    with forkserver.serving() as found:
+        assert found.keys() == {forkserver.ENV}

@@ -319,12 +319,16 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
 
 
 def check_code(project):
-    """Each vLLM cell depends on the files that it loads and on the one that its child runs."""
+    """Each vLLM cell depends on the files that it loads and on the one that its child runs.
+
+    But for the diagnostic of a rollout, which is no part of a cell.
+    """
     diagnostic = {f"pipeline/{x}.py" for x in ("elsewhere", "schedulers/__init__")}
     diagnostic.add("pipeline/schedulers/peak_entropy.py")
     seen = set()
     for name in project.yaml("dvc.lock")["stages"]:
         if "-vllm" in (group := name.partition("@")[0]):
             seen.add(group)
-            assert project.loaded(name) - diagnostic == project.declared(name), group
+            more = diagnostic if group == "rollout-vllm" else set()
+            assert project.loaded(name) == project.declared(name) | more, group
     assert seen == {"rollout-vllm", "teach-vllm", "evaluate-vllm"}
