@@ -16,8 +16,6 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 
-# Arrow's own allocator keeps what was freed: a fifth more memory at the peak of a rollout
-pa.set_memory_pool(pa.system_memory_pool())
 ROWS_PER_GROUP = 1024  # rows in a row group: what a streaming reader holds at once
 
 
