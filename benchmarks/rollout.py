@@ -9,8 +9,7 @@ rollout_exact       the exact pass, tokens/s of prompts and responses; peer: the
                     with all logits, float32, the same batches
 
 vLLM is warm, ours and its own: its start is in neither figure. transformers, ours and its own, runs
-once, cold. Ours counts templating, seeds, and what the
-stage does to keep its rows.
+once, cold. Ours counts templating, seeds, and what the stage does to keep its rows.
 """
 
 import contextlib
