@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -75,3 +79,12 @@ def test_long_tables_stream_in_groups(tmp_path):
     groups = list(tables.stream(tmp_path / "s", tables.SCORES))
     assert [len(group) for group in groups] == [1024, 1024, 452]
     assert pa.concat_tables(groups).equals(rows)
+
+
+def test_arrow_gives_freed_memory_back_in_a_stage_and_in_the_server_that_forks_them():
+    environment = {n: v for n, v in os.environ.items() if n != "ARROW_DEFAULT_MEMORY_POOL"}
+    for first in ("stages.rollout", "pipeline.forked"):
+        code = f"import {first}, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "system\n"
