@@ -5,7 +5,7 @@
 Every stage runs as its real command line in a process of its own, in a scratch project whose tables
 were written by the row: responses of 200 to 600 tokens, 2 forks of 50 tokens each, 4 answers a
 fork, a model of one layer. 1x is 1024 responses, one row group; problems grow with them. Memory is
-the peak of the process and its children, which starts at what the imports take; seconds are the
+VmHWM of the process and its children, which starts at what the imports take; seconds are the
 stage's own, without its start. The names are memory_STAGE_10x (MiB) and time_STAGE_10x (s a row).
 """
 
@@ -134,12 +134,10 @@ def run(folder: Path, stage: str) -> Measured:
     with (folder / f"{stage}.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         peaks: dict[int, int] = {}
-        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        while process.poll() is None:
             for pid in _family(process.pid):
                 peaks[pid] = max(peaks.get(pid, 0), _peak_kib(pid))
             time.sleep(POLL_SECONDS)
-    _, process.returncode, used = ended
-    peaks[process.pid] = max(peaks.get(process.pid, 0), used.ru_maxrss)  # its very end, too
     if process.returncode:
         raise RuntimeError(f"{stage}: {(folder / f'{stage}.log').read_text()[-2000:]}")
     found = json.loads((out / "run.json").read_text())
