@@ -142,14 +142,11 @@ def main() -> None:
         run.rows_in = tables.rows(args.rollouts, tables.ROLLOUTS)
         with (
             tqdm(total=run.rows_in, desc="forks", disable=None) as progress,
-            tables.writer(args.out / "forks.parquet", tables.FORKS) as out,
+            tables.growing(args.out / "forks.parquet", tables.FORKS) as add,
         ):
-            for rollouts in tables.stream(args.rollouts, tables.ROLLOUTS, READ):
-                found = pa.concat_tables(
-                    forks(rollouts.slice(first, BLOCK), tokenizer, p, student)
-                    for first in range(0, len(rollouts), BLOCK)
-                ).combine_chunks()
-                out.write_table(found)
+            for rollouts in tables.stream(args.rollouts, tables.ROLLOUTS, READ, BLOCK):
+                found = forks(rollouts, tokenizer, p, student)
+                add(found)
                 progress.update(rollouts.num_rows)
                 run.rows_out += len(found)
 

@@ -80,12 +80,12 @@ def once(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session")
 def full(once):
-    """The miniature with every arm, run by plain `dvc repro`. Read it, do not change it."""
+    """The miniature with every arm, run by the flow. Read it, do not change it."""
 
     def build(folder):
         project = Project(folder)
         project.edit(experiment__arms=ARMS)
-        project.ran = project.repro()
+        project.ran = project.flow()
         return project
 
     return once("full", build)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,10 @@ class Project:
         """Plan and `dvc repro`; the names of the cells that ran, in order."""
         return ran(self.run("omniopd", "repro").stdout)
 
+    def flow(self) -> list[str]:
+        """The same by the flow, two cells at a time."""
+        return ran(self.run("omniopd", "run", "--parallel", "2").stdout)
+
     def yaml(self, name: str) -> Any:
         return YAML(typ="safe").load((self.folder / name).read_text())
 
@@ -128,9 +133,9 @@ CHILDREN = {  # by the file that starts them: what their processes alone load
 
 
 def ran(output: str) -> list[str]:
-    """Names of the stages that DVC ran, from its own lines."""
-    lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
-    return [line.split("'")[1] for line in lines]
+    """Names of the stages that DVC ran, from its own lines; the flow has the name before each."""
+    found = re.finditer(r"^(?:\S+ \| )?Running stage '([^']+)'", output, re.MULTILINE)
+    return [match[1] for match in found]
 
 
 def main() -> None:
