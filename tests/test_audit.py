@@ -17,8 +17,10 @@ from pipeline import audit_params, params
 from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.page import audit as page
-from tests.project import BIN, ROOT
+from tests.project import BIN
 from tests.servers import Handler, Pure, Server
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 OPTIONS = ("--chunk-tokens", "6", "--max-new-tokens", "20", "--count", "10", "--answers", "3")
 
@@ -36,7 +38,6 @@ def folder(tmp_path):
 def run(folder, *arguments, check=True):
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
         "JUDGMENTS_URL": f"sqlite:///{folder / 'judgments.sqlite'}",
     }
     done = subprocess.run(

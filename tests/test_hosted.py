@@ -1,9 +1,7 @@
 """A teacher behind HTTP in the real stage: what is asked, kept, and never asked twice."""
 
-import contextlib
 import json
 import random
-import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -13,6 +11,7 @@ import pytest
 
 from pipeline import forkserver, tables
 from pipeline.judgments.store import Store
+from tests.project import lapse
 from tests.servers import BadLine, Pure, of_check
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -88,12 +87,6 @@ def teach(project, check=True, **env):
 
 def store_url(project):
     return f"sqlite:///{project.folder / 'judgments.sqlite'}"
-
-
-def lapse(project):
-    """Let the claims of a killed process lapse now instead of in half a minute."""
-    with contextlib.closing(sqlite3.connect(project.folder / "judgments.sqlite")) as store, store:
-        store.execute("update claims set expires_at = 0")
 
 
 def answers(project):
@@ -254,7 +247,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
             kills += process.poll() is None
             process.kill()
             process.wait()
-            lapse(project)
+            lapse(project.folder / "judgments.sqlite")
         with Store(store_url(project)) as store:
             stored = store.stats().answers
         teach(project)

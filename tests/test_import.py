@@ -20,7 +20,9 @@ from pipeline.errors import UserError
 from pipeline.tasks import prompts as task
 from stages.prepare import prepare
 from tests import naive
-from tests.project import BIN, ROOT
+from tests.project import BIN
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 EOS = 1  # of naive.tiny
 WORK = "8+5=13;#13"
@@ -213,7 +215,6 @@ def test_an_audit_wants_prompts_or_rollouts(tmp_path):
 def omniopd(folder, *arguments):
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
         "JUDGMENTS_URL": f"sqlite:///{folder / 'judgments.sqlite'}",
     }
     done = subprocess.run(

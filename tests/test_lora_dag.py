@@ -27,7 +27,7 @@ def project(tmp_path_factory):
         pretrain__models__careful__steps=100,
         pretrain__models__sloppy__steps=100,
     )
-    found.ran = found.repro()
+    found.flow()
     return found
 
 

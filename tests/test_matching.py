@@ -17,6 +17,8 @@ from stages import train
 from tests.project import MINIATURE
 from tests.test_params import load, put
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PROMPTS = ["p2", "p0", "p1"]  # the round's order is not that of their names
 SIZES = {"p2": [3, 2], "p0": [4, 1], "p1": [2, 2]}  # tokens of the responses to each prompt
 FORKS = {"p2-0": 2, "p0-0": 1, "p0-1": 1, "p1-1": 1}  # answered twice, 6 tokens each; p2-1 has none

@@ -12,8 +12,11 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from pipeline import forkserver
 from pipeline.judgments.store import Store
-from tests.project import Project
+from tests.project import Project, lapse
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 DETERMINISTIC = {
     "rollout": ["rollouts.parquet"],
@@ -98,6 +101,7 @@ def test_a_killed_teach_asks_for_nothing_that_it_has(project):
     kept = stored(url)
     assert kept >= 20
     assert not folder.exists() or not any(folder.glob("*.parquet"))
+    lapse(project.folder / "killed.sqlite")
     project.run(sys.executable, "-m", "stages.teach", *words, JUDGMENTS_URL=url)
     assert digest(folder / "answers.parquet") == before
     with Store(url) as store:
@@ -180,7 +184,10 @@ def test_an_empty_prompt_set_is_refused(project):
 
 
 def test_a_full_disk_leaves_nothing_behind(project):
-    """A limit on the size of files stands in for the disk: the system refuses the write alike."""
+    """A limit on the size of files stands in for the disk: the system refuses the write alike.
+
+    No process that was forked elsewhere would have it.
+    """
     words = command(project, "train")
     out = project.folder / words[words.index("--out") + 1]
     shutil.rmtree(out)
@@ -192,7 +199,7 @@ def test_a_full_disk_leaves_nothing_behind(project):
     done = subprocess.run(
         words,
         cwd=project.folder,
-        env=project.environment(),
+        env=project.environment(**{forkserver.ENV: ""}),
         capture_output=True,
         text=True,
         preexec_fn=no_room,

@@ -12,7 +12,7 @@ from pipeline.responses import Response
 from tests import engines
 from tests.project import ROOT, Project
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.usefixtures("warm")]
 
 PROFILE = ROOT / "profiles" / "smollm2.yaml"
 MODES = ("completions", "prefill")
