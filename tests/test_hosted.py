@@ -49,11 +49,15 @@ def ask(project, url, **edits):
     return project.repro()
 
 
-def ask_alone(project, url, **edits):
-    """The same up to the answers."""
+def ask_alone(project, url, group="teach-hosted", **edits):
+    """The same up to the answers, or to another group."""
     setup(project, url, **edits)
-    key = project.cell("omniopd", 1, "teach").name
-    project.run("dvc", "repro", f"teach-hosted@{key}")
+    repro_alone(project, "omniopd", group)
+
+
+def repro_alone(project, arm, group, **env):
+    key = project.cell(arm, 1, group.partition("-")[0]).name
+    project.run("dvc", "repro", f"{group}@{key}", **env)
 
 
 def setup(project, url, config=None, **edits):
@@ -141,7 +145,10 @@ def test_a_second_clone_with_another_arm_asks_the_teacher_nothing(project, serve
         experiment__arms=["omniopd", "later"],
         arms={"omniopd": {}, "later": {"train": {"lr": 5.0e-4}, "teach": {"samples": 2}}},
     )
-    clone.run("omniopd", "repro", JUDGMENTS_URL=url)
+    clone.run("omniopd", "plan")
+    for arm in ("omniopd", "later"):
+        repro_alone(clone, arm, "teach-hosted", JUDGMENTS_URL=url)
+    assert clone.cell("later", 1, "teach") != clone.cell("omniopd", 1, "teach")
     assert len(server.requests) == asked
 
 
@@ -159,7 +166,7 @@ def test_more_samples_buy_only_the_new_ones(project, server):
 def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(project, server):
     ask_alone(project, server.url)
     asked = len(server.answers)
-    ask(project, server.url, score__metric="prefix")
+    ask_alone(project, server.url, "score", score__metric="prefix")
     assert len(server.answers) == asked
     ask_alone(project, server.url, teach__temperature=0.5)
     assert len(server.answers) == 2 * asked
