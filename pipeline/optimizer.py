@@ -124,7 +124,7 @@ class Optimizer:
 
 def _adam_8bit() -> Any:
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise UserError(
             "train.moment_bits: found 8, which needs bitsandbytes, not installed here. Run `pip "

@@ -68,12 +68,8 @@ def _positions(
     from pipeline.schedulers import embedding_variance
     from pipeline.similarity.embedding import embed
 
-    found = []
-    for first in tqdm(range(0, len(rows), BLOCK), desc="student", leave=False, disable=None):
-        block = slice(first, first + BLOCK)
-        continued = functools.partial(_continued, student, p, rows[block])
-        found += embedding_variance.positions(responses[block], continued, embed)
-    return found
+    continued = functools.partial(_continued, student, p, rows)
+    return embedding_variance.positions(responses, continued, embed)
 
 
 def _continued(

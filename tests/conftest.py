@@ -3,7 +3,7 @@ import os
 from tests.project import MINIATURE, PYTHONPATH, Project
 
 # before anything else reads them
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
+os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
 os.environ["PYTHONPATH"] = PYTHONPATH  # as in every project, so that a server here fits them
 os.environ.pop("OMNIOPD_FORKSERVER", None)
 

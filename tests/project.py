@@ -101,7 +101,7 @@ class Project:
         return ran(self.run("omniopd", "repro").stdout)
 
     def flow(self) -> list[str]:
-        """The same by the flow, two cells at a time."""
+        """The same by the flow, two cells at a time; in the order in which they began."""
         return ran(self.run("omniopd", "run", "--parallel", "2").stdout)
 
     def yaml(self, name: str) -> Any:

@@ -167,6 +167,8 @@ def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(pr
     ask_alone(project, server.url)
     asked = len(server.answers)
     ask_alone(project, server.url, "score", score__metric="prefix")
+    scores = tables.read(project.cell("omniopd", 1, "score") / "scores.parquet", tables.SCORES)
+    assert set(scores["metric"].to_pylist()) == {"prefix"}
     assert len(server.answers) == asked
     ask_alone(project, server.url, teach__temperature=0.5)
     assert len(server.answers) == 2 * asked
