@@ -269,6 +269,7 @@ def walk(model, optimizer, numbers):
 
 
 def test_8_bit_moments_are_small_carried_and_lead_where_32_bit_ones_do(tmp_path):
+    pytest.importorskip("bitsandbytes")
     straight, first = blocked(8)
     walk(straight, first, range(4))
     broken, second = blocked(8)
