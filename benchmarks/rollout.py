@@ -1,10 +1,11 @@
-"""Rollout tokens/s of the stage on SmolLM2, engines running, without the exact pass.
+"""Rollout tokens/s of the stage on SmolLM2, engines running; the exact pass in rows of its own.
 
 rollout_vllm        `stages.rollout.through_vllm`; peer: `LLM.generate` of vLLM on the same prompts,
                     no seeds, no log-probabilities, eager and float32 as ours
 rollout_vllm_same   the same; peer: with our seeds and log-probabilities: the same tokens
 rollout_generate    the same; peer: transformers' `generate`, all rows in one batch
 rollout_hf_generate our engine hf; peer: the same
+rollout_vllm_whole  sampling and then the exact pass; peer: `LLM.generate`, which has no such pass
 rollout_exact       the exact pass, tokens/s of prompts and responses; peer: the model's own forward
                     with all logits, float32, the same batches
 
@@ -74,7 +75,7 @@ def rows(scratch: Path) -> list[Row]:
     p = RolloutParams(**{**student.params_of("rollout"), **told})
     asked, folder = student.problems(PROMPTS), student.checkpoint(scratch)
     found, sampled = _vllm(folder, asked, p, runtime)
-    return found + _transformers(folder, asked, p, runtime, sampled, found[0]["value"])
+    return found + _transformers(folder, asked, p, runtime, sampled, found[0])
 
 
 def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Row], Sequence[Any]]:
@@ -129,7 +130,7 @@ def _warm(folder: Path, runtime: Any, p: Any) -> Iterator[Any]:
 
 
 def _transformers(
-    folder: Path, asked: list[Any], p: Any, runtime: Any, sampled: Sequence[Any], ours: float
+    folder: Path, asked: list[Any], p: Any, runtime: Any, sampled: Sequence[Any], through_vllm: Row
 ) -> list[Row]:
     from pipeline.engines.start import start
 
@@ -149,13 +150,14 @@ def _transformers(
         taken = seconds(lambda: their.append(plain(policy, prompts, p.max_new_tokens)))  # noqa: B023
         rates.append((sum(written) / mine, their[0] / taken))
     words = "transformers' generate"
-    peer = [b for _, b in rates]
+    peer, ours = [b for _, b in rates], through_vllm["value"]
     found = [
         row("rollout_generate", "tokens/s", "higher", words, [ours] * len(peer), peer),
         row("rollout_hf_generate", "tokens/s", "higher", words, [a for a, _ in rates], peer),
     ]
-    few = [sampled[i].token_ids for i in range(PROMPTS)]
-    return [*found, _exact(policy, prompts[:PROMPTS], few)]
+    responses = [one.token_ids for one in sampled]
+    found.append(_whole(policy, prompts, responses, through_vllm))
+    return [*found, _exact(policy, prompts[:PROMPTS], responses[:PROMPTS])]
 
 
 def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> int:
@@ -173,6 +175,20 @@ def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> 
     written = found[:, width:]
     ended = (written == policy.eos).int().cumsum(-1) - (written == policy.eos).int()
     return int((ended == 0).sum())
+
+
+def _whole(
+    policy: Any, prompts: list[list[int]], responses: list[list[int]], through_vllm: Row
+) -> Row:
+    """The exact pass of all responses once, its seconds on top of those of their sampling."""
+    from pipeline.engines.exact import exact
+
+    tokens, words = _count(responses), "vLLM's LLM.generate, no exact pass"
+    taken = seconds(lambda: list(exact(policy, prompts, responses, 1 << 20)))
+    rate = tokens / (tokens / through_vllm["value"] + taken)
+    return row(
+        "rollout_vllm_whole", "tokens/s", "higher", words, [rate], [through_vllm["peer_value"]]
+    )
 
 
 def _exact(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> Row:

@@ -4,9 +4,11 @@ reads   nothing, or rows of problems where params name a file or hub
 writes  prompts  one row per problem; round r trains on the r-th slice of split train
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -22,37 +24,40 @@ class PrepareParams(params.Params):
 
 
 def prepare(p: params.TaskPrepare) -> Iterator[dict[str, Any]]:
-    """Distinct problems: test first, then dev, then train, so that a larger pool keeps them.
-
-    That they are distinct takes some 100 bytes of memory for each.
-    """
-    task = tasks.load(p)
+    """Distinct problems: test first, then dev, then train, so that a larger pool keeps them."""
     splits = [("test", p.test), ("dev", p.dev), ("train", p.train)]
-    stream, seen = task.problems(p.seed), set[bytes]()
-    for split, count in splits:
-        for index in tqdm(range(count), desc=f"prepare {split}", disable=None):
-            problem = _unseen(stream, seen)
-            yield {
-                "prompt_id": f"{split}-{index:06d}",
-                "task": problem.task,
-                "split": split,
-                "messages": json.dumps(problem.messages),
-                "prompt": problem.prompt,
-                "answer": problem.answer,
-            }
+    with contextlib.closing(_different(tasks.load(p).problems(p.seed))) as stream:
+        for split, count in splits:
+            for index in tqdm(range(count), desc=f"prepare {split}", disable=None):
+                problem = next(stream)
+                yield {
+                    "prompt_id": f"{split}-{index:06d}",
+                    "task": problem.task,
+                    "split": split,
+                    "messages": json.dumps(problem.messages),
+                    "prompt": problem.prompt,
+                    "answer": problem.answer,
+                }
 
 
-def _unseen(stream: Iterator[tasks.Problem], seen: set[bytes]) -> tasks.Problem:
-    for _ in range(PATIENCE):
-        problem = next(stream)
-        digest = hashlib.blake2b(problem.prompt.encode(), digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
-            return problem
-    raise UserError(
-        f"prepare: {PATIENCE} problems in a row were repeats after {len(seen)} different ones. "
-        "Ask for fewer problems, or make them larger."
-    )
+def _different(stream: Iterator[tasks.Problem]) -> Generator[tasks.Problem]:
+    """The problems that did not come before; what came is looked up on disk."""
+    found, repeats = 0, 0
+    with contextlib.closing(sqlite3.connect("")) as seen:  # a file that SQLite removes by itself
+        seen.execute("create table seen (digest blob primary key) without rowid")
+        for problem in stream:
+            digest = hashlib.blake2b(problem.prompt.encode(), digest_size=16).digest()
+            new = seen.execute("insert or ignore into seen values (?)", (digest,)).rowcount
+            if new:
+                found, repeats = found + 1, 0
+                yield problem
+                continue
+            repeats += 1
+            if repeats == PATIENCE:
+                raise UserError(
+                    f"prepare: {PATIENCE} problems in a row were repeats after {found} different "
+                    "ones. Ask for fewer problems, or make them larger."
+                )
 
 
 @cells.entry

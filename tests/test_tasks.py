@@ -5,9 +5,10 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import Habits
-from pipeline.tasks import Problem, reasoning_gym
+from pipeline.tasks import Problem, arithmetic, reasoning_gym
 from pipeline.tasks.arithmetic import Arithmetic
 from pipeline.tasks.reasoning_gym import ReasoningGym
+from stages import prepare
 
 DRAW = np.random.default_rng(0)
 
@@ -33,6 +34,24 @@ def test_a_worker_that_drops_carries_never_carries():
 def test_a_worker_that_is_off_by_one_adds_one_to_each_column():
     found = Arithmetic(2).solution(addition("11+22?"), Habits(off_by_one=1.0), DRAW)
     assert found == "1+2=4,1+2=4;#44"
+
+
+def prepared(train, seed=0):
+    """Problems of one digit, of which there are 81."""
+    p = arithmetic.Prepare(task="arithmetic", digits=1, seed=seed, train=train, dev=3, test=8)
+    return [(row["split"], row["prompt"]) for row in prepare.prepare(p)]
+
+
+def test_problems_are_all_different_and_a_larger_pool_keeps_the_smaller():
+    found = prepared(train=70)
+    assert len({prompt for _, prompt in found}) == 81
+    assert found[:31] == prepared(train=20)
+
+
+def test_more_problems_than_there_are_is_refused_with_their_number(monkeypatch):
+    monkeypatch.setattr(prepare, "PATIENCE", 2000)
+    with pytest.raises(UserError, match=r"2000 problems in a row .* after 81 different ones"):
+        prepared(train=71)
 
 
 @pytest.mark.parametrize(
