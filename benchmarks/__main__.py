@@ -1,6 +1,7 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
     python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score dag stages
+                                          and, only where it is named, growth (half an hour)
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
 benchmarks/results.md. Look-ups in the judgment store are a command of their own,
@@ -12,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,18 +21,22 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, say
+from benchmarks.stages import LONG
 
 HERE = Path(__file__).parent
 RESULTS, TABLE = HERE / "results.json", HERE / "results.md"
+_APART = f"(memory|time)_({'|'.join(LONG)})_100x"
 TOPICS = {  # and how the names of their rows begin
-    "loss": ("loss_",),
-    "train_step": ("train_step",),
-    "rollout": ("rollout_",),
-    "teach": ("teach_",),
-    "score": ("score",),
-    "dag": ("dag_",),
-    "stages": ("memory_", "time_"),
+    "loss": "loss_",
+    "train_step": "train_step",
+    "rollout": "rollout_",
+    "teach": "teach_",
+    "score": "score",
+    "dag": "dag_",
+    "stages": f"(?!{_APART})(memory|time)_",
+    "growth": _APART,
 }
+ALL = [topic for topic in TOPICS if topic != "growth"]
 MANDATORY = (
     "rollout_vllm",
     "teach_generate",
@@ -50,7 +56,7 @@ def main() -> None:
         found = importlib.import_module(f"benchmarks.{topic}").rows(scratch)
         out.write_text(json.dumps(found))
         return
-    failed = [topic for topic in args.topics or TOPICS if not _run(topic)]
+    failed = [topic for topic in args.topics or ALL if not _run(topic)]
     if failed:
         sys.exit(f"bench: failed: {' '.join(failed)}. What they measured before is kept.")
 
@@ -69,12 +75,15 @@ def _run(topic: str) -> bool:
     say(rows)
     sys.stderr.write(f"{topic}: {time.monotonic() - begin:.0f} s\n")
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    found = [row for row in kept if not row["name"].startswith(TOPICS[topic])] + rows
-    order = {name: i for i, begins in enumerate(TOPICS.values()) for name in begins}
-    found.sort(key=lambda row: next(i for name, i in order.items() if row["name"].startswith(name)))
+    found = [one for one in kept if topic_of(one) != topic] + rows
+    found.sort(key=lambda one: list(TOPICS).index(topic_of(one)))
     RESULTS.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     TABLE.write_text(table(found))
     return True
+
+
+def topic_of(row: Row) -> str:
+    return next(topic for topic, begins in TOPICS.items() if re.match(begins, row["name"]))
 
 
 def _environment(topic: str) -> dict[str, str]:

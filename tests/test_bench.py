@@ -32,16 +32,16 @@ def test_a_peak_counts_what_was_freed_again():
 
 
 def test_all_topics_run_where_none_is_named_and_each_replaces_its_own_rows(tmp_path, monkeypatch):
-    names = [f"{begins[0]}x" for begins in bench.TOPICS.values()]
+    names = {topic: f"{topic}_x" for topic in bench.ALL} | {"stages": "time_x_100x"}
     told = ("s", "lower", "theirs", [1.0], [2.0])
-    old = [measure.row(name, *told) for name in ("loss_old", "teach_y")]
+    old = [measure.row(name, *told) for name in ("loss_old", "teach_y", "time_train_100x")]
     for name in ("RESULTS", "TABLE"):
         monkeypatch.setattr(bench, name, tmp_path / name)
     bench.RESULTS.write_text(json.dumps(old))
 
     def run(command, env, check):
         (topic,), out = command[3:4], Path(command[-1])
-        out.write_text(json.dumps([measure.row(f"{bench.TOPICS[topic][0]}x", *told)]))
+        out.write_text(json.dumps([measure.row(names[topic], *told)]))
         return subprocess.CompletedProcess(command, topic == "teach")
 
     monkeypatch.setattr(bench.subprocess, "run", run)
@@ -50,7 +50,8 @@ def test_all_topics_run_where_none_is_named_and_each_replaces_its_own_rows(tmp_p
     with pytest.raises(SystemExit, match="failed: teach"):
         bench.main()
     found = [row["name"] for row in json.loads(bench.RESULTS.read_text())]
-    assert found == [name.replace("teach_x", "teach_y") for name in names]
+    # what failed and what was not asked for is what it was
+    assert found == [*(names | {"teach": "teach_y"}).values(), "time_train_100x"]
 
 
 def test_the_three_losses_that_are_compared_agree():
