@@ -8,7 +8,7 @@ log-probabilities and entropies, comes from the student that is given, never fro
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,7 +54,7 @@ def prompts_of(path: Path) -> int:
 def tables_of(
     prepare: params.TaskPrepare,
     policy: "Policy",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     batch_tokens: int,
     counts: dict[str, Any],
 ) -> Iterator[pa.Table]:
@@ -110,7 +110,7 @@ class Reader:
     """Rows as responses of this student. Raises UserError for one that cannot be."""
 
     def __init__(
-        self, path: Path, sha256: str | None, policy: "Policy", asked: list[prompts.Prompt]
+        self, path: Path, sha256: str | None, policy: "Policy", asked: Sequence[prompts.Prompt]
     ) -> None:
         self.path, self.sha256, self.policy = path, sha256, policy
         self.asked = {prompt.prompt: prompt for prompt in asked}

@@ -43,6 +43,7 @@ Stream = Callable[[Collection[int]], Iterator[tuple[int, Row]]]
 FOLDER = Path(".resume")
 DAG = Path("dvc.yaml")
 VERSIONS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
+SHARD = 256  # most rows in a file
 SHARE = 10  # keeping takes at most one part in so many of the time
 _started = time.time()
 
@@ -143,11 +144,14 @@ class State:
         return found
 
     def _keep_rows(self) -> None:
+        start = time.monotonic()
         for name, (found, indices) in self._fresh.items():
             names = {path.stem for path in self.folder.glob(f"{name}-*.safetensors")}
-            number = 1 + max((int(stem.rpartition("-")[2]) for stem in names), default=0)
-            self.keep(f"{name}-{number:06}", _packed({i: found[i] for i in indices}), None)
-        self._fresh = {}
+            number = max((int(stem.rpartition("-")[2]) for stem in names), default=0)
+            for shard in (indices[i : i + SHARD] for i in range(0, len(indices), SHARD)):
+                number += 1
+                self.keep(f"{name}-{number:06}", _packed({i: found[i] for i in shard}), None)
+        self._fresh, self._cost = {}, time.monotonic() - start
 
     def remove(self) -> None:
         """The stage has ended: there is nothing to go on from."""

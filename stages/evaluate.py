@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline import cells, checkpoints, params, prompts, resume, seeds, tables, tasks
 from pipeline.engines.start import start
-from pipeline.spool import Each, Row, Spool, integers
+from pipeline.spool import Each, Row, integers
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
@@ -36,7 +36,7 @@ class EvaluateParams(params.Params):
 
 def evaluate(
     policy: "Policy | Student",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     p: EvaluateParams,
     batch_tokens: int,
     counts: dict[str, Any],
@@ -50,9 +50,7 @@ def evaluate(
     """
     from pipeline.engines.sampling import GREEDY, Sampler
 
-    contexts = Spool(len(asked))
-    for i, problem in enumerate(asked):
-        contexts.add(i, (np.asarray(policy.prompt_ids(problem.messages), np.int32),))
+    contexts = prompts.token_ids(asked, policy.prompt_ids)
     for decoding, samples, sampler in (
         ("greedy", 1, GREEDY),
         ("sampled", p.samples, Sampler(p.temperature)),
@@ -65,13 +63,13 @@ def evaluate(
         yield from tables.parts(rows, tables.EVALS)
 
 
-def _names(asked: list[prompts.Prompt], samples: int, i: int) -> tuple[str | int, ...]:
+def _names(asked: Sequence[prompts.Prompt], samples: int, i: int) -> tuple[str | int, ...]:
     return "evaluate", asked[i // samples].prompt_id, i % samples
 
 
 def _graded(
     policy: "Policy | Student",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     found_B: "Sequence[Generated]",
     p: EvaluateParams,
     decoding: str,
@@ -111,12 +109,12 @@ def _generate(
         if isinstance(policy, Policy):
             uniforms = seeds.Uniforms(len(contexts_B), most, names)
             return generate(policy, contexts_B, uniforms, sampler, most, batch_tokens, done)
-        numbers = [seeds.number(*names(i)) for i in range(len(contexts_B))]
+        numbers = Each(range(len(contexts_B)), lambda i: seeds.number(*names(i)))
         return policy.generate(contexts_B, numbers, sampler, most, done)
 
     def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
         for i, one in sampled(done):
-            yield i, (np.asarray(one.token_ids),)
+            yield i, (np.asarray(one.token_ids, np.int32),)
 
     found = resume.rows(kept, decoding, len(contexts_B), stream)
     return Each(found, lambda row: generated(policy.eos, integers(row)))

@@ -8,6 +8,7 @@ source  arXiv 2606.01476; entropies and log-probabilities from one teacher-force
 """
 
 import argparse
+import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ class RolloutParams(params.Rollout):
 
 def rollout(
     policy: "Policy",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     p: RolloutParams,
     batch_tokens: int,
     counts: dict[str, Any],
@@ -45,9 +46,7 @@ def rollout(
     log-probabilities are from the exact ones. `sampled_B` is what another engine sampled. What is
     `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
     """
-    contexts = Spool(len(asked))
-    for i, prompt in enumerate(asked):
-        contexts.add(i, (np.asarray(policy.prompt_ids(prompt.messages), np.int32),))
+    contexts = prompts.token_ids(asked, policy.prompt_ids)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
     found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
     responses_B = Each(found_B, lambda found: found.token_ids)
@@ -65,7 +64,7 @@ def _column(exact_B: Spool, column: int) -> Iterator[np.ndarray]:
 
 def _described(
     policy: "Policy",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     contexts_B: Sequence[list[int]],
     found_B: "Sequence[Generated | Sampled]",
     exact_B: Spool,
@@ -91,8 +90,10 @@ def _described(
         }
 
 
-def _rows(asked: list[prompts.Prompt], p: RolloutParams) -> list[tuple[prompts.Prompt, int]]:
-    return [(prompt, sample) for prompt in asked for sample in range(p.samples_per_prompt)]
+def _names(asked: Sequence[prompts.Prompt], p: RolloutParams, i: int) -> tuple[str | int, ...]:
+    """What row i's random numbers belong to."""
+    prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
+    return p.seed, "rollout", p.round, prompt.prompt_id, sample
 
 
 def _reward(
@@ -103,7 +104,7 @@ def _reward(
 
 def _generate(
     policy: "Policy",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     contexts_B: Sequence[list[int]],
     p: RolloutParams,
     batch_tokens: int,
@@ -112,17 +113,14 @@ def _generate(
     from pipeline.engines.hf import generate, generated
     from pipeline.engines.sampling import Sampler
 
-    def names(i: int) -> tuple[str | int, ...]:
-        prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
-        return p.seed, "rollout", p.round, prompt.prompt_id, sample
-
+    names = functools.partial(_names, asked, p)
     uniforms = seeds.Uniforms(len(contexts_B), p.max_new_tokens, names)
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
     how = (policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
 
     def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
         for i, one in generate(*how, done):
-            yield i, (np.asarray(one.token_ids),)
+            yield i, (np.asarray(one.token_ids, np.int32),)
 
     found = resume.rows(kept, "generate", len(contexts_B), stream)
     return Each(found, lambda row: generated(policy.eos, integers(row)))
@@ -130,7 +128,7 @@ def _generate(
 
 def through_vllm(
     folder: Path,
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     p: RolloutParams,
     runtime: params.Runtime,
     counts: dict[str, Any],
@@ -145,17 +143,19 @@ def through_vllm(
     from pipeline.engines.vllm import Sampled
     from pipeline.engines.vllm_student import Student
 
-    rows, sampler = _rows(asked, p), Sampler(p.temperature, p.top_p, p.top_k)
-    numbers = [seeds.number(p.seed, "rollout", p.round, x.prompt_id, i) for x, i in rows]
+    sampler = Sampler(p.temperature, p.top_p, p.top_k)
     with Student(folder, runtime, reported=sampler) as student:
-        contexts = {x.prompt_id: student.prompt_ids(x.messages) for x in asked}
-        contexts_B = [contexts[prompt.prompt_id] for prompt, _ in rows]
+        contexts = prompts.token_ids(asked, student.prompt_ids)
+        contexts_B = Each(contexts, integers, p.samples_per_prompt)
+        rows = range(len(contexts_B))
+        numbers = Each(rows, lambda i: seeds.number(*_names(asked, p, i)))
 
         def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
             asked_for = (contexts_B, numbers, sampler, p.max_new_tokens, done)
             for i, one in student.generate(*asked_for):
-                told = (one.token_ids, one.logprobs, one.entropies)
-                yield i, tuple(np.asarray(x) for x in told if x is not None)
+                told = (one.logprobs, one.entropies)
+                others = (np.asarray(x) for x in told if x is not None)
+                yield i, (np.asarray(one.token_ids, np.int32), *others)
 
         found = resume.rows(kept, "vllm", len(rows), stream)
         counts |= student.counts
@@ -218,7 +218,7 @@ def _exact(
 
 def _imported(
     policy: "Policy",
-    asked: list[prompts.Prompt],
+    asked: Sequence[prompts.Prompt],
     p: RolloutParams,
     args: argparse.Namespace,
     run: cells.Run,

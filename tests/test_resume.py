@@ -12,6 +12,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -284,8 +285,6 @@ def test_a_stage_that_ends_sooner_writes_nothing(state):
 
 
 def test_rows_that_are_kept_are_not_made_again(state):
-    import numpy as np
-
     rows = {i: (np.arange(i), np.full(2, i, np.float32)) for i in range(6)}
 
     def stream(done):
@@ -304,6 +303,18 @@ def test_rows_that_are_kept_are_not_made_again(state):
     for index, (ids, values) in rows.items():
         assert found[index][0].tolist() == ids.tolist()
         assert found[index][1].tolist() == values.tolist()
+
+
+def test_what_is_kept_at_once_lies_in_files_of_a_bounded_size(state, monkeypatch):
+    monkeypatch.setattr(resume, "SHARD", 2)
+    found, due = state(), iter([False, False, False, False, True])
+    monkeypatch.setattr(found, "due", lambda: next(due))
+    rows = {i: (np.arange(i),) for i in range(5)}
+    found.rows("r", 5, lambda done: iter(rows.items()))
+    files = sorted(found.folder.glob("r-*.safetensors"))
+    assert [load_file(path)["index"].tolist() for path in files] == [[0, 1], [2, 3], [4]]
+    again = state().rows("r", 5, lambda done: iter(()))
+    assert {i: row[0].tolist() for i, row in again.items()} == {i: [*range(i)] for i in range(5)}
 
 
 def test_a_full_disk_is_a_warning_and_leaves_what_was_kept_before(state, caplog):

@@ -24,15 +24,16 @@ def exact(
     """(index, log pi(y_t) (T,), H_t (T,)) of each response, nats; H_t is of the distribution
     that produced y_t. Rows are packed by length, so they come out of order; batches of which
     all rows are `done` are left out."""
-    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    both = (len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    lengths = np.fromiter(both, np.int64, len(prompts))
     for batch in _batches(lengths, batch_tokens):
         if not all(i in done for i in batch):
             yield from _batch(policy, prompts, responses, batch)
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+    for index in map(int, np.argsort(lengths, kind="stable")):
         if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
             yield batch
             batch = []

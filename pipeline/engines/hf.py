@@ -175,7 +175,8 @@ def generate(
     `uniforms[i]` holds row i's own max_new_tokens random numbers in [0, 1), so a row's tokens do
     not depend on which rows share its batch, up to the last bits of its logits.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    lengths = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    order = map(int, np.argsort(lengths, kind="stable"))
     for batch in _batches(order, prompts, max_new_tokens, batch_tokens):
         if all(i in done for i in batch):
             continue
@@ -189,7 +190,7 @@ def generate(
 
 
 def _batches(
-    order: list[int], prompts: Sequence[Sequence[int]], new_tokens: int, batch_tokens: int
+    order: Iterator[int], prompts: Sequence[Sequence[int]], new_tokens: int, batch_tokens: int
 ) -> Iterator[list[int]]:
     batch: list[int] = []
     for index in order:  # ascending length, so the newest row is the longest

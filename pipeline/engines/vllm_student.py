@@ -1,5 +1,6 @@
 """The student in vLLM: what `hf.Policy` and `hf.generate` are to transformers."""
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from pipeline.engines.sampling import Sampler
 from pipeline.engines.vllm import Engine, Job, Sampled, Settings
 from pipeline.errors import UserError
 from pipeline.params import Runtime
+
+# rows that an engine is handed at once: it takes 7 KB for each until it has answered, and while the
+# last ones are finished it is not full
+BLOCK = 1 << 14
 
 
 class Student:
@@ -55,15 +60,16 @@ class Student:
 
         Rows that are `done` are left out.
         """
-        wanted = [i for i in range(len(prompts)) if i not in done]
-        groups: dict[tuple[int, ...], int] = {}  # equal prompts go where their prefix is cached
-        jobs = [
-            Job(prompt, seed, group=groups.setdefault(tuple(prompt), len(groups)))
-            for prompt, seed in ((prompts[i], seeds[i]) for i in wanted)
-        ]
+        wanted = (i for i in range(len(prompts)) if i not in done)
         settings = Settings(*sampler, max_new_tokens, self.eos)
-        for index, (sampled,) in self._engine.sample(jobs, settings, self.reported):
-            yield wanted[index], sampled
+        while block := list(itertools.islice(wanted, BLOCK)):
+            groups: dict[tuple[int, ...], int] = {}  # equal prompts go where their prefix is cached
+            jobs = [
+                Job(prompt, seed, group=groups.setdefault(tuple(prompt), len(groups)))
+                for prompt, seed in ((prompts[i], seeds[i]) for i in block)
+            ]
+            for index, (sampled,) in self._engine.sample(jobs, settings, self.reported):
+                yield block[index], sampled
 
     def __enter__(self) -> "Student":
         return self

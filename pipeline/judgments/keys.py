@@ -53,7 +53,7 @@ def seed_for(prompt: Prompt, sample: int, attempt: int = 0) -> int:
     return int.from_bytes(hashed[:8], "big") % SEEDS + sample
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)  # about those that are asked for together
 def digest(prompt: Prompt) -> str:
     return _sha256(prompt)
 

@@ -12,6 +12,7 @@ from pipeline.judgments.keys import Prompt
 if TYPE_CHECKING:
     from pipeline.budget import Budget
 
+NEIGHBOURS = 64  # problems whose tokens are kept: those of one problem are asked about in a row
 Reason = Literal["refusal", "failed-empty"]  # why a provider itself counts an answer as failed
 
 

@@ -18,7 +18,7 @@ from pipeline import continuations, params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
-from pipeline.teachers import Answered, Ask, Asked, Continuation, Draw, batches, live
+from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw, batches, live
 from pipeline.teachers.calls import (
     Adapter,
     Asking,
@@ -57,7 +57,7 @@ class Hosted:
         self.provider, self.model = config.provider, config.model
         self.continuation = asked.continuation
         self.takes_seed = can.seeds
-        self._prompts: dict[str, list[int]] = {}
+        self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
 
     def sampler(self) -> dict[str, Any]:
         return sampler(self.can, self.asked.temperature)
@@ -125,10 +125,11 @@ class Hosted:
         if not self.can.takes_ids:
             return prompt + text
         if not self.same_tokens:
-            return tuple(self.tokenizer.encode(prompt + text, add_special_tokens=False))
-        if prompt not in self._prompts:
-            self._prompts[prompt] = self.tokenizer.encode(prompt, add_special_tokens=False)
-        return (*self._prompts[prompt], *ids)
+            return tuple(self._encode(prompt + text))
+        return (*self._encoded(prompt), *ids)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _prefilled(self, messages: list[dict[str, str]], text: str) -> list[dict[str, str]]:
         """The prefix as the last message. Raises UserError if the template is known to alter it."""

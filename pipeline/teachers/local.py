@@ -17,7 +17,7 @@ from pipeline import checkpoints, params
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
-from pipeline.teachers import Answered, Ask, Asked, Continuation, Draw
+from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw
 
 if TYPE_CHECKING:
     from pipeline.budget import Budget
@@ -57,7 +57,7 @@ class LocalTeacher:
             == checkpoints.tokenizer(folder / "tokenizer.json").to_str()
         )
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        self._prompts: dict[str, list[int]] = {}
+        self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
 
     @property
     def same_tokens(self) -> bool:
@@ -73,10 +73,11 @@ class LocalTeacher:
         rendered = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        if rendered not in self._prompts:
-            self._prompts[rendered] = self.tokenizer.encode(rendered, add_special_tokens=False)
-        own = ids if self._same_tokens else self.tokenizer.encode(text, add_special_tokens=False)
-        return (*self._prompts[rendered], *own)
+        own = ids if self._same_tokens else self._encode(text)
+        return (*self._encoded(rendered), *own)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def limit(self, chunk_tokens: int) -> int:
         return chunk_tokens if self.same_tokens else -(-3 * chunk_tokens // 2) + 8
