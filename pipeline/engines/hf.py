@@ -175,8 +175,8 @@ def generate(
     `uniforms[i]` holds row i's own max_new_tokens random numbers in [0, 1), so a row's tokens do
     not depend on which rows share its batch, up to the last bits of its logits.
     """
-    lengths = np.fromiter(map(len, prompts), np.int64, len(prompts))
-    order = map(int, np.argsort(lengths, kind="stable"))
+    lengths_B = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    order = map(int, np.argsort(lengths_B, kind="stable"))
     for batch in _batches(order, prompts, max_new_tokens, batch_tokens):
         if all(i in done for i in batch):
             continue
