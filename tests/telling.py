@@ -1,5 +1,6 @@
 """The project's code in a folder with stages that tell about themselves, for the fork server."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -135,3 +136,18 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def servers() -> list[psutil.Process]:
+    """Those that this process has started."""
+    found = psutil.Process().children()
+    return [one for one in found if not gone(one.pid) and "pipeline.forked" in one.cmdline()]
+
+
+def killed(process: subprocess.Popen[Any]) -> int:
+    """The status of a stage that is killed where it was forked; `process` only waits for it."""
+    for server in servers():
+        for one in server.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    return process.wait()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pipeline import forkserver
-from tests.telling import Stages, gone, wait_for
+from tests.telling import Stages, gone, servers, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,6 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 def server() -> Iterator[dict[str, str]]:
     with forkserver.serving() as found:
         yield found
-
-
-def servers() -> list[psutil.Process]:
-    """Those that this process has started."""
-    found = psutil.Process().children()
-    return [one for one in found if not gone(one.pid) and "pipeline.forked" in one.cmdline()]
 
 
 def test_a_table_has_the_same_bytes(stages: Stages, server: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from pipeline import forkserver, tables
 from pipeline.judgments.store import Store
 from tests.project import lapse
 from tests.servers import BadLine, Pure, of_check
+from tests.telling import killed
 
 pytestmark = pytest.mark.usefixtures("warm")
 CANARY = "sk-canary-5f1c9e7a"
@@ -246,7 +247,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
             process = subprocess.Popen(
                 command,
                 cwd=project.folder,
-                env=project.environment(**{forkserver.ENV: ""}),
+                env=project.environment(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -254,8 +255,7 @@ def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path)
                 time.sleep(0.005)
             time.sleep(draw.uniform(0, 0.25))
             kills += process.poll() is None
-            process.kill()
-            process.wait()
+            killed(process)
             lapse(project.folder / "judgments.sqlite")
         with Store(store_url(project)) as store:
             stored = store.stats().answers

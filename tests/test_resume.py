@@ -21,7 +21,9 @@ from safetensors.torch import save_file as save
 from pipeline import cells, resume
 from pipeline.params import Runtime
 from tests.project import Project
+from tests.telling import killed
 
+pytestmark = pytest.mark.usefixtures("warm")
 SEED = 20260
 TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
 RESUMED = "goes on after"
@@ -64,8 +66,7 @@ class Stage:
         while process.poll() is None and not self.at_work(fresh):
             time.sleep(0.005)
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        status, said = process.wait(), self.log.read_text()
+        status, said = killed(process), self.log.read_text()
         assert status in (0, -signal.SIGKILL), said
         return said if status else None
 
@@ -78,8 +79,7 @@ class Stage:
         while not any(self.kept.glob(pattern)):
             assert process.poll() is None, self.log.read_text()
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        killed(process)
 
     def outs(self):
         """Bytes of all that the stage wrote but the seconds that it took."""
