@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pipeline import cells
+from pipeline import cells, digests
 from pipeline.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -144,8 +144,7 @@ def fingerprint(folder: Path) -> str:
         names.append("chat_template.jinja")
     names += sorted(path.name for path in folder.glob("*.py"))  # code of a model of its own
     for name in names:
-        with (folder / name).open("rb") as file:
-            digest.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+        digest.update(f"{name}:{digests.sha256(folder / name)};".encode())
     return digest.hexdigest()
 
 

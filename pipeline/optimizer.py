@@ -29,9 +29,9 @@ class Optimizer:
     """AdamW without weight decay, linear warm-up, gradient clipping by global norm.
 
     Weights are float32 whatever dtype the checkpoint has; with a coarser one, `save` keeps the
-    float32 weights beside the moments, so that small updates survive the rounds. With `bits` 8 the
-    moments are kept in blocks of 8-bit numbers with a scale each, through bitsandbytes. With a
-    `group` each process has its part of every weight and moment, and files are the first one's.
+    float32 weights, with moments or without, so that small updates survive the rounds. With `bits`
+    8 the moments are kept in blocks of 8-bit numbers with a scale each, through bitsandbytes. With
+    a `group` each process has its part of every weight and moment, and files are the first one's.
     """
 
     def __init__(
@@ -68,20 +68,26 @@ class Optimizer:
             "train/lr": lr,
         }
 
-    def load(self, path: Path) -> None:
-        """Take up the moments in `path`. Raises UserError if they are of another model."""
+    def load(self, path: Path, moments: bool = True) -> None:
+        """Take up what is in `path`, or of it the weights alone. Raises UserError if it is of
+        another model."""
         try:
             state = load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: no optimizer state ({error}). Run `dvc repro`.") from error
+        if not moments:
+            weights = {name: x for name, x in state.items() if name.startswith("weight.")}
+            state = {"step": torch.tensor(0), **weights}
         self.take_up(state, path)
 
     def take_up(self, state: dict[str, torch.Tensor], path: Path) -> None:
         """Go on from `state`, which is of `path`. Raises UserError if it is of another model."""
         self.steps = int(state["step"])
-        if not self.steps or len(state) == 1:
-            return
         for name, parameter in self.named.items():
+            if f"weight.{name}" in state:
+                parameter.data.copy_(self._part(state[f"weight.{name}"], parameter))
+            if not self.steps or len(state) == 1:
+                continue
             if any(f"{moment}.{name}" not in state for moment in self.moments):
                 raise UserError(f"{path}: lacks moments of {name}. Rerun the stage that wrote it.")
             self.adam.state[parameter] = {
@@ -92,19 +98,17 @@ class Optimizer:
                     if f"{part}.{name}" in state
                 },
             }
-            if f"weight.{name}" in state:
-                parameter.data.copy_(self._part(state[f"weight.{name}"], parameter))
 
-    def save(self, path: Path, keep_weights: bool) -> None:
-        state = self.state(keep_weights)
+    def save(self, path: Path, keep_weights: bool, moments: bool = True) -> None:
+        state = self.state(keep_weights, moments)
         if self.group is None or self.group.first:
             _write(state, path)
 
-    def state(self, keep_weights: bool) -> dict[str, torch.Tensor]:
-        """Steps and moments, with the float32 weights if wanted, on the first process's CPU."""
-        state = {"step": torch.tensor(self.steps, dtype=torch.int64)}
+    def state(self, keep_weights: bool, moments: bool = True) -> dict[str, torch.Tensor]:
+        """Steps, moments and float32 weights, as far as wanted, on the first process's CPU."""
+        state = {"step": torch.tensor(self.steps if moments else 0, dtype=torch.int64)}
         for name, parameter in self.named.items():
-            kept = self.adam.state[parameter]
+            kept = self.adam.state[parameter] if moments else {}
             for part in (p for p in (*self.moments, *BLOCKS_8) if p in kept):
                 # weights share their codes, and safetensors takes no tensor twice
                 whole = kept[part].clone() if part in BLOCKS_8 else kept[part]

@@ -27,7 +27,7 @@ import numpy as np
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from pipeline import cells
+from pipeline import cells, digests
 from pipeline.errors import UserError
 from pipeline.params import Runtime
 from pipeline.spool import Row, Spool
@@ -42,7 +42,7 @@ Stream = Callable[[Collection[int]], Iterator[tuple[int, Row]]]
 
 FOLDER = Path(".resume")
 DAG = Path("dvc.yaml")
-VERSIONS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
+VERSIONS = ("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 SHARD = 256  # most rows in a file
 SHARE = 10  # keeping takes at most one part in so many of the time
 _started = time.time()
@@ -255,11 +255,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _digest(path: Path) -> list[tuple[str, str]]:
-    found = []
-    for file in _files(path):
-        with file.open("rb") as content:
-            found.append((str(file), hashlib.file_digest(content, "sha256").hexdigest()))
-    return found
+    return [(str(file), digests.sha256(file)) for file in _files(path)]
 
 
 def _metadata(path: Path) -> dict[str, str]:

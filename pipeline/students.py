@@ -10,7 +10,7 @@ from pipeline import checkpoints, seeds
 from pipeline.engines import lora
 from pipeline.engines.hf import Policy, load, save, white_box
 from pipeline.errors import UserError
-from pipeline.optimizer import Optimizer, save_none
+from pipeline.optimizer import Optimizer
 from pipeline.params import Lora
 from pipeline.ranks import Group
 from pipeline.resume import FOLDER, State
@@ -102,12 +102,13 @@ def keep_step(
 def write(
     found: Policy,
     policy: Path,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer,
+    carry: bool,
     out: Path,
     group: Group,
     made: tuple[Lora | None, int],
 ) -> None:
-    """Write checkpoint and moments of a student, as the first process of the group.
+    """Write checkpoint and, to `carry`, moments of a student, as the first process of the group.
 
     Where weights are dealt out they are put, one by one, into the student as it was before,
     loaded once more (`made`: with which adapter and seed): files are those of one process.
@@ -115,8 +116,7 @@ def write(
     whole = group.gathered(found, lambda: student(policy, *made, "cpu"))
     if whole is not None:
         keep(whole, policy, out / "checkpoint")
-    if optimizer is not None or group.first:
-        keep_moments(found, policy, optimizer, out / "optimizer.safetensors")
+    keep_moments(found, policy, optimizer, out / "optimizer.safetensors", carry)
 
 
 def keep(found: Policy, policy: Path, out: Path) -> None:
@@ -127,13 +127,12 @@ def keep(found: Policy, policy: Path, out: Path) -> None:
         save(found.model, found.tokenizer, out, dtype(policy))
 
 
-def keep_moments(found: Policy, policy: Path, optimizer: Optimizer | None, path: Path) -> None:
+def keep_moments(
+    found: Policy, policy: Path, optimizer: Optimizer, path: Path, carry: bool = True
+) -> None:
     """With the float32 weights where the checkpoint is coarser; an adapter's never is."""
-    if optimizer is None:
-        save_none(path)
-    else:
-        coarse = dtype(policy) != torch.float32 and not lora.has(found.model)
-        optimizer.save(path, keep_weights=coarse)
+    coarse = dtype(policy) != torch.float32 and not lora.has(found.model)
+    optimizer.save(path, keep_weights=coarse, moments=carry)
 
 
 def dtype(policy: Path) -> Any:

@@ -91,8 +91,8 @@ def train(
     student, frozen = group.spread(student, frozen)
     how = (p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits, group)
     optimizer = Optimizer(student.model, *how)
-    if p.optimizer == "carry":
-        optimizer.load(args.policy / "optimizer.safetensors")
+    carry = p.optimizer == "carry"
+    optimizer.load(args.policy / "optimizer.safetensors", moments=carry)
     step = Step(
         work.terms,
         p.beta,
@@ -112,8 +112,7 @@ def train(
         taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
         metrics.append({"round": p.round, "step": number, **found, **taken})
         students.keep_step(optimizer, state, group, metrics)
-    carried = optimizer if p.optimizer == "carry" else None
-    students.write(student, policy, carried, args.out, group, (p.lora, p.seed))
+    students.write(student, policy, optimizer, carry, args.out, group, (p.lora, p.seed))
     return metrics
 
 

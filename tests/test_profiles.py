@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline import experiment, params, plan
+from pipeline import compute, compute_table, estimate, experiment, params, plan
 from pipeline.engines import characters, hf, pretrained
 from pipeline.errors import UserError
 from pipeline.params import HubInit
@@ -70,7 +70,7 @@ LOCAL = {"teach": "teach-vllm", "models": 2, "own": 2, "engine": "-vllm"}
 BY_HAND = {
     "laptop-gpu": cells(4, taught=1, **LOCAL) | {"train-opd": 4},
     "qwen3-claude-haiku": cells(4, taught=1, **HOSTED),
-    "qwen3-gemini": cells(4, taught=2, **HOSTED),
+    "qwen3-gemini": cells(4, taught=1, **HOSTED),
     "qwen3-openweight": cells(8, taught=1, **LOCAL) | {"train-opd": 8},
 }
 
@@ -94,6 +94,47 @@ def test_a_profile_is_put_in_place_and_dvc_sees_its_cells_without_any_network(tm
     assert f"plan.yaml: {sum(BY_HAND[name].values())} cells" in said
     stages = project.run("dvc", "stage", "list", "--name-only", **nowhere).stdout.split()
     assert Counter(x.partition("@")[0] for x in stages) == {**BY_HAND[name], "plan": 1}
+
+
+def test_the_paper_s_gemini_is_named_and_is_not_asked():
+    file = loaded("qwen3-gemini")
+    assert file.arm("paper").teach.teacher == "flash-2-5"
+    assert file.teachers["flash-2-5"].model == "gemini-2.5-flash"
+    asked = {file.arm(arm).teach.teacher for arm in file.experiment.arms}
+    assert asked == {"flash-lite-3-5"}
+
+
+STATED = {  # TFLOPS and GB/s
+    "qwen3-openweight": (300.0, 2000.0),
+    "laptop-gpu": (60.0, 700.0),
+    "qwen3-claude-haiku": (60.0, 700.0),
+    "qwen3-gemini": (60.0, 700.0),
+    "smollm2": (0.2, 10.0),
+    "study": (0.2, 10.0),
+}
+MEMORY = (
+    *("rollout, sampling", "rollout, exact pass", "teach", "train omniopd", "train opd"),
+    "evaluate",
+)
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_the_readme_has_what_the_estimate_says(name, tmp_path, monkeypatch, store):
+    monkeypatch.chdir(tmp_path)  # where no cell has run
+    file = loaded(name)
+    expanded = plan.expand(file)
+    dollars = estimate.total(estimate.estimate(file, expanded, store)).usd
+    stated = compute_table.card(file.runtime, *STATED[name])
+    found = compute_table.found(compute.Experimental(file, expanded), stated)
+    most: dict[str, float] = {}
+    for row in found.memory:
+        what = re.split(r" of | \(|(?<=teach), ", row["stage"])[0]
+        most[what] = max(most.get(what, 0.0), row["gb"])
+    gb = " / ".join(f"{most[what]:.1f}" if what in most else "" for what in MEMORY)
+    sums = (sum(row["gb"] for row in found.cache), sum(row["hours"] for row in found.hours))
+    cells = [name, gb, *(f"{x:.1f}" for x in sums), f"{dollars:.2f}" if dollars else ""]
+    line = f"| {' | '.join(cells)} |".replace("  ", " ")
+    assert line in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline import students
+from pipeline.engines import hf
 from pipeline.errors import UserError
 from pipeline.objectives import (
     Example,
@@ -253,6 +255,26 @@ def test_carried_moments_continue_as_if_never_saved(tmp_path):
         assert torch.equal(a, b)
     fresh = Optimizer(broken, 1e-2, (0.9, 0.98), 5, 1.0)
     assert (third.steps, fresh.steps) == (4, 0)
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_float32_weights_survive_the_rounds_of_a_coarser_checkpoint(tmp_path, carry):
+    first = naive.tiny(1)
+    hf.save(first.model, first.tokenizer, tmp_path / "first", torch.bfloat16)
+    student = students.student(tmp_path / "first", None, 0, "cpu")
+    optimizer = Optimizer(student.model, 1e-5, (0.9, 0.98), 0, 1.0)
+    walk(student.model, optimizer, range(2))  # so small that bfloat16 hardly sees it
+    students.keep(student, tmp_path / "first", tmp_path / "second")
+    path = tmp_path / "optimizer.safetensors"
+    students.keep_moments(student, tmp_path / "second", optimizer, path, carry)
+    later = students.student(tmp_path / "second", None, 0, "cpu")
+    pairs = [*zip(student.model.parameters(), later.model.parameters(), strict=True)]
+    assert not all(torch.equal(a, b) for a, b in pairs)
+    again = Optimizer(later.model, 1e-5, (0.9, 0.98), 0, 1.0)
+    again.load(path, moments=carry)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert again.steps == (2 if carry else 0)
+    assert bool(again.adam.state) is carry
 
 
 def blocked(bits):
