@@ -43,6 +43,7 @@ class Options:
     metric: str = "edit"
     full: int = 6400  # responses of the run whose cost is told
     device: str = "cpu"
+    engine: params.Engine = "hf"  # that samples student and local teacher
     threads: int = 1
     imported: bool = False  # `prompts` holds rollouts of another trainer: none is sampled
 
@@ -73,7 +74,7 @@ def settings(o: Options) -> dict[str, Any]:
         "prepare": _prepare(o),
         "pretrain": {"per_seed": False, "models": models},
         "rollout": {
-            "engine": "hf",
+            "engine": "hf" if o.imported else o.engine,
             "prompts_per_round": o.count,
             # of what was sampled elsewhere nothing is known, and a cell is named by its numbers
             "samples_per_prompt": 1 if o.imported else o.samples,
@@ -162,7 +163,7 @@ def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     named = _of_params(o.teacher)
     if named is None or named["kind"] == "local":
         models["audited"] = _model(_checkpoint(o.teacher) if named else o.teacher)
-        return {"kind": "local", "model": "audited"}, asked | {
+        return {"kind": "local", "model": "audited", "engine": o.engine}, asked | {
             "continuation": o.continuation or "completions"
         }
     block = experiment.read_yaml(experiment.PARAMS).get("teach") or {}

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -156,6 +156,9 @@ def audit(
     metric: Annotated[str, typer.Option(help="of the verdict and of the browser")] = "edit",
     full: Annotated[int, typer.Option(min=1, help="responses of the run that is priced")] = 6400,
     device: Annotated[str, typer.Option(help="of student and local teacher")] = "cpu",
+    engine: Annotated[
+        Literal["hf", "vllm"], typer.Option(help="that samples student and local teacher")
+    ] = "hf",
     threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
 ) -> None:
     """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
@@ -168,7 +171,7 @@ def audit(
         student, teacher, file, out, model, provider, continuation, tokenizer, api_key_env,
         price, tuple(accept_terms or ()), max_usd, count, samples, forks, chunk_tokens, answers,
         max_attempts, max_new_tokens, temperature, metric, full, device,
-        threads or os.cpu_count() or 1, rollouts is not None,
+        engine, threads or os.cpu_count() or 1, rollouts is not None,
     )  # fmt: skip
     typer.echo(auditing.audit(options))
 

@@ -158,6 +158,14 @@ def test_a_named_teacher_is_asked_as_the_project_asks_it(folder, monkeypatch):
     assert teach.items() <= found["teach"].items()
 
 
+def test_student_and_local_teacher_are_sampled_by_the_engine_that_is_named(folder):
+    asked = options(folder / "my.jsonl", engine="vllm")
+    found = audit_params.settings(asked)
+    assert found["rollout"]["engine"] == found["teachers"]["audited"]["engine"] == "vllm"
+    imported = audit_params.settings(dataclasses.replace(asked, imported=True))
+    assert imported["rollout"]["engine"] == "hf"  # nothing is sampled
+
+
 def test_a_server_that_is_asked_for_its_model_sees_no_key(folder, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     with Listing().running() as server:
