@@ -149,6 +149,8 @@ class State:
             names = {path.stem for path in self.folder.glob(f"{name}-*.safetensors")}
             number = max((int(stem.rpartition("-")[2]) for stem in names), default=0)
             for shard in (indices[i : i + SHARD] for i in range(0, len(indices), SHARD)):
+                if self._off:  # as was found at the first
+                    break
                 number += 1
                 self.keep(f"{name}-{number:06}", _packed({i: found[i] for i in shard}), None)
         self._fresh, self._cost = {}, time.monotonic() - start
