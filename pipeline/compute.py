@@ -234,8 +234,8 @@ def _checkpoint(size: Size, block: params.Train) -> dict[str, float]:
     """Outs of a train cell that are as large as the model or its adapter."""
     weights = size.adapter(block.adapter) * 4 if block.adapter else size.weights * size.width
     found = {"trained weights": float(weights)}
-    if block.optimizer == "carry":
-        count = size.adapter(block.adapter) if block.adapter else size.weights
-        coarse = 4 if not block.adapter and size.width < 4 else 0  # float32 weights beside them
-        found["moments"] = count * (2 * (block.moment_bits or 32) / 8 + coarse)
-    return found
+    count = size.adapter(block.adapter) if block.adapter else size.weights
+    width = 2 * (block.moment_bits or 32) / 8 if block.optimizer == "carry" else 0.0
+    if not block.adapter and size.width < 4:
+        width += 4  # float32 weights beside them
+    return found | ({"optimizer state": count * width} if width else {})
