@@ -237,7 +237,7 @@ def test_the_cache_holds_a_checkpoint_for_every_train_cell(tmp_path, monkeypatch
     file = load(tmp_path, three)
     weights = Experimental(file, plan.expand(file)).student.weights
     assert found["trained weights"] * 1e9 == pytest.approx(2 * 3 * 4 * weights)
-    assert found["moments"] * 1e9 == pytest.approx(2 * 3 * 8 * weights)
+    assert found["optimizer state"] * 1e9 == pytest.approx(2 * 3 * 8 * weights)
 
 
 def test_dropped_rounds_take_no_cache(tmp_path, monkeypatch):
