@@ -1,6 +1,6 @@
 """vLLM as its own users call it: a process with an `LLM`, batches of prompts on standard input.
 
-A line in: {"prompts": [[id, ...], ...], "max_tokens", "eos", "seeds": [...] or null,
+A line in: {"prompts": [[id, ...], ...], "max_tokens", "ends", "seeds": [...] or null,
 "logprobs": bool}.
 A line out, on the descriptor named on the command line: seconds of `LLM.generate` and tokens.
 """
@@ -32,7 +32,7 @@ def main() -> None:
             SamplingParams(
                 temperature=1.0,
                 max_tokens=asked["max_tokens"],
-                stop_token_ids=[asked["eos"]],
+                stop_token_ids=asked["ends"],
                 seed=seed,
                 logprobs=0 if asked["logprobs"] else None,
             )

@@ -90,7 +90,7 @@ def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Ro
     ours, plain, same, sampled = [], [], [], []
     with _warm(folder, runtime, p) as engine, contextlib.closing(Raw(folder)) as raw:
         ids = [engine.prompt_ids(x.messages) for x in asked for _ in range(p.samples_per_prompt)]
-        told = {"prompts": ids, "max_tokens": p.max_new_tokens, "eos": engine.eos}
+        told = {"prompts": ids, "max_tokens": p.max_new_tokens, "ends": engine.ends}
         for repeat in range(REPEATS + 1):
             taken = seconds(lambda: sampled.append(through_vllm(folder, asked, p, runtime, {})))
             free = raw.generate(**told, seeds=None, logprobs=False)
@@ -164,7 +164,7 @@ def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> 
     """Tokens that `generate` writes after left-padded prompts, up to each row's end."""
     import torch
 
-    pad, width = policy.eos, max(map(len, prompts))
+    pad, width = policy.ends[0], max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(x)) + list(x) for x in prompts])
     mask = torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in prompts])
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> 
             max_new_tokens=new, pad_token_id=pad, eos_token_id=pad, num_return_sequences=samples,
         )  # fmt: skip
     written = found[:, width:]
-    ended = (written == policy.eos).int().cumsum(-1) - (written == policy.eos).int()
+    ended = (written == pad).int().cumsum(-1) - (written == pad).int()
     return int((ended == 0).sum())
 
 

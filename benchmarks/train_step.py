@@ -142,7 +142,7 @@ def _trl(policy: Any, teacher: Any, batch: Any, scratch: Path) -> Any:
     )
     width = max(len(p) for p, _ in batch)
     inputs = {
-        "prompt_ids": torch.tensor([[policy.eos] * (width - len(p)) + p for p, _ in batch]),
+        "prompt_ids": torch.tensor([[policy.ends[0]] * (width - len(p)) + p for p, _ in batch]),
         "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in batch]),
         "completion_ids": torch.tensor([r for _, r in batch]),
         "completion_mask": torch.ones(BATCH, TOKENS, dtype=torch.long),

@@ -217,6 +217,10 @@ def _evidence(
         "prompt_tokens": pa.array([100] * count, pa.int32()),
         "completion_tokens": pa.array([CHUNK] * count, pa.int32()),
         "request_key": [f"{i:064x}" for i in draw.integers(0, 1 << 60, count)],
+        "token_ids": _lists(
+            np.arange(0, (count + 1) * CHUNK, CHUNK, dtype=np.int32),
+            draw.integers(2, 12, count * CHUNK, dtype=np.int32),
+        ),
     }
     yield pa.table(answers, schema=tables.ANSWERS)
     similar = draw.random(count)

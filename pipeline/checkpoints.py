@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NEEDED = ("config.json", *TOKENIZER)
+GENERATION = "generation_config.json"  # has the ends of a turn
 NOTE = "dropped.txt"  # beside a checkpoint that experiment.keep has dropped
 ADAPTER_CONFIG, BASE = "adapter_config.json", "base.json"
 ADAPTER = (ADAPTER_CONFIG, "adapter_model.safetensors", BASE, *TOKENIZER)
@@ -127,11 +128,14 @@ def tokenizer(path: Path) -> Tokenizer:
         json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not a whole tokenizer ({error}). Rerun its stage.") from error
-    return Tokenizer.from_str(text)
+    found = Tokenizer.from_str(text)
+    found.no_truncation()  # some files of public models cut every text at a few hundred tokens
+    found.no_padding()
+    return found
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over config, tokenizer, weights and code: what the checkpoint is, wherever it lies."""
+    """sha256 over config, tokenizer, weights, ends and code: what it is, wherever it lies."""
     check(folder)
     digest = hashlib.sha256()
     names = ["config.json", "tokenizer.json"]
@@ -145,6 +149,10 @@ def fingerprint(folder: Path) -> str:
     names += sorted(path.name for path in folder.glob("*.py"))  # code of a model of its own
     for name in names:
         digest.update(f"{name}:{digests.sha256(folder / name)};".encode())
+    if (folder / GENERATION).is_file():
+        ends = _json(folder / GENERATION).get("eos_token_id")
+        if isinstance(ends, list) and len(ends) > 1:  # one end was always known
+            digest.update(f"ends:{sorted(ends)};".encode())
     return digest.hexdigest()
 
 

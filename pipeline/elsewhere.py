@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import cells, params
 from pipeline.schedulers import Response, peak_entropy
+from pipeline.text import starts
 
 
 class Seen(NamedTuple):
@@ -51,8 +52,8 @@ def elsewhere(
 def _starts(
     seen: Seen, entropies_T: np.ndarray, sizes: Sizes, decode: Callable[[list[int]], str]
 ) -> list[int]:
-    def eligible(start: int) -> bool:  # as stage forks has it: no cut inside a character
-        return seen.text.startswith(decode(seen.token_ids[:start]))
+    def eligible(start: int) -> bool:
+        return starts(seen.text, decode(seen.token_ids[:start]))
 
     entropies_T = np.asarray(entropies_T, np.float32)
     unused = np.random.default_rng(0)  # this scheduler draws nothing

@@ -123,14 +123,14 @@ def _cell(
     wanted = Wanted(p["samples"], limit, p["epoch"], p["max_attempts"], 1.0, True)
     judging = Judging(teacher, wanted, Budget(store))
     transport = settings.teach.transport
-    return _counted(judging, _asked(teacher, cell), config, transport, counted), "exactly"
+    return _counted(judging, _asked(teacher, cell, base), config, transport, counted), "exactly"
 
 
-def _asked(teacher: teachers.Teacher, cell: dict[str, Any]) -> Iterator[Response]:
+def _asked(teacher: teachers.Teacher, cell: dict[str, Any], student: Path) -> Iterator[Response]:
     problems = DATA / "prepare" / cell["prompts"] / "prompts.parquet"
     p = cell["params"]
     if "rollouts" not in cell:
-        return responses.solutions(teacher, problems, p["round"], p["prompts_per_round"])
+        return responses.solutions(teacher, problems, p["round"], p["prompts_per_round"], student)
     rollouts = DATA / "rollout" / cell["rollouts"] / "rollouts.parquet"
     forks = DATA / "forks" / cell["forks"] / "forks.parquet"
     return responses.forks(teacher, problems, rollouts, forks)

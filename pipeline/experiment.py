@@ -98,7 +98,8 @@ def read_yaml(path: Path) -> Any:
 
 def _validate(model: type[M], values: Any, where: str) -> M:
     try:  # as JSON: a list is a tuple and 1 is a float, but "1" is no number
-        return model.model_validate_json(json.dumps(values))
+        # default: YAML reads a date where it is not quoted
+        return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise UserError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from error
 

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline import cells, params, prompts, rows, tables
+from pipeline import cells, chat, params, prompts, rows, tables
 from pipeline.errors import UserError
 from pipeline.rows import Row
 from pipeline.tasks.prompts import problem
+from pipeline.text import decode_after, encode_after
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
@@ -135,7 +136,8 @@ class Reader:
             if name in taken:
                 raise _refused(row, "rollout_id", repr(name), "a name that no other row has")
             taken.add(name)
-            prompt_ids, token_ids = self._prompt_ids(row, prompt), self._token_ids(row)
+            prompt_ids = self._prompt_ids(row, prompt)
+            token_ids = self._token_ids(row, prompt_ids)
             _check_values(row, len(token_ids))
             length = len(prompt_ids) + len(token_ids)
             if self.longest and length > self.longest:
@@ -153,17 +155,19 @@ class Reader:
         self.rendered_otherwise += given != own
         return given
 
-    def _token_ids(self, row: Row) -> list[int]:
+    def _token_ids(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """The response with its end, from ids or text. Raises UserError where the two differ."""
         if all(row.values.get(name) is None for name in IDS):
-            return self._encoded(row)
-        ids, eos = self._ids(row, IDS), self.policy.eos
-        if eos in ids[:-1]:
-            wanted = f"the end, id {eos}, as the last one alone: cut what follows it"
-            raise _refused(row, "token_ids", f"it at {ids.index(eos)} of {len(ids)}", wanted)
+            return self._encoded(row, prompt_ids)
+        ids, ends = self._ids(row, IDS), self.policy.ends
+        shown = f"an end of a turn, {chat.named(self.policy.tokenizer, ends)},"
+        early = [at for at, token in enumerate(ids[:-1]) if token in ends]
+        if early:
+            wanted = f"{shown} as the last one alone: cut what follows it"
+            raise _refused(row, "token_ids", f"id {ids[early[0]]} at {early[0]}", wanted)
         reason = row.values.get("finish_reason")
-        if reason is not None and reason != ("stop" if ids[-1] == eos else "length"):
-            wanted = f"stop exactly where the last of token_ids is the end, id {eos}"
+        if reason is not None and reason != ("stop" if ids[-1] in ends else "length"):
+            wanted = f"stop exactly where the last of token_ids is {shown}"
             raise row.wrong(("finish_reason",), reason, f"{wanted}; here it is {ids[-1]}")
         if any(row.values.get(name) is not None for name in TEXT):
             self._same_text(row, ids)
@@ -175,19 +179,19 @@ class Reader:
             wanted = f"what token_ids decode to with the student's tokenizer, {decoded[:80]!r}"
             raise row.wrong(TEXT, text, wanted)
 
-    def _encoded(self, row: Row) -> list[int]:
+    def _encoded(self, row: Row, prompt_ids: list[int]) -> list[int]:
+        """Ids of a text behind its prompt."""
         text, reason = row.first(*TEXT), row.first("finish_reason")
         if not isinstance(text, str):
             raise row.wrong(TEXT, text, "text")
         if reason not in ENDS:
             raise row.wrong(("finish_reason",), reason, " or ".join(ENDS))
-        ids = list(self.policy.tokenizer.encode(text, add_special_tokens=False))
-        if self.policy.text(ids) != text:
-            wanted = (
-                f"what its own tokens decode to, {self.policy.text(ids)[:80]!r}: give token_ids"
-            )
+        ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, text)
+        behind = decode_after(self.policy.text, prompt_ids, ids)
+        if text not in (behind, self.policy.text(ids)):
+            wanted = f"what its own tokens decode to, {behind[:80]!r}: give token_ids"
             raise row.wrong(TEXT, text, wanted)
-        ids += [self.policy.eos] if reason == "stop" else []
+        ids += [self.policy.ends[0]] if reason == "stop" else []
         if not ids:
             raise row.wrong(TEXT, text, "at least one token")
         return ids
@@ -258,6 +262,6 @@ def _line(
         "logprobs": logp_T,
         "entropies": entropy_T,
         "text": policy.text(x.token_ids),
-        "finish_reason": "stop" if x.token_ids[-1] == policy.eos else "length",
+        "finish_reason": "stop" if x.token_ids[-1] in policy.ends else "length",
         "reward": None if reward is None else float(reward),
     }

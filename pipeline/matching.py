@@ -16,7 +16,7 @@ prompts; its weight is still the mean over all of that arm's forks, and run.json
 the kept ones beside it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ from pipeline import tables
 from pipeline.errors import UserError
 from pipeline.params import Price
 
-Encode = Callable[[str], list[int]]  # text to the student's token ids, no special tokens
 Counts = dict[str, float | int | str]
 ROUNDING = 1e-9  # of a sum of dollars
 
@@ -111,14 +110,12 @@ def teacher_tokens(
     return by_answers(read, prompt_of, price)
 
 
-def student_tokens(
-    rollouts: Path | None, answers: Path | None, encode: Encode, only_right: bool
-) -> list[Priced]:
+def student_tokens(rollouts: Path | None, answers: Path | None, only_right: bool) -> list[Priced]:
     """The round's responses by the student tokens that are trained on."""
     if rollouts:
         return by_rollouts(tables.stream(rollouts, tables.ROLLOUTS), only_right)
     assert answers is not None
-    return by_solutions(tables.stream(answers, tables.ANSWERS), encode)
+    return by_solutions(tables.stream(answers, tables.ANSWERS))
 
 
 def by_answers(
@@ -170,14 +167,14 @@ def by_rollouts(rollouts: Iterable[pa.Table], only_right: bool) -> list[Priced]:
     return found
 
 
-def by_solutions(answers: Iterable[pa.Table], encode: Encode) -> list[Priced]:
+def by_solutions(answers: Iterable[pa.Table]) -> list[Priced]:
     """Full solutions by the student tokens that are trained on: none of one that was cut."""
     found: dict[str, list[int]] = {}
     for group in answers:
-        columns = (group[n].to_pylist() for n in ("rollout_id", "text", "ended"))
-        for name, text, ended in zip(*columns, strict=True):
+        columns = (group[n].to_pylist() for n in ("rollout_id", "token_ids", "ended"))
+        for name, ids, ended in zip(*columns, strict=True):
             sums = found.setdefault(name, [0, 0])
-            sums[0] += len(encode(text)) + 1 if ended else 0  # and the end
+            sums[0] += len(ids) + 1 if ended else 0  # and the end
             sums[1] += 1
     return [Priced(name, name, size, count) for name, (size, count) in found.items()]
 

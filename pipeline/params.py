@@ -29,6 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 TaskName = Literal["arithmetic", "reasoning-gym", "math", "code", "prompts"]  # a file each
 Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Scheduler = Name  # of schedulers.SCHEDULERS
 FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
 
@@ -289,6 +290,8 @@ class HubInit(Params):
     # written into the template that checkpoints keep, so that whoever reads them renders the same;
     # off: an empty think block belongs to the prompt. null: what the template does when told off
     thinking: bool | None = None
+    # that a template reads for today, written into it; null: pipeline/chat.py's
+    date: Day | None = None
 
 
 class ModelInit(Params):

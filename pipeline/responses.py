@@ -2,8 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.spool import Spool, letters, text
 from pipeline.teachers import Teacher
+from pipeline.text import WINDOW
 
 PART = 64  # rows whose tokens and texts stand as Python objects at a time
 
@@ -25,12 +26,29 @@ class Response:
     id: str
     prompts: Mapping[int, Prompt]  # position: problem and prefix as the teacher gets them
     prefixes: Mapping[int, str]  # position: the student's text up to there
+    # position: the last student ids up to there, those of its prompt included
+    before: Mapping[int, list[int]] = field(default_factory=dict)
 
 
-def solutions(teacher: Teacher, path: Path, round_: int, count: int) -> Iterator[Response]:
-    """The problems of round `round_`, `count` a round, to be solved from the beginning."""
+def solutions(
+    teacher: Teacher, path: Path, round_: int, count: int, student: Path
+) -> Iterator[Response]:
+    """The problems of round `round_`, `count` a round, to be solved from the beginning.
+
+    `student` is the student's checkpoint.
+    """
+    render = None if teacher.same_tokens else _student_prompt(student)
     for problem in prompts.read(path, "train", (round_ - 1) * count, count):
-        yield Response(problem.prompt_id, {0: teacher.prompt(problem.messages, [], "")}, {0: ""})
+        ids = [] if render is None else render(problem.messages)
+        sent = {0: teacher.prompt(problem.messages, [], "")}
+        yield Response(problem.prompt_id, sent, {0: ""}, {0: ids[-WINDOW:]})
+
+
+def _student_prompt(student: Path) -> Callable[[list[dict[str, str]]], list[int]]:
+    from pipeline import chat
+
+    tokenizer = chat.load(student)
+    return lambda messages: chat.text_ids(tokenizer, chat.render(tokenizer, messages, "student"))
 
 
 def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Iterator[Response]:
@@ -38,7 +56,8 @@ def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Itera
     messages = _Messages(problems)
     rows = itertools.groupby(_rows(path, tables.FORKS), key=lambda row: row["rollout_id"])
     pending = next(rows, None)
-    for row in _rows(rollouts, tables.ROLLOUTS, "rollout_id", "prompt_id", "token_ids"):
+    names = ("rollout_id", "prompt_id", "prompt_token_ids", "token_ids")
+    for row in _rows(rollouts, tables.ROLLOUTS, *names):
         if pending is None or pending[0] != row["rollout_id"]:
             continue  # no fork fits into this response
         prefixes: dict[int, str] = {fork["position"]: fork["prefix_text"] for fork in pending[1]}
@@ -46,7 +65,9 @@ def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Itera
         sent = {
             start: teacher.prompt(problem, ids[:start], text) for start, text in prefixes.items()
         }
-        yield Response(row["rollout_id"], sent, prefixes)
+        own = row["prompt_token_ids"][-WINDOW:]
+        before = {start: [*own, *ids[:start]][-WINDOW:] for start in prefixes}
+        yield Response(row["rollout_id"], sent, prefixes, before)
         pending = next(rows, None)
     if pending is not None:
         raise UserError(

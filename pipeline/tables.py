@@ -40,7 +40,7 @@ ROLLOUTS = pa.schema(
         column("sample", pa.int32()),
         column("round", pa.int32()),
         column("prompt_token_ids", pa.list_(pa.int32())),
-        column("token_ids", pa.list_(pa.int32())),  # ends with EOS exactly when finish_reason=stop
+        column("token_ids", pa.list_(pa.int32())),  # ends with an end iff finish_reason is stop
         column("logprobs", pa.list_(pa.float32())),  # nats, of the untempered round's checkpoint
         column("entropies", pa.list_(pa.float32())),  # nats, of the distribution that made token t
         column("text", pa.string()),  # without special tokens
@@ -57,7 +57,7 @@ FORKS = pa.schema(
         column("entropy", pa.float32()),  # nats
         column("prefix_text", pa.string()),
         column("chunk_text", pa.string()),
-        column("ended", pa.bool_()),  # the chunk holds the response's EOS
+        column("ended", pa.bool_()),  # the chunk holds the response's end
     ]
 )
 ANSWERS = pa.schema(
@@ -73,6 +73,8 @@ ANSWERS = pa.schema(
         column("prompt_tokens", pa.int32()),
         column("completion_tokens", pa.int32()),  # of the cut text
         column("request_key", pa.string()),
+        # the student's own, of complete characters, behind the prefix; without the end
+        column("token_ids", pa.list_(pa.int32())),
     ]
 )
 SCORES = pa.schema(

@@ -117,7 +117,7 @@ def _generate(
             yield i, (np.asarray(one.token_ids, np.int32),)
 
     found = resume.rows(kept, decoding, len(contexts_B), stream)
-    return Each(found, lambda row: generated(policy.eos, integers(row)))
+    return Each(found, lambda row: generated(policy.ends, integers(row)))
 
 
 @contextmanager

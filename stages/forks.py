@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, schedulers, seeds, tables
 from pipeline.schedulers import Response
+from pipeline.text import decode, starts, whole
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
@@ -46,13 +47,15 @@ def forks(
 
 
 def _prefix(tokenizer: Tokenizer, rollout: Row, end: int) -> str:
-    return str(tokenizer.decode(rollout["token_ids"][:end], skip_special_tokens=True))
+    ids = rollout["token_ids"][:end]
+    if rollout["finish_reason"] == "stop" and end == len(rollout["token_ids"]):
+        ids = ids[:-1]  # the end of a turn is no text, also where it is no special token
+    return decode(tokenizer, ids)
 
 
 def _response(rollout: Row, tokenizer: Tokenizer, p: ForksParams) -> Response:
     def eligible(start: int) -> bool:
-        # a cut inside a character decodes to a replacement mark that the text does not have
-        return bool(rollout["text"].startswith(_prefix(tokenizer, rollout, start)))
+        return starts(rollout["text"], _prefix(tokenizer, rollout, start))
 
     draw = seeds.generator(p.seed, "forks", p.round, rollout["rollout_id"])
     entropies_T = np.asarray(rollout["entropies"], np.float32)
@@ -111,7 +114,7 @@ def _forks(
             "length": p.chunk_tokens,
             "entropy": rollout["entropies"][position],
             "prefix_text": before,
-            "chunk_text": _prefix(tokenizer, rollout, end)[len(before) :],
+            "chunk_text": whole(_prefix(tokenizer, rollout, end)[len(before) :]),
             "ended": end == len(rollout["token_ids"]) and rollout["finish_reason"] == "stop",
         }
 

@@ -98,10 +98,15 @@ def _batch(
     policy: "Policy", batch: list[tuple[tasks.Messages, str]]
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
     from pipeline.engines.hf import padded
+    from pipeline.text import encode_after
 
     contexts = [policy.prompt_ids(messages) for messages, _ in batch]
-    solutions = [policy.tokenizer.encode(text, add_special_tokens=False) for _, text in batch]
-    rows = [[*c, *s, policy.eos] for c, s in zip(contexts, solutions, strict=True)]
+    backend = policy.tokenizer.backend_tokenizer
+    solutions = [
+        encode_after(backend, context, text)
+        for context, (_, text) in zip(contexts, batch, strict=True)
+    ]
+    rows = [[*c, *s, policy.ends[0]] for c, s in zip(contexts, solutions, strict=True)]
     ids, mask = padded(rows, policy.model.device)
     labels = ids.masked_fill(mask == 0, -100)
     for b, context in enumerate(contexts):

@@ -123,7 +123,7 @@ def _generate(
             yield i, (np.asarray(one.token_ids, np.int32),)
 
     found = resume.rows(kept, "generate", len(contexts_B), stream)
-    return Each(found, lambda row: generated(policy.eos, integers(row)))
+    return Each(found, lambda row: generated(policy.ends, integers(row)))
 
 
 def through_vllm(
@@ -162,7 +162,7 @@ def through_vllm(
 
     def told(row: Row) -> Sampled:
         ids, *rest = (array.tolist() for array in row)
-        return Sampled(ids, generated(student.eos, ids).finish_reason, *rest)
+        return Sampled(ids, generated(student.ends, ids).finish_reason, *rest)
 
     return Each(found, told)
 

@@ -7,6 +7,7 @@ source  arXiv 2606.01476. Answers come from the judgment store where it has them
 """
 
 import argparse
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline import cells, checkpoints, continuations, params, responses, tables, teachers
+from pipeline import text as texts
 from pipeline.asking import Judging, Place, Wanted
 from pipeline.budget import Budget
 from pipeline.errors import UserError
@@ -56,33 +58,48 @@ class Untracked(params.Params):
     accept_terms: str | tuple[str, ...] = ()
 
 
+class Prefix(NamedTuple):
+    """What an answer follows."""
+
+    text: str  # of the student's response up to the fork
+    before: list[int]  # the last student ids up to the fork, those of the prompt included
+
+
 class Cut(NamedTuple):
     text: str
     ended: bool
-    tokens: int  # student tokens of the cut text, EOS included
+    tokens: int  # student tokens of the cut text, the end included
+    token_ids: list[int]  # those of them that are whole characters, without the end
 
 
-def cut(judgment: Judgment, prefix: str, same_tokens: bool, student: Tokenizer, limit: int) -> Cut:
-    """The answer's first `limit` student tokens. An end within them counts as one token.
+def cut(
+    judgment: Judgment, said: str, prefix: Prefix, same_tokens: bool, student: Tokenizer, limit: int
+) -> Cut:
+    """The first `limit` student tokens of an answer, whose text is `said`. An end within them
+    counts as one token.
 
-    Raises UserError if the answer stops short of that because of its own token limit.
+    Its own ids where they are the student's; else those of its text behind the prefix. A character
+    that the cut leaves incomplete is dropped. Raises UserError if the answer stops short of the
+    limit because of its own token limit.
     """
     ids = list(judgment.token_ids or ())
-    if not (same_tokens and ids):
-        text = judgment.text
+    if same_tokens and ids:
+        ids = ids[:-1] if judgment.ended else ids
+    else:
         if judgment.continuation == "instruct":
-            text = continuations.trim(prefix, text).text
-        ids = student.encode(text, add_special_tokens=False).ids
+            said = continuations.trim(prefix.text, said).text
+        ids = texts.encode_after(student, prefix.before, said)
         if len(ids) < limit and not judgment.ended:
             raise UserError(
                 f"teach: an answer of {judgment.token_limit} teacher tokens is only {len(ids)} "
                 f"student tokens long, wanted {limit}. Use a shorter forks.chunk_tokens."
             )
-        ids += [-1] if judgment.ended else []  # stands for the end
-    kept = [token for token in ids[:limit] if token >= 0]
-    ended = judgment.ended and len(ids) <= limit
-    text = student.decode(kept, skip_special_tokens=True)
-    return Cut(text, ended, min(len(ids), limit))
+    length = len(ids) + judgment.ended
+    decode = functools.partial(texts.decode, student)
+    before = prefix.before if prefix.text else []
+    kept = texts.without_tail(decode, before, ids[:limit])
+    text = texts.decode_after(decode, before, kept)
+    return Cut(text, judgment.ended and length <= limit, min(length, limit), kept)
 
 
 def teach(
@@ -90,20 +107,21 @@ def teach(
 ) -> Iterator[pa.Table]:
     """The answers, a block of `size` responses at a time."""
     while block := list(itertools.islice(asked, size)):
-        yield _table(block, judging.judge(block), p, judging.teacher.same_tokens, student)
+        yield _table(block, judging.judge(block), p, judging.teacher, student)
 
 
 def _table(
     block: list[Response],
     found: dict[Place, Judgment],
     p: TeachParams,
-    same_tokens: bool,
+    teacher: teachers.Teacher,
     student: Tokenizer,
 ) -> pa.Table:
     rows = []
     for (r, position, sample), judgment in sorted(found.items()):
-        prefix = block[r].prefixes[position]
-        answer = cut(judgment, prefix, same_tokens, student, p.chunk_tokens)
+        prefix = Prefix(block[r].prefixes[position], block[r].before.get(position, []))
+        said = teacher.said(block[r].prompts[position], prefix.text, judgment)
+        answer = cut(judgment, said, prefix, teacher.same_tokens, student, p.chunk_tokens)
         rows.append(
             {
                 "rollout_id": block[r].id,
@@ -117,6 +135,7 @@ def _table(
                 "prompt_tokens": judgment.prompt_tokens,
                 "completion_tokens": answer.tokens,
                 "request_key": judgment.key,
+                "token_ids": answer.token_ids,
             }
         )
     return pa.Table.from_pylist(rows, schema=tables.ANSWERS)
@@ -191,7 +210,8 @@ def main() -> None:
         student = checkpoints.tokenizer(args.tokenizer)
         judging, used, read = judge(args, p, store), 0, 0
         if args.forks is None:
-            asked = responses.solutions(judging.teacher, args.prompts, p.round, p.prompts_per_round)
+            slice_ = (args.prompts, p.round, p.prompts_per_round)
+            asked = responses.solutions(judging.teacher, *slice_, args.tokenizer.parent)
         else:
             asked = responses.forks(judging.teacher, args.prompts, args.rollouts, args.forks)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:

@@ -13,7 +13,7 @@ writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer
 import argparse
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -121,7 +121,7 @@ def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
     from pipeline.evidence import Evidence, Examples
     from pipeline.objectives.weighted import everywhere
 
-    cut = _cut(p, args, student)
+    cut = _cut(p, args)
     parts, terms = _gather(p, args, student, Evidence(args, cut))
     examples, left_out = Examples(), 0
     for part, out in parts:
@@ -148,24 +148,17 @@ def _steps(p: TrainParams, work: Work) -> Work:
     return work._replace(steps=kept, matched=matching.steps(len(kept), len(steps), p.cap))
 
 
-def _cut(p: TrainParams, args: argparse.Namespace, student: "Policy") -> matching.Cut | None:
+def _cut(p: TrainParams, args: argparse.Namespace) -> matching.Cut | None:
     """The responses that experiment.match leaves, None where it cuts no prompt."""
     if p.match in (None, "optimizer_steps") or p.cap is None:
         return None
     paths, only_right = (args.rollouts, args.answers), p.objective == "rft"
     if p.match == "student_tokens":
-        priced = matching.student_tokens(*paths, _encoder(student), only_right)
+        priced = matching.student_tokens(*paths, only_right)
     else:
         first = p.answers if p.objective == "imitate-forks" else None
         priced = matching.teacher_tokens(*paths, p.price, first)
     return matching.cut(priced, p.cap, p.match)
-
-
-def _encoder(student: "Policy") -> Callable[[str], list[int]]:
-    def encode(text: str) -> list[int]:
-        return list(student.tokenizer.encode(text, add_special_tokens=False))
-
-    return encode
 
 
 def _gather(
@@ -231,7 +224,6 @@ def _imitated(
     p: TrainParams, args: argparse.Namespace, student: "Policy", evidence: "Evidence"
 ) -> "tuple[Parts, TermsOf]":
     """Of the objectives that train on what the teacher wrote."""
-    encode = _encoder(student)
     match p.objective:
         case "sft":
             from pipeline.objectives import sft
@@ -240,11 +232,11 @@ def _imitated(
             problems = prompts.read(args.prompts, "train", start_row, p.prompts_per_round)
             ids = {x.prompt_id: student.prompt_ids(x.messages) for x in problems}
             solved = evidence.each("answers")
-            return (sft.examples(part, ids, encode, student.eos) for part in solved), sft.terms
+            return (sft.examples(part, ids, student.ends[0]) for part in solved), sft.terms
         case "imitate-forks":
             from pipeline.objectives import imitate_forks
 
-            how = (p.answers, encode, student.eos)
+            how = (p.answers, student.ends[0])
             made = (
                 imitate_forks.examples(rollouts, forks, answers, *how)
                 for rollouts, forks, answers in evidence.beside("forks", "answers")

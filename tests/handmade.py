@@ -193,6 +193,7 @@ def _answers(folder: Path, key: str, forks: list[Any], teacher: str) -> None:
             "prompt_tokens": 5,
             "completion_tokens": C,
             "request_key": f"{key}{sample}",
+            "token_ids": [2] * C,
         }
         for fork in forks
         for sample in range(N)

@@ -21,7 +21,7 @@ def answer(place, sample, text, ended=False):
     return {
         "rollout_id": place[0], "position": place[1], "sample": sample, "teacher": "t",
         "text": text, "ended": ended, "finish_reason": "length", "model_returned": "m",
-        "prompt_tokens": 1, "completion_tokens": 1, "request_key": "k",
+        "prompt_tokens": 1, "completion_tokens": 1, "request_key": "k", "token_ids": [2],
     }  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def answer(name, position, number, text):
         "prompt_tokens": 1,
         "completion_tokens": len(text),
         "request_key": "k",
+        "token_ids": [2],
     }
 
 
@@ -402,13 +403,13 @@ def test_without_a_reward_or_with_equal_ones_correctness_is_not_told(tmp_path):
 
 
 def test_an_end_counts_as_a_token_of_the_cut():
-    whole = [Text("abcd", False), Text("ab", True), Text("abc", True), Text("", True)]
-    assert pairs.cut(whole, 3, TOKENIZER) == {
+    whole = {
         Text("abcd", False): Text("abc", False),
         Text("ab", True): Text("ab", True),  # a, b and the end
         Text("abc", True): Text("abc", False),  # the end is the fourth
         Text("", True): Text("", True),
     }
+    assert {x: pairs.cut(x, [], 3, TOKENIZER) for x in whole} == whole
 
 
 def test_both_texts_are_stripped_on_the_left(tmp_path):

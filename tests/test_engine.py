@@ -26,7 +26,7 @@ def naive_sample(policy, prompt, draws, temperature=1.0):
         logits = policy.model(input_ids=torch.tensor([prompt + tokens])).logits[0, -1]
         probs = torch.softmax(logits[:VOCABULARY].double() / temperature, -1).detach().numpy()
         tokens.append(int(np.searchsorted(np.cumsum(probs), u * probs.sum(), side="right")))
-        if tokens[-1] == policy.eos:
+        if tokens[-1] == policy.ends[0]:
             break
     return tokens
 
@@ -38,14 +38,14 @@ def test_batched_cached_sampling_equals_one_row_at_a_time():
     for i, prompt in enumerate(prompts):
         tokens = naive_sample(policy, prompt, uniforms(4, 12)[i])
         assert found[i].token_ids == tokens
-        assert found[i].finish_reason == ("stop" if tokens[-1] == policy.eos else "length")
+        assert found[i].finish_reason == ("stop" if tokens[-1] == policy.ends[0] else "length")
     assert {f.finish_reason for f in found.values()} == {"stop", "length"} or len(found) == 4
 
 
 def test_rows_that_end_leave_the_batch_without_touching_the_others():
     policy = naive.tiny(1)
     with torch.no_grad():  # make EOS likely, so that rows end at many places
-        policy.model.get_output_embeddings().weight[policy.eos] *= 3
+        policy.model.get_output_embeddings().weight[policy.ends[0]] *= 3
     prompts = [[2 + i % 16, 5] for i in range(24)]
     draws = uniforms(24, 30, seed=3)
     found = dict(generate(policy, prompts, draws, Sampler(1.3), 30, 10_000))
@@ -54,7 +54,7 @@ def test_rows_that_end_leave_the_batch_without_touching_the_others():
     for i in range(0, 24, 5):
         assert found[i].token_ids == naive_sample(policy, prompts[i], draws[i], 1.3)
     assert all(
-        (f.token_ids[-1] == policy.eos) == (f.finish_reason == "stop") for f in found.values()
+        (f.token_ids[-1] == policy.ends[0]) == (f.finish_reason == "stop") for f in found.values()
     )
 
 

@@ -183,6 +183,7 @@ def answer_table(texts):
             "prompt_tokens": 1,
             "completion_tokens": 2,
             "request_key": "k",
+            "token_ids": [2, 3],
         }
         for i, samples in enumerate(texts)
         for sample, text in enumerate(samples)

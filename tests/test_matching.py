@@ -65,6 +65,7 @@ def answers(ids=None, ended=True):
             "prompt_tokens": 10,
             "completion_tokens": 3 + PROMPTS.index(name) if ids is None else 6,
             "request_key": "k",
+            "token_ids": [9] * (min(2 + PROMPTS.index(name), 3) if ids is None else 1),
         }
         for name, position in places
         for sample in range(2)
@@ -149,8 +150,8 @@ def test_costs_of_a_prompt_are_hand_computed():
     right = matching.by_rollouts([rollouts()], only_right=True)
     assert by_prompt(right) == {"p2": 3, "p0": 1, "p1": 2}
     # two solutions each, of 2, 3 and 3 characters and an end
-    assert by_prompt(matching.by_solutions([answers()], list)) == {"p2": 6, "p0": 8, "p1": 8}
-    assert by_prompt(matching.by_solutions([answers(ended=False)], list))["p2"] == 0
+    assert by_prompt(matching.by_solutions([answers()])) == {"p2": 6, "p0": 8, "p1": 8}
+    assert by_prompt(matching.by_solutions([answers(ended=False)]))["p2"] == 0
 
 
 def test_answers_to_other_rollouts_are_refused():
@@ -161,8 +162,7 @@ def test_answers_to_other_rollouts_are_refused():
 # the stage
 
 STUDENT = SimpleNamespace(
-    tokenizer=SimpleNamespace(encode=lambda text, add_special_tokens: list(text.encode())),
-    eos=0,
+    ends=(0,),
     prompt_ids=lambda messages: [len(messages[0]["content"])],
 )
 SETTINGS = {

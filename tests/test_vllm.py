@@ -53,7 +53,7 @@ def installed(packages, monkeypatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny Llama, float32, whose head has three rows that stand for no token. Its
-    generation_config would make every sample the same, and end at another token."""
+    generation_config would make every sample the same; it lists two ends."""
     found = tmp_path_factory.mktemp("tiny") / "checkpoint"
     tokenizer = characters.tokenizer(ALPHABET)
     torch.manual_seed(1)
@@ -62,13 +62,13 @@ def folder(tmp_path_factory):
     with torch.no_grad():  # so likely that some response would hold one
         policy.model.get_output_embeddings().weight[len(tokenizer) :] *= 1.5
     save(policy.model, tokenizer, found, torch.float32)
-    leak = {"do_sample": True, "top_k": 1, "temperature": 0.01, "eos_token_id": [1, 2, 3, 4]}
+    leak = {"do_sample": True, "top_k": 1, "temperature": 0.01, "eos_token_id": list(ENDS)}
     (found / "generation_config.json").write_text(json.dumps(leak))
     return found
 
 
 def settings(temperature=1.0, most=20):
-    return vllm.Settings(temperature, 1.0, 0, most, 1)
+    return vllm.Settings(temperature, 1.0, 0, most, ENDS)
 
 
 def jobs():
@@ -94,10 +94,11 @@ def test_rollouts_are_what_transformers_says_they_are(folder, installed):
     assert len({len(row.token_ids) for row in rows}) > 4
     for row in rows:
         assert max(row.token_ids) < len(policy.tokenizer)
-        assert (row.finish_reason == "stop") == (row.token_ids[-1] == policy.eos)
-        assert row.token_ids.count(policy.eos) == (row.finish_reason == "stop")
+        assert (row.finish_reason == "stop") == (row.token_ids[-1] in ENDS)
+        assert not set(ENDS) & set(row.token_ids[:-1])
         assert row.finish_reason == "stop" or len(row.token_ids) == 20
     assert {row.finish_reason for row in rows} == {"stop", "length"}
+    assert {row.token_ids[-1] for row in rows} >= set(ENDS) == set(policy.ends)
     read = {i: logps for i, logps, _ in exact(policy, PROMPTS, [r.token_ids for r in rows], 999)}
     apart = gaps(rows, [read[i] for i in range(len(rows))])
     assert 0 < apart["engine_gap_mean"] <= apart["engine_gap_max"] < 1e-3

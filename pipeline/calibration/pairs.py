@@ -1,5 +1,6 @@
 """Which texts are compared: own fork, floors, ceilings and states, at one chunk length."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pipeline import seeds
 from pipeline.calibration import Text
 from pipeline.calibration.sample import Fork, Response
 from pipeline.similarity import Pair, similarities
+from pipeline.text import WINDOW, decode, decode_after, encode_after, whole
 
 
 class Part(NamedTuple):
@@ -33,36 +35,33 @@ class Comparisons:
     fork_of: np.ndarray  # the fork in which a state was found first
 
 
-def cut(texts: Iterable[Text], tokens: int, tokenizer: Tokenizer) -> dict[Text, Text]:
-    """Each text's first `tokens` student tokens; an end within them counts as one, as in teach."""
-    distinct = list(dict.fromkeys(texts))
-    found = tokenizer.encode_batch([t.text for t in distinct], add_special_tokens=False)
-    return {
-        text: Text(
-            tokenizer.decode(encoded.ids[:tokens], skip_special_tokens=True),
-            text.ended and len(encoded.ids) < tokens,
-        )
-        for text, encoded in zip(distinct, found, strict=True)
-    }
+def cut(text: Text, before: list[int], tokens: int, tokenizer: Tokenizer) -> Text:
+    """The first `tokens` student tokens of a text that follows the ids `before`; an end within
+    them counts as one, as in teach."""
+    ids = encode_after(tokenizer, before, text.text)
+    written = decode_after(functools.partial(decode, tokenizer), before, ids[:tokens])
+    return Text(whole(written), text.ended and len(ids) < tokens)
 
 
 def shortened(
-    responses: list[Response], tokens: int, whole: int, tokenizer: Tokenizer
+    responses: list[Response], tokens: int, longest: int, tokenizer: Tokenizer
 ) -> list[Response]:
     """The responses with every text cut; at the length of the whole chunk as they are, so that
     `own` there is what score computed."""
-    if tokens >= whole:
+    if tokens >= longest:
         return responses
-    forks = [fork for response in responses for fork in response.forks]
-    texts = (text for f in forks for text in (f.chunk, *f.answers, *f.siblings))
-    short = cut(texts, tokens, tokenizer)
 
-    def of(fork: Fork) -> Fork:
-        answers = tuple(short[text] for text in fork.answers)
-        siblings = tuple(short[text] for text in fork.siblings)
-        return replace(fork, chunk=short[fork.chunk], answers=answers, siblings=siblings)
+    def of(response: Response, fork: Fork) -> Fork:
+        before = response.token_ids[max(fork.position - WINDOW, 0) : fork.position]
 
-    return [replace(r, forks=tuple(map(of, r.forks))) for r in responses]
+        @functools.cache  # answers repeat
+        def short(text: Text) -> Text:
+            return cut(text, before, tokens, tokenizer)
+
+        answers, siblings = (tuple(map(short, x)) for x in (fork.answers, fork.siblings))
+        return replace(fork, chunk=short(fork.chunk), answers=answers, siblings=siblings)
+
+    return [replace(r, forks=tuple(of(r, fork) for fork in r.forks)) for r in responses]
 
 
 def compare(responses: list[Response], *names: str | int) -> Comparisons:

@@ -10,6 +10,7 @@ from pipeline.calibration import Row, row
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
 from pipeline.schedulers import peak_entropy, uniform
+from pipeline.text import decode, starts
 
 MODEL_FREE = {  # schedulers that need no more than the rollouts
     "peak-entropy": peak_entropy.positions,
@@ -87,8 +88,7 @@ def _positions(
     """What another scheduler takes of the response, with the draws of stage forks."""
 
     def eligible(start: int) -> bool:
-        prefix = tokenizer.decode(response.token_ids[:start], skip_special_tokens=True)
-        return bool(response.text.startswith(prefix))
+        return starts(response.text, decode(tokenizer, response.token_ids[:start]))
 
     draw = seeds.generator(seed, "forks", round_, response.id)
     asked = schedulers.Response(response.entropies, most, chunk, eligible, draw)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from pipeline import seeds, tables
 from pipeline.calibration import Text
 from pipeline.errors import UserError
+from pipeline.text import decode, whole
 
 TOGETHER = 2  # responses to one prompt that are taken at a time, so that they can be compared
 PART = 64  # rows that are looked at together
@@ -173,5 +174,6 @@ def _siblings(
         same = other is not row and len(ids) > start and ids[:start] == row["token_ids"][:start]
         ended = other["finish_reason"] == "stop" and end >= len(ids)
         if same and (ended or end <= len(ids)):
-            whole = tokenizer.decode(ids[:end], skip_special_tokens=True)
-            yield Text(whole[len(fork["prefix_text"]) :], ended)
+            kept = ids[: min(end, len(ids) - ended)]  # the end of a turn is no text
+            following = decode(tokenizer, kept)[len(fork["prefix_text"]) :]
+            yield Text(whole(following), ended)

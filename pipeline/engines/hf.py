@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline import cells, checkpoints
+from pipeline import cells, chat, checkpoints
 from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
@@ -44,12 +44,22 @@ class Policy:
         return weight.detach().float()
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Without special tokens."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        """Without special tokens and the end."""
+        return text(self.tokenizer, self.ends, token_ids)
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a turn, as its checkpoint has them; the first is the one to write."""
+        found = self.model.generation_config.eos_token_id
+        if found is None:
+            found = self.tokenizer.eos_token_id
+        return tuple(found) if isinstance(found, list) else (int(found),)
 
     @property
-    def eos(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    def context(self) -> int | None:
+        """Tokens of the longest row that the model can read; None if it does not say."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else int(found)
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of the chat template with its generation prompt, thinking off."""
@@ -66,19 +76,26 @@ class Policy:
 
 @dataclass(frozen=True)
 class Generated:
-    token_ids: list[int]  # ends with EOS exactly when finish_reason is stop
+    token_ids: list[int]  # ends with an end exactly when finish_reason is stop
     finish_reason: str  # stop, length
 
 
-def generated(eos: int, token_ids: list[int]) -> Generated:
-    return Generated(token_ids, "stop" if token_ids[-1] == eos else "length")
+def generated(ends: Collection[int], token_ids: list[int]) -> Generated:
+    return Generated(token_ids, "stop" if token_ids[-1] in ends else "length")
+
+
+def text(
+    tokenizer: PreTrainedTokenizerFast, ends: Collection[int], token_ids: Sequence[int]
+) -> str:
+    """Text of a response; an end is no part of it, also where it is no special token."""
+    kept = list(token_ids)
+    if kept and kept[-1] in ends:
+        kept.pop()
+    return str(tokenizer.decode(kept, skip_special_tokens=True))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    return list(tokenizer.encode(rendered, add_special_tokens=False))
+    return chat.text_ids(tokenizer, chat.render(tokenizer, messages, "student"))
 
 
 def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Policy:
@@ -96,11 +113,11 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
         )
         if base != folder:
             lora.load(model, folder)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = chat.load(folder)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error
-    if tokenizer.eos_token_id is None or tokenizer.chat_template is None:
-        raise UserError(f"{folder}: the tokenizer needs an EOS token and a chat template.")
+    if tokenizer.chat_template is None:
+        raise UserError(f"{folder}: the tokenizer needs a chat template.")
     return policy_of(model, tokenizer, device)
 
 
@@ -235,7 +252,7 @@ def decode(
 
     Finished rows leave the batch when they are half of it.
     """
-    device, width = hidden_BH.device, cache.get_seq_length()
+    device, width, ends = hidden_BH.device, cache.get_seq_length(), policy.ends
     tokens: list[list[int]] = [[] for _ in range(len(lengths))]
     alive = torch.arange(len(lengths))
     mask = (torch.arange(width) < lengths[:, None]).long().to(device)
@@ -244,10 +261,10 @@ def decode(
         ids = sample(policy.head(hidden_BH), uniforms_BT[:, step], sampler)
         running = []
         for place, (row, token) in enumerate(zip(alive.tolist(), ids.tolist(), strict=True)):
-            if tokens[row] and tokens[row][-1] == policy.eos:
+            if tokens[row] and tokens[row][-1] in ends:
                 continue
             tokens[row].append(token)
-            if token != policy.eos:
+            if token not in ends:
                 running.append(place)
         if not running or step + 1 == max_new_tokens:
             break
@@ -266,4 +283,4 @@ def decode(
             use_cache=True,
         )
         hidden_BH, positions = out.last_hidden_state[:, -1], positions + 1
-    return [generated(policy.eos, row) for row in tokens]
+    return [generated(ends, row) for row in tokens]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedConfig
 
-from pipeline import checkpoints
+from pipeline import chat, checkpoints
 from pipeline.errors import UserError
 from pipeline.params import GgufInit, HubInit
 
@@ -37,7 +37,41 @@ def from_gguf(init: GgufInit) -> tuple[Any, Any]:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=init.file, trust_remote_code=False)
+    owner = f"pretrain: {init.file}"
+    _same_vocabulary(tokenizer, folder / init.file, owner)
+    chat.round_trips(tokenizer, owner)
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.chat_template = chat.template(tokenizer.chat_template, owner)
+    ended(model, tokenizer, owner)
     return model, tokenizer
+
+
+def _same_vocabulary(tokenizer: Any, file: Path, owner: str) -> None:
+    """Raise UserError unless the file's tokens have the ids that it gives them."""
+    from gguf import GGUFReader
+
+    tokens = GGUFReader(file).get_field("tokenizer.ggml.tokens")
+    theirs = [] if tokens is None else tokens.contents()
+    found = tokenizer.convert_ids_to_tokens(range(len(theirs)))
+    wrong = [i for i, (a, b) in enumerate(zip(theirs, found, strict=True)) if a != b]
+    if wrong:
+        i = wrong[0]
+        raise UserError(
+            f"{owner}: {len(wrong)} of {len(theirs)} ids stand for other tokens when it is loaded; "
+            f"id {i} is {found[i]!r}, wanted {theirs[i]!r}. Use the model's safetensors instead."
+        )
+
+
+def ended(model: Any, tokenizer: Any, owner: str) -> chat.Ends:
+    """Record the ends of a turn in the model's generation config. Raises UserError.
+
+    One number where there is one, so that a checkpoint with one end stays as it was.
+    """
+    size = model.get_output_embeddings().weight.shape[0]
+    found = chat.resolve(tokenizer, model.generation_config.eos_token_id, size, owner)
+    ids = list(found.ids)
+    model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
+    return found
 
 
 def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -52,7 +86,7 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=at, dtype=dtype, use_safetensors=True, trust_remote_code=code
         )
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=at, trust_remote_code=False)
+        tokenizer = chat.read_in(name, f"pretrain: {name!r}", at, init.date)
     except (OSError, ValueError) as error:
         raise UserError(
             f"pretrain: {name!r} could not be loaded ({error}). Check the name and revision, that "
@@ -62,6 +96,7 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
     if not code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # what is saved of it names no code
     set_template(tokenizer, init)
+    ended(model, tokenizer, f"pretrain: {name!r}")
     return model, tokenizer
 
 
@@ -74,15 +109,15 @@ def set_template(tokenizer: Any, init: HubInit) -> None:
     text = tokenizer.chat_template if own else init.chat_template
     if not isinstance(text, str):
         raise UserError(
-            f"pretrain: {init.name!r} has {'several chat templates' if text else 'none'}, wanted "
-            "one chat template. Write it into init.chat_template, as Jinja."
+            f"pretrain: {init.name!r} has no chat template, wanted one. "
+            "Write it into init.chat_template, as Jinja."
         )
     if not own:
-        tokenizer.chat_template = text
+        tokenizer.chat_template = text = chat.pinned(text, init.date)
     if init.thinking is None:
         return
     tokenizer.chat_template = SWITCH.format(str(init.thinking).lower()) + text
-    rendered = tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True)
+    rendered = chat.render(tokenizer, PROBE, f"pretrain: {init.name!r}")
     thinks = rendered.count("<think>") > rendered.count("</think>")
     if thinks and not init.thinking:
         raise UserError(

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     top_p: float
     top_k: int  # 0 is off
     max_tokens: int
-    eos: int
+    ends: tuple[int, ...]
 
     @property
     def untempered(self) -> bool:
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    token_ids: list[int]  # ends with EOS exactly when finish_reason is stop
+    token_ids: list[int]  # ends with an end exactly when finish_reason is stop
     finish_reason: str  # stop, length
     logprobs: list[float] | None  # of the sampled tokens, as the engine saw them
     entropies: list[float] | None = None  # nats, at most the true ones: see vllm_worker.bounded

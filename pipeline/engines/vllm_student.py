@@ -5,9 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
-from pipeline.engines.hf import prompt_ids
+from pipeline import chat
+from pipeline.engines import hf
 from pipeline.engines.sampling import Sampler
 from pipeline.engines.vllm import Engine, Job, Sampled, Settings
 from pipeline.errors import UserError
@@ -27,14 +26,10 @@ class Student:
     def __init__(self, folder: Path, runtime: Runtime, reported: Sampler | None = None) -> None:
         self.reported = reported is not None
         self._engine = Engine(folder, runtime, processed=reported == Sampler(1.0))
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        if self.tokenizer.eos_token_id is None or self.tokenizer.chat_template is None:
+        self.tokenizer, self.ends = chat.load(folder), chat.ends(folder)
+        if self.tokenizer.chat_template is None:
             self._engine.close()
-            raise UserError(f"{folder}: the tokenizer needs an EOS token and a chat template.")
-
-    @property
-    def eos(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+            raise UserError(f"{folder}: the tokenizer needs a chat template.")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -42,11 +37,11 @@ class Student:
         return dict(self._engine.counts)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Without special tokens."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        """Without special tokens and the end."""
+        return hf.text(self.tokenizer, self.ends, token_ids)
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
-        return prompt_ids(self.tokenizer, messages)
+        return hf.prompt_ids(self.tokenizer, messages)
 
     def generate(
         self,
@@ -61,7 +56,7 @@ class Student:
         Rows that are `done` are left out.
         """
         wanted = (i for i in range(len(prompts)) if i not in done)
-        settings = Settings(*sampler, max_new_tokens, self.eos)
+        settings = Settings(*sampler, max_new_tokens, self.ends)
         while block := list(itertools.islice(wanted, BLOCK)):
             groups: dict[tuple[int, ...], int] = {}  # equal prompts go where their prefix is cached
             jobs = [

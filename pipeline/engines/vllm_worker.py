@@ -44,7 +44,7 @@ class Silent(LogitsProcessor):  # type: ignore[misc]
 
 
 def parameters(settings: dict[str, Any], logprobs: int | None, seed: int, n: int) -> SamplingParams:
-    """Every setting written out. EOS is the tokenizer's alone, whatever the checkpoint lists."""
+    """Every setting written out. A turn ends with the ends that are given, and no others."""
     return SamplingParams(
         n=n,
         seed=seed,
@@ -58,7 +58,7 @@ def parameters(settings: dict[str, Any], logprobs: int | None, seed: int, n: int
         max_tokens=settings["max_tokens"],
         min_tokens=0,
         ignore_eos=True,
-        stop_token_ids=[settings["eos"]],
+        stop_token_ids=settings["ends"],
         logprobs=logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -11,21 +11,23 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.objectives import Example, Sequence, Slice, Terms
-from pipeline.objectives.sft import Encode
 from pipeline.objectives.weighted import anchor, nll
 
 
 def examples(
-    rollouts: pa.Table, forks: pa.Table, answers: pa.Table, first: int, encode: Encode, eos: int
+    rollouts: pa.Table, forks: pa.Table, answers: pa.Table, first: int, end: int
 ) -> list[Example]:
-    """One example per rollout: the response for the anchor, then the continuations."""
+    """One example per rollout: the response for the anchor, then the continuations.
+
+    `end` is the student's own end of a turn.
+    """
     chunks: dict[str, list[tuple[int, int]]] = {}
     for row in forks.select(["rollout_id", "position", "length"]).to_pylist():
         chunks.setdefault(row["rollout_id"], []).append((row["position"], row["length"]))
     bought: dict[tuple[str, int], list[list[int]]] = {}
     for row in answers.to_pylist():
         if row["sample"] < first:
-            ids = [*encode(row["text"]), *([eos] if row["ended"] else [])]
+            ids = [*row["token_ids"], *([end] if row["ended"] else [])]
             bought.setdefault((row["rollout_id"], row["position"]), []).append(ids)
     found = []
     for row in rollouts.to_pylist():

@@ -3,27 +3,26 @@
 An answer cut by the token limit is counted and left out: its end is not the teacher's.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 
 from pipeline.objectives import Example, Sequence, Slice, Terms
 from pipeline.objectives.weighted import nll
 
-Encode = Callable[[str], list[int]]  # text to the student's token ids, no special tokens
-
 
 def examples(
-    answers: pa.Table, prompt_ids: dict[str, list[int]], encode: Encode, eos: int
+    answers: pa.Table, prompt_ids: dict[str, list[int]], end: int
 ) -> tuple[list[Example], int]:
-    """Examples in the answers' order, and how many cut answers were left out."""
+    """Examples in the answers' order, and how many cut answers were left out.
+
+    `end` is the student's own end of a turn.
+    """
     found, cut = [], 0
     for row in answers.to_pylist():
         if not row["ended"]:
             cut += 1
             continue
-        token_ids = [*encode(row["text"]), eos]
+        token_ids = [*row["token_ids"], end]
         ones = np.ones(len(token_ids), np.float32)
         found.append(
             Example(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.params import file_of
+from pipeline.text import whole
 
 METRICS = ("exact", "edit", "prefix", "rouge1", "embedding")
 
@@ -26,9 +27,10 @@ Measure = Callable[[Sequence[Pair]], list[float]]
 
 def similarities(pairs: Sequence[Pair], metric: str) -> list[float]:
     """phi of each pair. Texts are left-stripped first, so that a score does not depend on how a
-    prefix had to be sent; equal pairs are computed once."""
+    prefix had to be sent, and lose a character that a chunk's border cut; equal pairs are computed
+    once."""
     clean = [
-        Pair(pair.text.lstrip(), pair.ended, pair.other.lstrip(), pair.other_ended)
+        Pair(whole(pair.text.lstrip()), pair.ended, whole(pair.other.lstrip()), pair.other_ended)
         for pair in pairs
     ]
     unique = list(dict.fromkeys(clean))

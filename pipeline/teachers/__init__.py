@@ -11,6 +11,7 @@ from pipeline.judgments.keys import Prompt
 
 if TYPE_CHECKING:
     from pipeline.budget import Budget
+    from pipeline.judgments.schema import Judgment
 
 NEIGHBOURS = 64  # problems whose tokens are kept: those of one problem are asked about in a row
 Reason = Literal["refusal", "failed-empty"]  # why a provider itself counts an answer as failed
@@ -89,6 +90,10 @@ class Teacher(Protocol):
 
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
         """The problem and the student's prefix as they are sent."""
+        ...
+
+    def said(self, prompt: Prompt, prefix: str, judgment: "Judgment") -> str:
+        """Text of a stored answer as it follows the student's text `prefix`, uncut."""
         ...
 
     def limit(self, chunk_tokens: int) -> int:

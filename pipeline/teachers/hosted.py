@@ -12,12 +12,13 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pipeline import continuations, params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
+from pipeline.judgments.schema import Judgment
 from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw, batches, live
 from pipeline.teachers.calls import (
     Adapter,
@@ -30,9 +31,10 @@ from pipeline.teachers.calls import (
     runs,
 )
 from pipeline.teachers.capabilities import OWN, Capability
+from pipeline.text import LOST
 
 if TYPE_CHECKING:
-    from transformers import TokenizersBackend
+    from transformers import PreTrainedTokenizerFast
 
 CHARACTERS_PER_TOKEN = 3.0  # fewer than in prose; text full of digits can have still fewer
 PREFILL_REFUSED = re.compile(r"prefill|end with a user message|final turn|last message", re.I)
@@ -76,9 +78,7 @@ class Hosted:
         return bool(own == json.loads(student.to_str()))
 
     @functools.cached_property
-    def tokenizer(self) -> "TokenizersBackend":
-        from transformers import AutoTokenizer
-
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
         source = self.config.tokenizer
         if source is None:
             raise UserError(
@@ -92,19 +92,19 @@ class Hosted:
                 "`omniopd repro`: it makes it, and stops before it spends anything if the teacher "
                 "fails its check."
             )
+        from pipeline import chat
+
+        owner = f"teachers.{self.name}.tokenizer"
         try:
-            where = self.student if source == "student" else source
-            found = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            return chat.load(self.student) if source == "student" else chat.read_in(source, owner)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"teachers.{self.name}.tokenizer: {source!r} could not be loaded ({error}). "
+                f"{owner}: {source!r} could not be loaded ({error}). "
                 "Wanted: student, a folder with tokenizer.json, or a name on the hub."
             ) from error
-        if not found.is_fast:
-            raise UserError(f"teachers.{self.name}.tokenizer: {source!r} has no tokenizer.json.")
-        return cast("TokenizersBackend", found)
 
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
+        text = text.replace(LOST, "")  # what stands for no character is not sent
         match self.asked.continuation:
             case "completions":
                 return self._rendered(messages, ids, text)
@@ -117,11 +117,9 @@ class Hosted:
         """The teacher's own template and the raw prefix: the student's ids where they mean the
         same to both sides, as a text is tokenised again at the cut and continued as another word.
         Else the teacher's ids, so that no server puts a second BOS before them."""
-        prompt = str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        )
+        from pipeline import chat
+
+        prompt = chat.render(self.tokenizer, messages, f"teacher {self.name}")
         if not self.can.takes_ids:
             return prompt + text
         if not self.same_tokens:
@@ -138,12 +136,11 @@ class Hosted:
             return messages
         turns = [*messages, {"role": "assistant", "content": prefix}]
         if self.config.tokenizer:
+            from pipeline import chat
+
             try:
-                shown = str(
-                    self.tokenizer.apply_chat_template(
-                        turns, tokenize=False, continue_final_message=True, enable_thinking=False
-                    )
-                )
+                how = {"generation": False, "continue_final_message": True}
+                shown = chat.render(self.tokenizer, turns, f"teacher {self.name}", **how)
             except ValueError as error:  # the text is nowhere in what the template makes of it
                 shown = str(error)
             if not shown.endswith(prefix):
@@ -153,6 +150,9 @@ class Hosted:
                     "Set teach.continuation: completions."
                 )
         return turns
+
+    def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
+        return judgment.text
 
     def limit(self, chunk_tokens: int) -> int:
         if self.asked.continuation == "instruct":

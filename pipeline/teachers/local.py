@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
-
-from pipeline import checkpoints, params
+from pipeline import chat, checkpoints, params
+from pipeline import text as texts
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
+from pipeline.judgments.schema import Judgment
 from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LocalTeacher:
             checkpoints.tokenizer(student / "tokenizer.json").to_str()
             == checkpoints.tokenizer(folder / "tokenizer.json").to_str()
         )
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        self.tokenizer, self.ends = chat.load(folder), chat.ends(folder)
         self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
 
     @property
@@ -70,14 +70,23 @@ class LocalTeacher:
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
         """The student's own ids where both sides have one tokenizer: a text prefix would be
         tokenised again at the cut and continued as another word."""
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        own = ids if self._same_tokens else self._encode(text)
-        return (*self._encoded(rendered), *own)
+        rendered = chat.render(self.tokenizer, messages, f"teacher {self.folder}")
+        if not self._same_tokens:
+            return tuple(self._encode(rendered + text.replace(texts.LOST, "")))
+        return (*self._encoded(rendered), *ids)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
+        ids = judgment.token_ids
+        return judgment.text if ids is None else self._text(prompt, bool(prefix), list(ids))
+
+    def _text(self, prompt: Prompt, follows: bool, ids: list[int]) -> str:
+        """Text of ids that follow a prefix, or that begin an answer."""
+        kept = ids[:-1] if ids and ids[-1] in self.ends else ids
+        decode = functools.partial(texts.decode, self.tokenizer.backend_tokenizer)
+        return texts.decode_after(decode, tokens(prompt) if follows else [], kept)
 
     def limit(self, chunk_tokens: int) -> int:
         return chunk_tokens if self.same_tokens else -(-3 * chunk_tokens // 2) + 8
@@ -121,8 +130,7 @@ class LocalTeacher:
             Job(tokens(asks[i].prompts[run[0].position]), run[0].seed or 0, len(run), group=i)
             for i, run in asked
         ]
-        eos = int(self.tokenizer.eos_token_id)
-        settings = Settings(self.asked.temperature, 1.0, 0, limit, eos)
+        settings = Settings(self.asked.temperature, 1.0, 0, limit, self.ends)
         for j, found in self._engine.sample(jobs, settings):
             (i, run), prompt = asked[j], len(jobs[j].prompt)
             continuations = {
@@ -137,7 +145,7 @@ class LocalTeacher:
         self, ask: Ask, draw: Draw, token_ids: list[int], finish_reason: str
     ) -> Continuation:
         return Continuation(
-            text=self.tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=self._text(ask.prompts[draw.position], draw.position > 0, token_ids),
             token_ids=token_ids,
             ended=finish_reason == "stop",
             model_returned=self.model,

@@ -1,0 +1,285 @@
+"""What a model's folder says of its text: tokenizer, chat template, date, and the ends of a turn.
+
+tokenizer.json is the truth: a class name beside it may make other ids of the same text. A date in a
+template is pinned, so that ids and keys are the same tomorrow.
+"""
+
+import datetime
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.hub import cached_file
+
+from pipeline import checkpoints
+from pipeline.errors import UserError
+
+Messages = list[dict[str, str]]
+# the date that Llama 3's own templates fall back to where no clock is there
+DATE = "2024-07-26"
+PROBES = (
+    "Hey, are you conscious?\nCan you talk to me?",
+    "  12345 + 678 = 13,023;  \u00e9\u00fc \u4f60\u597d\n\n\tdef f(x):\n    return x  # \U0001f642",
+)
+PINNED = "{%- macro strftime_now(format) -%}"
+QUESTION, ANSWER = "Qzq", "Azq"  # of a conversation that shows what a template writes around them
+
+
+class Ends(NamedTuple):
+    """The ids that end a turn of a model."""
+
+    ids: tuple[int, ...]  # the first is what is written where a text has to end
+    sources: tuple[str, ...]  # of each, where it is from
+
+    @property
+    def written(self) -> int:
+        return self.ids[0]
+
+
+def load(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint of ours, which was compared when it was read in."""
+    found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    found.chat_template = template(found.chat_template, str(folder))
+    return found
+
+
+def read_in(
+    where: str | Path, owner: str, revision: str | None = None, day: str | None = None
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder or hub name, its template's date pinned. Raises UserError.
+
+    `owner` begins the message of an error; OSError and ValueError are transformers' own.
+    """
+    path = cached_file(
+        str(where), "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    if path is None:
+        found = _converted(where, owner, revision)
+    else:
+        found = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+        _same_ids(found, checkpoints.tokenizer(Path(path)), owner, "its tokenizer.json")
+    found.clean_up_tokenization_spaces = False  # it would take spaces out of what was decoded
+    found.chat_template = template(found.chat_template, owner, day)
+    assert isinstance(found, PreTrainedTokenizerFast)
+    return found
+
+
+def _converted(where: str | Path, owner: str, revision: str | None) -> Any:
+    """A tokenizer without tokenizer.json, if what is made of its files is what they say."""
+    found: Any = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    if not getattr(found, "is_fast", False):
+        raise UserError(
+            f"{owner}: {str(where)!r} has no tokenizer.json, and {type(found).__name__} cannot be "
+            "written as one. Use a revision that has it, or convert it and compare the ids."
+        )
+    model = cached_file(
+        str(where), "tokenizer.model", revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )  # fmt: skip
+    if model is not None:
+        _same_as_sentencepiece(found, model, owner)
+    round_trips(found, owner)
+    return found
+
+
+def _same_as_sentencepiece(found: Any, model: str, owner: str) -> None:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise UserError(
+            f"{owner}: it has a tokenizer.model and no tokenizer.json, so its ids have to be "
+            "compared with sentencepiece's own, which is not installed. `pip install "
+            "sentencepiece`, or use a revision that has tokenizer.json."
+        ) from error
+    own = sentencepiece.SentencePieceProcessor(model_file=model)
+    for probe in PROBES:
+        theirs = list(own.encode(probe))
+        ours = list(found.encode(probe, add_special_tokens=False))
+        if ours != theirs:
+            raise _differ(owner, probe, ours, theirs, "sentencepiece on its tokenizer.model")
+
+
+def _same_ids(found: Any, truth: Tokenizer, owner: str, source: str) -> None:
+    for probe in PROBES:
+        theirs = list(truth.encode(probe, add_special_tokens=False).ids)
+        ours = list(found.encode(probe, add_special_tokens=False))
+        if ours != theirs:
+            raise _differ(owner, probe, ours, theirs, source)
+
+
+def _differ(owner: str, probe: str, ours: list[int], theirs: list[int], source: str) -> UserError:
+    return UserError(
+        f"{owner}: {probe[:24]!r} becomes the ids {ours[:8]} when it is loaded, wanted "
+        f"{theirs[:8]} as {source} has them. Use a revision whose files agree, or save its "
+        "tokenizer.json anew."
+    )
+
+
+def round_trips(found: Any, owner: str) -> None:
+    """Raise UserError if text does not come back from its own ids."""
+    for probe in PROBES:
+        back = found.decode(found.encode(probe, add_special_tokens=False))
+        if back.strip() != probe.strip():
+            raise UserError(
+                f"{owner}: its tokenizer makes {back[:40]!r} of {probe[:40]!r}, wanted the same "
+                "text. Its files do not say which tokenizer it is: use a revision with "
+                "tokenizer.json."
+            )
+
+
+def template(found: Any, owner: str, day: str | None = None) -> str | None:
+    """One chat template of what a tokenizer has, its date pinned. Raises UserError.
+
+    Of several with names it is the one named `default`.
+    """
+    if isinstance(found, dict):
+        if "default" not in found:
+            raise UserError(
+                f"{owner}: has the chat templates {sorted(found)}, wanted one named 'default'. "
+                "Write the one to use into init.chat_template, as Jinja."
+            )
+        found = found["default"]
+    return None if found is None else pinned(str(found), day)
+
+
+def pinned(text: str, day: str | None) -> str:
+    """A template that reads `day` wherever it asks for today; others stay as they are.
+
+    The clock's function is replaced by a macro of its name in the template's first line, so that
+    it also holds for readers that know nothing of it.
+    """
+    if "strftime_now" not in text or PINNED in text:
+        return text
+    moment = datetime.datetime.fromisoformat(day or DATE)
+    kinds = [f"%-{x}" for x in "dmyHIMSj"] + [f"%{x}" for x in "aAwdbBmyYHIpMSfjUWcxXzZGuV"]
+    replaced = "".join(
+        f" | replace({json.dumps(kind)}, {json.dumps(moment.strftime(kind))})"
+        for kind in kinds
+        if kind in text
+    )
+    hide, show = 'replace("%%", "\\u0001")', 'replace("\\u0001", "%")'
+    body = f"{{{{- format | {hide}{replaced} | {show} -}}}}"
+    return f"{PINNED}{body}{{%- endmacro -%}}\n{text}"
+
+
+def render(
+    tokenizer: Any, messages: Messages, owner: str, generation: bool = True, **more: Any
+) -> str:
+    """The text of messages by a tokenizer's template, thinking off. Raises UserError."""
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=generation,
+                enable_thinking=False,
+                **more,
+            )
+        )
+    except TemplateError as error:
+        roles = ", ".join(x["role"] for x in messages)
+        raise UserError(
+            f"{owner}: its chat template refuses messages of the roles {roles} "
+            f"({messages[0]['content'][:40]!r}, ...): {error}. Leave out the role that it does not "
+            "take, write a system message into the user's, or use another template "
+            "(pretrain.models.*.init.chat_template)."
+        ) from error
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text that begins a row."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def resolve(tokenizer: Any, generation: Any, size: int, owner: str) -> Ends:
+    """The ends of a model that is read in. Raises UserError.
+
+    `generation` is its generation config's eos_token_id, `size` the rows of its head. The end that
+    its template writes comes first, then the tokenizer's own.
+    """
+    listed = generation if isinstance(generation, list | tuple) else [generation]
+    listed = [int(x) for x in listed if x is not None]
+    written = template_end(tokenizer)
+    found: dict[int, str] = {}
+    if written is not None:
+        found[written] = "chat template"
+    if tokenizer.eos_token_id is not None:
+        found.setdefault(int(tokenizer.eos_token_id), "tokenizer.eos_token")
+    for token in listed:
+        if token < min(size, len(tokenizer)):  # others it can never write
+            found.setdefault(token, "generation_config.json")
+    silent = [token for token in found if token >= size]
+    if silent:
+        named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {found[x]})" for x in silent]
+        raise UserError(
+            f"{owner}: a turn ends with {', '.join(named)}, and its head has only {size} rows, so "
+            "it can never write that. Use the checkpoint that was trained with this template, or "
+            "give init.chat_template one that ends a turn with a token of the model."
+        )
+    if not found:
+        raise UserError(
+            f"{owner}: neither its tokenizer, its generation_config.json nor its chat template "
+            "names an end of a turn. Name one as eos_token in tokenizer_config.json."
+        )
+    return Ends(tuple(found), tuple(found.values()))
+
+
+def template_end(tokenizer: Any) -> int | None:
+    """The first token that a template writes after an assistant's turn, if it is one that was
+    added to the vocabulary and opens no turn; else None."""
+    if tokenizer.chat_template is None:
+        return None
+    user = {"role": "user", "content": QUESTION}
+    answer = {"role": "assistant", "content": ANSWER}
+    try:
+        shown = render(tokenizer, [user, answer], "", generation=False)
+        opened = render(tokenizer, [user], "")
+        again = render(tokenizer, [user, answer, user], "", generation=False)
+    except UserError:  # it takes no such conversation, so it shows no end
+        return None
+    if ANSWER not in shown or QUESTION not in opened:
+        return None
+    before, _, tail = shown.rpartition(ANSWER)
+    between = again.partition(ANSWER)[2].partition(QUESTION)[0]
+    if not tail and between:  # an end that is written only where another turn follows
+        tail = _without_opening(between, opened.partition(QUESTION)[0])
+    ids = text_ids(tokenizer, tail) if tail else []
+    added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
+    if not ids or ids[0] not in added or not tokenizer.convert_ids_to_tokens(ids[0]).strip():
+        return None
+    begins = _opening(tokenizer, opened.partition(QUESTION)[0], added)
+    begins |= _opening(tokenizer, before, added)
+    return None if ids[0] in begins else ids[0]
+
+
+def _without_opening(between: str, opening: str) -> str:
+    """`between` two turns without what opens the second, which is how the first was opened."""
+    size = next((n for n in range(len(between), 0, -1) if opening.endswith(between[-n:])), 0)
+    return between[: len(between) - size]
+
+
+def _opening(tokenizer: Any, text: str, added: set[int]) -> set[int]:
+    """The added token that stands last before a turn's content."""
+    return set([x for x in text_ids(tokenizer, text) if x in added][-1:])
+
+
+def named(tokenizer: Any, ids: Iterable[int]) -> str:
+    """Ends as people know them: `<end_of_turn> (106)`."""
+    return ", ".join(f"{tokenizer.convert_ids_to_tokens(x)} ({x})" for x in ids)
+
+
+@functools.cache
+def ends(folder: Path) -> tuple[int, ...]:
+    """The ends that the checkpoint in `folder`, or its base, was read in with."""
+    base = checkpoints.base(folder)
+    for name in ("generation_config.json", "config.json"):
+        if (base / name).is_file():
+            found = json.loads((base / name).read_text()).get("eos_token_id")
+            if found is not None:
+                return tuple(found) if isinstance(found, list) else (int(found),)
+    raise UserError(f"{base}: names no end of a turn in generation_config.json. Rerun pretrain.")

@@ -1,0 +1,86 @@
+"""Text and token ids of a continuation, never one without what stands before it.
+
+A tokenizer may put a space before a text's first word, merge across the place where two texts
+meet, and end a chunk inside a character. So a continuation is decoded behind its prefix and encoded
+behind it, and what is left of an incomplete character is dropped. Imports neither torch nor
+transformers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tokenizers import Tokenizer
+
+LOST = "\ufffd"  # what bytes that are no character decode to; never encoded
+WINDOW = 32  # tokens of a prefix that decide how the next text is cut into tokens
+# texts that a continuation is encoded behind where its own prefix would be cut otherwise with it:
+# none, a line break, a letter, a full stop, a digit
+ANCHORS = ("", "\n", "a", ".", "0")
+
+Decode = Callable[[list[int]], str]
+
+
+def whole(text: str) -> str:
+    """`text` without what is left of a character that its last token cut."""
+    return text.rstrip(LOST)
+
+
+def starts(text: str, before: str) -> bool:
+    """Whether a fork of the response `text` may start behind `before`: not inside a character."""
+    return whole(before) == before and text.startswith(before)
+
+
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Text of a response's ids, without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def decode_after(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> str:
+    """What `ids` add to the text of the ids `before` them."""
+    window = list(before[-WINDOW:])
+    start, both = decode(window), decode([*window, *ids])
+    for known in (start, whole(start)):
+        if both.startswith(known):
+            return both[len(known) :]
+    return decode(list(ids))
+
+
+def without_tail(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """`ids` without the last ones that hold only a part of a character."""
+    kept = list(ids)
+    while kept and decode_after(decode, before, kept).endswith(LOST):
+        kept.pop()
+    return kept
+
+
+def encode_after(tokenizer: Tokenizer, before: Sequence[int], text: str) -> list[int]:
+    """Ids of `text` that follow the ids `before`: together they decode to both texts.
+
+    Those of both texts encoded as one where this leaves `before` as it is; else those of `text`
+    behind a short one that it does not merge with.
+    """
+    text = text.replace(LOST, "")
+    if not text:
+        return []
+    window = list(before[-WINDOW:])
+    start = str(tokenizer.decode(window, skip_special_tokens=False))
+    joint = _ids(tokenizer, start + text)
+    if joint[: len(window)] == window:
+        return joint[len(window) :]
+    found = list(_anchored(tokenizer, text))
+    for ids in found:
+        if tokenizer.decode([*window, *ids], skip_special_tokens=False) == start + text:
+            return ids
+    return found[0]  # a normaliser has changed the text, which no choice of ids undoes
+
+
+def _anchored(tokenizer: Tokenizer, text: str) -> Iterator[list[int]]:
+    """Ids of `text` behind each anchor that it does not merge with."""
+    for anchor in ANCHORS:
+        mark = _ids(tokenizer, anchor) if anchor else []
+        ids = _ids(tokenizer, anchor + text)
+        if ids[: len(mark)] == mark:
+            yield ids[len(mark) :]
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
