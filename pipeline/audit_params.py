@@ -57,7 +57,7 @@ def fitted(o: Options) -> Options:
     if o.imported:
         return replace(o, count=min(imported.prompts_of(o.prompts, known), o.count))
     if not o.prompts.exists():
-        raise UserError(f"--prompts {o.prompts}: no such file. Wanted JSON lines with `prompt`.")
+        raise UserError(f"--prompts {o.prompts}: no such file. Wanted rows with `prompt`.")
     held = 0
     for row in rows.file(o.prompts):
         held += 1
