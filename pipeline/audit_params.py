@@ -50,13 +50,20 @@ class Options:
 
 def fitted(o: Options) -> Options:
     """With as many prompts as there are, at most. Raises UserError without a file of prompts."""
-    from pipeline import imported, rows
+    from pipeline import imported, prerendered, rows
+    from pipeline.tasks.prompts import problem
 
+    known = prerendered.of_folder(Path(o.student))  # of a hub's student the rollout stage knows it
     if o.imported:
-        return replace(o, count=min(imported.prompts_of(o.prompts), o.count))
-    if not o.prompts.is_file():
-        raise UserError(f"--prompts {o.prompts}: no such file. Wanted JSON lines with `prompt`.")
-    held = sum(1 for _ in rows.file(o.prompts, None))
+        return replace(o, count=min(imported.prompts_of(o.prompts, known), o.count))
+    if not o.prompts.exists():
+        raise UserError(f"--prompts {o.prompts}: no such file. Wanted rows with `prompt`.")
+    held = 0
+    for row in rows.file(o.prompts):
+        held += 1
+        asked = problem(row)
+        if known is not None:
+            prerendered.refuse(row.where, asked.messages, known)
     if held < o.count:
         typer.echo(f"{o.prompts} holds {held} prompts, fewer than {o.count}: all of them", err=True)
     return replace(o, count=min(held, o.count))

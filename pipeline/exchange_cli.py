@@ -28,7 +28,9 @@ def export(
 
 
 def import_(
-    rollouts: Annotated[Path, typer.Argument(help="JSON lines or Parquet: docs/in-and-out.md")],
+    rollouts: Annotated[
+        Path, typer.Argument(help="JSON, Parquet, Arrow or a folder: docs/in-and-out.md")
+    ],
     student: Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")],
     out: Annotated[Path, typer.Option(help="scratch folder, as that of `omniopd audit`")] = Path(
         "audit"

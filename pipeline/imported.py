@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline import cells, chat, params, prompts, rows, tables
+from pipeline import cells, chat, params, prerendered, prompts, rows, tables
 from pipeline.errors import UserError
 from pipeline.rows import Row
+from pipeline.tasks import Problem
 from pipeline.tasks.prompts import problem
 from pipeline.text import decode_after, encode_after
 
@@ -41,12 +42,18 @@ class Response(NamedTuple):
     token_ids: list[int]
 
 
-def prompts_of(path: Path) -> int:
-    """How many different prompts the rows have. Raises UserError where one lacks what it needs."""
+def prompts_of(path: Path, known: prerendered.Marks | None = None) -> int:
+    """How many different prompts the rows have. Raises UserError where one lacks what it needs.
+
+    `known`: what the student's template writes, where that is known yet; no prompt may hold it.
+    """
     found = set()
     for row in rows.file(path):
         row.first(*IDS, *TEXT)
-        found.add(problem(row).prompt)
+        asked = problem(row)
+        if known is not None:
+            prerendered.refuse(row.where, asked.messages, known)
+        found.add(asked.prompt)
     if not found:
         raise UserError(f"{path}: found no row, wanted rollouts. Check the path.")
     return len(found)
@@ -115,8 +122,9 @@ class Reader:
     ) -> None:
         self.path, self.sha256, self.policy = path, sha256, policy
         self.asked = {prompt.prompt: prompt for prompt in asked}
+        self.marks = prerendered.marks(policy.tokenizer)
         self.known = set(policy.tokenizer.get_vocab().values())
-        self.longest = getattr(policy.model.config, "max_position_embeddings", None)
+        self.longest = policy.context
         self.rendered: dict[str, list[int]] = {}  # prompt_id: by the student's chat template
         self.rendered_otherwise = 0
 
@@ -128,16 +136,18 @@ class Reader:
             prompt = self.asked.get(found.prompt)
             if prompt is None:
                 continue
+            prerendered.refuse(row.where, found.messages, self.marks)
             if prompt.messages != found.messages:
                 raise row.wrong(("messages", "prompt"), found.messages, _same(prompt))
             sample = samples[prompt.prompt_id]
             samples[prompt.prompt_id] += 1
-            name = str(row.values.get("rollout_id") or f"{prompt.prompt_id}-{sample}")
+            name = _name(row, f"{prompt.prompt_id}-{sample}")
             if name in taken:
                 raise _refused(row, "rollout_id", repr(name), "a name that no other row has")
             taken.add(name)
             prompt_ids = self._prompt_ids(row, prompt)
             token_ids = self._token_ids(row, prompt_ids)
+            self._same_prompt(row, found, prompt_ids)
             _check_values(row, len(token_ids))
             length = len(prompt_ids) + len(token_ids)
             if self.longest and length > self.longest:
@@ -154,6 +164,19 @@ class Reader:
         given = self._ids(row, PROMPT_IDS)
         self.rendered_otherwise += given != own
         return given
+
+    def _same_prompt(self, row: Row, found: Problem, ids: list[int]) -> None:
+        """A text beside messages is theirs, or what the student reads as it was rendered."""
+        text = row.values.get("prompt")
+        if not isinstance(text, str) or text in (found.prompt, found.messages[-1]["content"]):
+            return
+        encode, decode = self.policy.tokenizer.encode, self.policy.tokenizer.decode
+        if text != decode(ids) and ids != list(encode(text, add_special_tokens=False)):
+            wanted = (
+                f"the text of `messages`, or what the student reads, {decode(ids)[:80]!r}: leave "
+                "it out, or give the prompt_token_ids that it was rendered to"
+            )
+            raise _refused(row, "prompt", repr(text[:80]), wanted)
 
     def _token_ids(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """The response with its end, from ids or text. Raises UserError where the two differ."""
@@ -205,6 +228,18 @@ class Reader:
             wanted = f"ids of the student's {len(self.known)} tokens"
             raise _refused(row, names[0], f"{strange[:5]}", wanted)
         return found
+
+
+def _name(row: Row, otherwise: str) -> str:
+    """Of the rollout; 0 is one. Raises UserError."""
+    found = row.values.get("rollout_id")
+    if found is None:
+        return otherwise
+    if isinstance(found, float) and found.is_integer():
+        return str(int(found))  # a column of numbers where some rows have none
+    if type(found) is not int and not (isinstance(found, str) and found.strip()):
+        raise row.wrong(("rollout_id",), found, "text that is not empty or a whole number, or none")
+    return str(found)
 
 
 def _check_values(row: Row, tokens: int) -> None:

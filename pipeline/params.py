@@ -198,7 +198,7 @@ class TaskPrepare(Params):
 class ProblemSet(Params):
     """Rows of problems in a file of prepare.folder, or of a dataset on a hub."""
 
-    file: str | None = None  # .jsonl, .json or .parquet
+    file: str | None = None  # or a folder, of a kind that pipeline/row_files.py knows
     sha256: Sha256 | None = None  # of the file; `omniopd plan` fills it in
     hub: str | None = None  # name of a Hugging Face dataset; needs the package datasets
     config: str | None = None

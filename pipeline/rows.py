@@ -1,17 +1,13 @@
-"""Rows of problems that somebody else wrote: JSON lines, JSON, Parquet, or a dataset on a hub."""
+"""Rows that somebody else wrote: of a file or folder (pipeline/row_files.py), or of a hub."""
 
 import functools
-import hashlib
 import importlib
-import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline import seeds
+from pipeline import row_files, seeds
 from pipeline.errors import UserError
 from pipeline.params import ProblemSet, RowsPrepare
 from pipeline.tasks import Problem
@@ -34,7 +30,7 @@ class Row(NamedTuple):
     def text(self, *names: str) -> str:
         """Likewise, as text that is not empty; numbers are written out."""
         found = self.first(*names)
-        if isinstance(found, int | float) and not isinstance(found, bool):
+        if isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found):
             return str(found)
         if isinstance(found, str) and found.strip():
             return found
@@ -90,76 +86,31 @@ def read(source: ProblemSet, folder: str | None) -> Iterator[Row]:
 
 
 def file(path: Path, wanted_sha256: str | None = None) -> Iterator[Row]:
-    """The rows of a file by its suffix. Raises UserError."""
+    """The rows of a file or folder by its kind (pipeline/row_files.py). Raises UserError."""
     sha256(str(path), wanted_sha256)
-    match path.suffix:
-        case ".parquet":
-            return _parquet(path)
-        case ".jsonl":
-            return _json_lines(path)
-        case ".json":
-            return _json(path)
-    raise UserError(f"{path}: found {path.suffix!r}, wanted .jsonl, .json or .parquet. Rename it.")
+    return _rows(path, row_files.files(path))
+
+
+def _rows(path: Path, files: list[Path]) -> Iterator[Row]:
+    found = False
+    for one in files:
+        for where, values in row_files.reader(one)(one):
+            found = True
+            yield Row(where, values)
+    if not found:
+        raise UserError(f"{path}: found no row, wanted rollouts, prompts or problems. Is it whole?")
 
 
 @functools.cache
 def sha256(path: str, wanted: str | None = None) -> str:
-    """Hash of a file's content. Raises UserError where it is not `wanted`."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file. Correct prepare in params.yaml, or put it there.")
-    with open(path, "rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    """Hash of the content of a file or folder. Raises UserError where it is not `wanted`."""
+    found = row_files.sha256(Path(path))
     if wanted not in (None, found):
         raise UserError(
             f"{path}: its content has the hash {found}, wanted {wanted}. If the file has changed "
             "on purpose, run `omniopd plan` (and take sha256 out of params.yaml)."
         )
     return found
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8", errors="strict") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _row(f"{path}, line {number}", line)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from error
-
-
-def _row(where: str, line: str) -> Row:
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error}). Wanted one object a line.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{where}: found {type(found).__name__}, wanted an object with fields.")
-    return Row(where, found)
-
-
-def _json(path: Path) -> Iterator[Row]:
-    """An array of objects, or, as hubs name such files too, an object a line."""
-    text = path.read_text(encoding="utf-8")
-    if not text.lstrip().startswith("["):
-        yield from _json_lines(path)
-        return
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}). Correct it.") from error
-    for number, row in enumerate(found, 1):
-        yield _row(f"{path}, entry {number}", json.dumps(row))
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"{path}, row {number}", values)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({error}). Download it again.") from error
 
 
 def _hub(source: ProblemSet) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import cells, checkpoints, params, prompts, resume, seeds, tables, tasks
+from pipeline import cells, checkpoints, params, prerendered, prompts, resume, seeds, tables, tasks
 from pipeline.engines.start import start
 from pipeline.spool import Each, Row, integers
 
@@ -50,6 +50,7 @@ def evaluate(
     """
     from pipeline.engines.sampling import GREEDY, Sampler
 
+    prerendered.refuse_all(asked, policy.tokenizer)
     contexts = prompts.token_ids(asked, policy.prompt_ids)
     for decoding, samples, sampler in (
         ("greedy", 1, GREEDY),

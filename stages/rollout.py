@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import cells, checkpoints, params, prompts, resume, seeds, tables, tasks
+from pipeline import cells, checkpoints, params, prerendered, prompts, resume, seeds, tables, tasks
 from pipeline.engines.start import start
 from pipeline.spool import Each, Row, Spool, integers
 
@@ -46,6 +46,7 @@ def rollout(
     log-probabilities are from the exact ones. `sampled_B` is what another engine sampled. What is
     `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
     """
+    prerendered.refuse_all(asked, policy.tokenizer)
     contexts = prompts.token_ids(asked, policy.prompt_ids)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
     found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
@@ -145,6 +146,7 @@ def through_vllm(
 
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
     with Student(folder, runtime, reported=sampler) as student:
+        prerendered.refuse_all(asked, student.tokenizer)
         contexts = prompts.token_ids(asked, student.prompt_ids)
         contexts_B = Each(contexts, integers, p.samples_per_prompt)
         rows = range(len(contexts_B))

@@ -176,6 +176,117 @@ def test_equal_names_and_an_empty_file_are_refused(policy, tmp_path):
         imported.prompts_of(written(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(0, "0"), ("0", "0"), (1, "1"), (-3, "-3"), (2.0, "2"), ("step 0/0", "step 0/0")],
+)
+def test_a_name_of_zero_is_a_name(policy, tmp_path, given, name):
+    (found,), _ = read(written(tmp_path, row(policy, rollout_id=given)), policy)
+    assert found["rollout_id"] == name
+
+
+def test_names_of_a_column_of_numbers_are_kept_where_some_are_missing(policy, tmp_path):
+    rows = [row(policy, rollout_id=x) | {"rollout_id": x} for x in (0.0, None, 7.0)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    found, _ = read(tmp_path / "mine.parquet", policy)
+    assert [x["rollout_id"] for x in found] == ["0", "train-000000-1", "7"]
+
+
+@pytest.mark.parametrize("given", ["", "  ", False, True, 0.5, [], [0], {}])
+def test_a_name_that_is_empty_or_no_name_is_refused(policy, tmp_path, given):
+    path = written(tmp_path, row(policy), row(policy, rollout_id=given))
+    with pytest.raises(UserError, match=r"line 2: rollout_id: found .*, wanted text that is not"):
+        read(path, policy)
+
+
+def test_zero_and_its_text_are_one_name(policy, tmp_path):
+    twice = [row(policy, rollout_id=0), row(policy, rollout_id="0")]
+    with pytest.raises(UserError, match="line 2: rollout_id: found '0', wanted a name that no"):
+        read(written(tmp_path, *twice), policy)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(0, 0.0), (0.0, 0.0), (False, 0.0), (-1, -1.0)])
+def test_a_reward_of_zero_is_kept(policy, tmp_path, given, kept):
+    (found,), _ = read(written(tmp_path, row(policy, reward=given)), policy)
+    assert found["reward"] == kept
+
+
+def test_a_prompt_of_zero_is_a_prompt_and_an_answer_of_zero_is_kept(policy, tmp_path):
+    (found,), known = read(written(tmp_path, row(policy, prompt=0, answer=0)), policy)
+    prompt = known[found["prompt_id"]]
+    assert (prompt.prompt, prompt.answer) == ("0", "0")
+
+
+def rendered(policy, messages):
+    return policy.tokenizer.apply_chat_template(messages, tokenize=False) + "="
+
+
+@pytest.fixture(scope="module")
+def chatty():
+    """A student whose template writes its special tokens."""
+    found = naive.tiny(1)
+    found.tokenizer.chat_template = (
+        "{% for m in messages %}<pad>{{ m['content'] }}<eos>{% endfor %}"
+        "{% if add_generation_prompt %}={% endif %}"
+    )
+    return found
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt_token_ids": [0, 10, 12, 7, 17, 1, 13]}])
+@pytest.mark.parametrize("prompt", ["<pad>8+5?<eos>=", "8+5?<eos>", "<pad>8+5?"])
+def test_a_rendered_prompt_is_refused_whether_its_ids_are_there_or_not(
+    chatty, tmp_path, prompt, more
+):
+    path = written(tmp_path, row(chatty), row(chatty, prompt=prompt, **more))
+    wanted = "line 2: message 1 .user.: found the student's special token .* Give `messages`"
+    with pytest.raises(UserError, match=wanted):
+        read(path, chatty)
+
+
+def test_a_rendered_prompt_beside_its_messages_is_read_once(chatty, tmp_path):
+    talk = [{"role": "system", "content": "+;"}, {"role": "user", "content": "8+5?"}]
+    text = rendered(chatty, talk)
+    ids, other = chatty.prompt_ids(talk), chatty.prompt_ids(talk[1:])
+    rows = [
+        row(chatty, messages=talk, prompt=text),
+        row(chatty, messages=talk, prompt=text, prompt_ids=ids),
+        row(chatty, messages=talk, prompt=rendered(chatty, talk[1:]), prompt_ids=other),
+        row(chatty, messages=talk, prompt="8+5?"),
+        row(chatty, messages=talk, prompt=None),
+    ]
+    found, known = read(written(tmp_path, *rows), chatty)
+    assert [x["prompt_token_ids"] for x in found] == [ids, ids, other, ids, ids]
+    assert {known[x["prompt_id"]].prompt for x in found} == {"+;\n\n8+5?"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "<pad>1+1?<eos>="},
+        {"prompt": "1+1?"},
+        {"prompt": "<pad>8+5?<eos>=", "prompt_ids": [0, 3, 12, 3, 17, 1, 13]},
+    ],
+)
+def test_a_prompt_that_is_not_its_messages_is_refused(chatty, tmp_path, changed):
+    talk = [{"role": "user", "content": "8+5?"}]
+    path = written(tmp_path, row(chatty), row(chatty, messages=talk, **changed))
+    with pytest.raises(UserError, match=r"line 2: prompt: found .*, wanted the text of `messages`"):
+        read(path, chatty)
+
+
+def test_messages_of_all_roles_are_imported(chatty, tmp_path):
+    talk = [
+        {"role": "user", "content": "1?"}, {"role": "assistant", "content": "#1"},
+        {"role": "user", "content": "8+5?"},
+    ]  # fmt: skip
+    (found,), known = read(written(tmp_path, row(chatty, prompt=None, messages=talk)), chatty)
+    assert known[found["prompt_id"]].messages == talk
+    assert (
+        chatty.tokenizer.decode(found["prompt_token_ids"])
+        == "<pad>1?<eos><pad>#1<eos><pad>8+5?<eos>="
+    )
+
+
 def test_one_prompts_text_with_two_sets_of_messages_is_refused(policy, tmp_path):
     split = [{"role": "system", "content": "1"}, {"role": "user", "content": "2"}]
     path = written(tmp_path, row(policy, prompt=split), row(policy, prompt="1\n\n2"))

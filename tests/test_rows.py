@@ -250,6 +250,73 @@ def test_a_prompt_is_a_text_or_messages_and_its_answer_is_optional(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("answer", "kept"), [(0, "0"), (0.0, "0.0"), (False, "False"), ("", ""), (None, ""), ("0", "0")]
+)
+def test_an_answer_that_python_takes_for_nothing_is_kept(tmp_path, answer, kept):
+    (found,) = spoken(tmp_path, {"prompt": "1-1?", "answer": answer}).problems(0)
+    assert found.answer == kept
+
+
+@pytest.mark.parametrize("format_", ["math-500", "aime", "gsm8k"])
+def test_a_final_answer_of_zero_is_an_answer(tmp_path, format_):
+    answer = "so\n#### 0" if format_ == "gsm8k" else 0
+    row = {"problem": "1-1?", "question": "1-1?", "answer": answer, "solution": "\\boxed{1}"}
+    assert one(tmp_path, format_, row) == [("1-1?", "0")]
+
+
+def test_a_context_of_zero_is_a_context_and_an_empty_one_is_none(tmp_path):
+    found = [OLYMPIADBENCH | {"context": x, "question": "?"} for x in (0, "", " ", None)]
+    read = [problem for problem, _ in one(tmp_path, "olympiadbench", *found)]
+    assert read == ["0\n?", "?", "?", "?"]
+
+
+def test_a_number_that_is_none_is_no_answer(tmp_path):
+    for value in (float("nan"), float("inf")):
+        table = pa.table({"problem": ["1?"], "answer": [value]})
+        pq.write_table(table, tmp_path / f"{value}.parquet")
+        source = {"file": f"{value}.parquet", "format": "math-500", "splits": ["train"]}
+        source = math.MathSet.model_validate_json(json.dumps(source))
+        (row,) = rows.read(source, str(tmp_path))
+        with pytest.raises(UserError, match=rf"row 1: answer: found {value}, wanted text"):
+            math.fields(source, row)
+
+
+SYSTEM = {"role": "system", "content": "Answer with a number only."}
+LEGS = {"role": "user", "content": "How many legs has a cat?"}
+HI = {"role": "assistant", "content": "hi"}
+
+
+def test_conversations_and_texts_stand_in_one_file(tmp_path):
+    talk = [{"role": "user", "content": "Say hi."}, HI, {"role": "user", "content": "Count."}]
+    named = {"prompt": "Name a colour."}
+    task = spoken(
+        tmp_path, {"messages": [SYSTEM, LEGS]}, {"messages": talk}, {"prompt": talk[:1]}, named
+    )
+    found = [p.messages for p in task.problems(0)]
+    colour = [{"role": "user", "content": "Name a colour."}]
+    for wanted in ([SYSTEM, LEGS], talk, talk[:1], colour):
+        assert wanted in found
+
+
+def test_messages_beside_a_prompt_are_what_is_asked_if_they_ask(tmp_path):
+    asks, told = [SYSTEM, LEGS], [LEGS, HI]  # the second is how sets of worked answers look
+    task = spoken(
+        tmp_path, {"prompt": "rendered", "messages": asks}, {"prompt": "x", "messages": told}
+    )
+    found = {p.prompt: p.messages for p in task.problems(0)}
+    assert found["Answer with a number only.\n\nHow many legs has a cat?"] == asks
+    assert found["x"] == [{"role": "user", "content": "x"}]
+
+
+def test_parquet_and_arrow_keep_conversations_whose_fields_differ(tmp_path):
+    talk = [SYSTEM | {"name": None}, LEGS | {"name": "a"}]
+    pq.write_table(pa.Table.from_pylist([{"messages": talk}]), tmp_path / "x.parquet")
+    p = prompts.Prepare(task="prompts", file=str(tmp_path / "x.parquet"), seed=0, train=1)
+    (found,) = load(p).problems(0)
+    assert found.messages == [SYSTEM, LEGS]
+
+
+@pytest.mark.parametrize(
     "messages",
     [[], "Why?", [{"role": "user"}], [{"role": "assistant", "content": "x"}], [{"role": "bot"}]],
 )

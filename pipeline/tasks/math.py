@@ -119,7 +119,9 @@ def fields(source: MathSet, row: Any) -> tuple[str, str]:
             context = row.values.get("context")
             question = row.text("question")
             final = ", ".join(bare(x) for x in found)
-            return f"{context}\n{question}" if context else question, final
+            if context is None or not str(context).strip():
+                return question, final
+            return f"{context}\n{question}", final
         case None if source.prompt and source.answer:
             return row.text(source.prompt), row.text(source.answer)
     raise UserError("prepare.sets: found neither format nor prompt and answer, wanted one. Add it.")

@@ -1,5 +1,6 @@
 """A file of prompts, an object a line: `{"prompt": "..."}` or `{"messages": [...]}`. No checker.
 
+Where a row has both, messages that end with a user's are what is asked.
 Optional `answer` is kept in the prompts table for people; nothing reads it. Rollouts have reward
 null, so arms and evaluations are refused; `omniopd audit` is what these prompts are for.
 """
@@ -23,7 +24,7 @@ class Prepare(params.TaskPrepare):
     graded: ClassVar[bool] = False
 
     task: Literal["prompts"]
-    file: str  # .jsonl, .json or .parquet
+    file: str  # or a folder, of a kind that pipeline/row_files.py knows
     sha256: params.Sha256 | None = None  # of the file; `omniopd plan` fills it in
     responses: bool = False  # the rows are rollouts of another trainer: pipeline/imported.py
     dev: Annotated[int, Field(ge=0)] = 0
@@ -77,7 +78,8 @@ def problem(row: Any) -> Problem:
     """`row` is a rows.Row: that module is loaded by `prepare` alone."""
     answer = row.values.get("answer")
     answer = "" if answer is None else str(answer)
-    if not isinstance(row.values.get("prompt"), list | None):
+    talk = _are_messages(row.values.get("messages"))
+    if not talk and not isinstance(row.values.get("prompt"), list | None):
         prompt = row.text("prompt")
         return Problem(NAME, [{"role": "user", "content": prompt}], prompt, answer)
     found = row.first("messages", "prompt")
