@@ -2,11 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
-from pipeline import continuations
+from pipeline import checkpoints, continuations
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Request, seed_for
@@ -89,6 +89,7 @@ class Judging:
         A failed draw stays in the store with its reason and is drawn again as the next attempt.
         Raises UserError naming response, position and reason when the attempts are used up.
         """
+        self.fits(block)
         pending: list[Place] = [
             (r, position, sample)
             for r, response in enumerate(block)
@@ -120,6 +121,22 @@ class Judging:
             "places. Look at these prefixes, raise teach.max_attempts, or use another teacher or "
             "continuation mode."
         )
+
+    def fits(self, block: Iterable[Response]) -> None:
+        """Raise UserError if a prompt leaves no room for an answer in what the teacher reads."""
+        most = self.teacher.context
+        for response in block:
+            for position, prompt in response.prompts.items() if most is not None else ():
+                size = self.teacher.size(prompt) + self.wanted.limit
+                if most is not None and size > most:
+                    raise checkpoints.too_long(
+                        f"teach: position {position} of {response.id} and an answer of "
+                        f"{self.wanted.limit}",
+                        size,
+                        most,
+                        "Lower rollout.max_new_tokens, use fewer or earlier forks or shorter "
+                        "prompts, or a teacher that reads more.",
+                    )
 
     def _alone(
         self, requests: dict[Place, Request], found: dict[str, Judgment], known: set[str]

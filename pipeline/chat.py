@@ -69,6 +69,13 @@ def read_in(
     return found
 
 
+def as_others_read(folder: Path) -> None:
+    """Raise UserError unless AutoTokenizer makes the ids of the folder's tokenizer.json."""
+    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    truth = checkpoints.tokenizer(folder / "tokenizer.json")
+    _same_ids(found, truth, f"export: {folder.name}", "its tokenizer.json")
+
+
 def _converted(where: str | Path, owner: str, revision: str | None) -> Any:
     """A tokenizer without tokenizer.json, if what is made of its files is what they say."""
     found: Any = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
@@ -130,6 +137,15 @@ def round_trips(found: Any, owner: str) -> None:
                 "text. Its files do not say which tokenizer it is: use a revision with "
                 "tokenizer.json."
             )
+
+
+def save(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer so that transformers of any version takes its ids from tokenizer.json."""
+    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def template(found: Any, owner: str, day: str | None = None) -> str | None:

@@ -156,6 +156,29 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+def context(folder: Path) -> int | None:
+    """Tokens of the longest row that a checkpoint reads; None where its config does not say."""
+    return context_of(_json(base(folder) / "config.json"))
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """The same of a config.json; of a model with images, of its text part."""
+    config = config.get("text_config") or config
+    found = next((config[name] for name in CONTEXT if config.get(name)), None)
+    return None if found is None else int(found)
+
+
+def too_long(where: str, tokens: int, limit: int, remedy: str) -> UserError:
+    """For the caller to raise: a row is longer than what its model can read."""
+    return UserError(
+        f"{where}: found {tokens} tokens, wanted at most {limit}, the model's context; nothing is "
+        f"cut to fit. {remedy}"
+    )
+
+
 def parameters(folder: Path) -> int:
     """Numbers in the checkpoint's own weights, from the headers of its files."""
     from safetensors import safe_open

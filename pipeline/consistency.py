@@ -5,7 +5,7 @@ Each check raises UserError with the key, the value found, the value wanted and 
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline import params
+from pipeline import params, shapes
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.schedulers import SCHEDULERS
@@ -73,6 +73,7 @@ def arm(file: "Experiment", name: str, arm: "Settings") -> None:
     _sizes(file.experiment.rounds, where, arm)
     _teachers(file, name, where, arm)
     _models(file, where, arm)
+    _contexts(file, where, arm)
     _prior(file, name, where, arm)
     _untracked(file, name, where)
 
@@ -220,6 +221,26 @@ def _models(file: "Experiment", where: str, arm: "Settings") -> None:
     for key, name in named.items():
         if name not in models:
             refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
+
+
+def _contexts(file: "Experiment", where: str, arm: "Settings") -> None:
+    """Lengths that no prompt would fit beside; each prompt's own is checked by the stages."""
+    if arm.prepare.imported:
+        return
+    most = arm.rollout.max_new_tokens
+    readers = {f"{where}rollout.max_new_tokens": (most, file.experiment.student)}
+    if arm.prepare.graded:
+        longest = arm.evaluate.max_new_tokens
+        readers[f"{where}evaluate.max_new_tokens"] = (longest, file.experiment.student)
+    for name in arm.teach.teachers:
+        teacher = file.teachers[name]
+        if isinstance(teacher, params.LocalTeacher):
+            readers[f"{where}rollout.max_new_tokens, teacher {name}"] = (most, teacher.model)
+    for key, (tokens, model) in readers.items():
+        known = shapes.context(file, model)
+        if known is not None and tokens >= known:
+            wanted = f"less than the context of {model}, {known} tokens, which holds the prompt too"
+            refuse(key, tokens, wanted, "Lower it, or use a model that reads more.")
 
 
 def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> None:

@@ -73,11 +73,14 @@ class Examples:
     def __init__(self) -> None:
         self._sequences, self._ends = Spool(), np.zeros(1, np.int64)
         self._count = 0
+        self.longest = 0  # tokens of a sequence with its context
 
     def extend(self, examples: Iterable[Example]) -> None:
         for example in examples:
             for sequence in example.sequences:
                 self._sequences.add(len(self._sequences), _arrays(sequence))
+                length = len(sequence.context_ids) + len(sequence.token_ids)
+                self.longest = max(self.longest, length)
             self._count += 1
             if self._count == len(self._ends):
                 self._ends = np.resize(self._ends, 2 * len(self._ends))

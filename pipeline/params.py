@@ -122,6 +122,7 @@ class HostedTeacher(Params):
     timeout_seconds: Positive = 120.0  # of one request
     tries: Count = 10  # of one request, after named transient errors
     samples_per_request: Count | None = None  # null: as many as the provider takes
+    context: Count | None = None  # tokens of a prompt with its answer; null: the server says
 
 
 class OpenAICompatibleTeacher(HostedTeacher):
@@ -259,6 +260,9 @@ def _prepare(values: Any) -> Any:
 
 # each task's own class, from its own file: a cell loads no other task
 Prepare = Annotated[SerializeAsAny[TaskPrepare], BeforeValidator(_prepare)]
+
+
+LLAMA_CONTEXT = 256  # tokens of a row that a model of kind llama reads
 
 
 class LlamaInit(Params):

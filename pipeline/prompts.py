@@ -1,14 +1,14 @@
 """Slices of the prompts table: what a round trains on and what an evaluation asks."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import tables
+from pipeline import checkpoints, tables
 from pipeline.errors import UserError
 from pipeline.spool import Each, Row, Spool, letters, text
 
@@ -46,11 +46,36 @@ def _prompt(row: Row) -> Prompt:
     return Prompt(prompt_id, task, json.loads(messages), prompt, answer)
 
 
-def token_ids(
-    asked: Sequence[Prompt], encode: Callable[[list[dict[str, str]]], list[int]]
-) -> Spool:
-    """What `encode` makes of the messages of each, on disk."""
+class Reader(Protocol):
+    """A student that is about to answer prompts."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of the longest row that it reads."""
+        ...
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]: ...
+
+
+def token_ids(asked: Sequence[Prompt], reader: Reader, new_tokens: int) -> Spool:
+    """The ids of each prompt, on disk.
+
+    Raises UserError naming the first that the chat template refuses, or that leaves no room for
+    `new_tokens` of a response.
+    """
     found = Spool(len(asked))
     for i, prompt in enumerate(asked):
-        found.add(i, (np.asarray(encode(prompt.messages), np.int32),))
+        where = f"prompts table, prompt_id {prompt.prompt_id}"
+        try:
+            ids = reader.prompt_ids(prompt.messages)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        if reader.context is not None and len(ids) + new_tokens > reader.context:
+            raise checkpoints.too_long(
+                f"{where}: its prompt of {len(ids)} tokens and a response of {new_tokens}",
+                len(ids) + new_tokens,
+                reader.context,
+                "Lower max_new_tokens, leave the prompt out, or use another student.",
+            )
+        found.add(i, (np.asarray(ids, np.int32),))
     return found

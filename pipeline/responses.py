@@ -40,7 +40,7 @@ def solutions(
     render = None if teacher.same_tokens else _student_prompt(student)
     for problem in prompts.read(path, "train", (round_ - 1) * count, count):
         ids = [] if render is None else render(problem.messages)
-        sent = {0: teacher.prompt(problem.messages, [], "")}
+        sent = {0: _prompt(teacher, problem.prompt_id, problem.messages, [], "")}
         yield Response(problem.prompt_id, sent, {0: ""}, {0: ids[-WINDOW:]})
 
 
@@ -63,7 +63,8 @@ def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Itera
         prefixes: dict[int, str] = {fork["position"]: fork["prefix_text"] for fork in pending[1]}
         problem, ids = messages[row["prompt_id"]], row["token_ids"]
         sent = {
-            start: teacher.prompt(problem, ids[:start], text) for start, text in prefixes.items()
+            start: _prompt(teacher, row["prompt_id"], problem, ids[:start], text)
+            for start, text in prefixes.items()
         }
         own = row["prompt_token_ids"][-WINDOW:]
         before = {start: [*own, *ids[:start]][-WINDOW:] for start in prefixes}
@@ -74,6 +75,15 @@ def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Itera
             f"{path}: {pending[0]} is not among the rollouts, or not in their order. "
             "Rerun forks on these rollouts."
         )
+
+
+def _prompt(
+    teacher: Teacher, prompt_id: str, messages: list[dict[str, str]], ids: list[int], text: str
+) -> Prompt:
+    try:
+        return teacher.prompt(messages, ids, text)
+    except UserError as error:
+        raise UserError(f"prompts table, prompt_id {prompt_id}: {error}") from error
 
 
 def _rows(path: Path, schema: pa.Schema, *columns: str) -> Iterator[dict[str, Any]]:

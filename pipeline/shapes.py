@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline import params
+from pipeline import checkpoints, params
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,6 +91,20 @@ def size(experiment: "Experiment", name: str, folder: Path) -> Size:
     else:
         shape, source = _of_init(experiment, name, folder)
     return Size(shape, BYTES[model.dtype], source)
+
+
+def context(experiment: "Experiment", name: str) -> int | None:
+    """Tokens of the longest row of a model, where a config.json or its init says it."""
+    match experiment.pretrain.models[name].init:
+        case params.LlamaInit():
+            return params.LLAMA_CONTEXT
+        case params.ModelInit() as init:
+            return context(experiment, init.name)
+        case params.HubInit() as init:
+            config = Path(init.name) / "config.json"
+            if config.is_file():
+                return checkpoints.context_of(json.loads(config.read_text()))
+    return None
 
 
 def _of_init(experiment: "Experiment", name: str, folder: Path) -> tuple[params.Shape, str]:

@@ -51,7 +51,7 @@ def evaluate(
     from pipeline.engines.sampling import GREEDY, Sampler
 
     prerendered.refuse_all(asked, policy.tokenizer)
-    contexts = prompts.token_ids(asked, policy.prompt_ids)
+    contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
     for decoding, samples, sampler in (
         ("greedy", 1, GREEDY),
         ("sampled", p.samples, Sampler(p.temperature)),

@@ -107,6 +107,10 @@ def _batch(
         for context, (_, text) in zip(contexts, batch, strict=True)
     ]
     rows = [[*c, *s, policy.ends[0]] for c, s in zip(contexts, solutions, strict=True)]
+    longest = max(map(len, rows))
+    if policy.context and longest > policy.context:
+        remedy = "Prepare shorter problems, or use a model that reads more."
+        raise checkpoints.too_long("pretrain: a solution", longest, policy.context, remedy)
     ids, mask = padded(rows, policy.model.device)
     labels = ids.masked_fill(mask == 0, -100)
     for b, context in enumerate(contexts):

@@ -47,7 +47,7 @@ def rollout(
     `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
     """
     prerendered.refuse_all(asked, policy.tokenizer)
-    contexts = prompts.token_ids(asked, policy.prompt_ids)
+    contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
     found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
     responses_B = Each(found_B, lambda found: found.token_ids)
@@ -147,7 +147,7 @@ def through_vllm(
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
     with Student(folder, runtime, reported=sampler) as student:
         prerendered.refuse_all(asked, student.tokenizer)
-        contexts = prompts.token_ids(asked, student.prompt_ids)
+        contexts = prompts.token_ids(asked, student, p.max_new_tokens)
         contexts_B = Each(contexts, integers, p.samples_per_prompt)
         rows = range(len(contexts_B))
         numbers = Each(rows, lambda i: seeds.number(*_names(asked, p, i)))

@@ -110,6 +110,15 @@ def teach(
         yield _table(block, judging.judge(block), p, judging.teacher, student)
 
 
+def _asked(
+    teacher: teachers.Teacher, args: argparse.Namespace, p: TeachParams
+) -> Iterator[Response]:
+    if args.forks is None:
+        slice_ = (args.prompts, p.round, p.prompts_per_round)
+        return responses.solutions(teacher, *slice_, args.tokenizer.parent)
+    return responses.forks(teacher, args.prompts, args.rollouts, args.forks)
+
+
 def _table(
     block: list[Response],
     found: dict[Place, Judgment],
@@ -209,11 +218,9 @@ def main() -> None:
     with cells.running("teach", args) as run, Store(url(), cells.project()) as store:
         student = checkpoints.tokenizer(args.tokenizer)
         judging, used, read = judge(args, p, store), 0, 0
-        if args.forks is None:
-            slice_ = (args.prompts, p.round, p.prompts_per_round)
-            asked = responses.solutions(judging.teacher, *slice_, args.tokenizer.parent)
-        else:
-            asked = responses.forks(judging.teacher, args.prompts, args.rollouts, args.forks)
+        if p.kind != "local":
+            judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for
+        asked = _asked(judging.teacher, args, p)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
             size = BLOCK[cells.free("teach", Untracked).transport]

@@ -259,6 +259,11 @@ def _trained(
         how = (p.lora, p.seed, group.device(runtime.device))
         student, frozen = students.policies(*folders, *how)
         work = gather(p, args, student)
+        for read in (student, frozen.reference, frozen.teacher):
+            if read and read.context and work.examples.longest > read.context:
+                remedy = "Lower rollout.max_new_tokens, or use a model that reads more."
+                where = f"train: the longest row, read by {read.model.name_or_path}"
+                raise checkpoints.too_long(where, work.examples.longest, read.context, remedy)
         return work, train(student, frozen, work, p, args, state, group)
 
 

@@ -25,6 +25,7 @@ def tiny(seed: int) -> Policy:
         intermediate_size=32,
         tie_word_embeddings=True,
         initializer_range=0.3,
+        eos_token_id=1,
     )
     return policy_of(LlamaForCausalLM(config).eval(), tokenizer, "cpu")
 
@@ -41,7 +42,7 @@ def for_vllm(vocabulary: int, **ids: int | None) -> LlamaConfig:
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.3,
-        **ids,
+        **({"eos_token_id": 1} | ids),
     )
 
 

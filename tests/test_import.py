@@ -142,7 +142,10 @@ WRONG = [
     ({"token_ids": [3, -1]}, r"token_ids: found \[-1\], wanted ids"),
     ({"token_ids": []}, r"token_ids: found \[\], wanted a list of token ids, at least one"),
     ({"token_ids": ["3"]}, r"wanted a list of token ids"),
-    ({"token_ids": [3, EOS, EOS]}, r"found it at 1 of 3, wanted the end, id 1, as the last"),
+    (
+        {"token_ids": [3, EOS, EOS]},
+        r"found id 1 at 1 of 3, wanted an end of a turn, <eos> \(1\), as the last",
+    ),
     ({"text": "8+5=14;#14"}, r"text: found '8\+5=14;#14', wanted what token_ids decode to .*=13;"),
     ({"finish_reason": "length"}, r"finish_reason: found 'length', wanted stop exactly where"),
     ({"token_ids": [3], "finish_reason": "stop"}, r"wanted stop exactly where .* here it is 3"),

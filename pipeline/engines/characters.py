@@ -5,7 +5,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.params import LlamaInit
+from pipeline.params import LLAMA_CONTEXT, LlamaInit
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -24,7 +24,7 @@ def tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     )
 
 
-def llama(init: LlamaInit, tokens: Any, max_positions: int = 256) -> LlamaForCausalLM:
+def llama(init: LlamaInit, tokens: Any, max_positions: int = LLAMA_CONTEXT) -> LlamaForCausalLM:
     """Random weights; the caller seeds torch's generator."""
     return LlamaForCausalLM(
         LlamaConfig(

@@ -58,8 +58,7 @@ class Policy:
     @property
     def context(self) -> int | None:
         """Tokens of the longest row that the model can read; None if it does not say."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return checkpoints.context_of(self.model.config.to_dict())
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of the chat template with its generation prompt, thinking off."""
@@ -165,13 +164,12 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtyp
         name: once.setdefault((x.data_ptr(), x.shape, x.stride()), x.to(dtype))
         for name, x in model.state_dict().items()
     }
-    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     try:
         with checkpoints.replacing_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=state)
             model.config.dtype = dtype  # save_pretrained wrote that of the model in memory
             model.config.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            chat.save(tokenizer, temporary)
     except SafetensorError as error:  # what a full disk looks like to safetensors
         raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
 

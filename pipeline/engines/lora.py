@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline import checkpoints
+from pipeline import chat, checkpoints
 from pipeline.errors import UserError
 from pipeline.params import Lora
 
@@ -79,13 +79,12 @@ def save(model: Any, tokenizer: Any, base: Path, folder: Path) -> None:
     # sets have another order in every process
     config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
     weights = {PREFIX + name: value.cpu().contiguous() for name, value in _state(model).items()}
-    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     try:
         with checkpoints.replacing_folder(folder) as temporary:
             save_file(weights, temporary / WEIGHTS, {"format": "pt"})
             _write(temporary / checkpoints.ADAPTER_CONFIG, config)
             _write(temporary / checkpoints.BASE, {"sha256": checkpoints.fingerprint(base)})
-            tokenizer.save_pretrained(temporary)
+            chat.save(tokenizer, temporary)
     except SafetensorError as error:  # what a full disk looks like to safetensors
         raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
 

@@ -1,13 +1,22 @@
 """Real pretrained weights: a GGUF file inside an installed package, or a Hugging Face model."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils.hub import cached_file
 
 from pipeline import chat, checkpoints
+from pipeline.engines import lora
 from pipeline.errors import UserError
 from pipeline.params import GgufInit, HubInit
 
@@ -77,16 +86,40 @@ def ended(model: Any, tokenizer: Any, owner: str) -> chat.Ends:
 def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Model in `dtype` and tokenizer by hub name or local folder, at the pinned revision.
 
-    Weights as safetensors alone, a tokenizer as tokenizer.json alone. Raises UserError.
+    Weights as safetensors alone. An adapter of peft's is put into the weights of its base. Raises
+    UserError.
     """
-    name, at = init.name, init.revision
+    owner = f"pretrain: {init.name!r}"
+    adapter = _adapter(init.name, init.revision)
+    if adapter is None:
+        model, tokenizer = _loaded(init.name, init.name, init, dtype)
+    else:
+        base, told = _base(adapter, owner)
+        beside = (adapter / "tokenizer.json").is_file()  # it may know more tokens, or a template
+        try:
+            model, tokenizer = _loaded(base, str(adapter) if beside else base, init, dtype)
+            lora.load(model, adapter)
+        except UserError as error:
+            raise UserError(f"{told}: {error}") from error
+        lora.merge(model)
+        model = model.to(dtype=dtype)
+    set_template(tokenizer, init)
+    ended(model, tokenizer, owner)
+    return model, tokenizer
+
+
+def _loaded(
+    name: str, tokenizer_of: str, init: HubInit, dtype: torch.dtype
+) -> tuple[PreTrainedModel, Any]:
+    """Weights of `name` and the tokenizer of `tokenizer_of`."""
+    at = init.revision if name == init.name else None
     try:
         config, _ = PreTrainedConfig.get_config_dict(name, revision=at)
         code = checkpoints.trusted(name, config)
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=at, dtype=dtype, use_safetensors=True, trust_remote_code=code
         )
-        tokenizer = chat.read_in(name, f"pretrain: {name!r}", at, init.date)
+        tokenizer = chat.read_in(tokenizer_of, f"pretrain: {init.name!r}", at, init.date)
     except (OSError, ValueError) as error:
         raise UserError(
             f"pretrain: {name!r} could not be loaded ({error}). Check the name and revision, that "
@@ -95,9 +128,27 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
         ) from error
     if not code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # what is saved of it names no code
-    set_template(tokenizer, init)
-    ended(model, tokenizer, f"pretrain: {name!r}")
     return model, tokenizer
+
+
+def _adapter(name: str, revision: str | None) -> Path | None:
+    """The folder of a model's files if these are an adapter of peft's alone."""
+    missing_ok = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    config, found, _, _ = (
+        cached_file(name, file, **missing_ok)
+        for file in ("config.json", checkpoints.ADAPTER_CONFIG, lora.WEIGHTS, "tokenizer.json")
+    )
+    return Path(found).parent if found is not None and config is None else None
+
+
+def _base(adapter: Path, owner: str) -> tuple[str, str]:
+    """The base that an adapter names, and what to say of the two. Raises UserError without one."""
+    values = json.loads((adapter / checkpoints.ADAPTER_CONFIG).read_text())
+    base = values.get("base_model_name_or_path")
+    told = f"{owner}: it is an adapter ({values.get('peft_type')}) on the base {base!r}"
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{told}. Name a whole model, or write the base into its config.")
+    return base, told
 
 
 def set_template(tokenizer: Any, init: HubInit) -> None:

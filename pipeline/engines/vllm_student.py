@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import chat
+from pipeline import chat, checkpoints
 from pipeline.engines import hf
 from pipeline.engines.sampling import Sampler
 from pipeline.engines.vllm import Engine, Job, Sampled, Settings
@@ -27,6 +27,7 @@ class Student:
         self.reported = reported is not None
         self._engine = Engine(folder, runtime, processed=reported == Sampler(1.0))
         self.tokenizer, self.ends = chat.load(folder), chat.ends(folder)
+        self.context: int | None = checkpoints.context(folder)
         if self.tokenizer.chat_template is None:
             self._engine.close()
             raise UserError(f"{folder}: the tokenizer needs a chat template.")

@@ -6,7 +6,7 @@ An adapter is merged into its base: what it names as its base is a path of this 
 import shutil
 from pathlib import Path
 
-from pipeline import checkpoints
+from pipeline import chat, checkpoints
 from pipeline.errors import UserError
 from pipeline.exports import card
 from pipeline.exports.source import Source
@@ -28,6 +28,7 @@ def write(source: Source, folder: Path) -> None:
     for path in files:
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
+    chat.as_others_read(folder)
     (folder / "README.md").write_text(card.card(source), encoding="utf-8")
 
 
@@ -38,4 +39,4 @@ def _merged(checkpoint: Path, folder: Path) -> None:
     policy = load(checkpoint)
     lora.merge(policy.model)
     policy.model.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    chat.save(policy.tokenizer, folder)

@@ -78,6 +78,7 @@ class Teacher(Protocol):
     model: str  # pinned id; for a local checkpoint the hash of config, tokenizer and weights
     continuation: params.Mode  # in which the prefix is sent
     takes_seed: bool
+    context: int | None  # tokens of the longest row that it reads, where that is known
 
     @property
     def same_tokens(self) -> bool:
@@ -90,6 +91,10 @@ class Teacher(Protocol):
 
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
         """The problem and the student's prefix as they are sent."""
+        ...
+
+    def size(self, prompt: Prompt) -> int:
+        """Tokens of a prompt; where they cannot be counted, surely no more than they are."""
         ...
 
     def said(self, prompt: Prompt, prefix: str, judgment: "Judgment") -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHARACTERS_PER_TOKEN = 3.0  # fewer than in prose; text full of digits can have still fewer
+MOST_CHARACTERS = 8.0  # of a token, on average; no text has more
 PREFILL_REFUSED = re.compile(r"prefill|end with a user message|final turn|last message", re.I)
 KEYS = {"openai_compatible": "OPENAI_API_KEY"}  # where api_key_env is null, by kind or provider
 KEYS |= {"openrouter": "OPENROUTER_API_KEY", "deepseek": "DEEPSEEK_API_KEY"}
@@ -58,7 +59,7 @@ class Hosted:
         self.student, self.adapter = student, adapter
         self.provider, self.model = config.provider, config.model
         self.continuation = asked.continuation
-        self.takes_seed = can.seeds
+        self.takes_seed, self.context = can.seeds, config.context
         self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
 
     def sampler(self) -> dict[str, Any]:
@@ -150,6 +151,13 @@ class Hosted:
                     "Set teach.continuation: completions."
                 )
         return turns
+
+    def size(self, prompt: Prompt) -> int:
+        if isinstance(prompt, tuple):
+            return len(prompt)
+        if self.config.tokenizer is None:
+            return int(len(prompt) / MOST_CHARACTERS)
+        return len(self._encode(prompt))
 
     def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
         return judgment.text

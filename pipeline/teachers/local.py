@@ -48,7 +48,7 @@ class LocalTeacher:
                 "checkpoint: the prefix is its own input."
             )
         self.folder, self.asked, self.engine = checkpoints.check(folder), asked, engine
-        self.resident = resident
+        self.resident, self.context = resident, checkpoints.context(folder)
         # in the key of an answer: from the same seed another engine draws another one
         self.provider: str = "local" if engine == "hf" else engine
         self.model = checkpoints.fingerprint(folder)
@@ -77,6 +77,9 @@ class LocalTeacher:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def size(self, prompt: Prompt) -> int:
+        return len(prompt)
 
     def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
         ids = judgment.token_ids
