@@ -11,7 +11,6 @@ from transformers import (
     AutoTokenizer,
     GgufConfig,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 from transformers.utils.hub import cached_file
 
@@ -102,15 +101,13 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
         except UserError as error:
             raise UserError(f"{told}: {error}") from error
         lora.merge(model)
-        model = model.to(dtype=dtype)
+        model = model.to(dtype)
     set_template(tokenizer, init)
     ended(model, tokenizer, owner)
     return model, tokenizer
 
 
-def _loaded(
-    name: str, tokenizer_of: str, init: HubInit, dtype: torch.dtype
-) -> tuple[PreTrainedModel, Any]:
+def _loaded(name: str, tokenizer_of: str, init: HubInit, dtype: torch.dtype) -> tuple[Any, Any]:
     """Weights of `name` and the tokenizer of `tokenizer_of`."""
     at = init.revision if name == init.name else None
     try:
