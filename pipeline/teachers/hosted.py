@@ -75,6 +75,12 @@ class Hosted:
         student = checkpoints.tokenizer(self.student / "tokenizer.json")
         return bool(own == json.loads(student.to_str()))
 
+    @property
+    def template(self) -> "TokenizersBackend | None":
+        """In the other modes the provider renders, by the template that `tokenizer` names."""
+        known = self.continuation == "completions" or self.config.tokenizer is not None
+        return self.tokenizer if known else None
+
     @functools.cached_property
     def tokenizer(self) -> "TokenizersBackend":
         from transformers import AutoTokenizer
