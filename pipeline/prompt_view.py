@@ -51,8 +51,8 @@ class View:
     def sides(self) -> list[tuple[str, str]]:
         """Label and text of each side."""
         student = "there is no student yet" if self.student is None else self.student
-        inside = "inside" if self.mode == "instruct" else "behind it"
-        label = f"the teacher's prompt, mode {self.mode}, the student's text {inside}"
+        follows = "stands inside" if self.mode == "instruct" else "follows"
+        label = f"the teacher's prompt, mode {self.mode}; the student's text {follows}"
         teacher = self.teacher
         if teacher is None:
             label = f"the messages sent to the teacher, mode {self.mode}; its provider renders them"
