@@ -55,7 +55,8 @@ GEMMA = (
 )
 PHI_3 = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}"
+    "{% else %}{{ eos_token }}{% endif %}"
 )
 PHI_3_FIRST = (  # drops system messages; the header stands there whatever is asked for
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
