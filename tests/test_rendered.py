@@ -1,5 +1,8 @@
 """What a chat template makes of messages: what it drops, adds, opens, and refuses."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from pipeline import rendered
@@ -229,3 +232,26 @@ def test_a_template_that_looks_into_the_contents_is_read_all_the_same():
     assert warned(picky + CHATML, ALONE) == []
     (found,) = warned(picky + CASES["sys-teacher"], ALONE)
     assert templated.PIRATE in found
+
+
+TRL = importlib.util.find_spec("trl")
+
+
+@pytest.mark.skipif(TRL is None, reason="TRL, which brings templates of public models, is not here")
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("gemma3", "phi3", "qwen3", "qwen3_6", "llama3"), ""),
+        (("glm4moe",), "text that no message has, and the student's lacks it: '/nothink'."),
+        (("llama3_1", "llama3_2"), "Cutting Knowledge Date: December 2023 Today Date: "),
+        (("gptoss",), "You are ChatGPT, a large language model trained by OpenAI."),
+        (("qwen2_5",), "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+        (("deepseekv3", "deepseek_r1_distill"), "open think block (<think>)"),
+        (("smolvlm", "idefics3"), "lacks the user message 'Name a colour.'"),  # they want parts
+    ],
+)
+def test_templates_as_their_makers_write_them(names, said):
+    folder = Path(TRL.submodule_search_locations[0]) / "chat_templates"
+    for name in names:
+        found = warned((folder / f"{name}.jinja").read_text(), ALONE)
+        assert [said in warning for warning in found] == [True] * bool(said), name
