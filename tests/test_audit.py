@@ -18,7 +18,7 @@ from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.page import audit as page
 from tests import templated
-from tests.project import BIN
+from tests.project import BIN, ROOT
 from tests.servers import Handler, Pure, Server
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -40,6 +40,7 @@ def run(folder, *arguments, check=True):
     environment = {
         **os.environ,
         "JUDGMENTS_URL": f"sqlite:///{folder / 'judgments.sqlite'}",
+        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)]),
     }
     done = subprocess.run(
         [BIN / "omniopd", "audit", "--prompts", "my.jsonl", *OPTIONS, *arguments],
@@ -133,7 +134,7 @@ def test_what_a_teacher_does_not_read_is_told_before_anything_is_sampled_and_on_
     assert "<script>alert" not in source
 
 
-def test_a_prompt_that_a_templates_refuses_stops_the_audit_before_anything_is_asked(chat):
+def test_a_prompt_that_a_template_refuses_stops_the_audit_before_anything_is_asked(chat):
     templated.tokenizer(templated.GEMMA).save_pretrained(chat / "teacher")
     with Pure().running() as server:
         done = run(
