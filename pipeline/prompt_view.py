@@ -69,7 +69,8 @@ def student(folder: Path) -> "PreTrainedTokenizerBase | None":
     import_transformers()
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return found
 
 
 def of_prompts(sides: Sides, path: Path, file: Path) -> list[View]:

@@ -131,6 +131,15 @@ def test_in_mode_instruct_the_text_that_asks_for_it_is_shown_and_no_warning(
     assert "<answer_so_far>\n(the student's text up to a fork)" in prompt_view.text(found)
 
 
+def test_a_template_that_is_the_students_is_not_known_before_there_is_one(tmp_path):
+    for mode in ("prefill", "instruct"):
+        teacher = hosted("student", mode)
+        teacher.student = tmp_path
+        assert teacher.template is None
+        teacher.student = templated.checkpoint(tmp_path / mode, CHATML)
+        assert teacher.template.chat_template == CHATML
+
+
 @pytest.mark.parametrize("mode", ["completions", "prefill", "instruct"])
 def test_a_prompt_that_a_template_refuses_is_named_with_roles_and_remedy(tmp_path, table, mode):
     with pytest.raises(UserError) as found:

@@ -78,8 +78,13 @@ class Hosted:
     @property
     def template(self) -> "TokenizersBackend | None":
         """In the other modes the provider renders, by the template that `tokenizer` names."""
-        known = self.continuation == "completions" or self.config.tokenizer is not None
-        return self.tokenizer if known else None
+        if self.continuation != "completions":
+            source = self.config.tokenizer
+            if source is None:
+                return None
+            if source == "student" and not (self.student / "tokenizer.json").is_file():
+                return None  # a check before the student exists
+        return self.tokenizer
 
     @functools.cached_property
     def tokenizer(self) -> "TokenizersBackend":

@@ -65,7 +65,8 @@ class LocalTeacher:
 
     @property
     def template(self) -> PreTrainedTokenizerFast:
-        return self.tokenizer
+        found: PreTrainedTokenizerFast = self.tokenizer
+        return found
 
     def sampler(self) -> dict[str, Any]:
         sent = {"temperature": self.asked.temperature, "top_p": 1.0, "top_k": 0}
