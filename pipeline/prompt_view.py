@@ -135,6 +135,13 @@ def warnings(views: Sequence[View]) -> list[str]:
     return found[:LISTED] + more
 
 
+def quiet(views: Sequence[View]) -> str:
+    """What no warning means."""
+    if all(one.teacher is None for one in views):
+        return "No warning about the student's prompts; what the provider makes is not known here."
+    return "No warning: no message is missing, no text is added, no think block is open."
+
+
 def text(views: Sequence[View]) -> str:
     """For a terminal: the first views, one side below the other, then the warnings."""
     lines = []
@@ -148,7 +155,7 @@ def text(views: Sequence[View]) -> str:
         lines.append(f"{len(views) - SHOWN} more sequences with other roles are read, not shown.")
     found = warnings(views)
     lines += [UNSAFE.sub("\ufffd", f"warning: {warning}") for warning in found]
-    lines.append(f"Warnings stop nothing; {REMEDY}." if found else "No warning about the prompts.")
+    lines.append(f"Warnings stop nothing; {REMEDY}." if found else quiet(views))
     return "\n".join(lines)
 
 

@@ -128,7 +128,9 @@ def test_in_mode_instruct_the_text_that_asks_for_it_is_shown_and_no_warning(
 ):
     found = views(sides(tmp_path, template, "instruct"), table)
     assert prompt_view.warnings(found) == []
-    assert "<answer_so_far>\n(the student's text up to a fork)" in prompt_view.text(found)
+    printed = prompt_view.text(found)
+    assert "<answer_so_far>\n(the student's text up to a fork)" in printed
+    assert ("what the provider makes is not known here" in printed) is (template is None)
 
 
 def test_a_template_that_is_the_students_is_not_known_before_there_is_one(tmp_path):

@@ -124,7 +124,7 @@ def _prompts(views: list[View]) -> Section | None:
     said = prompt_view.warnings(views)
     blocks: list[Any] = [Text(warning, "bad") for warning in said]
     if not said:
-        blocks.append(Text("No message is missing, no text is added, no think block is open."))
+        blocks.append(Text(prompt_view.quiet(views)))
     for view in views[: prompt_view.SHOWN]:
         quotes = [(label, prompt_view.cut(text, QUOTED)) for label, text in view.sides]
         blocks.append(Quotes(view.what, quotes))
