@@ -3,7 +3,8 @@
 Some prompts go through rollout, forks, teach, score, prior and calibrate in a folder of their own.
 It is the same plan and the same stages as those of an experiment, one after the other; neither git
 nor DVC is needed. Cells are named by what they are, so a second audit in the folder repeats only
-what has changed, and the judgment store keeps every answer that was bought.
+what has changed, and the judgment store keeps every answer that was bought. Once the models are
+there, and before anything is sampled or bought, it shows what student and teacher read.
 """
 
 import contextlib
@@ -16,10 +17,20 @@ from typing import Any
 
 import typer
 
-from pipeline import cells, experiment, params, plan, plan_round, tables
+from pipeline import (
+    cells,
+    experiment,
+    params,
+    plan,
+    plan_round,
+    prompt_view,
+    tables,
+    teachers,
+)
 from pipeline.audit_params import Options, fitted, settings
 from pipeline.errors import UserError
 from pipeline.params import METHOD
+from pipeline.prompt_view import View
 from pipeline.show import as_yaml
 
 PATHS = {  # of an input of a cell: its argument on the stage's command line
@@ -39,9 +50,13 @@ def audit(options: Options) -> Path:
     options = fitted(options)
     file = _settings(options)
     found = plan.audited(file, METHOD)
+    _run(found, options.out, ("prepare", "pretrain"))
+    with contextlib.chdir(options.out):  # readers know artifacts as data/...
+        views = _views(options, file, found)
+    typer.echo(prompt_view.text(views), err=True)
     _run(found, options.out)
-    with contextlib.chdir(options.out):  # the report's readers know artifacts as data/...
-        text = _page(options, file, found)
+    with contextlib.chdir(options.out):
+        text = _page(options, file, found, views)
         cells.write_text(Path("index.html"), text)
     return options.out / "index.html"
 
@@ -63,7 +78,20 @@ def _settings(options: Options) -> experiment.Experiment:
     return experiment.load(options.out / "params.yaml")
 
 
-def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str:
+def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> list[View]:
+    """What both sides read of the prompts. Raises UserError where a template refuses one."""
+    groups = found["cells"].items()
+    (cell,) = (c for name, g in groups if name.startswith("teach") for c in g.values())
+    folder = Path(cell["student"]) / "checkpoint"
+    own = Path(cell["teacher"]) if "teacher" in cell else None  # a local one's
+    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    teacher = teachers.load(file.teachers["audited"], "audited", asked, folder, own)
+    sides = prompt_view.Sides(prompt_view.student(folder), teacher, "audited")
+    table = Path(PATHS["prompts"].format(cell["prompts"]))
+    return prompt_view.of_prompts(sides, table, o.prompts)
+
+
+def _page(o: Options, file: experiment.Experiment, found: dict[str, Any], views: list[View]) -> str:
     from pipeline.calibration import summary
     from pipeline.page import audit as page
     from pipeline.runs import folder, run_json
@@ -95,18 +123,24 @@ def _page(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> str
             full=o.full,
             settings=settings[METHOD],
             browser=page.browser(arms, settings),
+            views=views,
         )
     )
 
 
-def _run(found: dict[str, Any], folder: Path) -> None:
-    """Each cell that has not been run, in dependency order. Raises UserError where one fails."""
+def _run(found: dict[str, Any], folder: Path, stages: tuple[str, ...] | None = None) -> None:
+    """Each cell that has not been run, in dependency order; of `stages` alone, if they are given.
+
+    Raises UserError where one fails.
+    """
     names = list(plan.upstream(found))
     cells.write_text(folder / cells.PLAN, as_yaml(found))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for number, name in enumerate(names, 1):
         group, _, key = name.partition("@")
         stage, cell = group.partition("-")[0], found["cells"][group][key]
+        if stages is not None and stage not in stages:
+            continue
         if (folder / "data" / stage / key / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)

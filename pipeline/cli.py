@@ -198,9 +198,10 @@ def check(
     name: Annotated[str | None, typer.Argument(help="a name of teachers; or block teach's")] = None,
     force: Annotated[bool, typer.Option(help="let it be used although a probe failed")] = False,
 ) -> None:
-    """Ask a hosted teacher seven short samples, and say whether it may be used."""
+    """Show what a hosted teacher reads, ask it seven short samples, say whether it may be used."""
     from pipeline import spending
 
+    typer.echo(f"{spending.prompts(name)}\n")
     verdict = spending.check(name, force)
     typer.echo(str(verdict))
     if not verdict.passed and not force:

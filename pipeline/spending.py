@@ -7,7 +7,16 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import cells, checking, compute_table, dag, experiment, params, teachers
+from pipeline import (
+    cells,
+    checking,
+    compute_table,
+    dag,
+    experiment,
+    params,
+    prompt_view,
+    teachers,
+)
 from pipeline import estimate as costs
 from pipeline.budget import Budget
 from pipeline.compute import Experimental
@@ -55,21 +64,17 @@ def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
     )
 
 
+def prompts(name: str | None) -> str:
+    """What student and teacher read of the check's own probes, and warnings. Raises UserError."""
+    _, teacher = _teacher(name)
+    sides = prompt_view.Sides(prompt_view.student(_student()), teacher, teacher.name)
+    probes = (checking.COUNT[0], checking.STORY[0])
+    return prompt_view.text(prompt_view.of_probes(sides, probes))
+
+
 def check(name: str | None, force: bool) -> checking.Verdict:
     """Check a teacher with the base block's mode and temperature, and remember it if it passed."""
-    file = experiment.load()
-    name = name or file.teach.teachers[0]
-    config = file.teachers.get(name)
-    if config is None:
-        raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}.")
-    if isinstance(config, params.LocalTeacher):
-        raise UserError(
-            f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "
-            "and needs no check."
-        )
-    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
-    teacher = teachers.load(config, name, asked, _student(), None)
-    assert isinstance(teacher, Hosted)
+    file, teacher = _teacher(name)
     accepted = file.teach.accept_terms
     with Store(url(), cells.project()) as store:
         budget = Budget(store, file.teach.max_requests, file.teach.max_usd)
@@ -79,6 +84,24 @@ def check(name: str | None, force: bool) -> checking.Verdict:
         if verdict.passed or force:
             store.passed(checking.identity(teacher))
     return verdict
+
+
+def _teacher(name: str | None) -> tuple[experiment.Experiment, Hosted]:
+    """params.yaml and the teacher to be checked. Raises UserError."""
+    file = experiment.load()
+    name = name or file.teach.teachers[0]
+    config = file.teachers.get(name)
+    if config is None:
+        raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}.")
+    if isinstance(config, params.LocalTeacher):
+        raise UserError(
+            f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "
+            "and needs no check. `omniopd audit` shows what it reads."
+        )
+    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    teacher = teachers.load(config, name, asked, _student(), None)
+    assert isinstance(teacher, Hosted)
+    return file, teacher
 
 
 def _student() -> Path:

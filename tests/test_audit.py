@@ -17,7 +17,8 @@ from pipeline import audit_params, params
 from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.page import audit as page
-from tests.project import BIN
+from tests import templated
+from tests.project import BIN, ROOT
 from tests.servers import Handler, Pure, Server
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -39,6 +40,7 @@ def run(folder, *arguments, check=True):
     environment = {
         **os.environ,
         "JUDGMENTS_URL": f"sqlite:///{folder / 'judgments.sqlite'}",
+        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)]),
     }
     done = subprocess.run(
         [BIN / "omniopd", "audit", "--prompts", "my.jsonl", *OPTIONS, *arguments],
@@ -96,6 +98,56 @@ def test_a_teacher_behind_a_url_is_checked_asked_and_priced(full, folder):
     text = text_of((folder / "audit/index.html").read_text())
     usd = (told["prompt_tokens_alone"] * 1000 + told["tokens_alone"] * 5000) / 1e6
     assert f"dollars {usd:,.2f} {2 * usd:,.2f}" in text  # 20 responses, 40 in the full run
+
+
+CHAT = (
+    {"messages": [{"role": "system", "content": "Answer with a number only."},
+                  {"role": "user", "content": "How many legs has a cat?"}]},
+    {"messages": [{"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "hi"},
+                  {"role": "user", "content": "<script>alert(1)</script>"}]},
+    {"prompt": "Name a colour."},
+    {"prompt": "Name a metal."},
+)  # fmt: skip
+
+
+@pytest.fixture
+def chat(folder):
+    """The folder with prompts of other roles, and a ChatML student."""
+    (folder / "my.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in CHAT))
+    templated.checkpoint(folder / "student", templated.CHATML)
+    return folder
+
+
+def test_what_a_teacher_does_not_read_is_told_before_anything_is_sampled_and_on_the_page(chat):
+    templated.checkpoint(chat / "teacher", templated.CASES["dropsys-teacher"])
+    done = run(chat, "--student", "student", "--teacher", "teacher", "--count", "4")
+    before, _, after = done.stderr.partition(": rollout\n")
+    dropped = "lacks the system message 'Answer with a number only.': its template drops it."
+    assert f"warning: The teacher's prompt {dropped}" in before
+    assert "<s>[INST] How many legs has a cat? [/INST]" in before
+    assert "<|im_start|>system\nAnswer with a number only.<|im_end|>\n" in before
+    assert "warning: " not in after
+    source = (chat / "audit/index.html").read_text()
+    section = source.partition('<section id="prompts"')[2].partition("</section>")[0]
+    assert f"The teacher's prompt {dropped}" in text_of(section)
+    assert "[INST] &lt;script&gt;alert(1)&lt;/script&gt; [/INST]" in section
+    assert "<script>alert" not in source
+
+
+def test_a_prompt_that_a_template_refuses_stops_the_audit_before_anything_is_asked(chat):
+    templated.tokenizer(templated.GEMMA).save_pretrained(chat / "teacher")
+    with Pure().running() as server:
+        done = run(
+            chat, "--student", "student", "--teacher", f"{server.url}/v1", "--model", "stub-1",
+            "--tokenizer", "teacher", "--provider", "vllm", "--count", "4", check=False,
+        )  # fmt: skip
+        assert server.requests == []
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: my.jsonl, prompt train-")
+    assert "('How many legs has a cat?'): teachers.audited: its chat template refuses" in last
+    assert "System role not supported" in last
+    assert not (chat / "audit/data/rollout").exists()
 
 
 def test_wrong_options_are_refused_before_anything_runs(folder, monkeypatch):

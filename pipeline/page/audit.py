@@ -1,16 +1,19 @@
 """The page of an audit: a verdict in words, calibration, failures, what a full run would cost."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from pipeline import prompt_view
 from pipeline.calibration import FLAT
 from pipeline.page import calibration, forks, how
-from pipeline.page.blocks import Browser, Cell, Row, Section, Table, Text, bracket
+from pipeline.page.blocks import Browser, Cell, Quotes, Row, Section, Table, Text, bracket
 from pipeline.page.page import assemble
+from pipeline.prompt_view import View
 
+QUOTED = 20_000  # characters of a prompt on the page
 LEAST = 0.6  # AUROC against other forks from which a metric is said to know the fork well
 
 
@@ -34,12 +37,14 @@ class Audited:
     full: int  # responses of the run whose cost is told
     settings: dict[str, Any]
     browser: dict[str, Any] | None
+    views: list[View] = field(default_factory=list)  # prompts as both sides read them
 
 
 def html(found: Audited) -> str:
     """The whole page."""
     parts = [
         _verdict(found),
+        _prompts(found.views),
         calibration.section(found.calibration),
         _failures(found),
         _cost(found),
@@ -110,6 +115,25 @@ def _best(found: Audited) -> str | None:
         f"tells forks apart best: AUROC {top['value']:.2f}. It was picked as the best of "
         f"{len(rows)}, so expect less of it; audit it on other prompts."
     )
+
+
+def _prompts(views: list[View]) -> Section | None:
+    """What both sides read, prompts of other roles apart, and what the messages do not say."""
+    if not views:
+        return None
+    said = prompt_view.warnings(views)
+    blocks: list[Any] = [Text(warning, "bad") for warning in said]
+    if not said:
+        blocks.append(Text(prompt_view.quiet(views)))
+    for view in views[: prompt_view.SHOWN]:
+        quotes = [(label, prompt_view.cut(text, QUOTED)) for label, text in view.sides]
+        blocks.append(Quotes(view.what, quotes))
+        blocks += [Text(f"Both templates add {line!r}.") for line in view.shared]
+    lead = (
+        "A prompt as student and teacher get it, rendered by the template of each, for each "
+        f"sequence of roles. Warnings stop nothing; {prompt_view.REMEDY}."
+    )
+    return Section("prompts", "What the teacher reads", blocks, lead)
 
 
 def _failures(found: Audited) -> Section:

@@ -94,11 +94,20 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Quotes:
+    """Texts side by side, to the letter, each under its label."""
+
+    title: str
+    quotes: list[tuple[str, str]]
+    kind = "quotes"
+
+
+@dataclass(frozen=True)
 class Browser:
     kind = "browser"
 
 
-Block = Table | Charts | Cards | Text | Pairs | Browser
+Block = Table | Charts | Cards | Text | Pairs | Quotes | Browser
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from pipeline.budget import Budget
     from pipeline.judgments.schema import Judgment
 
@@ -83,6 +85,12 @@ class Teacher(Protocol):
     @property
     def same_tokens(self) -> bool:
         """Whether the answers' token ids are the student's own."""
+        ...
+
+    @property
+    def template(self) -> "PreTrainedTokenizerBase | None":
+        """The tokenizer whose chat template writes what the teacher reads; None where that is not
+        known, as the provider renders."""
         ...
 
     def sampler(self) -> dict[str, Any]:

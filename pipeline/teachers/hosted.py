@@ -78,6 +78,17 @@ class Hosted:
         student = checkpoints.tokenizer(self.student / "tokenizer.json")
         return bool(own == json.loads(student.to_str()))
 
+    @property
+    def template(self) -> "TokenizersBackend | None":
+        """In the other modes the provider renders, by the template that `tokenizer` names."""
+        if self.continuation != "completions":
+            source = self.config.tokenizer
+            if source is None:
+                return None
+            if source == "student" and not (self.student / "tokenizer.json").is_file():
+                return None  # a check before the student exists
+        return self.tokenizer
+
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         source = self.config.tokenizer

@@ -63,6 +63,11 @@ class LocalTeacher:
     def same_tokens(self) -> bool:
         return self._same_tokens
 
+    @property
+    def template(self) -> PreTrainedTokenizerFast:
+        found: PreTrainedTokenizerFast = self.tokenizer
+        return found
+
     def sampler(self) -> dict[str, Any]:
         sent = {"temperature": self.asked.temperature, "top_p": 1.0, "top_k": 0}
         return sent if self.engine == "hf" else sent | OFF
