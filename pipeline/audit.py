@@ -86,7 +86,7 @@ def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> li
     own = Path(cell["teacher"]) if "teacher" in cell else None  # a local one's
     asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
     teacher = teachers.load(file.teachers["audited"], "audited", asked, folder, own)
-    sides = prompt_view.Sides(prompt_view.student(folder), teacher, "audited")
+    sides = prompt_view.sides(folder, teacher, "audited")
     table = Path(PATHS["prompts"].format(cell["prompts"]))
     return prompt_view.of_prompts(sides, table, o.prompts)
 

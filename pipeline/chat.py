@@ -44,6 +44,7 @@ class Ends(NamedTuple):
 def load(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a checkpoint of ours, which was compared when it was read in."""
     found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    found.backend_tokenizer.no_truncation()
     found.chat_template = template(found.chat_template, str(folder))
     return found
 
@@ -63,6 +64,8 @@ def read_in(
     else:
         found = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
         _same_ids(found, checkpoints.tokenizer(Path(path)), owner, "its tokenizer.json")
+    found.backend_tokenizer.no_truncation()  # some files would cut every text
+    found.backend_tokenizer.no_padding()
     found.clean_up_tokenization_spaces = False  # it would take spaces out of what was decoded
     found.chat_template = template(found.chat_template, owner, day)
     assert isinstance(found, PreTrainedTokenizerFast)
@@ -187,6 +190,11 @@ def render(
     tokenizer: Any, messages: Messages, owner: str, generation: bool = True, **more: Any
 ) -> str:
     """The text of messages by a tokenizer's template, thinking off. Raises UserError."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{owner}: its tokenizer has no chat template, wanted one. Write it into "
+            "init.chat_template of the model, or chat_template.jinja beside tokenizer.json."
+        )
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -200,10 +208,11 @@ def render(
     except TemplateError as error:
         roles = ", ".join(x["role"] for x in messages)
         raise UserError(
-            f"{owner}: its chat template refuses messages of the roles {roles} "
-            f"({messages[0]['content'][:40]!r}, ...): {error}. Leave out the role that it does not "
-            "take, write a system message into the user's, or use another template "
-            "(pretrain.models.*.init.chat_template)."
+            f"{owner}: its chat template refuses messages with the roles {roles} "
+            f"({messages[-1]['content'][:40]!r}) and says: {error}. Drop the system message, write "
+            "it into the user's message, let user and assistant take turns, or give another "
+            "template (init.chat_template of the model, chat_template.jinja in the folder of a "
+            "tokenizer)."
         ) from error
 
 
@@ -293,9 +302,19 @@ def named(tokenizer: Any, ids: Iterable[int]) -> str:
 def ends(folder: Path) -> tuple[int, ...]:
     """The ends that the checkpoint in `folder`, or its base, was read in with."""
     base = checkpoints.base(folder)
+    found = listed_ends(base)
+    if not found:
+        raise UserError(
+            f"{base}: names no end of a turn in generation_config.json. Rerun pretrain."
+        )
+    return found
+
+
+def listed_ends(folder: Path) -> tuple[int, ...]:
+    """eos_token_id of a folder's generation_config.json, or else of its config.json."""
     for name in ("generation_config.json", "config.json"):
-        if (base / name).is_file():
-            found = json.loads((base / name).read_text()).get("eos_token_id")
+        if (folder / name).is_file():
+            found = json.loads((folder / name).read_text()).get("eos_token_id")
             if found is not None:
                 return tuple(found) if isinstance(found, list) else (int(found),)
-    raise UserError(f"{base}: names no end of a turn in generation_config.json. Rerun pretrain.")
+    return ()

@@ -33,6 +33,7 @@ class Sides:
     student: "PreTrainedTokenizerBase | None"  # None where the student does not exist yet
     teacher: Teacher
     name: str  # of the teacher
+    ends: tuple[str, str] = ("", "")  # of a turn of the student and of the teacher, if known
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class View:
     mode: str
     warnings: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)  # text that both templates add
+    ends: tuple[str, str] = ("", "")
 
     @property
     def sides(self) -> list[tuple[str, str]]:
@@ -57,20 +59,23 @@ class View:
         if teacher is None:
             label = f"the messages sent to the teacher, mode {self.mode}; its provider renders them"
             teacher = "\n".join(f"{m['role']}: {m['content']}" for m in self.sent)
-        return [("the student's prompt", student), (label, teacher)]
+        ours, theirs = (f"; a turn ends with {x}" if x else "" for x in self.ends)
+        return [(f"the student's prompt{ours}", student), (f"{label}{theirs}", teacher)]
 
 
-def student(folder: Path) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer of a student's checkpoint, if there is one."""
-    if not (folder / "tokenizer.json").is_file():
-        return None
+def sides(folder: Path, teacher: Teacher, name: str) -> Sides:
+    """Of the student whose checkpoint is in `folder`, if there is one, and a teacher's."""
     from pipeline.engines.start import import_transformers
 
     import_transformers()
-    from transformers import PreTrainedTokenizerFast
+    from pipeline import chat
 
-    found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
-    return found
+    student, ours = None, ""
+    if (folder / "tokenizer.json").is_file():
+        student = chat.load(folder)
+        ours = chat.named(student, chat.ends(folder))
+    template, ends = teacher.template, teacher.ends
+    return Sides(student, teacher, name, (ours, chat.named(template, ends) if template else ""))
 
 
 def of_prompts(sides: Sides, path: Path, file: Path) -> list[View]:
@@ -125,6 +130,7 @@ def view(sides: Sides, messages: Messages, what: str) -> View:
         sides.teacher.continuation,
         rendered.warnings(ours, theirs),
         rendered.shared(ours, theirs),
+        sides.ends,
     )
 
 

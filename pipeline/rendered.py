@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,24 +37,10 @@ THINK = re.compile(
 def render(
     tokenizer: "PreTrainedTokenizerBase", messages: Messages, owner: str, generate: bool = True
 ) -> str:
-    """The prompt by the tokenizer's own chat template, thinking off, with its generation prompt.
+    """As chat.render, which imports transformers: only where something is rendered."""
+    from pipeline import chat
 
-    Raises UserError, which names `owner`, where the template refuses the messages.
-    """
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, enable_thinking=False
-            )
-        )
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(
-            f"{owner}: its chat template refuses messages with the roles {roles} and says: "
-            f"{error}. Drop the system message, write it into the user's message, let user and "
-            "assistant take turns, or give another template (init.chat_template of the model, "
-            "chat_template.jinja in the folder of a tokenizer)."
-        ) from error
+    return chat.render(tokenizer, messages, owner, generate)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
 def prompts(name: str | None) -> str:
     """What student and teacher read of the check's own probes, and warnings. Raises UserError."""
     _, teacher = _teacher(name)
-    sides = prompt_view.Sides(prompt_view.student(_student()), teacher, teacher.name)
+    sides = prompt_view.sides(_student(), teacher, teacher.name)
     probes = (checking.COUNT[0], checking.STORY[0])
     return prompt_view.text(prompt_view.of_probes(sides, probes))
 

@@ -93,6 +93,11 @@ class Teacher(Protocol):
         known, as the provider renders."""
         ...
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end its turn, by `template`; of a hosted one as far as its files say."""
+        ...
+
     def sampler(self) -> dict[str, Any]:
         """Every sampler setting that is sent."""
         ...

@@ -79,7 +79,7 @@ class Hosted:
         return bool(own == json.loads(student.to_str()))
 
     @property
-    def template(self) -> "TokenizersBackend | None":
+    def template(self) -> "PreTrainedTokenizerFast | None":
         """In the other modes the provider renders, by the template that `tokenizer` names."""
         if self.continuation != "completions":
             source = self.config.tokenizer
@@ -88,6 +88,17 @@ class Hosted:
             if source == "student" and not (self.student / "tokenizer.json").is_file():
                 return None  # a check before the student exists
         return self.tokenizer
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        from pipeline import chat
+
+        if self.template is None:
+            return ()
+        where = self.student if self.config.tokenizer == "student" else self.config.tokenizer
+        listed = chat.listed_ends(Path(str(where)))
+        size = len(self.template)
+        return chat.resolve(self.template, listed, size, f"teacher {self.name}").ids
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":

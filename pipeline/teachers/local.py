@@ -56,7 +56,7 @@ class LocalTeacher:
             checkpoints.tokenizer(student / "tokenizer.json").to_str()
             == checkpoints.tokenizer(folder / "tokenizer.json").to_str()
         )
-        self.tokenizer, self.ends = chat.load(folder), chat.ends(folder)
+        self.tokenizer, self._ends = chat.load(folder), chat.ends(folder)
         self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
 
     @property
@@ -65,8 +65,11 @@ class LocalTeacher:
 
     @property
     def template(self) -> PreTrainedTokenizerFast:
-        found: PreTrainedTokenizerFast = self.tokenizer
-        return found
+        return self.tokenizer
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return self._ends
 
     def sampler(self) -> dict[str, Any]:
         sent = {"temperature": self.asked.temperature, "top_p": 1.0, "top_k": 0}
@@ -92,7 +95,7 @@ class LocalTeacher:
 
     def _text(self, prompt: Prompt, follows: bool, ids: list[int]) -> str:
         """Text of ids that follow a prefix, or that begin an answer."""
-        kept = ids[:-1] if ids and ids[-1] in self.ends else ids
+        kept = ids[:-1] if ids and ids[-1] in self._ends else ids
         decode = functools.partial(texts.decode, self.tokenizer.backend_tokenizer)
         return texts.decode_after(decode, tokens(prompt) if follows else [], kept)
 
@@ -138,7 +141,7 @@ class LocalTeacher:
             Job(tokens(asks[i].prompts[run[0].position]), run[0].seed or 0, len(run), group=i)
             for i, run in asked
         ]
-        settings = Settings(self.asked.temperature, 1.0, 0, limit, self.ends)
+        settings = Settings(self.asked.temperature, 1.0, 0, limit, self._ends)
         for j, found in self._engine.sample(jobs, settings):
             (i, run), prompt = asked[j], len(jobs[j].prompt)
             continuations = {
