@@ -20,6 +20,8 @@ from pipeline.judgments.schema import Judgment
 from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from pipeline.budget import Budget
     from pipeline.engines.hf import Policy
     from pipeline.engines.vllm import Engine
@@ -64,7 +66,7 @@ class LocalTeacher:
         return self._same_tokens
 
     @property
-    def template(self) -> PreTrainedTokenizerFast:
+    def template(self) -> "PreTrainedTokenizerFast":
         return self.tokenizer
 
     @property
