@@ -208,11 +208,10 @@ def render(
     except TemplateError as error:
         roles = ", ".join(x["role"] for x in messages)
         raise UserError(
-            f"{owner}: its chat template refuses messages with the roles {roles} "
-            f"({messages[-1]['content'][:40]!r}) and says: {error}. Drop the system message, write "
-            "it into the user's message, let user and assistant take turns, or give another "
-            "template (init.chat_template of the model, chat_template.jinja in the folder of a "
-            "tokenizer)."
+            f"{owner}: its chat template refuses messages with the roles {roles} and says: "
+            f"{error}. Drop the system message, write it into the user's message, let user and "
+            "assistant take turns, or give another template (init.chat_template of the model, "
+            "chat_template.jinja in the folder of a tokenizer)."
         ) from error
 
 

@@ -69,7 +69,8 @@ def token_ids(asked: Sequence[Prompt], reader: Reader, new_tokens: int) -> Spool
         try:
             ids = reader.prompt_ids(prompt.messages)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+            start = prompt.messages[-1]["content"][:40]
+            raise UserError(f"{where} ({start!r}): {error}") from error
         if reader.context is not None and len(ids) + new_tokens > reader.context:
             raise checkpoints.too_long(
                 f"{where}: its prompt of {len(ids)} tokens and a response of {new_tokens}",

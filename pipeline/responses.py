@@ -83,7 +83,8 @@ def _prompt(
     try:
         return teacher.prompt(messages, ids, text)
     except UserError as error:
-        raise UserError(f"prompts table, prompt_id {prompt_id}: {error}") from error
+        start = messages[-1]["content"][:40]
+        raise UserError(f"prompts table, prompt_id {prompt_id} ({start!r}): {error}") from error
 
 
 def _rows(path: Path, schema: pa.Schema, *columns: str) -> Iterator[dict[str, Any]]:
