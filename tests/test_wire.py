@@ -94,7 +94,6 @@ TRANSIENT = {
     "timeout": slow,
     "cut connection": cut,
     "truncated JSON": (200, b'{"id": "x", "choi', {}),
-    "empty": (200, b"", {}),
     "half without a type": (200, b'{"id": "x", "choi', {"content_type": "text/plain"}),
 }
 

@@ -74,8 +74,9 @@ class Google:
             api_version="v1beta",  # the one whose reference has thinkingConfig and batches
             timeout=round(1000 * self.config.timeout_seconds),
             retry_options=genai.types.HttpRetryOptions(attempts=1),
-            # by default it follows a redirect wherever that leads, and takes the key along
-            async_client_args={"follow_redirects": False},
+            # by default it follows a redirect wherever that leads, and takes the key along:
+            # the first is httpx's name for it, the second aiohttp's, which it uses where it is
+            async_client_args={"follow_redirects": False, "allow_redirects": False},
         )
         key = hosted.api_key(self.config)  # not Vertex, whatever the environment says
         client = genai.Client(vertexai=False, api_key=key, http_options=options)
