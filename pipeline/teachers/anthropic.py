@@ -72,7 +72,7 @@ class Anthropic:
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,
-            # by default it follows a redirect wherever that leads, and takes the key along
+            # by default it follows a redirect wherever that leads
             http_client=anthropic.DefaultAsyncHttpxClient(
                 timeout=self.config.timeout_seconds, follow_redirects=False
             ),
