@@ -180,14 +180,14 @@ def bought(server, student, store, samples, mode="completions", **more):
     return judging.judge(block), judging.ledger
 
 
-@pytest.mark.parametrize("tokenizer", ["student", None])  # by this side's, or the server's own
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "tokenizer"),
+    [("completions", "student"), ("prefill", "student"), ("prefill", None)],  # None: the server's
+)
 def test_n_choices_of_llama_cpp_are_counted_as_it_counts_one(
     mode, tokenizer, project, llama_cpp, tmp_path
 ):
     """Its usage has the tokens of choice 0 alone: four in one request, and one by one."""
-    if mode == "completions" and tokenizer is None:
-        pytest.skip("completions renders the template, so it needs the tokenizer")
     student = project.cell("base", 0, "policy") / "checkpoint"
     ways = {}
     for samples in (4, 1):

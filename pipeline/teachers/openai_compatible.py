@@ -148,9 +148,9 @@ class OpenAICompatible:
         return reply
 
     async def _tokenized(self, client: Any, choice: Choice) -> Choice:
-        """The choice with its tokens as llama.cpp's own /tokenize counts them; those of a choice
-        that was cut are known."""
-        if not choice.ended:
+        """The choice with its tokens as llama.cpp's own /tokenize counts them; those of the first
+        and of one that was cut are known."""
+        if choice.sample == 0 or not choice.ended:
             return choice
         url = f"{self.root.removesuffix('/v1')}/tokenize"
         text = {"content": choice.text, "add_special": False, "parse_special": False}
