@@ -1,5 +1,6 @@
 """Answers for the forks of a round: looked up first, bought once, drawn again where they failed."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
 
 # between looks for an answer that another process is buying: the first, and after a while
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0
+log = logging.getLogger("omniopd")
 LEAST_DRAWS = 50  # before a failure rate is believed while answers still come in
 Place = tuple[int, int, int]  # response in its block, position, sample
 
@@ -47,6 +49,18 @@ class Ledger:
     prompt_tokens_alone: int = 0  # what these draws would have taken from an empty store
     tokens_alone: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by reason
+    fingerprints: Counter[str] = field(default_factory=Counter)  # of systems: answers bought
+
+    def served(self, answered: Answered) -> None:
+        """Count which system answered; the first change within a run is warned of."""
+        before = len(self.fingerprints)
+        found = (one.fingerprint for one in answered.continuations.values())
+        self.fingerprints.update(name for name in found if name)
+        if before == 1 and len(self.fingerprints) > 1:
+            log.warning(
+                f"teach: the system_fingerprint changed from {' to '.join(self.fingerprints)}: "
+                "another build of the model answers now. run.json counts them."
+            )
 
     def alone(self, drawn: dict[tuple[int, int], list[Judgment]], limit: int) -> None:
         """Add what the draws at each place would take if the store were empty.
@@ -257,6 +271,7 @@ class Judging:
         )
         self.budget.store.add(judgments, paid)
         self.budget.arrived(answered.requests, answered.reserved, answered.usd)
+        self.ledger.served(answered)
         self.ledger.bought += len(judgments)
         self.ledger.requests += answered.requests
         self.ledger.tokens_bought += sum(j.completion_tokens for j in judgments)
@@ -273,7 +288,8 @@ class Judging:
         self.budget.arrived(answered.requests, answered.reserved, answered.usd)
         raise UserError(
             f"teach: asked {self.teacher.model}, answered by {', '.join(sorted(returned))}. "
-            "Nothing of it was stored. Pin the model that answers, or find out why it was replaced."
+            "Nothing of it was stored. Pin the model that answers "
+            f"(model: {' or '.join(sorted(returned))}), or find out why it was replaced."
         )
 
     def _judgment(

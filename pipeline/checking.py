@@ -1,12 +1,14 @@
 """`omniopd teacher check`: what must hold of a teacher before money is spent on its answers.
 
 Two probes of seven samples together: a count that must go on where it stops, and the beginning of
-a story, whose continuations must differ.
+a story, whose continuations must differ. One sample of the story is asked for three times more,
+where the provider takes a seed: equal answers, unless other models or builds share the name.
 """
 
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from tabulate import tabulate
 from pipeline import continuations
 from pipeline.budget import Budget
 from pipeline.errors import UserError
-from pipeline.judgments.keys import seed_for
+from pipeline.judgments.keys import Prompt, seed_for
 from pipeline.judgments.store import Entry
 from pipeline.teachers import Ask, Continuation, Draw
 from pipeline.teachers.capabilities import OWN, TERMS
@@ -29,6 +31,12 @@ COUNT = ("Count from 1 to 40 in digits, separated by commas. Write nothing else.
 NEXT = "6"
 STORY = ("Write a short story about a lighthouse.", "The old keeper climbed the stairs and")
 SAMPLES = {0: 3, 1: 4}  # of each probe
+REPEATS = 3  # of one more sample of the story, with one seed
+THINKS = re.compile(
+    r"\s*(<(think|thinking|thought|reasoning|seed:think)>|\[THINK\]|<\|channel\|>analysis|◁think▷)"
+    r"|.*</(think|thinking|thought|reasoning|seed:think)>",
+    re.I | re.S,
+)
 log = logging.getLogger("omniopd")
 
 
@@ -37,6 +45,7 @@ class Finding:
     what: str
     holds: bool
     found: str
+    warns: bool = False  # it holds, and is to be looked at
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Verdict:
         return all(finding.holds for finding in self.findings)
 
     def __str__(self) -> str:
-        rows = [("ok" if f.holds else "FAILED", f.what, f.found) for f in self.findings]
+        rows = [(_state(f), f.what, f.found) for f in self.findings]
         end = "It may be used." if self.passed else "It may not be used like this."
         return f"teacher {self.teacher}\n{tabulate(rows, tablefmt='plain')}\n{end}"
 
@@ -67,10 +76,11 @@ def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict
         for i, samples in SAMPLES.items()
         for s in range(samples)
     ]
+    asks = [Ask(prompts, draws), *_repeats(teacher, prompts)]
     answers: dict[Draw, Continuation] = {}
     requests, tokens, usd, longest = 0, 0, 0.0, 0
     live = teacher.live()
-    for found in live.answer([Ask(prompts, draws)], LIMIT, budget):
+    for found in live.answer(asks, LIMIT, budget):
         answers |= found.continuations
         # the mean of a reply: the share of each of its samples is told from its length of text
         written = sum(answer.completion_tokens for answer in found.continuations.values())
@@ -86,8 +96,11 @@ def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict
     findings = [
         _continues(counts, teacher),
         _differ(stories),
+        _thinks(list(answers.values())),
         _limit(longest, list(answers.values())),
         _model(teacher, list(answers.values())),
+        *_one_model(teacher, [answers[d].text for ask in asks[1:] for d in ask.draws]),
+        *_one_system(list(answers.values())),
         _retirement(teacher, today or date.today()),
         Finding(
             "price and pace",
@@ -157,6 +170,21 @@ def _text(teacher: Hosted, prefix: str, found: Continuation) -> str:
     return f"[{reason}] {found.text}" if reason else continuations.trim(prefix, found.text).text
 
 
+def _state(finding: Finding) -> str:
+    if not finding.holds:
+        return "FAILED"
+    return "WARNING" if finding.warns else "ok"
+
+
+def _repeats(teacher: Hosted, prompts: dict[int, Prompt]) -> list[Ask]:
+    """One sample of the story, in as many requests; none where no seed is taken."""
+    if not teacher.takes_seed:
+        return []
+    sample = SAMPLES[1]
+    seed = seed_for(prompts[1], sample)
+    return [Ask(prompts, [Draw(1, sample, seed, f"check-seed-{i}")]) for i in range(REPEATS)]
+
+
 def _continues(counts: list[str], teacher: Hosted) -> Finding:
     going_on = [text for text in counts if text.lstrip(" ,\n").startswith(NEXT)]
     found = f"after {COUNT[1]!r}: " + " | ".join(repr(text[:24]) for text in counts)
@@ -171,6 +199,22 @@ def _differ(stories: list[str]) -> Finding:
     return Finding("samples differ", distinct > len(stories) // 2, found)
 
 
+def _thinks(answers: list[Continuation]) -> Finding:
+    shown = next((answer.text for answer in answers if THINKS.match(answer.text)), None)
+    beside = sum(answer.thought for answer in answers)
+    if shown is not None:
+        found = f"a think block in the answer, {shown[:40]!r}. "
+    elif beside:
+        found = f"reasoning beside {beside} of {len(answers)} answers. "
+    else:
+        return Finding("does not think", True, "no think block, no reasoning")
+    return Finding(
+        "does not think",
+        False,
+        found + "Switch thinking off in the server, or use a model that does not think",
+    )
+
+
 def _limit(longest: int, answers: list[Continuation]) -> Finding:
     cut = any(not answer.ended for answer in answers)
     found = f"{longest} tokens at most, {LIMIT} allowed"
@@ -180,7 +224,36 @@ def _limit(longest: int, answers: list[Continuation]) -> Finding:
 def _model(teacher: Hosted, answers: list[Continuation]) -> Finding:
     returned = sorted({answer.model_returned for answer in answers})
     same = all(map(teacher.same_model, returned))
-    return Finding("the pinned model answers", same, f"{', '.join(returned)} for {teacher.model}")
+    found = f"{', '.join(returned)} for {teacher.model}"
+    if not same and len(returned) == 1:
+        found += f". If that is the one, pin it by that name: model: {returned[0]}"
+    return Finding("the pinned model answers", same, found)
+
+
+def _one_model(teacher: Hosted, texts: list[str]) -> list[Finding]:
+    """Whether one model answered an equal request equally; nothing where none was repeated."""
+    if not texts:
+        return []
+    distinct = len(set(texts))
+    found = "equal" if distinct == 1 else f"{distinct} different answers"
+    found = f"{len(texts)} times with one seed: {found}"
+    if distinct > 1:
+        found += (
+            f", {texts[0][:24]!r} and {next(t for t in texts if t != texts[0])[:24]!r} among them. "
+            "Another model behind this name, or a provider whose seeds promise nothing"
+        )
+    holds = distinct < len(texts) or not teacher.can.repeats
+    return [Finding("one model answers", holds, found, warns=distinct > 1)]
+
+
+def _one_system(answers: list[Continuation]) -> list[Finding]:
+    """Whether one system served all answers; nothing where the provider does not say."""
+    prints = sorted({answer.fingerprint for answer in answers if answer.fingerprint})
+    if not prints:
+        return []
+    several = len(prints) > 1
+    found = ", ".join(prints) + (". Answers of several builds are mixed" if several else "")
+    return [Finding("system_fingerprint", True, found, warns=several)]
 
 
 def _retirement(teacher: Hosted, today: date) -> Finding:

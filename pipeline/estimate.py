@@ -20,7 +20,8 @@ from pipeline.params import Hosted, LocalTeacher
 from pipeline.plan import GROUPS
 from pipeline.responses import Response
 from pipeline.teachers.capabilities import capability
-from pipeline.teachers.hosted import CHARACTERS_PER_TOKEN, tokens
+from pipeline.teachers.counting import CHARACTERS_PER_TOKEN
+from pipeline.teachers.hosted import tokens
 
 DATA = Path("data")
 SECONDS = 2.0  # of one request, where no rate is given: a guess

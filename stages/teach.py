@@ -189,6 +189,14 @@ def alone(judging: Judging, p: TeachParams) -> dict[str, float | int | str]:
     return found
 
 
+def systems(judging: Judging) -> dict[str, int | str]:
+    """Which systems served what was bought now, where the provider tells."""
+    names = sorted(judging.ledger.fingerprints)
+    return (
+        {"fingerprints": len(names), "system_fingerprints": ", ".join(names[:5])} if names else {}
+    )
+
+
 def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     """What engine vllm found in its prefix cache, if this run asked it anything."""
     if p.kind != "local":
@@ -245,7 +253,7 @@ def main() -> None:
             "tokens_billed": ledger.tokens_billed,
             "usd": round(ledger.usd, 6),
         }
-        run.counts |= alone(judging, p) | cached(judging, p)
+        run.counts |= alone(judging, p) | cached(judging, p) | systems(judging)
         run.counts |= {f"failed/{reason}": n for reason, n in sorted(ledger.failures.items())}
 
 

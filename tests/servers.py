@@ -126,13 +126,13 @@ class PureHandler(Handler):
 
 
 class BadLine(Server):
-    """A proxy that fails a share of the requests: status, reset, stall, garbage, half a body.
+    """A proxy that fails a share of the requests: status, reset, stall, broken text, half a body.
 
     `delivered` counts the replies that it passed on whole, by request. Its errors repeat
     the key that they were sent, as some providers' do; `keys` are all that came.
     """
 
-    FAULTS = ("429", "500", "reset", "stall", "garbage", "half")
+    FAULTS = ("429", "500", "reset", "stall", "broken", "half")
 
     def __init__(self, target, share, seed=0, stall=6.0):
         self.target, self.share, self.stall = target, share, stall
@@ -163,8 +163,8 @@ class BadLineHandler(Handler):
             case "stall":
                 time.sleep(line.stall)
                 self.connection.close()
-            case "garbage":
-                self.reply(200, f"<html>{said}</html>".encode(), content_type="text/html")
+            case "broken":
+                self.reply(200, f'{{"choices": [{{"text": "{said}'.encode())
             case _:
                 self.forward(body, half=fault == "half")
         if fault:

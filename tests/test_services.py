@@ -162,6 +162,47 @@ def test_the_answers_of_llama_cpp(project, llama_cpp, tmp_path):
     assert llama_cpp.count("stop processing") - sent == bought  # a line for each sample
 
 
+def bought(server, student, store, samples, mode="completions", **more):
+    """Judgments of prefixes that end soon, late and never, with `samples` a request."""
+    found = teacher(server, "llama.cpp") | {"samples_per_request": samples, **more}
+    asked = teachers.Asked(mode, 1.0, "live", params.Runtime())
+    one = teachers.load(params.OpenAICompatibleTeacher(**found), "it", asked, student, None)
+    judging = Judging(one, Wanted(4, 48, 0, 1, 1.0, False), Budget(store))
+    block = []
+    for said, begun in (
+        ("Say hi.", "Hi"),
+        ("What is 2+2?", "2+2 is"),
+        ("Tell me a story.", "Once"),
+    ):
+        ids = one.tokenizer.encode(begun, add_special_tokens=False) if one.same_tokens else []
+        prompt = one.prompt([{"role": "user", "content": said}], ids, begun)
+        block.append(Response(said, {0: prompt}, {0: begun}))
+    return judging.judge(block), judging.ledger
+
+
+@pytest.mark.parametrize(
+    ("mode", "tokenizer"),
+    [("completions", "student"), ("prefill", "student"), ("prefill", None)],  # None: the server's
+)
+def test_n_choices_of_llama_cpp_are_counted_as_it_counts_one(
+    mode, tokenizer, project, llama_cpp, tmp_path
+):
+    """Its usage has the tokens of choice 0 alone: four in one request, and one by one."""
+    student = project.cell("base", 0, "policy") / "checkpoint"
+    ways = {}
+    for samples in (4, 1):
+        with Store(f"sqlite:///{tmp_path / str(samples)}.sqlite") as store:
+            ways[samples] = bought(llama_cpp, student, store, samples, mode, tokenizer=tokenizer)
+    (together, ledger), (alone, ledger_1) = ways[4], ways[1]
+    same = {p: (j.text, j.ended, j.completion_tokens) for p, j in together.items()}
+    assert same == {p: (j.text, j.ended, j.completion_tokens) for p, j in alone.items()}
+    assert {j.ended for j in together.values()} == {True, False}  # both kinds came up
+    assert (ledger.requests, ledger_1.requests) == (3, 12)
+    assert ledger.tokens_bought == ledger_1.tokens_bought
+    read = sum(max(j.prompt_tokens for p, j in together.items() if p[0] == r) for r in range(3))
+    assert ledger.tokens_billed == read + ledger.tokens_bought
+
+
 def test_a_generation_config_with_top_k_1_leaks_into_no_path(greedy_model, vllm, tmp_path):
     runtime = params.Runtime()
     config = params.OpenAICompatibleTeacher(**teacher(vllm, "vllm"))

@@ -290,7 +290,7 @@ def test_a_good_teacher_passes_in_every_mode_of_messages(store):
         with Pure().running() as server:
             verdict = checking.check(loaded(server.url, mode=mode), Budget(store))
         assert verdict.passed, str(verdict)
-        assert "7 requests, 84 tokens, no price" in str(verdict)
+        assert "10 requests, 120 tokens, no price" in str(verdict)
 
 
 def test_choices_of_unequal_length_in_one_reply_are_within_the_limit(store):
@@ -304,7 +304,7 @@ def test_choices_of_unequal_length_in_one_reply_are_within_the_limit(store):
 
     with Pure(change=uneven).running() as server:
         verdict = checking.check(loaded(server.url, provider="vllm"), Budget(store))
-    assert len(server.requests) == 2  # n in one request
+    assert len(server.requests) == 2 + 3  # n in one request, and one sample three times more
     assert verdict.passed, str(verdict)
 
 
@@ -354,7 +354,7 @@ def test_the_command_passes_a_good_teacher_and_remembers_it(fresh, server):
     assert done.returncode == 0
     assert "\nteacher api (other stub-1, prefill)\n" in done.stdout
     assert "It may be used." in done.stdout
-    assert len(server.requests) == 7
+    assert len(server.requests) == 10
     with Store(store_url(fresh)) as store:
         assert store.checked(checking.identity(loaded(server.url)))
 

@@ -94,8 +94,7 @@ TRANSIENT = {
     "timeout": slow,
     "cut connection": cut,
     "truncated JSON": (200, b'{"id": "x", "choi', {}),
-    "garbage": (200, b"<html>hello</html>", {"content_type": "text/html"}),
-    "another shape": (200, {"hello": "world"}, {}),
+    "half without a type": (200, b'{"id": "x", "choi', {"content_type": "text/plain"}),
 }
 
 
@@ -128,6 +127,48 @@ def test_when_tries_are_used_up_teacher_request_and_remedy_are_named(provider, s
         assert said in str(caught.value)
     assert store.stats().answers == 0
     assert store.spent().requests == 4
+
+
+MISMATCHED = {
+    "a page": (200, b"<html>hello</html>", {"content_type": "text/html"}),
+    "a page that says it is JSON": (200, b"<!doctype html>\n<p>hello", {}),
+    "a word": (200, b"Ollama is running", {}),
+    "another shape": (200, {"hello": "world"}, {}),
+    "a redirect": (307, b"", {"Location": "http://elsewhere.invalid/v1"}),
+}
+
+
+@providers
+@pytest.mark.parametrize("fault", list(MISMATCHED))
+def test_what_another_try_would_meet_again_is_refused_at_once_and_not_paid(
+    provider, fault, store, tmp_path
+):
+    price = params.Price(input=1e6, output=1e6)
+    with (
+        Scripted(provider, [MISMATCHED[fault]] * 9).running() as server,
+        pytest.raises(UserError, match="refused: "),
+    ):
+        ask(judging(provider, server.url, store, tmp_path, price=price))
+    assert len(server.requests) == 1
+    assert (store.spent().requests, store.spent().usd) == (1, 0)
+
+
+@providers
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_named_and_neither_text_nor_key_go_where_it_leads(
+    provider, status, store, tmp_path
+):
+    with Scripted(provider).running() as other:
+        script = [(status, b"", {"Location": f"{other.url}/v1/elsewhere?key=sk-canary"})]
+        with (
+            Scripted(provider, script).running() as server,
+            pytest.raises(UserError, match=rf"HTTP {status}: redirected to {other.url}") as caught,
+        ):
+            ask(judging(provider, server.url, store, tmp_path))
+    assert len(server.requests) == 1
+    assert other.requests == []
+    assert "base_url" in str(caught.value)
+    assert "sk-canary" not in str(caught.value)
 
 
 PREFILL_REFUSED = {

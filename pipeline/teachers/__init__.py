@@ -59,6 +59,8 @@ class Continuation:
     completion_tokens: int
     failure: Reason | None = None
     usd: float = 0.0
+    thought: bool = False  # reasoning came beside the text
+    fingerprint: str | None = None  # of what served the model, where the provider tells
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Claude through Anthropic's own SDK: Messages, and Message Batches at half the price."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.params import AnthropicTeacher
-from pipeline.teachers import Asked, hosted
+from pipeline.teachers import Asked, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -44,6 +45,8 @@ def errors() -> Iterator[None]:
     except anthropic.APIConnectionError as error:
         reached = not isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
         raise Transient(f"{error} {str(error.__cause__ or '')[:200]}", reached=reached) from None
+    except json.JSONDecodeError as error:
+        raise replies.broken(error.doc) from None
     except (
         anthropic.AnthropicError,
         httpx2.HTTPError,
@@ -69,6 +72,10 @@ class Anthropic:
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,
+            # by default it follows a redirect wherever that leads
+            http_client=anthropic.DefaultAsyncHttpxClient(
+                timeout=self.config.timeout_seconds, follow_redirects=False
+            ),
         ) as client:
             yield client
 
@@ -90,7 +97,8 @@ class Anthropic:
         return self.parse(raw)
 
     def parse(self, raw: Any) -> Reply:
-        """Raises Transient where the reply has not the shape of its kind."""
+        """Raises Transient for half of a reply or a busy server, Refused for another shape."""
+        raw = replies.opened(raw)
         try:
             text = "".join(block["text"] for block in raw["content"] if block["type"] == "text")
             reason, usage = raw["stop_reason"], raw["usage"]
@@ -105,11 +113,11 @@ class Anthropic:
                 failure="refusal" if reason == "refusal" else None,
             )
             cached = ("cache_read_input_tokens", "cache_creation_input_tokens")
-            read = usage["input_tokens"] + sum(usage.get(name) or 0 for name in cached)
-            return Reply([choice], str(raw["model"]), int(read), int(usage["output_tokens"]))
+            read = [replies.count(usage.get(name)) or 0 for name in ("input_tokens", *cached)]
+            written = replies.count(usage.get("output_tokens"))
+            return Reply([choice], str(raw["model"]), sum(read), written)
         except (AttributeError, KeyError, TypeError) as error:
-            shown = str(raw)[:100]
-            raise Transient(f"not a message: {error!r} in {shown!r}") from None
+            raise Refused(f"not a message: {error!r} in {replies.shown(raw)}") from None
 
     async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
         requests = [{"custom_id": key, "params": self.body(call)} for key, call in calls.items()]
@@ -140,5 +148,5 @@ class Anthropic:
             return Transient(result.type)  # expired
         try:
             return self.parse(result.message.model_dump(mode="json"))
-        except Transient as error:
+        except (Transient, Refused) as error:
             return error

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
 
@@ -47,8 +49,14 @@ class Refused(Exception):
 
     answered = reached = True
 
-    def __init__(self, reason: str, batch: Literal["kept", "lost", "ended"] = "kept") -> None:
+    def __init__(
+        self,
+        reason: str,
+        batch: Literal["kept", "lost", "ended"] = "kept",
+        remedy: str | None = None,
+    ) -> None:
         super().__init__(reason)
+        self.remedy = remedy  # a sentence, where more is known than that the provider refused
         # what becomes of the batch that was asked for: still to be collected; no longer there, so
         # that it is sent again; or failed or cancelled, so that it is not
         self.batch = batch
@@ -94,14 +102,17 @@ class Choice:
     ended: bool
     token_ids: list[int] | None = None
     failure: Reason | None = None
+    tokens: int | None = None  # of the text, as the server's own tokenizer counts it
+    thought: bool = False  # reasoning came beside the text
 
 
 @dataclass(frozen=True)
 class Reply:
     choices: list[Choice]
     model: str
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None  # None where usage has none that can be
+    completion_tokens: int | None  # of all choices
+    fingerprint: str | None = None  # of what serves the model
 
 
 MISSING = ""  # key of what stands for the requests that a batch's results leave out
@@ -149,12 +160,12 @@ def clean(text: str) -> str:
 
 
 def ended(reason: Any, stop: set[str], length: set[str]) -> bool:
-    """Whether the teacher stopped by itself. Raises Transient for a reason that is neither."""
+    """Whether the teacher stopped by itself. Raises Refused for a reason that is neither."""
     if reason in stop:
         return True
     if reason in length:
         return False
-    raise Transient(f"finish reason {reason!r}, wanted one of {sorted(stop | length)}")
+    raise Refused(f"finish reason {reason!r}, wanted one of {sorted(stop | length)}")
 
 
 def missing_sdk(package: str, extra: str) -> UserError:
@@ -170,22 +181,29 @@ BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth ano
 def status_error(status: int, message: str, headers: Mapping[str, str]) -> Transient | Refused:
     """What an HTTP status means: 429 because the account is empty does not mend itself."""
     text = f"HTTP {status}: {message}"
+    if 300 <= status < 400:
+        return Refused(
+            f"HTTP {status}: redirected to {headers.get('location', 'nowhere')}, and neither the "
+            "request nor the key is sent on",
+            remedy="If that is where the server is, set base_url to it, without the endpoint.",
+        )
     if status not in BUSY or "insufficient_quota" in message:
         return Refused(text, batch="lost" if status in (404, 410) else "kept")
     return Transient(text, _seconds(headers.get("retry-after", "")), answered=True)
 
 
 def _seconds(retry_after: str) -> float | None:
-    """Retry-After in seconds, from now where it is a date; None where it is neither."""
+    """Retry-After in seconds, from now where it is a date, within bounds; None where neither."""
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after.strip().removesuffix("s"))  # some write 2s
     except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, until.timestamp() - time.time())
+        try:
+            until = parsedate_to_datetime(retry_after)
+            seconds = (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, TypeError, OverflowError):
+            return None
+        seconds -= time.time()
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_RETRY_AFTER)
 
 
 def tries(count: int, stop: asyncio.Event) -> tenacity.AsyncRetrying:
@@ -211,4 +229,4 @@ def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     own = float(tenacity.wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state))
     asked = error.retry_after if isinstance(error, Transient) else None
-    return own if not asked else min(asked, LONGEST_RETRY_AFTER)
+    return asked or own

@@ -33,6 +33,8 @@ class Capability:
     echoes: bool = False  # the reply begins with the prefilled text
     takes_ids: bool = False  # takes a prompt of token ids in mode completions
     token_ids: bool = False  # returns the answer's token ids
+    repeats: bool = False  # an equal seed gives an equal answer
+    first_alone: bool = False  # usage has the completion tokens of choice 0 alone, whatever n
     batch: bool = False  # has a batch service
     retires: date | None = None
     successor: str = ""
@@ -61,6 +63,7 @@ TABLE: dict[str, list[Capability]] = {
             prefill=_GO_ON,
             takes_ids=True,
             token_ids=True,
+            repeats=True,
         )
     ],
     "sglang": [
@@ -81,7 +84,8 @@ TABLE: dict[str, list[Capability]] = {
             "",
             OPEN_MODES,
             "run: llama.cpp's server, build of 2026-10: a prefilled text comes back in the reply; "
-            "choice i of a request has its seed plus i; n is at most its slots (-np, 4 unless set)",
+            "choice i of a request has its seed plus i; n is at most its slots (-np, 4 if unset); "
+            "usage has choice 0 alone, the end of an answer is a token of it",
             _READ,
             most=4,
             seeds=True,
@@ -89,6 +93,8 @@ TABLE: dict[str, list[Capability]] = {
             extra=_NO_THINKING,
             echoes=True,
             takes_ids=True,
+            repeats=True,
+            first_alone=True,
         )
     ],
     "other": [

@@ -1,12 +1,13 @@
 """Gemini through Google's own SDK: generateContent, and batch mode at half the price."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.params import GoogleTeacher
-from pipeline.teachers import Asked, hosted
+from pipeline.teachers import Asked, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -24,6 +25,7 @@ from pipeline.teachers.capabilities import check
 
 BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"}
 
+FLEETING = {"OTHER", "FINISH_REASON_UNSPECIFIED"}  # for reasons unknown: another try may do
 REFUSED = {1, 3, 5, 7, 9, 11, 12, 16}  # codes of google.rpc.Code that another try would meet again
 
 
@@ -49,7 +51,9 @@ def errors() -> Iterator[None]:
         raise Transient(f"{type(error).__name__}: {error}", reached=False) from None
     except (httpx.HTTPError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise Transient(f"{type(error).__name__}: {error}") from None
-    except ValueError as error:  # half of a JSON text, or another shape
+    except json.JSONDecodeError as error:
+        raise replies.broken(error.doc) from None
+    except ValueError as error:
         raise Transient(f"not a whole reply: {error}") from None
 
 
@@ -70,6 +74,9 @@ class Google:
             api_version="v1beta",  # the one whose reference has thinkingConfig and batches
             timeout=round(1000 * self.config.timeout_seconds),
             retry_options=genai.types.HttpRetryOptions(attempts=1),
+            # by default it follows a redirect wherever that leads, and takes the key along:
+            # the first is httpx's name for it, the second aiohttp's, which it uses where it is
+            async_client_args={"follow_redirects": False, "allow_redirects": False},
         )
         key = hosted.api_key(self.config)  # not Vertex, whatever the environment says
         client = genai.Client(vertexai=False, api_key=key, http_options=options)
@@ -102,17 +109,17 @@ class Google:
         return self.parse(raw)
 
     def parse(self, raw: Any) -> Reply:
-        """Raises Transient where the reply has not the shape of its kind."""
+        """Raises Refused where the reply has not the shape of its kind."""
         usage = raw.usage_metadata
-        if usage is None or not raw.model_version:
-            raise Transient(f"not a reply of this API: {str(raw)[:100]!r}")
+        if not raw.model_version:  # the reply itself is not shown: it has the headers
+            raise Refused("a reply that names no model_version: it is not of this API")
         blocked = raw.prompt_feedback is not None and raw.prompt_feedback.block_reason is not None
         choices = [_choice(i, candidate) for i, candidate in enumerate(raw.candidates or [])]
         return Reply(
             [Choice(0, "", True, failure="refusal")] if blocked and not choices else choices,
             raw.model_version.removeprefix("models/"),
-            usage.prompt_token_count or 0,
-            (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0),
+            None if usage is None else replies.count(usage.prompt_token_count),
+            None if usage is None else replies.count(_written(usage)),
         )
 
     async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
@@ -147,12 +154,18 @@ class Google:
             return (Refused if code in REFUSED else Transient)(f"code {code}: {said}")
         try:
             return self.parse(row.response)
-        except Transient as error:
+        except (Transient, Refused) as error:
             return error
+
+
+def _written(usage: Any) -> int:
+    return (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
 
 
 def _choice(i: int, candidate: Any) -> Choice:
     reason = candidate.finish_reason.name if candidate.finish_reason else None
+    if reason in FLEETING:
+        raise Transient(f"finish reason {reason}")
     parts = (candidate.content.parts or []) if candidate.content else []
     text = "".join(part.text for part in parts if part.text and not part.thought)
     return Choice(

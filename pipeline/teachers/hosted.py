@@ -7,6 +7,8 @@ or batches.py.
 import asyncio
 import functools
 import json
+import logging
+import math
 import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -24,25 +26,24 @@ from pipeline.teachers.calls import (
     Adapter,
     Asking,
     Call,
-    Choice,
     Refused,
     Reply,
     Transient,
     runs,
 )
 from pipeline.teachers.capabilities import OWN, Capability
+from pipeline.teachers.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
 from pipeline.text import LOST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-CHARACTERS_PER_TOKEN = 3.0  # fewer than in prose; text full of digits can have still fewer
-MOST_CHARACTERS = 8.0  # of a token, on average; no text has more
 PREFILL_REFUSED = re.compile(r"prefill|end with a user message|final turn|last message", re.I)
 KEYS = {"openai_compatible": "OPENAI_API_KEY"}  # where api_key_env is null, by kind or provider
 KEYS |= {"openrouter": "OPENROUTER_API_KEY", "deepseek": "DEEPSEEK_API_KEY"}
 KEYS |= {"mistral": "MISTRAL_API_KEY", "groq": "GROQ_API_KEY"}
 KEYS |= {"anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
+log = logging.getLogger("omniopd")
 
 
 class Hosted:
@@ -61,6 +62,7 @@ class Hosted:
         self.continuation = asked.continuation
         self.takes_seed, self.context = can.seeds, config.context
         self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
+        self._doubted = False  # its usage, which was said
 
     def sampler(self) -> dict[str, Any]:
         return sampler(self.can, self.asked.temperature)
@@ -178,7 +180,7 @@ class Hosted:
         if isinstance(prompt, tuple):
             return len(prompt)
         if self.config.tokenizer is None:
-            return int(len(prompt) / MOST_CHARACTERS)
+            return int(len(prompt) / MANY_CHARACTERS)
         return len(self._encode(prompt))
 
     def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
@@ -235,39 +237,65 @@ class Hosted:
 
     def answered(self, call: Call, reply: Reply, sent: int, reserved: float) -> Answered:
         """The reply as answers to the call's draws; choices beyond them are ignored."""
-        usd = self.price(reply.prompt_tokens, reply.completion_tokens)
+        read = 0 if reply.prompt_tokens else self._read(call.prompt)
+        found = counted(reply, read, call.limit, self.can.first_alone, self._count)
+        self._doubt(found.doubt)
+        usd = self.price(found.prompt, found.completion)
         choices = {
-            call.draws[choice.sample]: choice
-            for choice in reply.choices
+            call.draws[choice.sample]: (choice, written)
+            for choice, written in zip(reply.choices, found.choices, strict=True)
             if 0 <= choice.sample < len(call.draws)
         }
         return Answered(
             ask=call.ask,
             continuations={
                 draw: Continuation(
-                    text=self._without_echo(call, choice.text),
+                    text=choice.text,
                     token_ids=choice.token_ids,
                     ended=choice.ended,
                     model_returned=reply.model,
-                    prompt_tokens=reply.prompt_tokens,
-                    completion_tokens=_share(choice, reply),
+                    prompt_tokens=found.prompt,
+                    completion_tokens=written,
                     failure=choice.failure,
                     usd=usd / len(choices),
+                    thought=choice.thought,
+                    fingerprint=reply.fingerprint,
                 )
-                for draw, choice in choices.items()
+                for draw, (choice, written) in choices.items()
             },
             requests=sent,
             requested_n=len(call.draws),
             seed_sent=call.draws[0].seed,
-            tokens=reply.prompt_tokens + reply.completion_tokens,
+            tokens=found.prompt + found.completion,
             usd=usd,
             reserved=reserved,
         )
 
-    def _without_echo(self, call: Call, text: str) -> str:
-        if not self.can.echoes or self.asked.continuation != "prefill":
-            return text
-        return text.removeprefix(call.prefilled)
+    def _count(self, text: str) -> int | None:
+        """Tokens of a text by the teacher's tokenizer; None where none is named."""
+        if self.config.tokenizer is None:
+            return None
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _read(self, prompt: Prompt) -> int:
+        """Tokens of a prompt, rather too many: messages are estimated."""
+        if isinstance(prompt, str) and self.continuation == "completions":
+            return len(self._encode(prompt))
+        return math.ceil(tokens(prompt))
+
+    def _doubt(self, why: str) -> None:
+        """Say once that tokens are counted here, as the server's usage cannot be believed."""
+        if why and not self._doubted:
+            self._doubted = True
+            log.warning(
+                f"teacher {self.name}: {why}. They are counted here, rather too many than too few, "
+                "and enter budget and costs like that"
+                + (
+                    "."
+                    if self.config.tokenizer
+                    else f"; better with teachers.{self.name}.tokenizer."
+                )
+            )
 
     def error(self, call: Call, error: Transient | Refused, sent: int) -> UserError:
         """What to tell the user: teacher, request, cause and remedy, without any key."""
@@ -291,10 +319,14 @@ class Hosted:
                 f"{where}: does not continue a prefilled answer ({reason}). "
                 "Set teach.continuation: instruct, and correct pipeline/teachers/capabilities.py."
             )
+        remedy = isinstance(error, Refused) and error.remedy
         return UserError(
-            f"{where}: refused: {reason}. Every answer that arrived is kept. Correct what it "
-            "names: the key, the model's id, or a setting that this model does not take "
-            "(pipeline/teachers/capabilities.py)."
+            f"{where}: refused: {reason}. Every answer that arrived is kept. "
+            + (
+                remedy
+                or "Correct what it names: the key, the model's id, or a setting that this model "
+                "does not take (pipeline/teachers/capabilities.py)."
+            )
         )
 
     def redact(self, text: str) -> str:
@@ -353,12 +385,3 @@ def _calls(i: int, ask: Ask, draws: Sequence[Draw], limit: int, most: int) -> It
     for position in sorted(by_position):  # nested prefixes in turn: a prefix cache has the last
         whole = Call(i, ask.prompts[position], tuple(by_position[position]), limit)
         yield from runs(whole, by_position[position], most)
-
-
-def _share(choice: Choice, reply: Reply) -> int:
-    """Tokens of one choice: counted, or its share of the reply's by length of text."""
-    if choice.token_ids is not None:
-        return len(choice.token_ids)
-    total = sum(len(other.text) for other in reply.choices)
-    part = len(choice.text) / total if total else 1 / len(reply.choices)
-    return round(reply.completion_tokens * part)

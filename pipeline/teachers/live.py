@@ -158,6 +158,10 @@ class _Line:
                 f"{len(samples)} choices with the indices {sorted(samples)}; "
                 "set samples_per_request: 1 for this teacher"
             )
-        if not any(0 <= sample < len(call.draws) for sample in samples):
+        if not samples:
             raise Transient("a reply without any choice")
+        if not any(0 <= sample < len(call.draws) for sample in samples):
+            raise Refused(
+                f"choices with the indices {sorted(samples)}, wanted 0 to {len(call.draws) - 1}"
+            )
         return reply

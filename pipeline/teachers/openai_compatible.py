@@ -2,14 +2,17 @@
 
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.params import OpenAICompatibleTeacher
-from pipeline.teachers import Asked, Reason, hosted
+from pipeline.teachers import Asked, Reason, hosted, replies
 from pipeline.teachers.calls import (
     MISSING,
     Asking,
@@ -20,26 +23,33 @@ from pipeline.teachers.calls import (
     Result,
     Transient,
     clean,
-    ended,
     missing_sdk,
     status_error,
 )
 from pipeline.teachers.capabilities import Capability, check
 
+ENDPOINT = re.compile(r"/((chat/)?completions|responses)/?$")
+REASONING = ("reasoning_content", "reasoning")  # where servers put what a model thought
+
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """The SDK's errors as ours."""
+def errors(remedy: str | None = None) -> Iterator[None]:
+    """The SDK's errors as ours; `remedy` is for an endpoint or an API that is not there."""
     import httpx2
     import openai
 
     try:
         yield
     except openai.APIStatusError as error:
-        raise status_error(error.status_code, error.message, error.response.headers) from None
+        found = status_error(error.status_code, error.message, error.response.headers)
+        if isinstance(found, Refused) and error.status_code in (404, 405):
+            found.remedy = remedy and f"{remedy} If that is right, correct the model's id."
+        raise found from None
     except openai.APIConnectionError as error:
         reached = not isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
         raise Transient(f"{error} {str(error.__cause__ or '')[:200]}", reached=reached) from None
+    except json.JSONDecodeError as error:
+        raise replies.broken(error.doc, remedy) from None
     except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:  # half a reply
         raise Transient(f"not a whole reply: {error}") from None
 
@@ -49,9 +59,25 @@ def teacher(
 ) -> hosted.Hosted:
     if config.base_url is None and config.provider != "openai":
         raise UserError(f"teachers.{name}.base_url: found null, wanted the server's URL. Add it.")
+    if config.base_url is not None:
+        _check_url(name, config.base_url)
     can = check(config.provider, config.model, asked.continuation, asked.temperature)
     adapter = OpenAICompatible(config, hosted.asking(config, asked, can), can)
     return hosted.Hosted(config, name, asked, student, can, adapter)
+
+
+def _check_url(name: str, url: str) -> None:
+    """Raise UserError unless it can be the root of an API."""
+    if not re.match("https?://.", url):
+        raise UserError(
+            f"teachers.{name}.base_url: found {url}, wanted one that begins with http:// or "
+            f"https://. Write base_url: http://{url.rpartition('//')[2]}"
+        )
+    if end := ENDPOINT.search(url):
+        raise UserError(
+            f"teachers.{name}.base_url: found {url}, wanted the API's root, to which the endpoint "
+            f"is added. Write base_url: {url[: end.start()]}"
+        )
 
 
 class OpenAICompatible:
@@ -60,6 +86,11 @@ class OpenAICompatible:
     def __init__(self, config: OpenAICompatibleTeacher, asking: Asking, can: Capability) -> None:
         self.config, self.asking, self.can = config, asking, can
         self.path = "/completions" if asking.mode == "completions" else "/chat/completions"
+        self.root = (config.base_url or "").rstrip("/")
+        bare = self.root and not urlsplit(self.root).path
+        wanted = f"{self.root}/v1" if bare else "the API's root, as http://127.0.0.1:8000/v1"
+        said = f"Look at base_url: found {self.root}, wanted {wanted}."
+        self.remedy = said if self.root else None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Any]:
@@ -72,6 +103,10 @@ class OpenAICompatible:
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,
+            # by default it follows a redirect wherever that leads
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=self.config.timeout_seconds, follow_redirects=False
+            ),
         ) as client:
             yield client
 
@@ -101,38 +136,83 @@ class OpenAICompatible:
         return messages
 
     async def send(self, client: Any, call: Call) -> Reply:
-        with errors():
+        with errors(self.remedy):
             raw = await client.post(self.path, body=self.body(call), cast_to=object)
-        return self.parse(raw)
+        reply = self.parse(raw)
+        if self.can.echoes and self.asking.mode == "prefill":
+            own = [replace(c, text=c.text.removeprefix(call.prefilled)) for c in reply.choices]
+            reply = replace(reply, choices=own)
+        if self.can.first_alone and self.config.tokenizer is None and len(reply.choices) > 1:
+            own = [await self._tokenized(client, choice) for choice in reply.choices]
+            reply = replace(reply, choices=own)
+        return reply
+
+    async def _tokenized(self, client: Any, choice: Choice) -> Choice:
+        """The choice with its tokens as llama.cpp's own /tokenize counts them; those of the first
+        and of one that was cut are known."""
+        if choice.sample == 0 or not choice.ended:
+            return choice
+        url = f"{self.root.removesuffix('/v1')}/tokenize"
+        text = {"content": choice.text, "add_special": False, "parse_special": False}
+        remedy = f"{url} is needed as usage has one choice alone. Or set samples_per_request: 1."
+        with errors(remedy):
+            found = replies.opened(await client.post(url, body=text, cast_to=object), remedy)
+        if not isinstance(found.get("tokens"), list):
+            raise Refused(f"found {replies.shown(found)}, wanted tokens", remedy=remedy)
+        return replace(choice, tokens=len(found["tokens"]))
 
     def parse(self, raw: Any) -> Reply:
-        """Raises Transient where the reply has not the shape of its kind."""
+        """Raises Transient for half of a reply or a busy server, Refused for another shape."""
+        found = replies.opened(raw, self.remedy)
+        choices, model, usage = found.get("choices"), found.get("model"), found.get("usage")
+        if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
+            said = f"no choices in {replies.shown(found)}, wanted a list"
+            raise Refused(said, remedy=self.remedy)
+        if not isinstance(model, str) or not model:
+            raise Refused(
+                f"no model in {replies.shown(found)}, wanted the id of the model that answered",
+                remedy="Without it nobody knows whether it is the pinned one. Use a server, or a "
+                "setting of it or of the proxy before it, that says.",
+            )
+        numbers = [choice.get("index") for choice in choices]
+        if any(number is None for number in numbers):  # then they come in order
+            numbers = list(range(len(choices)))
+        told, print_ = usage if isinstance(usage, dict) else {}, found.get("system_fingerprint")
         try:
-            usage = raw.get("usage") or {}
             return Reply(
-                [self._choice(choice) for choice in raw["choices"]],
-                str(raw["model"]),
-                int(usage.get("prompt_tokens") or 0),
-                int(usage.get("completion_tokens") or 0),
+                [self._choice(int(i), choice) for i, choice in zip(numbers, choices, strict=True)],
+                model,
+                replies.count(told.get("prompt_tokens")),
+                replies.count(told.get("completion_tokens")),
+                str(print_)[:100] if print_ else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            shown = str(raw)[:100]
-            raise Transient(f"not a reply of this API: {error!r} in {shown!r}") from None
+            raise Refused(f"not a reply of this API: {error!r} in {replies.shown(found)}") from None
 
-    def _choice(self, choice: dict[str, Any]) -> Choice:
+    def _choice(self, index: int, choice: dict[str, Any]) -> Choice:
         message = choice.get("message") or {}
-        text = choice["text"] if self.asking.mode == "completions" else message["content"]
-        reason = choice["finish_reason"]
+        content = choice["text"] if self.asking.mode == "completions" else message["content"]
+        text = _joined(content)
+        thought = any(_joined(message.get(name)).strip() for name in REASONING)
+        thought = thought or (isinstance(content, list) and any(map(_thinks, content)))
         refused: Reason | None = None
-        if message.get("refusal") or reason == "content_filter":
-            refused, reason, text = "refusal", "stop", text or message.get("refusal")
+        if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+            refused, ended, text = "refusal", True, text or _joined(message.get("refusal"))
+        else:
+            ended = replies.stopped(choice)
+        if thought and not text and not refused:
+            raise Refused(
+                f"reasoning and no answer in {replies.shown(message)}, wanted content",
+                remedy="This model thinks. Switch that off, or use one that does not.",
+            )
         ids = choice.get("token_ids")
         return Choice(
-            int(choice["index"]),
-            clean(text or ""),
-            ended(reason, {"stop", "eos", "end_turn"}, {"length"}),
+            index,
+            clean(text),
+            ended,
             None if ids is None else [int(i) for i in ids],
             refused,
+            thought=thought,
         )
 
     async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
@@ -183,5 +263,18 @@ class OpenAICompatible:
             return status_error(response["status_code"], str(response["body"]), {})
         try:
             return self.parse(response["body"])
-        except Transient as error:
+        except (Transient, Refused) as error:
             return error
+
+
+def _joined(content: Any) -> str:
+    """A text, also where it comes as a list of parts, some of them thought."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if not _thinks(part))
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content {content!r}")
+    return content or ""
+
+
+def _thinks(part: dict[str, Any]) -> bool:
+    return part.get("type") in ("thinking", "reasoning")

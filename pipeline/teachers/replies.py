@@ -1,0 +1,110 @@
+"""What came with HTTP 200 and is no answer: an error, half of a reply, or another API's.
+
+An error that the server calls its own business (busy, overloaded) and half of a reply may mend
+themselves; what has another shape would have it again.
+"""
+
+import json
+import re
+from typing import Any
+
+from pipeline.teachers.calls import BUSY, Refused, Transient
+
+MOST_TOKENS = 10_000_000  # that a reply can be about: more than any model reads or writes
+STOP = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete"}
+LENGTH = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
+LENGTH |= {"model_length"}
+BROKEN_OFF = {"abort", "aborted", "cancelled", "canceled", "error", "timeout"}
+BUSY_WORDS = re.compile(
+    r"overload|server_error|internal error|rate.?limit|unavailable|time.?out|timed out|busy", re.I
+)
+STREAM = re.compile(r"(data|event|id|retry)?:")
+
+
+def opened(raw: Any, remedy: str | None = None) -> dict[str, Any]:
+    """The reply as an object, also where it is not labelled as JSON.
+
+    Raises Transient for half of a reply and for a server that says it is busy, else Refused.
+    """
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw)
+        except ValueError:
+            raise broken(raw, remedy) from None
+    if not isinstance(raw, dict):
+        raise Refused(f"found {shown(raw)}, wanted an object of this API", remedy=remedy)
+    if error := failure(raw):
+        raise error
+    return raw
+
+
+def broken(text: str, remedy: str | None = None) -> Transient | Refused:
+    """Why a text is no JSON: a page, a stream, another text, or half of a reply."""
+    start = text.lstrip()
+    if start.startswith("<"):
+        return Refused(f"found a page (HTML), {shown(start)}, wanted JSON", remedy=remedy)
+    if STREAM.match(start):
+        return Refused(
+            f"found a stream of events, {shown(start)}, wanted one JSON reply",
+            remedy="Switch streaming off in the server or in the proxy before it.",
+        )
+    if start and start[0] not in "{[":
+        return Refused(f"found {shown(start)}, wanted JSON", remedy=remedy)
+    return Transient(f"not a whole reply: {shown(text)}")
+
+
+def failure(raw: dict[str, Any]) -> Transient | Refused | None:
+    """The error that a reply with HTTP 200 brings, if it does."""
+    error = raw.get("error")
+    if not error:
+        if "error" not in (raw.get("object"), raw.get("type")):
+            return None
+        error = raw
+    body = error if isinstance(error, dict) else {"message": error}
+    code = body.get("code") or body.get("status")
+    about = [str(x) for x in (body.get("type"), code) if x and x != "error"]
+    message = str(body.get("message") or body.get("detail") or body)
+    text = f"an error in HTTP 200: {message}" + (f" ({', '.join(about)})" if about else "")
+    known = str(code).isdecimal()
+    busy = str(code) in map(str, BUSY) if known else BUSY_WORDS.search(" ".join([*about, message]))
+    if busy and "insufficient_quota" not in text:
+        return Transient(text, answered=True)
+    return Refused(text)
+
+
+def stopped(choice: dict[str, Any]) -> bool:
+    """Whether a choice ended by itself. Raises Refused unless it says so, or that it was cut."""
+    if error := failure({"error": choice.get("error")}):
+        raise error
+    reason = choice.get("finish_reason")
+    word = str(reason).lower()
+    if word in STOP or word in LENGTH:
+        return word in STOP
+    if word in BROKEN_OFF:
+        raise Refused(
+            f"finish_reason {reason!r}: the server broke the answer off",
+            remedy="Its log says why (memory, context length, a restart). Then run it again.",
+        )
+    found = "null" if "finish_reason" in choice else "missing"
+    raise Refused(
+        f"finish_reason {found if reason is None else repr(reason)}, wanted stop or length, or a "
+        "word for them that pipeline/teachers/replies.py knows",
+        remedy="Without it nobody knows whether an answer ended or was cut. Use a server or a "
+        "setting of it that says.",
+    )
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens as usage has it; None where it is absent or cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return int(found) if 0 <= found <= MOST_TOKENS else None
+
+
+def shown(value: Any) -> str:
+    """The beginning of what was found."""
+    return repr((value if isinstance(value, str) else str(value))[:100])
