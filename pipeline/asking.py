@@ -247,7 +247,7 @@ class Judging:
         for answered in self.teacher.answer(asks, self.wanted.limit, self.budget) if asks else ():
             r, draws = of_ask[answered.ask]
             try:
-                self._check_model(answered)
+                self._check(answered, asks[answered.ask])
                 judgments = [
                     self._judgment(draws[draw], block[r].prefixes[draw.position], answered, found)
                     for draw, found in answered.continuations.items()
@@ -278,16 +278,23 @@ class Judging:
         self.ledger.tokens_billed += answered.tokens
         self.ledger.usd += answered.usd
 
-    def _check_model(self, answered: Answered) -> None:
-        """Raise UserError unless the pinned model answered; what the reply cost is kept in mind."""
-        returned = {found.model_returned for found in answered.continuations.values()}
-        if all(map(self.teacher.same_model, returned)):
+    def _check(self, answered: Answered, ask: Ask) -> None:
+        """Raise UserError unless the pinned model answered, and read all that it was sent; what
+        the reply cost is kept in mind."""
+        problem = self._replaced(answered) or _unread(answered, ask)
+        if problem is None:
             return
         paid = Entry(requests=answered.requests, tokens=answered.tokens, usd=answered.usd)
         self.budget.store.enter(paid)
         self.budget.arrived(answered.requests, answered.reserved, answered.usd)
-        raise UserError(
-            f"teach: asked {self.teacher.model}, answered by {', '.join(sorted(returned))}. "
+        raise UserError(f"teach: {problem}")
+
+    def _replaced(self, answered: Answered) -> str | None:
+        returned = {found.model_returned for found in answered.continuations.values()}
+        if all(map(self.teacher.same_model, returned)):
+            return None
+        return (
+            f"asked {self.teacher.model}, answered by {', '.join(sorted(returned))}. "
             "Nothing of it was stored. Pin the model that answers "
             f"(model: {' or '.join(sorted(returned))}), or find out why it was replaced."
         )
@@ -315,3 +322,16 @@ class Judging:
             seed_sent=answered.seed_sent,
             usd=found.usd,
         )
+
+
+def _unread(answered: Answered, ask: Ask) -> str | None:
+    """What to say of a server that read fewer tokens than it was sent: it cut the prompt."""
+    for draw, found in answered.continuations.items():
+        sent, read = ask.prompts[draw.position], found.prompt_tokens
+        if isinstance(sent, tuple) and 0 < read < len(sent):
+            return (
+                f"sent a prompt of {len(sent)} tokens at position {draw.position}, and the server "
+                f"read {read}: it cut the rest off. Nothing of it was stored. Give the server a "
+                "larger context, or name what it has in teachers.*.context."
+            )
+    return None
