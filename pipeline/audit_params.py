@@ -152,7 +152,7 @@ def _model(spec: str) -> dict[str, Any]:
         return {"init": {"kind": "gguf", "package": package, "file": file}} | studied
     init = {"kind": "hub", "name": _absolute(spec)}
     if Path(spec).is_dir():  # a cell is named by its params: other weights are another cell
-        init["revision"] = checkpoints.fingerprint(Path(spec))
+        init["revision"] = checkpoints.content(Path(spec))
     return {"init": init} | studied
 
 

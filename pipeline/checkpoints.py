@@ -24,6 +24,8 @@ GENERATION = "generation_config.json"  # has the ends of a turn
 NOTE = "dropped.txt"  # beside a checkpoint that experiment.keep has dropped
 ADAPTER_CONFIG, BASE = "adapter_config.json", "base.json"
 ADAPTER = (ADAPTER_CONFIG, "adapter_model.safetensors", BASE, *TOKENIZER)
+READ = {".json", ".safetensors", ".model", ".jinja", ".txt", ".py"}  # when a model is read in
+CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -156,7 +158,20 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+def content(folder: Path) -> str:
+    """sha256 over all that a model's folder holds and reading it in looks at, whoever wrote it; of
+    an adapter over its base's too, where that is a folder. Raises UserError without weights."""
+    if not any(folder.glob("*.safetensors")):
+        _refuse_pickles(folder)
+        raise UserError(f"{folder}: found no *.safetensors, wanted a model or an adapter.")
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in READ and path.is_file():
+            digest.update(f"{path.relative_to(folder)}:{digests.sha256(path)};".encode())
+    below = base(folder)
+    if below != folder and below.is_dir():
+        digest.update(content(below).encode())
+    return digest.hexdigest()
 
 
 def context(folder: Path) -> int | None:

@@ -187,7 +187,9 @@ class Reader:
         early = [at for at, token in enumerate(ids[:-1]) if token in ends]
         if early:
             wanted = f"{shown} as the last one alone: cut what follows it"
-            raise _refused(row, "token_ids", f"id {ids[early[0]]} at {early[0]} of {len(ids)}", wanted)
+            raise _refused(
+                row, "token_ids", f"id {ids[early[0]]} at {early[0]} of {len(ids)}", wanted
+            )
         reason = row.values.get("finish_reason")
         if reason is not None and reason != ("stop" if ids[-1] in ends else "length"):
             wanted = f"stop exactly where the last of token_ids is {shown}"
