@@ -6,6 +6,8 @@ head has. Templates are the families' own, shortened.
 """
 
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +35,9 @@ TEXT = [
 ]
 # a few of these characters stand in no text above, so that their bytes are tokens of their own
 ASKED = ("What is 12 + 345?", "Say 你好 and schön.", "One more: \U0001f984?", "carry on")
-BOOST = 2.0  # of the logits of the ends, so that each of them does end a response
+OFTEN = 12  # tokens after which a turn ends, by order of magnitude
+RARE, SURE = -2.0, 9.0  # what is added to logits
+HALF = re.compile("<0x[0189A-F].>")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def unprefixed(special: tuple[str, ...]) -> Tokenizer:
 
 def _pieces(special: tuple[str, ...], prefix: bool) -> Tokenizer:
     words = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
-    letters = "▁\nabcdefghijklmnopqrstuvwxyzTSWOA0123456789+=,.:?"
+    letters = "▁" + "".join(map(chr, range(33, 127))) + ("" if prefix else "\n")
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*words, *letters]))}
     merges = [("▁", "c"), ("a", "r"), ("▁c", "ar"), ("r", "i"), ("e", "d"), ("▁", "t"), ("h", "e")]
     merges += [("▁t", "he"), ("i", "ed"), ("▁", "▁"), ("o", "n"), ("i", "s"), ("1", "2")]
@@ -283,7 +287,7 @@ def folder(layout: Layout, path: Path, context: int = 256, seed: int = 0) -> Pat
         **layout.config,
     )
     model = getattr(transformers, f"{layout.model.removesuffix('Text')}ForCausalLM")(config)
-    likely(model, [vocabulary[x] for x in layout.ends], len(tokens))
+    favour(model, tokens, [vocabulary[x] for x in layout.ends])
     model.save_pretrained(path)
     tokens.save_pretrained(path)
     listed = [vocabulary[x] for x in layout.listed]
@@ -294,13 +298,25 @@ def folder(layout: Layout, path: Path, context: int = 256, seed: int = 0) -> Pat
     return path
 
 
-def likely(model: Any, ends: list[int], size: int) -> None:
-    """Make each of the ends about as likely as the whole rest every ten tokens, and the rows of
-    the head that stand for no token likelier than anything."""
-    head = model.get_output_embeddings().weight
+def favour(model: Any, tokens: Any, ends: list[int]) -> None:
+    """Make each end happen, bytes of no whole character rare, and the rows of the head that stand
+    for no token likelier than anything else, by a number in the stream that nothing changes."""
+    vocabulary = tokens.get_vocab()
+    rows = model.get_output_embeddings().weight.shape[0]
+    bias_V = torch.zeros(rows)
+    half = [i for x, i in vocabulary.items() if "\ufffd" in tokens.decode([i]) or HALF.fullmatch(x)]
+    bias_V[half] = RARE
+    bias_V[ends] = math.log(len(vocabulary) / OFTEN / len(ends))
+    bias_V[len(vocabulary) :] = SURE
     with torch.no_grad():
-        head[ends] *= BOOST
-        head[size:] *= 4
+        model.get_input_embeddings().weight[:, 0] = 1.0
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight[0] = 0.0
+        head = model.get_output_embeddings().weight
+        seen = model.base_model(torch.arange(len(vocabulary))[None, :64]).last_hidden_state
+        head[bias_V != 0] = 0.0  # they depend on nothing else
+        head[:, 0] = bias_V / seen[0, :, 0].mean()
 
 
 def edit(path: Path, **values: Any) -> None:
