@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,29 @@ class Layout:
     config: dict[str, Any] = field(default_factory=dict)
 
 
+# what Llama 3 and Qwen split text by: the two differ in digits
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
 def byte_level(special: tuple[str, ...]) -> Tokenizer:
-    """As in Llama 3, Qwen, GPT-2 and DeepSeek: a character outside the merges is several tokens."""
+    """As Llama 3 has it: a character that no merge makes is several tokens."""
+    return _bytes(special, LLAMA3_SPLIT, None)
+
+
+def qwen(special: tuple[str, ...]) -> Tokenizer:
+    """The same as Qwen has it: digits are alone, and characters are composed (NFC)."""
+    return _bytes(special, QWEN_SPLIT, normalizers.NFC())
+
+
+def _bytes(special: tuple[str, ...], regex: str, normalizer: Any) -> Tokenizer:
     found = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+"), "isolated")
+    if normalizer is not None:
+        found.normalizer = normalizer
+    split = pre_tokenizers.Split(Regex(regex), "isolated")
     raw = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     found.pre_tokenizer = pre_tokenizers.Sequence([split, raw])
     found.decoder = decoders.ByteLevel()
@@ -201,7 +220,7 @@ GEMMA_3 = Layout(
 )
 QWEN_3 = Layout(
     "qwen3",
-    byte_level,
+    qwen,
     ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     QWEN3,
     eos="<|im_end|>",
@@ -238,7 +257,7 @@ MISTRAL_7 = Layout(
     model="Mistral",
 )
 DISTILL = Layout(
-    "deepseek-distill",
+    "distill-llama",
     byte_level,
     ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
     DEEPSEEK,
@@ -248,9 +267,9 @@ DISTILL = Layout(
     bos="<｜begin▁of▁sentence｜>",
     pad="<｜end▁of▁sentence｜>",
     class_="LlamaTokenizerFast",
-    model="Qwen2",
 )
-LAYOUTS = {x.name: x for x in (LLAMA_3, GEMMA_3, QWEN_3, PHI_3, MISTRAL_7, DISTILL)}
+DISTILL_QWEN = replace(DISTILL, name="distill-qwen", tokenizer=qwen, model="Qwen2")
+LAYOUTS = {x.name: x for x in (LLAMA_3, GEMMA_3, QWEN_3, PHI_3, MISTRAL_7, DISTILL, DISTILL_QWEN)}
 
 
 def fast(layout: Layout) -> PreTrainedTokenizerFast:

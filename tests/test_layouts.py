@@ -516,6 +516,6 @@ def test_an_end_that_the_head_has_no_row_for_is_refused_with_the_remedy(tmp_path
     tokens.chat_template = layouts.GEMMA.replace("<end_of_turn>", "<|turn_end|>")
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
-    with pytest.raises(UserError, match=r"<\|turn_end\|>.*has only 324 rows") as error:
+    with pytest.raises(UserError, match=r"<\|turn_end\|>.*has only 371 rows") as error:
         pretrained.from_hub(HubInit(kind="hub", name=str(folder)))
     assert "init.chat_template" in str(error.value)
