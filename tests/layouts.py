@@ -5,6 +5,9 @@ written down, what the template puts around a turn, what tokenizer.json is, and 
 head has. Templates are the families' own, shortened.
 """
 
+# DeepSeek's marks have a wide bar on purpose
+# ruff: noqa: RUF001
+
 import json
 import math
 import re
@@ -97,7 +100,7 @@ def _bytes(special: tuple[str, ...], regex: str, normalizer: Any) -> Tokenizer:
 
 
 def prefixed(special: tuple[str, ...]) -> Tokenizer:
-    """SentencePiece's BPE as Llama 2 and Mistral have it: a space before the text, byte fallback."""
+    """SentencePiece's BPE as Llama 2 and Mistral have it: a space before a text, byte fallback."""
     return _pieces(special, prefix=True)
 
 
@@ -275,7 +278,9 @@ LAYOUTS = {x.name: x for x in (LLAMA_3, GEMMA_3, QWEN_3, PHI_3, MISTRAL_7, DISTI
 def fast(layout: Layout) -> PreTrainedTokenizerFast:
     """The layout's tokenizer as transformers has it."""
     backend = layout.tokenizer(layout.special)
-    backend.add_special_tokens([AddedToken(x, special=True, normalized=False) for x in layout.special])
+    backend.add_special_tokens(
+        [AddedToken(x, special=True, normalized=False) for x in layout.special]
+    )
     backend.add_tokens([AddedToken(x, special=False, normalized=False) for x in layout.plain])
     named = {"bos_token": layout.bos, "eos_token": layout.eos, "pad_token": layout.pad}
     return PreTrainedTokenizerFast(

@@ -1,11 +1,9 @@
 """Each public layout of a model through all stages: ids, ends, dates and characters hold."""
 
-import argparse
 import datetime
 import functools
 import importlib
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,23 +12,20 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import chat_template_utils
 
 import stages.train
-from pipeline import cells, chat, checkpoints, exports, imported, prompts, tables
+from pipeline import cells, chat, checkpoints, imported, prompts, tables
 from pipeline import text as texts
 from pipeline.engines import hf, pretrained
-from pipeline.engines.sampling import Sampler
 from pipeline.errors import UserError
 from pipeline.exports import card
 from pipeline.params import HubInit
 from pipeline.tasks.prompts import Prepare
-from tests import engines, layouts
+from tests import layouts
 from tests.layouts import ASKED, LAYOUTS
-from tests.project import ROOT
 from tests.servers import Pure, of_check
 
 NEW, CHUNK, SAMPLES = 24, 6, 3
@@ -92,7 +87,7 @@ EVALUATE = {
     "max_new_tokens": NEW,
 }
 MODEL = {"steps": 0, "batch_size": 1, "lr": 1e-3}
-HAND = "schön, 你好 🦄🚀: größer!\nОдин — 12."  # in each script, some of it bytes alone
+HAND = "schön, 你好 🦄🚀: größer!\nмир, 12."  # in each script, some of it bytes alone
 WORDS = ("carried ", "schön ", "你好 ", "12 + 3 = 15, ", "🦄", "\nThe end. ", "размер ")
 
 
@@ -138,7 +133,7 @@ def words(request, reply):
     if of_check(request):
         return reply
     for choice in reply["choices"]:
-        draw = np.random.default_rng(list(json.dumps(request).encode()) + [choice["index"]])
+        draw = np.random.default_rng([*json.dumps(request).encode(), choice["index"]])
         text = "".join(draw.choice(WORDS, 12))
         message = choice.get("message")
         choice |= {"message": message | {"content": text}} if message else {"text": text}
@@ -278,10 +273,7 @@ def test_prompt_ids_are_what_tokenizer_json_makes_of_the_rendered_template(ran):
     tokens = layouts.fast(ran.layout)
     for row in ran.rows:
         messages = asked(ASKED[int(row["prompt_id"].rpartition("-")[2])])
-        if ran.layout.name == "llama3":
-            date = {"date_string": "26 Jul 2024"}
-        else:
-            date = {}
+        date = {"date_string": "26 Jul 2024"} if ran.layout.name == "llama3" else {}
         how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         shown = tokens.apply_chat_template(messages, **how, **date)
         assert row["prompt_token_ids"] == ran.truth.encode(shown, add_special_tokens=False).ids
@@ -376,7 +368,9 @@ def test_no_trained_text_holds_what_is_no_character(ran):
     for name in ("sft", "imitate-prefill"):  # written by tokenizers that are not the student's
         for s in ran.trained[name]:
             if s.signal_T.any():
-                assert texts.LOST not in texts.decode_after(ran.policy.text, s.context_ids, s.token_ids)
+                assert texts.LOST not in texts.decode_after(
+                    ran.policy.text, s.context_ids, s.token_ids
+                )
 
 
 def test_targets_are_means_of_exactly_n_answers(ran):
@@ -393,7 +387,9 @@ def test_one_step_changes_the_weights_and_leaves_the_ends(ran):
     for name in ("omniopd", "sft", "imitate-same", "imitate-prefill"):
         folder = ran.folder / name / "checkpoint"
         assert chat.ends(folder) == chat.ends(ran.student / "checkpoint")
-        assert checkpoints.fingerprint(folder) != checkpoints.fingerprint(ran.student / "checkpoint")
+        assert checkpoints.fingerprint(folder) != checkpoints.fingerprint(
+            ran.student / "checkpoint"
+        )
         assert (folder / "tokenizer.json").read_bytes() == (
             ran.student / "checkpoint" / "tokenizer.json"
         ).read_bytes()
@@ -461,9 +457,10 @@ def lost_at(ran, row, position):
 
 
 def test_a_continuation_inside_a_word_stays_in_the_word(ran):
-    before = ran.policy.prompt_ids(asked(ASKED[3])) + ran.truth.encode(
-        "the carr", add_special_tokens=False
-    ).ids
+    before = (
+        ran.policy.prompt_ids(asked(ASKED[3]))
+        + ran.truth.encode("the carr", add_special_tokens=False).ids
+    )
     ids = texts.encode_after(ran.truth, before, "ied")
     assert ran.truth.decode([*before, *ids]).endswith("the carried")
     decode = functools.partial(texts.decode, ran.truth)
@@ -503,7 +500,9 @@ def test_a_role_that_the_template_refuses_is_named_with_its_row(tmp_path, monkey
     p = {"model": MODEL | init, "prepare": TASK, "seed": 0}
     student = stage("pretrain", tmp_path / "student", p, prompts=asking)
     p = ROLLOUT | {"prompts_per_round": len(ASKED) + 1}
-    with pytest.raises(UserError, match="prompts table, prompt_id train-9: .*roles system, user") as e:
+    with pytest.raises(
+        UserError, match=r"prompts table, prompt_id train-9: .*roles system, user"
+    ) as e:
         stage("rollout", tmp_path / "r", p, prompts=asking, policy=student)
     assert "System role not supported" in str(e.value)
     assert "init.chat_template" in str(e.value)
