@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, schedulers, seeds, tables
 from pipeline.schedulers import Response
-from pipeline.text import decode, starts, whole
+from pipeline.text import decode, decode_after, starts, without_tail
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
@@ -47,10 +47,21 @@ def forks(
 
 
 def _prefix(tokenizer: Tokenizer, rollout: Row, end: int) -> str:
-    ids = rollout["token_ids"][:end]
+    return decode(tokenizer, _ids(rollout, end))
+
+
+def _ids(rollout: Row, end: int) -> list[int]:
+    ids: list[int] = rollout["token_ids"][:end]
     if rollout["finish_reason"] == "stop" and end == len(rollout["token_ids"]):
-        ids = ids[:-1]  # the end of a turn is no text, also where it is no special token
-    return decode(tokenizer, ids)
+        return ids[:-1]  # the end of a turn is no text, also where it is no special token
+    return ids
+
+
+def _chunk(tokenizer: Tokenizer, rollout: Row, start: int, end: int) -> str:
+    """Text of the chunk, of whole characters: cut as an answer is (stages/teach.py)."""
+    ids, own = _ids(rollout, end), functools.partial(decode, tokenizer)
+    before, chunk = ids[:start], ids[start:]
+    return decode_after(own, before, without_tail(own, before, chunk))
 
 
 def _response(rollout: Row, tokenizer: Tokenizer, p: ForksParams) -> Response:
@@ -106,15 +117,15 @@ def _forks(
     rollout: Row, positions: list[int], tokenizer: Tokenizer, p: ForksParams
 ) -> Iterator[Row]:
     for fork, position in enumerate(positions):
-        end, before = position + p.chunk_tokens, _prefix(tokenizer, rollout, position)
+        end = position + p.chunk_tokens
         yield {
             "rollout_id": rollout["rollout_id"],
             "fork": fork,
             "position": position,
             "length": p.chunk_tokens,
             "entropy": rollout["entropies"][position],
-            "prefix_text": before,
-            "chunk_text": whole(_prefix(tokenizer, rollout, end)[len(before) :]),
+            "prefix_text": _prefix(tokenizer, rollout, position),
+            "chunk_text": _chunk(tokenizer, rollout, position, end),
             "ended": end == len(rollout["token_ids"]) and rollout["finish_reason"] == "stop",
         }
 
