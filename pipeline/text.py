@@ -44,12 +44,12 @@ def decode_after(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> s
     return decode(list(ids))
 
 
-def without_tail(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> list[int]:
-    """`ids` without the last ones that hold only a part of a character."""
+def characters(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> tuple[list[int], str]:
+    """`ids` without the last ones that end inside a character, and what they add to `before`."""
     kept = list(ids)
-    while kept and decode_after(decode, before, kept).endswith(LOST):
+    while (text := decode_after(decode, before, kept)).endswith(LOST) and kept:
         kept.pop()
-    return kept
+    return kept, text
 
 
 def encode_after(tokenizer: Tokenizer, before: Sequence[int], text: str) -> list[int]:

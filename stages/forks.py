@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, schedulers, seeds, tables
 from pipeline.schedulers import Response
-from pipeline.text import decode, decode_after, starts, without_tail
+from pipeline.text import characters, decode, starts
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
@@ -60,8 +60,8 @@ def _ids(rollout: Row, end: int) -> list[int]:
 def _chunk(tokenizer: Tokenizer, rollout: Row, start: int, end: int) -> str:
     """Text of the chunk, of whole characters: cut as an answer is (stages/teach.py)."""
     ids, own = _ids(rollout, end), functools.partial(decode, tokenizer)
-    before, chunk = ids[:start], ids[start:]
-    return decode_after(own, before, without_tail(own, before, chunk))
+    _, text = characters(own, ids[:start], ids[start:])
+    return text
 
 
 def _response(rollout: Row, tokenizer: Tokenizer, p: ForksParams) -> Response:

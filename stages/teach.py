@@ -97,8 +97,7 @@ def cut(
     length = len(ids) + judgment.ended
     decode = functools.partial(texts.decode, student)
     before = prefix.before if prefix.text else []
-    kept = texts.without_tail(decode, before, ids[:limit])
-    text = texts.decode_after(decode, before, kept)
+    kept, text = texts.characters(decode, before, ids[:limit])
     return Cut(text, judgment.ended and length <= limit, min(length, limit), kept)
 
 
