@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from pipeline import checkpoints, tables
-from pipeline.text import LOST, decode, decode_after, encode_after, starts, whole, without_tail
+from pipeline.text import LOST, characters, decode, decode_after, encode_after, starts, whole
 from stages.forks import ForksParams, forks
 from tests import layouts
 
@@ -111,10 +111,10 @@ def test_what_stands_for_no_character_is_never_encoded(kind, text):
 def test_what_is_left_of_a_character_is_dropped(kind, character):
     own, before = functools.partial(decode, kind), ids(kind, "the s")
     found = encode_after(kind, before, f"um {character}")
-    assert without_tail(own, before, found) == found
+    assert characters(own, before, found)[0] == found
     lost = 0
     for cut in range(1, len(found)):
-        kept = without_tail(own, before, found[:-cut])
+        kept = characters(own, before, found[:-cut])[0]
         text = decode_after(own, before, kept)
         assert kept == found[: len(kept)]
         assert "um ".startswith(text)
@@ -128,7 +128,7 @@ def test_a_line_break_that_is_a_byte_is_kept_where_the_character_behind_it_is_cu
     found = ids(PREFIXED, "sum\n🦄")
     short = found[:-2]
     assert PREFIXED.decode(short) == "sum" + 3 * LOST  # the line break too
-    assert decode_after(own, [], without_tail(own, [], short)) == "sum\n"
+    assert decode_after(own, [], characters(own, [], short)[0]) == "sum\n"
 
 
 def test_a_chunk_keeps_it_too_as_its_answers_do():
@@ -208,7 +208,7 @@ def test_bytes_at_random_never_crash_and_never_leave_a_half_character():
         own = functools.partial(decode, kind)
         for _ in range(200):
             before, found = draw.integers(0, kind.get_vocab_size(), (2, 6)).tolist()
-            kept = without_tail(own, before, found)
+            kept = characters(own, before, found)[0]
             assert kept == found[: len(kept)]
             assert not decode_after(own, before, kept).endswith(LOST)
 
