@@ -73,32 +73,36 @@ class Cut(NamedTuple):
 
 
 def cut(
-    judgment: Judgment, said: str, prefix: Prefix, same_tokens: bool, student: Tokenizer, limit: int
+    judgment: Judgment,
+    said: teachers.Said,
+    prefix: Prefix,
+    same_tokens: bool,
+    student: Tokenizer,
+    limit: int,
 ) -> Cut:
-    """The first `limit` student tokens of an answer, whose text is `said`. An end within them
-    counts as one token.
+    """The first `limit` student tokens of an answer. An end within them counts as one token.
 
     Its own ids where they are the student's; else those of its text behind the prefix. A character
     that the cut leaves incomplete is dropped. Raises UserError if the answer stops short of the
     limit because of its own token limit.
     """
-    ids = list(judgment.token_ids or ())
-    if same_tokens and ids:
-        ids = ids[:-1] if judgment.ended else ids
+    if same_tokens and said.token_ids is not None:
+        ids = said.token_ids
     else:
+        text = said.text
         if judgment.continuation == "instruct":
-            said = continuations.trim(prefix.text, said).text
-        ids = texts.encode_after(student, prefix.before, said)
-        if len(ids) < limit and not judgment.ended:
+            text = continuations.trim(prefix.text, text).text
+        ids = texts.encode_after(student, prefix.before, text)
+        if len(ids) < limit and not said.ended:
             raise UserError(
                 f"teach: an answer of {judgment.token_limit} teacher tokens is only {len(ids)} "
                 f"student tokens long, wanted {limit}. Use a shorter forks.chunk_tokens."
             )
-    length = len(ids) + judgment.ended
+    length = len(ids) + said.ended
     decode = functools.partial(texts.decode, student)
     before = prefix.before if prefix.text else []
     kept, text = texts.characters(decode, before, ids[:limit])
-    return Cut(text, judgment.ended and length <= limit, min(length, limit), kept)
+    return Cut(text, said.ended and length <= limit, min(length, limit), kept)
 
 
 def teach(

@@ -1,9 +1,9 @@
 """Teachers: continue this prefix N times, up to C tokens. Text in, text out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline import params
 from pipeline.errors import UserError
@@ -77,6 +77,24 @@ class Answered:
     reserved: float = 0.0  # dollars set aside for it in the budget
 
 
+class Said(NamedTuple):
+    """What a stored answer says, up to the first end of a turn in it."""
+
+    text: str
+    ended: bool
+    token_ids: list[int] | None  # the teacher's own, where it returned them; without the end
+
+
+def until_end(judgment: "Judgment", ends: Collection[int]) -> tuple[list[int], bool]:
+    """The ids of an answer before its first end, and whether it has one.
+
+    A server that knows fewer ends than the model has writes on behind one.
+    """
+    ids = list(judgment.token_ids or ())
+    at = next((i for i, token in enumerate(ids) if token in ends), None)
+    return (ids, judgment.ended) if at is None else (ids[:at], True)
+
+
 class Teacher(Protocol):
     provider: str
     model: str  # pinned id; for a local checkpoint the hash of config, tokenizer and weights
@@ -112,8 +130,8 @@ class Teacher(Protocol):
         """Tokens of a prompt; where they cannot be counted, surely no more than they are."""
         ...
 
-    def said(self, prompt: Prompt, prefix: str, judgment: "Judgment") -> str:
-        """Text of a stored answer as it follows the student's text `prefix`, uncut."""
+    def said(self, prompt: Prompt, prefix: str, judgment: "Judgment") -> Said:
+        """A stored answer as it follows the student's text `prefix`, up to the turn's end."""
         ...
 
     def limit(self, chunk_tokens: int) -> int:

@@ -17,11 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import continuations, params
+from pipeline import text as texts
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw, batches, live
+from pipeline.teachers import (
+    NEIGHBOURS,
+    Answered,
+    Ask,
+    Asked,
+    Continuation,
+    Draw,
+    Said,
+    batches,
+    live,
+    until_end,
+)
 from pipeline.teachers.calls import (
     Adapter,
     Asking,
@@ -33,7 +45,6 @@ from pipeline.teachers.calls import (
 )
 from pipeline.teachers.capabilities import OWN, Capability
 from pipeline.teachers.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
-from pipeline.text import LOST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -129,7 +140,7 @@ class Hosted:
             ) from error
 
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
-        text = text.replace(LOST, "")  # what stands for no character is not sent
+        text = text.replace(texts.LOST, "")  # what stands for no character is not sent
         match self.asked.continuation:
             case "completions":
                 return self._rendered(messages, ids, text)
@@ -183,8 +194,16 @@ class Hosted:
             return int(len(prompt) / MANY_CHARACTERS)
         return len(self._encode(prompt))
 
-    def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
-        return judgment.text
+    def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> Said:
+        if judgment.token_ids is None or self.template is None:
+            own = None if judgment.token_ids is None else list(judgment.token_ids)
+            return Said(judgment.text, judgment.ended, own)
+        ids, ended = until_end(judgment, self.ends)
+        text = judgment.text
+        if len(ids) + 1 < len(judgment.token_ids):  # it went on behind the end
+            decode = functools.partial(texts.decode, self.template.backend_tokenizer)
+            text = texts.decode_after(decode, prompt if isinstance(prompt, tuple) else [], ids)
+        return Said(text, ended, ids)
 
     def limit(self, chunk_tokens: int) -> int:
         if self.asked.continuation == "instruct":

@@ -17,7 +17,7 @@ from pipeline.engines.start import start
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw
+from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw, Said, until_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -91,9 +91,11 @@ class LocalTeacher:
     def size(self, prompt: Prompt) -> int:
         return len(prompt)
 
-    def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> str:
-        ids = judgment.token_ids
-        return judgment.text if ids is None else self._text(prompt, bool(prefix), list(ids))
+    def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> Said:
+        if judgment.token_ids is None:
+            return Said(judgment.text, judgment.ended, None)
+        ids, ended = until_end(judgment, self._ends)
+        return Said(self._text(prompt, bool(prefix), ids), ended, ids)
 
     def _text(self, prompt: Prompt, follows: bool, ids: list[int]) -> str:
         """Text of ids that follow a prefix, or that begin an answer."""
