@@ -87,7 +87,7 @@ EVALUATE = {
     "max_new_tokens": NEW,
 }
 MODEL = {"steps": 0, "batch_size": 1, "lr": 1e-3}
-HAND = "schön, 你好 🦄🚀: größer!\nмир, 12."  # in each script, some of it bytes alone
+HAND = "schön, 你好 🦄🚀: größer!\nДым, 12."  # in each script, some of it bytes alone
 WORDS = ("carried ", "schön ", "你好 ", "12 + 3 = 15, ", "🦄", "\nThe end. ", "размер ")
 
 
