@@ -294,8 +294,9 @@ def test_a_tokenizer_without_tokenizer_json_is_compared_with_its_text(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", [False, True])
-def test_a_sentencepiece_model_gives_sentencepiece_s_own_ids_or_is_refused(prefix, tmp_path):
-    """transformers leaves out the prefix space of a text that begins with a space."""
+def test_a_sentencepiece_model_that_is_converted_to_other_ids_is_refused(prefix, tmp_path):
+    """transformers 5.19 puts a space first where the model has none, and none where a text begins
+    with one."""
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
     (tmp_path / "text").write_text("\n".join(layouts.TEXT * 4))
@@ -309,14 +310,8 @@ def test_a_sentencepiece_model_gives_sentencepiece_s_own_ids_or_is_refused(prefi
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     config = {"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "legacy": False}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    if prefix:
-        with pytest.raises(UserError, match=r"wanted .* as sentencepiece on its tokenizer.model"):
-            chat.read_in(tmp_path, "m")
-        return
-    found = chat.read_in(tmp_path, "m")
-    for text in (*layouts.TEXT, *chat.PROBES):
-        assert found.encode(text, add_special_tokens=False) == own.encode(text)
+    with pytest.raises(UserError, match=r"wanted .* as sentencepiece on its tokenizer.model"):
+        chat.read_in(tmp_path, "m")
 
 
 def test_what_a_sentencepiece_model_needs_is_named(tmp_path, monkeypatch):
