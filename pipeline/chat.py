@@ -6,6 +6,7 @@ template is pinned, so that ids and keys are the same tomorrow.
 
 import datetime
 import functools
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,32 +82,49 @@ def as_others_read(folder: Path) -> None:
 
 def _converted(where: str | Path, owner: str, revision: str | None) -> Any:
     """A tokenizer without tokenizer.json, if what is made of its files is what they say."""
+    model = cached_file(
+        str(where), "tokenizer.model", revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )  # fmt: skip
+    own = None if model is None else _sentencepiece(model, owner)
     found: Any = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     if not getattr(found, "is_fast", False):
         raise UserError(
             f"{owner}: {str(where)!r} has no tokenizer.json, and {type(found).__name__} cannot be "
             "written as one. Use a revision that has it, or convert it and compare the ids."
         )
-    model = cached_file(
-        str(where), "tokenizer.model", revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-    )  # fmt: skip
-    if model is not None:
-        _same_as_sentencepiece(found, model, owner)
+    if own is not None:
+        _same_as_sentencepiece(found, own, owner)
     round_trips(found, owner)
     return found
 
 
-def _same_as_sentencepiece(found: Any, model: str, owner: str) -> None:
-    try:
-        import sentencepiece
-    except ImportError as error:
+def _sentencepiece(model: str, owner: str) -> Any:
+    """sentencepiece's own reading of tokenizer.model. transformers converts it with protobuf."""
+    needed = [
+        package
+        for name, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf"))
+        if not _installed(name)
+    ]
+    if needed:
         raise UserError(
-            f"{owner}: it has a tokenizer.model and no tokenizer.json, so its ids have to be "
-            "compared with sentencepiece's own, which is not installed. `pip install "
-            "sentencepiece`, or use a revision that has tokenizer.json."
-        ) from error
-    own = sentencepiece.SentencePieceProcessor(model_file=model)
+            f"{owner}: it has a tokenizer.model and no tokenizer.json, so it has to be converted "
+            f"and its ids compared with sentencepiece's own. `pip install {' '.join(needed)}`, or "
+            "use a revision that has tokenizer.json."
+        )
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=model)
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False
+
+
+def _same_as_sentencepiece(found: Any, own: Any, owner: str) -> None:
     for probe in PROBES:
         theirs = list(own.encode(probe))
         ours = list(found.encode(probe, add_special_tokens=False))
@@ -276,9 +294,8 @@ def template_end(tokenizer: Any) -> int | None:
     added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
     if not ids or ids[0] not in added or not tokenizer.convert_ids_to_tokens(ids[0]).strip():
         return None
-    begins = _opening(tokenizer, opened.partition(QUESTION)[0], added)
-    begins |= _opening(tokenizer, before, added)
-    return None if ids[0] in begins else ids[0]
+    openings = (_opening(tokenizer, x) for x in (before, opened.partition(QUESTION)[0]))
+    return None if any(x and tail.startswith(x) for x in openings) else ids[0]
 
 
 def _without_opening(between: str, opening: str) -> str:
@@ -287,9 +304,14 @@ def _without_opening(between: str, opening: str) -> str:
     return between[: len(between) - size]
 
 
-def _opening(tokenizer: Any, text: str, added: set[int]) -> set[int]:
-    """The added token that stands last before a turn's content."""
-    return set([x for x in text_ids(tokenizer, text) if x in added][-1:])
+def _opening(tokenizer: Any, text: str) -> str:
+    """What stands before a turn's content, from the last added token on; blank ones are none.
+
+    Without the white space behind it, which a template's last line may lack.
+    """
+    marks = [str(x.content) for x in tokenizer.added_tokens_decoder.values()]
+    at = max((text.rfind(x) for x in marks if x.strip()), default=-1)
+    return "" if at < 0 else text[at:].rstrip()
 
 
 def named(tokenizer: Any, ids: Iterable[int]) -> str:

@@ -40,6 +40,7 @@ TEXT = [
 ASKED = ("What is 12 + 345?", "Say 你好 and schön.", "One more: \U0001f984?", "carry on")
 OFTEN = 12  # tokens after which a turn ends, by order of magnitude
 RARE, SURE = -2.0, 9.0  # what is added to logits
+WRITERS = ("o_proj.weight", "down_proj.weight")  # of a layer, into the stream
 HALF = re.compile("<0x[0189A-F].>")
 
 
@@ -335,7 +336,7 @@ def favour(model: Any, tokens: Any, ends: list[int]) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight[:, 0] = 1.0
         for name, weight in model.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            if name.endswith(WRITERS):
                 weight[0] = 0.0
         head = model.get_output_embeddings().weight
         seen = model.base_model(torch.arange(len(vocabulary))[None, :64]).last_hidden_state

@@ -4,14 +4,17 @@ import datetime
 import functools
 import importlib
 import json
+import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import chat_template_utils
@@ -24,8 +27,9 @@ from pipeline.errors import UserError
 from pipeline.exports import card
 from pipeline.params import HubInit
 from pipeline.tasks.prompts import Prepare
-from tests import layouts
+from tests import engines, layouts
 from tests.layouts import ASKED, LAYOUTS
+from tests.project import ROOT
 from tests.servers import Pure, of_check
 
 NEW, CHUNK, SAMPLES = 24, 6, 3
@@ -86,8 +90,9 @@ EVALUATE = {
     "temperature": 1.0,
     "max_new_tokens": NEW,
 }
+MORE = {"Gemma2": {"head_dim": 32}, "Granite": {"logits_scaling": 8.0}}
 MODEL = {"steps": 0, "batch_size": 1, "lr": 1e-3}
-HAND = "schön, 你好 🦄🚀: größer!\nмир, 12."  # in each script, some of it bytes alone
+HAND = "schön, 你好 🦄🚀: größer!\nДым, 12."  # in each script, some of it bytes alone
 WORDS = ("carried ", "schön ", "你好 ", "12 + 3 = 15, ", "🦄", "\nThe end. ", "размер ")
 
 
@@ -518,3 +523,66 @@ def test_an_end_that_the_head_has_no_row_for_is_refused_with_the_remedy(tmp_path
     with pytest.raises(UserError, match=r"<\|turn_end\|>.*has only 371 rows") as error:
         pretrained.from_hub(HubInit(kind="hub", name=str(folder)))
     assert "init.chat_template" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("Gemma2", "final_logit_softcapping 30.0"),
+        ("Cohere", "logit_scale 0.0625"),
+        ("Granite", "logits_scaling 8.0"),
+        ("Phi", "a bias of its head"),
+    ],
+)
+def test_a_head_that_is_more_than_a_product_is_refused(model, said, tmp_path):
+    layout = replace(layouts.MISTRAL_7, model=model, config=MORE.get(model, {}))
+    folder = layouts.folder(layout, tmp_path)
+    with pytest.raises(UserError, match=f"its config has {said}, wanted logits"):
+        pretrained.from_hub(HubInit(kind="hub", name=str(folder)))
+
+
+def test_the_head_is_the_product_that_the_model_itself_takes(ran):
+    ids = torch.tensor([ran.rows[0]["prompt_token_ids"]])
+    with torch.no_grad():
+        own = ran.policy.model(input_ids=ids).logits
+        found = ran.policy.head(ran.policy.model.base_model(input_ids=ids).last_hidden_state)
+    assert torch.allclose(own[..., ~ran.policy.silent_V], found[..., ~ran.policy.silent_V])
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """vLLM importable here and in what is started from here."""
+    packages = str(engines.vllm_packages())
+    monkeypatch.setattr(sys, "path", [*sys.path, packages])
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{packages}")
+
+
+# an engine takes 20 s to start, so only the two whose ends and characters are most unlike
+@pytest.mark.services
+@pytest.mark.parametrize("layout", [layouts.QWEN_3, layouts.MISTRAL_7], ids=lambda x: x.name)
+def test_vllm_ends_where_transformers_ends(layout, tmp_path, installed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asking = problems(tmp_path / "prompts.parquet")
+    init = {"init": {"kind": "hub", "name": str(layouts.folder(layout, tmp_path / "hub"))}}
+    p = {"model": MODEL | init, "prepare": TASK, "seed": 0}
+    student = stage("pretrain", tmp_path / "student", p, prompts=asking)
+    out = stage(
+        "rollout", tmp_path / "r", ROLLOUT | {"engine": "vllm"}, prompts=asking, policy=student
+    )
+    rows = tables.read(out / "rollouts.parquet", tables.ROLLOUTS).to_pylist()
+    policy = hf.load(student / "checkpoint")
+    ends, known = set(policy.ends), set(policy.tokenizer.get_vocab().values())
+    for row in rows:
+        ids = row["token_ids"]
+        assert row["prompt_token_ids"] == policy.prompt_ids(
+            asked(ASKED[int(row["prompt_id"].rpartition("-")[2])])
+        )
+        assert (row["finish_reason"] == "stop") == (ids[-1] in ends)
+        assert not ends & set(ids[:-1])
+        assert not set(ids) - known  # no row of the head that stands for no token
+        assert row["text"] == policy.text(ids)
+        assert not [x for x in layout.special if x in row["text"]]
+    last = {row["token_ids"][-1] if row["finish_reason"] == "stop" else None for row in rows}
+    assert last == {None, *ends}
+    told = json.loads((out / "run.json").read_text())
+    assert told["engine_gap_max"] < 1e-3

@@ -21,6 +21,13 @@ from pipeline.params import GgufInit, HubInit
 
 SWITCH = "{{%- set enable_thinking = {} -%}}\n"  # outdoes what a caller passes
 PROBE = [{"role": "user", "content": "1+1?"}]
+# what some families do to the logits behind the head, and the values at which it is nothing
+BEHIND_HEAD = {
+    "final_logit_softcapping": (None, 0),  # Gemma 2
+    "logit_scale": (None, 1),  # Cohere
+    "logits_scaling": (None, 1),  # Granite
+    "lm_head_multiplier": (None, 1),  # Falcon H1
+}
 
 
 def from_gguf(init: GgufInit) -> tuple[Any, Any]:
@@ -46,6 +53,7 @@ def from_gguf(init: GgufInit) -> tuple[Any, Any]:
         del model.config.quantization_config
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=init.file, trust_remote_code=False)
     owner = f"pretrain: {init.file}"
+    _plain_head(model, owner)
     _same_vocabulary(tokenizer, folder / init.file, owner)
     chat.round_trips(tokenizer, owner)
     tokenizer.clean_up_tokenization_spaces = False
@@ -82,6 +90,21 @@ def ended(model: Any, tokenizer: Any, owner: str) -> chat.Ends:
     return found
 
 
+def _plain_head(model: Any, owner: str) -> None:
+    """Raise UserError unless the model's logits are its hidden states times its head."""
+    config = model.config.get_text_config()
+    values = {name: getattr(config, name, None) for name in BEHIND_HEAD}
+    found = [f"{name} {x}" for name, x in values.items() if x not in BEHIND_HEAD[name]]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        found.append("a bias of its head")
+    if found:
+        raise UserError(
+            f"{owner}: its config has {', '.join(found)}, wanted logits that are hidden states "
+            "times the head and nothing more: all else would be sampled and trained as another "
+            "model. Use one without, such as Gemma 3 for Gemma 2, or serve it as a hosted teacher."
+        )
+
+
 def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Model in `dtype` and tokenizer by hub name or local folder, at the pinned revision.
 
@@ -102,6 +125,7 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
             raise UserError(f"{told}: {error}") from error
         lora.merge(model)
         model = model.to(dtype)
+    _plain_head(model, owner)
     set_template(tokenizer, init)
     ended(model, tokenizer, owner)
     return model, tokenizer
