@@ -24,6 +24,7 @@ from pipeline import cells, chat, checkpoints
 from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
+from pipeline.text import characters
 
 transformers_logging.disable_progress_bar()
 
@@ -86,11 +87,12 @@ def generated(ends: Collection[int], token_ids: list[int]) -> Generated:
 def text(
     tokenizer: PreTrainedTokenizerFast, ends: Collection[int], token_ids: Sequence[int]
 ) -> str:
-    """Text of a response; an end is no part of it, also where it is no special token."""
+    """Text of a response, of whole characters; an end is no part of it, also where it is no
+    special token."""
     kept = list(token_ids)
     if kept and kept[-1] in ends:
         kept.pop()
-    return str(tokenizer.decode(kept, skip_special_tokens=True))
+    return characters(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), [], kept)[1]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
