@@ -77,7 +77,8 @@ def as_others_read(folder: Path) -> None:
     """Raise UserError unless AutoTokenizer makes the ids of the folder's tokenizer.json."""
     found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     truth = checkpoints.tokenizer(folder / "tokenizer.json")
-    _same_ids(found, truth, f"export: {folder.name}", "its tokenizer.json")
+    owner = f"export: {folder.name}: read by AutoTokenizer as {type(found).__name__}"
+    _same_ids(found, truth, owner, "its tokenizer.json")
 
 
 def _converted(where: str | Path, owner: str, revision: str | None) -> Any:

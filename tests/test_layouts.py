@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import chat_template_utils
@@ -547,6 +548,45 @@ def test_the_head_is_the_product_that_the_model_itself_takes(ran):
         own = ran.policy.model(input_ids=ids).logits
         found = ran.policy.head(ran.policy.model.base_model(input_ids=ids).last_hidden_state)
     assert torch.allclose(own[..., ~ran.policy.silent_V], found[..., ~ran.policy.silent_V])
+
+
+@pytest.mark.slow  # 135 million parameters
+def test_smollm2_from_its_gguf_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUDGMENTS_URL", f"sqlite:///{tmp_path / 'judgments.sqlite'}")
+    asking = problems(tmp_path / "prompts.parquet")
+    init = YAML(typ="safe").load((ROOT / "profiles" / "smollm2.yaml").read_text())
+    model = MODEL | {"init": init["pretrain"]["models"]["beginner"]["init"]}
+    p = {"model": model, "prepare": TASK, "seed": 0}
+    student = stage("pretrain", tmp_path / "student", p, prompts=asking)
+    folder = student / "checkpoint"
+    truth = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    p = ROLLOUT | {"prompts_per_round": 2, "samples_per_prompt": 2, "max_new_tokens": 12}
+    out = stage("rollout", tmp_path / "rollout", p, prompts=asking, policy=student)
+    rollouts = {"rollouts": out / "rollouts.parquet"}
+    rows = tables.read(rollouts["rollouts"], tables.ROLLOUTS).to_pylist()
+    (end,) = chat.ends(folder)
+    assert truth.id_to_token(end) == "<|im_end|>"
+    for row in rows:
+        shown = f"<|im_start|>user\n{ASKED[int(row['prompt_id'][-1])]}<|im_end|>\n"
+        read = truth.decode(row["prompt_token_ids"], skip_special_tokens=False)
+        assert read.endswith(f"{shown}<|im_start|>assistant\n")
+        assert (row["finish_reason"] == "stop") == (row["token_ids"][-1] == end)
+    tokenizer = {"tokenizer": folder / "tokenizer.json"}
+    p = FORKS | {"max_forks": 1, "chunk_tokens": 4}
+    out = stage("forks", tmp_path / "forks", p, **rollouts, **tokenizer)
+    evidence = rollouts | {"forks": out / "forks.parquet"}
+    p = TEACH | {"chunk_tokens": 4, "samples": 2}
+    out = stage(
+        "teach", tmp_path / "t", p, prompts=asking, teacher=student, **evidence, **tokenizer
+    )
+    evidence |= {"answers": out / "answers.parquet"}
+    own = {row["rollout_id"]: row["token_ids"] for row in rows}
+    for answer in tables.read(evidence["answers"], tables.ANSWERS).to_pylist():
+        before = own[answer["rollout_id"]][: answer["position"]]
+        both = truth.decode([*before, *answer["token_ids"]])
+        assert both == truth.decode(before) + answer["text"]
+    chat.as_others_read(folder)
 
 
 @pytest.fixture
