@@ -4,7 +4,7 @@
 # tokenizer_config.json names is of no account.
 # What happens: for tokenizer_class LlamaTokenizer or LlamaTokenizerFast, AutoTokenizer takes the
 # vocabulary alone from tokenizer.json and builds Llama's own pipeline round it. With a byte-level
-# vocabulary every space vanishes, without an error or a warning. PreTrainedTokenizerFast on the same
+# vocabulary all spaces and line ends vanish, without an error or a warning. PreTrainedTokenizerFast on the same
 # folder is right, and so is AutoTokenizer once the class is taken out of the config or in 4.57.1.
 # Version: transformers 5.19.0, tokenizers 0.23.3 (right in transformers 4.57.1, tokenizers 0.22.2).
 # Why it matters: some published distilled models have just these two files. Prompts and rollouts of
