@@ -281,7 +281,7 @@ class Judging:
     def _check(self, answered: Answered, ask: Ask) -> None:
         """Raise UserError unless the pinned model answered, and read all that it was sent; what
         the reply cost is kept in mind."""
-        problem = self._replaced(answered) or _unread(answered, ask)
+        problem = self._replaced(answered) or self._unread(answered, ask)
         if problem is None:
             return
         paid = Entry(requests=answered.requests, tokens=answered.tokens, usd=answered.usd)
@@ -298,6 +298,22 @@ class Judging:
             "Nothing of it was stored. Pin the model that answers "
             f"(model: {' or '.join(sorted(returned))}), or find out why it was replaced."
         )
+
+    def _unread(self, answered: Answered, ask: Ask) -> str | None:
+        """What to say of a server that read fewer tokens than it was sent: it cut the prompt.
+
+        Of text a tenth may be missing, as another tokenizer may count it.
+        """
+        for draw, found in answered.continuations.items():
+            prompt, read = ask.prompts[draw.position], found.prompt_tokens
+            sent = self.teacher.size(prompt)
+            if 0 < read < (sent if isinstance(prompt, tuple) else 0.9 * sent):
+                return (
+                    f"sent a prompt of {sent} tokens at position {draw.position}, and the server "
+                    f"read {read}: it cut the rest off. Nothing of it was stored. Give the server "
+                    "a larger context, or name what it has in teachers.*.context."
+                )
+        return None
 
     def _judgment(
         self, request: Request, prefix: str, answered: Answered, found: Continuation
@@ -322,16 +338,3 @@ class Judging:
             seed_sent=answered.seed_sent,
             usd=found.usd,
         )
-
-
-def _unread(answered: Answered, ask: Ask) -> str | None:
-    """What to say of a server that read fewer tokens than it was sent: it cut the prompt."""
-    for draw, found in answered.continuations.items():
-        sent, read = ask.prompts[draw.position], found.prompt_tokens
-        if isinstance(sent, tuple) and 0 < read < len(sent):
-            return (
-                f"sent a prompt of {len(sent)} tokens at position {draw.position}, and the server "
-                f"read {read}: it cut the rest off. Nothing of it was stored. Give the server a "
-                "larger context, or name what it has in teachers.*.context."
-            )
-    return None

@@ -51,11 +51,16 @@ def load(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def read_in(
-    where: str | Path, owner: str, revision: str | None = None, day: str | None = None
+    where: str | Path,
+    owner: str,
+    revision: str | None = None,
+    day: str | None = None,
+    given: str | None = None,
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder or hub name, its template's date pinned. Raises UserError.
 
-    `owner` begins the message of an error; OSError and ValueError are transformers' own.
+    `owner` begins the message of an error; OSError and ValueError are transformers' own. `given`
+    is a template to use in place of its own.
     """
     path = cached_file(
         str(where), "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False
@@ -68,7 +73,7 @@ def read_in(
     found.backend_tokenizer.no_truncation()  # some files would cut every text
     found.backend_tokenizer.no_padding()
     found.clean_up_tokenization_spaces = False  # it would take spaces out of what was decoded
-    found.chat_template = template(found.chat_template, owner, day)
+    found.chat_template = template(given or found.chat_template, owner, day)
     assert isinstance(found, PreTrainedTokenizerFast)
     return found
 
@@ -194,7 +199,9 @@ def pinned(text: str, day: str | None) -> str:
     if "strftime_now" not in text or PINNED in text:
         return text
     moment = datetime.datetime.fromisoformat(day or DATE)
-    kinds = [f"%-{x}" for x in "dmyHIMSj"] + [f"%{x}" for x in "aAwdbBmyYHIpMSfjUWcxXzZGuV"]
+    kinds = [f"%-{x}" for x in "dmyHIMSj"] + [
+        f"%{x}" for x in "aAwdbBmyYHIpMSfjUWcxXzZGuVCDeFghklnPrRstT"
+    ]
     replaced = "".join(
         f" | replace({json.dumps(kind)}, {json.dumps(moment.strftime(kind))})"
         for kind in kinds
@@ -246,16 +253,7 @@ def resolve(tokenizer: Any, generation: Any, size: int, owner: str) -> Ends:
     its template writes comes first, then the tokenizer's own.
     """
     listed = generation if isinstance(generation, list | tuple) else [generation]
-    listed = [int(x) for x in listed if x is not None]
-    written = template_end(tokenizer)
-    found: dict[int, str] = {}
-    if written is not None:
-        found[written] = "chat template"
-    if tokenizer.eos_token_id is not None:
-        found.setdefault(int(tokenizer.eos_token_id), "tokenizer.eos_token")
-    for token in listed:
-        if token < min(size, len(tokenizer)):  # others it can never write
-            found.setdefault(token, "generation_config.json")
+    found = sources(tokenizer, [int(x) for x in listed if x is not None and x < size])
     silent = [token for token in found if token >= size]
     if silent:
         named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {found[x]})" for x in silent]
@@ -270,6 +268,20 @@ def resolve(tokenizer: Any, generation: Any, size: int, owner: str) -> Ends:
             "names an end of a turn. Name one as eos_token in tokenizer_config.json."
         )
     return Ends(tuple(found), tuple(found.values()))
+
+
+def sources(tokenizer: Any, listed: Iterable[int]) -> dict[int, str]:
+    """The ends that files name, each with where it is from; `listed` are generation_config's."""
+    written = template_end(tokenizer)
+    found: dict[int, str] = {}
+    if written is not None:
+        found[written] = "chat template"
+    if tokenizer.eos_token_id is not None:
+        found.setdefault(int(tokenizer.eos_token_id), "tokenizer.eos_token")
+    for token in listed:
+        if tokenizer.convert_ids_to_tokens(token) is not None:  # a stale one can never be written
+            found.setdefault(token, "generation_config.json")
+    return found
 
 
 def template_end(tokenizer: Any) -> int | None:
@@ -289,14 +301,16 @@ def template_end(tokenizer: Any) -> int | None:
         return None
     before, _, tail = shown.rpartition(ANSWER)
     between = again.partition(ANSWER)[2].partition(QUESTION)[0]
-    if not tail and between:  # an end that is written only where another turn follows
-        tail = _without_opening(between, opened.partition(QUESTION)[0])
+    end = _without_opening(between, opened.partition(QUESTION)[0])
+    header = before.rpartition(QUESTION)[2]  # of the assistant, behind the user's end
+    if not end and tail.strip() in (header.strip(), between.strip()):
+        return None  # what is written there opens a turn
+    tail = tail or end  # an end may be written only where another turn follows
     ids = text_ids(tokenizer, tail) if tail else []
     added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
     if not ids or ids[0] not in added or not tokenizer.convert_ids_to_tokens(ids[0]).strip():
         return None
-    openings = (_opening(tokenizer, x) for x in (before, opened.partition(QUESTION)[0]))
-    return None if any(x and tail.startswith(x) for x in openings) else ids[0]
+    return ids[0]
 
 
 def _without_opening(between: str, opening: str) -> str:
@@ -305,14 +319,17 @@ def _without_opening(between: str, opening: str) -> str:
     return between[: len(between) - size]
 
 
-def _opening(tokenizer: Any, text: str) -> str:
-    """What stands before a turn's content, from the last added token on; blank ones are none.
-
-    Without the white space behind it, which a template's last line may lack.
-    """
-    marks = [str(x.content) for x in tokenizer.added_tokens_decoder.values()]
-    at = max((text.rfind(x) for x in marks if x.strip()), default=-1)
-    return "" if at < 0 else text[at:].rstrip()
+def lead(tokenizer: Any) -> str:
+    """The blanks that a template writes between its generation prompt and an answer: Llama 2's."""
+    user = {"role": "user", "content": QUESTION}
+    answer = {"role": "assistant", "content": ANSWER}
+    try:
+        asked = render(tokenizer, [user], "")
+        shown = render(tokenizer, [user, answer], "", generation=False)
+    except UserError:
+        return ""
+    between = shown.removeprefix(asked).partition(ANSWER)[0] if shown.startswith(asked) else ""
+    return between if between.isspace() else ""
 
 
 def named(tokenizer: Any, ids: Iterable[int]) -> str:
@@ -332,11 +349,12 @@ def ends(folder: Path) -> tuple[int, ...]:
     return found
 
 
-def listed_ends(folder: Path) -> tuple[int, ...]:
-    """eos_token_id of a folder's generation_config.json, or else of its config.json."""
+def listed_ends(where: str | Path) -> tuple[int, ...]:
+    """eos_token_id of a folder's or hub name's generation_config.json, or else config.json."""
     for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            found = json.loads((folder / name).read_text()).get("eos_token_id")
+        path = cached_file(str(where), name, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            found = json.loads(Path(path).read_text()).get("eos_token_id")
             if found is not None:
                 return tuple(found) if isinstance(found, list) else (int(found),)
     return ()

@@ -123,8 +123,9 @@ class Reader:
         self.path, self.sha256, self.policy = path, sha256, policy
         self.asked = {prompt.prompt: prompt for prompt in asked}
         self.marks = prerendered.marks(policy.tokenizer)
-        self.known = set(policy.tokenizer.get_vocab().values())
+        self.known = set(np.flatnonzero(~policy.silent_V.cpu().numpy()).tolist())
         self.longest = policy.context
+        self.lead = chat.lead(policy.tokenizer)
         self.rendered: dict[str, list[int]] = {}  # prompt_id: by the student's chat template
         self.rendered_otherwise = 0
 
@@ -211,9 +212,10 @@ class Reader:
             raise row.wrong(TEXT, text, "text")
         if reason not in ENDS:
             raise row.wrong(("finish_reason",), reason, " or ".join(ENDS))
-        ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, text)
+        lead = "" if text[:1].isspace() else self.lead
+        ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, lead + text)
         behind = decode_after(self.policy.text, prompt_ids, ids)
-        if text not in (behind, self.policy.text(ids)):
+        if text not in (behind, behind.removeprefix(lead), self.policy.text(ids)):
             wanted = f"what its own tokens decode to, {behind[:80]!r}: give token_ids"
             raise row.wrong(TEXT, text, wanted)
         ids += [self.policy.ends[0]] if reason == "stop" else []

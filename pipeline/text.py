@@ -63,14 +63,17 @@ def encode_after(tokenizer: Tokenizer, before: Sequence[int], text: str) -> list
         return []
     window = list(before[-WINDOW:])
     start = str(tokenizer.decode(window, skip_special_tokens=False))
-    joint = _ids(tokenizer, start + text)
-    if joint[: len(window)] == window:
-        return joint[len(window) :]
-    found = list(_anchored(tokenizer, text))
+    found = [*_joint(tokenizer, window, start + text), *_anchored(tokenizer, text)]
     for ids in found:
         if tokenizer.decode([*window, *ids], skip_special_tokens=False) == start + text:
             return ids
     return found[0]  # a normaliser has changed the text, which no choice of ids undoes
+
+
+def _joint(tokenizer: Tokenizer, window: list[int], both: str) -> Iterator[list[int]]:
+    ids = _ids(tokenizer, both)
+    if ids[: len(window)] == window:
+        yield ids[len(window) :]
 
 
 def _anchored(tokenizer: Tokenizer, text: str) -> Iterator[list[int]]:

@@ -97,13 +97,14 @@ def _schedule(step: int, steps: int) -> float:
 def _batch(
     policy: "Policy", batch: list[tuple[tasks.Messages, str]]
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
+    from pipeline import chat
     from pipeline.engines.hf import padded
     from pipeline.text import encode_after
 
     contexts = [policy.prompt_ids(messages) for messages, _ in batch]
-    backend = policy.tokenizer.backend_tokenizer
+    backend, lead = policy.tokenizer.backend_tokenizer, chat.lead(policy.tokenizer)
     solutions = [
-        encode_after(backend, context, text)
+        encode_after(backend, context, text if text[:1].isspace() else lead + text)
         for context, (_, text) in zip(contexts, batch, strict=True)
     ]
     rows = [[*c, *s, policy.ends[0]] for c, s in zip(contexts, solutions, strict=True)]

@@ -10,6 +10,7 @@ import argparse
 import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -63,6 +64,7 @@ class Prefix(NamedTuple):
 
     text: str  # of the student's response up to the fork
     before: list[int]  # the last student ids up to the fork, those of the prompt included
+    lead: str = ""  # blanks that the student's template writes before an answer
 
 
 class Cut(NamedTuple):
@@ -92,6 +94,8 @@ def cut(
         text = said.text
         if judgment.continuation == "instruct":
             text = continuations.trim(prefix.text, text).text
+        if not prefix.text and not text[:1].isspace():
+            text = prefix.lead + text
         ids = texts.encode_after(student, prefix.before, text)
         if len(ids) < limit and not said.ended:
             raise UserError(
@@ -106,11 +110,25 @@ def cut(
 
 
 def teach(
-    judging: Judging, asked: Iterator[Response], p: TeachParams, student: Tokenizer, size: int
+    judging: Judging,
+    asked: Iterator[Response],
+    p: TeachParams,
+    student: Tokenizer,
+    size: int,
+    lead: str = "",
 ) -> Iterator[pa.Table]:
-    """The answers, a block of `size` responses at a time."""
+    """The answers, a block of `size` responses at a time. `lead`: see Prefix."""
     while block := list(itertools.islice(asked, size)):
-        yield _table(block, judging.judge(block), p, judging.teacher, student)
+        yield _table(block, judging.judge(block), p, judging.teacher, student, lead)
+
+
+def _lead(teacher: teachers.Teacher, student: Path) -> str:
+    """Of the student, where answers are not in its own tokens."""
+    if teacher.same_tokens:
+        return ""
+    from pipeline import chat
+
+    return chat.lead(chat.load(student))
 
 
 def _asked(
@@ -128,10 +146,11 @@ def _table(
     p: TeachParams,
     teacher: teachers.Teacher,
     student: Tokenizer,
+    lead: str,
 ) -> pa.Table:
     rows = []
     for (r, position, sample), judgment in sorted(found.items()):
-        prefix = Prefix(block[r].prefixes[position], block[r].before.get(position, []))
+        prefix = Prefix(block[r].prefixes[position], block[r].before.get(position, []), lead)
         said = teacher.said(block[r].prompts[position], prefix.text, judgment)
         answer = cut(judgment, said, prefix, teacher.same_tokens, student, p.chunk_tokens)
         rows.append(
@@ -229,13 +248,13 @@ def main() -> None:
     with cells.running("teach", args) as run, Store(url(), cells.project()) as store:
         student = checkpoints.tokenizer(args.tokenizer)
         judging, used, read = judge(args, p, store), 0, 0
-        if p.kind != "local":
-            judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for
+        judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for
         asked = _asked(judging.teacher, args, p)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
             size = BLOCK[cells.free("teach", Untracked).transport]
-            for table in teach(judging, asked, p, student, size):
+            lead = _lead(judging.teacher, args.tokenizer.parent)
+            for table in teach(judging, asked, p, student, size, lead):
                 out.write_table(table, row_group_size=tables.ROWS_PER_GROUP)
                 used += sum(table["completion_tokens"].to_pylist())
                 read += sum(table["prompt_tokens"].to_pylist())

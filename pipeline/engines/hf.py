@@ -154,8 +154,10 @@ def white_box(folder: Path, vocabulary: dict[str, int], device: str) -> Policy:
 
 
 def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
-    silent = torch.ones(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
-    silent[list(tokenizer.get_vocab().values())] = False
+    rows = model.get_output_embeddings().weight.shape[0]
+    silent = torch.ones(rows, dtype=torch.bool)
+    # some tokenizers know more tokens than the head has rows
+    silent[[token for token in tokenizer.get_vocab().values() if token < rows]] = False
     return Policy(model.to(device).eval(), tokenizer, silent.to(device))
 
 

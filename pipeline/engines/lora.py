@@ -105,11 +105,32 @@ def switched_off(model: Any) -> Iterator[None]:
 
 def merge(model: Any) -> None:
     """Put the adapter into the weights that it sits on; `model` has none afterwards."""
+    from peft.utils import ModulesToSaveWrapper
+
     for name, layer in _layers(model).items():
         layer.merge(safe_merge=True)
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, layer.get_base_layer())
+        _put(model, name, layer.get_base_layer())
+    whole = {n: m for n, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)}
+    for name, wrapper in whole.items():  # modules that were trained whole, beside the adapter
+        _put(model, name, wrapper.modules_to_save["default"])
     del model.peft_config
+
+
+def _put(model: Any, name: str, module: Any) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def check_merged(model: Any, weights: set[str]) -> None:
+    """Raise UserError unless a merged model has the weights of its base, and may be saved so."""
+    found = set(model.state_dict())
+    if found != weights:
+        raise UserError(f"its weights {sorted(found ^ weights)[:4]} cannot be put into the base.")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if model.config.get_text_config().tie_word_embeddings and not torch.equal(
+        head.weight, embedding.weight
+    ):
+        raise UserError("it has a head of its own, and its base's is the embedding.")
 
 
 def has(model: Any) -> bool:

@@ -116,14 +116,20 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
     if adapter is None:
         model, tokenizer = _loaded(init.name, init.name, init, dtype)
     else:
-        base, told = _base(adapter, owner)
+        base, at, told = _base(adapter, owner)
         beside = (adapter / "tokenizer.json").is_file()  # it may know more tokens, or a template
         try:
-            model, tokenizer = _loaded(base, str(adapter) if beside else base, init, dtype)
+            names = str(adapter) if beside else base
+            model, tokenizer = _loaded(base, names, init.model_copy(update={"revision": at}), dtype)
+            weights = set(model.state_dict())
             lora.load(model, adapter)
+            lora.merge(model)
+            lora.check_merged(model, weights)
         except UserError as error:
-            raise UserError(f"{told}: {error}") from error
-        lora.merge(model)
+            raise UserError(
+                f"{told}: {error} Or merge the two with peft (merge_and_unload), save that, and "
+                "name it here."
+            ) from error
         model = model.to(dtype)
     _plain_head(model, owner)
     set_template(tokenizer, init)
@@ -133,14 +139,20 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
 
 def _loaded(name: str, tokenizer_of: str, init: HubInit, dtype: torch.dtype) -> tuple[Any, Any]:
     """Weights of `name` and the tokenizer of `tokenizer_of`."""
-    at = init.revision if name == init.name else None
+    at = init.revision
     try:
         config, _ = PreTrainedConfig.get_config_dict(name, revision=at)
         code = checkpoints.trusted(name, config)
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=at, dtype=dtype, use_safetensors=True, trust_remote_code=code
         )
-        tokenizer = chat.read_in(tokenizer_of, f"pretrain: {init.name!r}", at, init.date)
+        tokenizer = chat.read_in(
+            tokenizer_of,
+            f"pretrain: {init.name!r}",
+            at if tokenizer_of == name else None,
+            init.date,
+            own_template(init),
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"pretrain: {name!r} could not be loaded ({error}). Check the name and revision, that "
@@ -162,30 +174,35 @@ def _adapter(name: str, revision: str | None) -> Path | None:
     return Path(found).parent if found is not None and config is None else None
 
 
-def _base(adapter: Path, owner: str) -> tuple[str, str]:
-    """The base that an adapter names, and what to say of the two. Raises UserError without one."""
+def _base(adapter: Path, owner: str) -> tuple[str, str | None, str]:
+    """The base that an adapter names, its revision, and what to say of the two.
+
+    Raises UserError without one.
+    """
     values = json.loads((adapter / checkpoints.ADAPTER_CONFIG).read_text())
     base = values.get("base_model_name_or_path")
     told = f"{owner}: it is an adapter ({values.get('peft_type')}) on the base {base!r}"
     if not isinstance(base, str) or not base:
         raise UserError(f"{told}. Name a whole model, or write the base into its config.")
-    return base, told
+    return base, values.get("revision"), told
+
+
+def own_template(init: HubInit) -> str | None:
+    """The chat template of params, where it is not the checkpoint's own."""
+    return None if init.chat_template == "own" else init.chat_template
 
 
 def set_template(tokenizer: Any, init: HubInit) -> None:
-    """Give the tokenizer the chat template and the thinking switch of `init`. Raises UserError.
+    """Give the tokenizer's chat template the thinking switch of `init`. Raises UserError.
 
     The switch becomes the template's first line, so that it also holds for readers that pass none.
     """
-    own = init.chat_template in (None, "own")
-    text = tokenizer.chat_template if own else init.chat_template
+    text = tokenizer.chat_template
     if not isinstance(text, str):
         raise UserError(
             f"pretrain: {init.name!r} has no chat template, wanted one. "
             "Write it into init.chat_template, as Jinja."
         )
-    if not own:
-        tokenizer.chat_template = text = chat.pinned(text, init.date)
     if init.thinking is None:
         return
     tokenizer.chat_template = SWITCH.format(str(init.thinking).lower()) + text

@@ -30,7 +30,7 @@ class Silent(LogitsProcessor):  # type: ignore[misc]
         config = vllm_config.model_config
         mask_V = torch.ones(config.get_vocab_size(), dtype=torch.bool)
         known = Tokenizer.from_file(str(Path(config.model) / "tokenizer.json")).get_vocab()
-        mask_V[list(known.values())] = False
+        mask_V[[token for token in known.values() if token < len(mask_V)]] = False
         self.mask_V = mask_V.to(device) if mask_V.any() else None
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:

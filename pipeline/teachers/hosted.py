@@ -109,9 +109,7 @@ class Hosted:
         if self.template is None:
             return ()
         where = self.student if self.config.tokenizer == "student" else self.config.tokenizer
-        listed = chat.listed_ends(Path(str(where)))
-        size = len(self.template)
-        return chat.resolve(self.template, listed, size, f"teacher {self.name}").ids
+        return tuple(chat.sources(self.template, chat.listed_ends(str(where))))
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
@@ -192,7 +190,9 @@ class Hosted:
             return len(prompt)
         if self.config.tokenizer is None:
             return int(len(prompt) / MANY_CHARACTERS)
-        return len(self._encode(prompt))
+        if self.continuation == "completions":
+            return len(self._encode(prompt))
+        return sum(len(self._encoded(message["content"])) for message in json.loads(prompt))
 
     def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> Said:
         if judgment.token_ids is None or self.template is None:
