@@ -95,6 +95,7 @@ class Judging:
     ledger: Ledger = field(default_factory=Ledger)
     before_spending: Callable[[], None] = lambda: None  # called once, before the first purchase
     _may_spend: bool = False
+    _doubted: bool = False  # whether the server reads whole prompts, which was said
     _counted: set[str] = field(default_factory=set)  # keys of this block and the one before
 
     def judge(self, block: list[Response]) -> dict[Place, Judgment]:
@@ -302,16 +303,24 @@ class Judging:
     def _unread(self, answered: Answered, ask: Ask) -> str | None:
         """What to say of a server that read fewer tokens than it was sent: it cut the prompt.
 
-        Of text a tenth may be missing, as another tokenizer may count it.
+        Of text, which it may count otherwise, only that it looks so, once.
         """
         for draw, found in answered.continuations.items():
             prompt, read = ask.prompts[draw.position], found.prompt_tokens
             sent = self.teacher.size(prompt)
-            if 0 < read < (sent if isinstance(prompt, tuple) else 0.9 * sent):
-                return (
-                    f"sent a prompt of {sent} tokens at position {draw.position}, and the server "
-                    f"read {read}: it cut the rest off. Nothing of it was stored. Give the server "
-                    "a larger context, or name what it has in teachers.*.context."
+            if not 0 < read < sent:
+                continue
+            said = (
+                f"sent a prompt of {sent} tokens at position {draw.position}, and the server says "
+                f"that it read {read}"
+            )
+            remedy = "Give it a larger context, or name what it has in teachers.*.context."
+            if isinstance(prompt, tuple):
+                return f"{said}: it cut the rest off. Nothing of it was stored. {remedy}"
+            if 2 * read < sent and not self._doubted:
+                self._doubted = True
+                log.warning(
+                    f"teach: {said}. If it cuts prompts, its answers are worth nothing. {remedy}"
                 )
         return None
 

@@ -302,15 +302,22 @@ def template_end(tokenizer: Any) -> int | None:
     before, _, tail = shown.rpartition(ANSWER)
     between = again.partition(ANSWER)[2].partition(QUESTION)[0]
     end = _without_opening(between, opened.partition(QUESTION)[0])
-    header = before.rpartition(QUESTION)[2]  # of the assistant, behind the user's end
-    if not end and tail.strip() in (header.strip(), between.strip()):
+    header = before.rpartition(QUESTION)[2].strip()  # of the assistant, behind the user's end
+    opening = between.removeprefix(end)  # of the next user
+    if end and (end.strip() == header or _first(tokenizer, end) == _first(tokenizer, opening)):
         return None  # what is written there opens a turn
+    if not end and tail.strip() in (header, between.strip()):
+        return None
     tail = tail or end  # an end may be written only where another turn follows
     ids = text_ids(tokenizer, tail) if tail else []
     added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
     if not ids or ids[0] not in added or not tokenizer.convert_ids_to_tokens(ids[0]).strip():
         return None
     return ids[0]
+
+
+def _first(tokenizer: Any, text: str) -> int | None:
+    return next(iter(text_ids(tokenizer, text)), None)
 
 
 def _without_opening(between: str, opening: str) -> str:

@@ -59,6 +59,7 @@ class Layout:
     pad: str | None = None
     padding: int = 0  # rows of the head that stand for no token
     plain: tuple[str, ...] = ()  # added tokens that are not special
+    rstrip: bool = False  # control tokens take the blanks behind them
     class_: str | None = None  # tokenizer_class of tokenizer_config.json
     model: str = "Llama"
     config: dict[str, Any] = field(default_factory=dict)
@@ -247,6 +248,7 @@ PHI_3 = Layout(
     bos="<s>",
     pad="<|endoftext|>",
     model="Phi3",
+    rstrip=True,
 )
 MISTRAL_7 = Layout(
     "mistral",
@@ -280,7 +282,10 @@ def fast(layout: Layout) -> PreTrainedTokenizerFast:
     """The layout's tokenizer as transformers has it."""
     backend = layout.tokenizer(layout.special)
     backend.add_special_tokens(
-        [AddedToken(x, special=True, normalized=False) for x in layout.special]
+        [
+            AddedToken(x, special=True, normalized=False, rstrip=layout.rstrip and x[:2] == "<|")
+            for x in layout.special
+        ]
     )
     backend.add_tokens([AddedToken(x, special=False, normalized=False) for x in layout.plain])
     named = {"bos_token": layout.bos, "eos_token": layout.eos, "pad_token": layout.pad}

@@ -92,6 +92,12 @@ class Pure(Server):
         return [request for request in self.requests if not of_check(request)]
 
 
+def read(prompt):
+    """Tokens of a prompt as the reply tells them: of text always the same."""
+    ids = isinstance(prompt, list) and all(isinstance(token, int) for token in prompt)
+    return len(prompt) if ids else 7
+
+
 class PureHandler(Handler):
     def do_POST(self):
         request = json.loads(self.body())
@@ -107,7 +113,7 @@ class PureHandler(Handler):
             "object": "chat.completion" if chat else "text_completion",
             "model": self.server.model,
             "choices": choices,
-            "usage": {"prompt_tokens": 7, "completion_tokens": 5 * len(choices)},
+            "usage": {"prompt_tokens": read(prompt), "completion_tokens": 5 * len(choices)},
         }
         self.reply(200, self.server.change(request, reply))
         key = (json.dumps(prompt), request.get("seed"))

@@ -507,7 +507,7 @@ def test_a_role_that_the_template_refuses_is_named_with_its_row(tmp_path, monkey
     student = stage("pretrain", tmp_path / "student", p, prompts=asking)
     p = ROLLOUT | {"prompts_per_round": len(ASKED) + 1}
     with pytest.raises(
-        UserError, match=r"prompts table, prompt_id train-9: .*roles system, user"
+        UserError, match=r"prompts table, prompt_id train-9 .*roles system, user"
     ) as e:
         stage("rollout", tmp_path / "r", p, prompts=asking, policy=student)
     assert "System role not supported" in str(e.value)
