@@ -1,5 +1,6 @@
 """Files of rows as people have them: what is read, and what is refused with its place."""
 
+import functools
 import gzip
 import io
 import json
@@ -16,6 +17,7 @@ from pipeline import json_rows, row_files, rows
 from pipeline.errors import UserError
 from pipeline.tasks import prompts
 
+zipped = functools.partial(gzip.compress, mtime=0)  # tests are named by their content
 ROWS = [{"prompt": f"{i}+1?", "answer": i} for i in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 HALF = r'"a \ud83d b"'
@@ -113,12 +115,12 @@ def test_characters_that_a_read_cuts_are_put_together(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("x.jsonl.gz", gzip.compress(LINES.encode())),
-        ("x.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("x.jsonl.gz", zipped(LINES.encode())),
+        ("x.json.gz", zipped(json.dumps(ROWS).encode())),
         ("x.jsonl.zst", zstd(LINES)),
         ("x.json.zst", zstd(json.dumps(ROWS))),
-        ("X.JSONL.GZ", gzip.compress(b"\xef\xbb\xbf" + LINES.encode())),
-        ("two.jsonl.gz", gzip.compress(LINES[:24].encode()) + gzip.compress(LINES[24:].encode())),
+        ("X.JSONL.GZ", zipped(b"\xef\xbb\xbf" + LINES.encode())),
+        ("two.jsonl.gz", zipped(LINES[:24].encode()) + zipped(LINES[24:].encode())),
         ("two.jsonl.zst", zstd(LINES[:24]) + zstd(LINES[24:])),
     ],
 )
@@ -132,11 +134,11 @@ LONG = "".join(json.dumps({"prompt": str(i**7)}) + "\n" for i in range(30_000))
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.jsonl.gz", gzip.compress(LONG.encode())[:-9000], "not readable to its end (Trunc"),
+        ("x.jsonl.gz", zipped(LONG.encode())[:-9000], "not readable to its end (Trunc"),
         ("x.jsonl.zst", zstd(LONG)[:-9000], "not readable to its end (Trunc"),
         ("x.jsonl.gz", LINES, "not readable to its end (zlib"),
-        ("x.jsonl.zst", gzip.compress(LINES.encode()), "found gzip. End its name in .gz"),
-        ("x.jsonl", gzip.compress(LINES.encode()), "found gzip. End its name in .gz"),
+        ("x.jsonl.zst", zipped(LINES.encode()), "found gzip. End its name in .gz"),
+        ("x.jsonl", zipped(LINES.encode()), "found gzip. End its name in .gz"),
         ("x.json", zstd(LINES), "found zstd. End its name in .zst"),
         ("x.jsonl", "version https://git-lfs.github.com/spec/v1\noid ", "git lfs pull"),
         ("x.parquet.gz", b"PAR1", "found .parquet compressed as .gz, wanted .parquet as it is"),
@@ -162,7 +164,7 @@ def test_a_table_of_text_is_refused_with_how_to_convert_it(tmp_path):
 def test_a_file_without_rows_is_refused(tmp_path, name):
     content = {"y.json": b" [ ]\n", "z.jsonl": b"\n \n"}.get(name, b"")
     if name.endswith("gz"):
-        content = gzip.compress(b"")
+        content = zipped(b"")
     refused(put(tmp_path / name, content), "found no row, wanted")
 
 
