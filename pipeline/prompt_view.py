@@ -59,8 +59,7 @@ class View:
         if teacher is None:
             label = f"the messages sent to the teacher, mode {self.mode}; its provider renders them"
             teacher = "\n".join(f"{m['role']}: {m['content']}" for m in self.sent)
-        ours, theirs = (f"; a turn ends with {x}" if x else "" for x in self.ends)
-        return [(f"the student's prompt{ours}", student), (f"{label}{theirs}", teacher)]
+        return [("the student's prompt", student), (label, teacher)]
 
 
 def sides(folder: Path, teacher: Teacher, name: str) -> Sides:
@@ -141,6 +140,12 @@ def warnings(views: Sequence[View]) -> list[str]:
     return found[:LISTED] + more
 
 
+def ends(views: Sequence[View]) -> list[str]:
+    """What ends a turn of each side, where it is known."""
+    sides = zip(("student", "teacher"), views[0].ends if views else (), strict=False)
+    return [f"A turn of the {side} ends with {known}." for side, known in sides if known]
+
+
 def quiet(views: Sequence[View]) -> str:
     """What no warning means."""
     if all(one.teacher is None for one in views):
@@ -159,6 +164,7 @@ def text(views: Sequence[View]) -> str:
         lines += [f"note: both templates add {line!r}" for line in one.shared]
     if len(views) > SHOWN:
         lines.append(f"{len(views) - SHOWN} more sequences with other roles are read, not shown.")
+    lines += ends(views)
     found = warnings(views)
     lines += [UNSAFE.sub("\ufffd", f"warning: {warning}") for warning in found]
     lines.append(f"Warnings stop nothing; {REMEDY}." if found else quiet(views))

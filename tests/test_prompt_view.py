@@ -237,3 +237,25 @@ def test_that_a_template_refuses_a_system_role_is_a_warning_of_the_check(tmp_pat
         in shown
     )
     assert "It may be used." in verdict
+
+
+@pytest.mark.parametrize(
+    ("listed", "shown"),
+    [
+        (None, "<|im_end|> (259)"),
+        ([256, 259], "<|im_end|> (259), <s> (256)"),
+        ([259, 99999], "<|im_end|> (259)"),  # a stale id is none of the tokenizer's
+    ],
+)
+def test_what_ends_a_turn_is_said_of_both_sides(tmp_path, listed, shown):
+    for name in ("student", "teacher"):
+        templated.tokenizer(CHATML).save_pretrained(tmp_path / name)
+    for name, found in (("student", 259), ("teacher", listed)):
+        text = json.dumps({"eos_token_id": found})
+        (tmp_path / name / "generation_config.json").write_text(text)
+    both = prompt_view.sides(tmp_path / "student", hosted(tmp_path / "teacher", "prefill"), "it")
+    found = prompt_view.ends([prompt_view.view(both, [{"role": "user", "content": "Hi."}], "one")])
+    assert found == [
+        "A turn of the student ends with <|im_end|> (259).",
+        f"A turn of the teacher ends with {shown}.",
+    ]

@@ -125,6 +125,7 @@ def _prompts(views: list[View]) -> Section | None:
     blocks: list[Any] = [Text(warning, "bad") for warning in said]
     if not said:
         blocks.append(Text(prompt_view.quiet(views)))
+    blocks += [Text(line) for line in prompt_view.ends(views)]
     for view in views[: prompt_view.SHOWN]:
         quotes = [(label, prompt_view.cut(text, QUOTED)) for label, text in view.sides]
         blocks.append(Quotes(view.what, quotes))
