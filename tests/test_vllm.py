@@ -129,7 +129,7 @@ def test_an_engine_dies_with_the_stage_that_started_it(folder, installed, tmp_pa
         "from pathlib import Path\n"
         "from pipeline import params\nfrom pipeline.engines import vllm\n"
         "engine = vllm.Engine(Path(sys.argv[1]), params.Runtime())\n"
-        "list(engine.sample([vllm.Job([2, 3], 1)], vllm.Settings(1.0, 1.0, 0, 4, 1)))\n"
+        "list(engine.sample([vllm.Job([2, 3], 1)], vllm.Settings(1.0, 1.0, 0, 4, (1,))))\n"
         "print([c.pid for c in psutil.Process().children(recursive=True)], flush=True)\n"
         "time.sleep(600 if sys.argv[2] == 'killed' else 0)\n"
     )

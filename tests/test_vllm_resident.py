@@ -33,7 +33,7 @@ STAGE = (
     "from pipeline import params\nfrom pipeline.engines import vllm\n"
     "engine = vllm.Engine(Path(sys.argv[1]), params.Runtime(), resident='one')\n"
     "asked = [vllm.Job([2, 3], i) for i in range(2000)]\n"
-    "found = engine.sample(asked, vllm.Settings(1.0, 1.0, 0, 200, 1))\n"
+    "found = engine.sample(asked, vllm.Settings(1.0, 1.0, 0, 200, (1,)))\n"
     "print(next(found)[0], flush=True)\n"
     "time.sleep(600)\n"
 )
