@@ -76,7 +76,7 @@ class Pure(Server):
     """An OpenAI-compatible server: the reply is a function of the request; it counts what it sent.
 
     `seconds` is how long a reply takes, or a function of the request that says so. `whole` counts
-    the replies that were written to the end, by prompt and seed.
+    the replies about forks that were written to the end, by prompt and seed.
     """
 
     def __init__(self, seconds=0.0, model="stub-1", change=lambda request, reply: reply):
@@ -118,7 +118,7 @@ class PureHandler(Handler):
         self.reply(200, self.server.change(request, reply))
         key = (json.dumps(prompt), request.get("seed"))
         with self.server.lock:
-            self.server.whole[key] += 1
+            self.server.whole[key] += not of_check(request)  # which repeats a probe with its seed
 
     def choice(self, request, prompt, i, chat):
         shown = json.dumps(prompt)
