@@ -117,8 +117,9 @@ class PureHandler(Handler):
         }
         self.reply(200, self.server.change(request, reply))
         key = (json.dumps(prompt), request.get("seed"))
-        with self.server.lock:
-            self.server.whole[key] += not of_check(request)  # which repeats a probe with its seed
+        if not of_check(request):  # which repeats a probe with its seed
+            with self.server.lock:
+                self.server.whole[key] += 1
 
     def choice(self, request, prompt, i, chat):
         shown = json.dumps(prompt)
