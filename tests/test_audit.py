@@ -81,7 +81,7 @@ def test_a_local_teacher_is_audited_without_git_or_dvc_and_nothing_is_repeated(f
     assert not re.search(r"(src|href)=[\"']https?:|url\(\s*[\"']?https?:", source)
     assert not (folder / "audit/.git").exists()
     again = run(folder, *arguments)
-    assert " of " not in again.stderr  # no stage was named, so none ran
+    assert not re.search(r"\d of \d", again.stderr)  # no stage was named, so none ran
     assert (folder / "audit/index.html").read_text() == source
 
 

@@ -72,10 +72,11 @@ def watched(tmp_path, monkeypatch):
 def test_a_hostile_program_is_wrong_with_its_reason_and_leaves_nothing(watched, name):
     source, reason = HOSTILE[name]
     before = time.monotonic()
-    found = judged(watched(source))
+    # a deed may take its time on a busy machine: it is its result that is looked at
+    found = judged(watched(source), SECONDS if reason in ("any", "timeout") else 20.0)
     assert found is not None
     assert reason in ("any", found)
-    assert time.monotonic() - before < 60  # SECONDS, and room for a busy machine
+    assert time.monotonic() - before < 60  # its seconds, and room for a busy machine
     assert judged(RIGHT, 20.0) is None  # the next one is graded as ever
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline import params, teachers
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
-from pipeline.judgments.store import Store
+from pipeline.judgments.store import LEASE_SECONDS, Store
 from pipeline.responses import Response
 from tests.servers import Pure
 
@@ -18,7 +18,7 @@ SPAWN = multiprocessing.get_context("spawn")
 PROCESSES, RESPONSES, SAMPLES = 8, 250, 8
 BLOCK = 10  # responses that a process asks for together
 FIRSTS = range(0, RESPONSES, 30)[:PROCESSES]  # where each process begins
-LEASE = 1.0  # seconds
+LEASE = 3.0  # seconds: short, but longer than a busy machine keeps a holder from renewing it
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.team)])
@@ -28,7 +28,7 @@ def url(request, tmp_path):
     return f"sqlite:///{tmp_path / 'judgments.sqlite'}"
 
 
-def want(store_url, server_url, first, results, barrier=None):
+def want(store_url, server_url, lease, first, results, barrier):
     """Ask for all answers, beginning with another response in each process; hand out the texts."""
     config = params.OpenAICompatibleTeacher(
         kind="openai_compatible",
@@ -39,11 +39,10 @@ def want(store_url, server_url, first, results, barrier=None):
     )
     asked = teachers.Asked("prefill", 1.0, "live", params.Runtime())
     with Store(store_url, str(first)) as store:
-        store.holding = functools.partial(store.holding, lease=LEASE)
+        store.holding = functools.partial(store.holding, lease=lease)
         teacher = teachers.load(config, "it", asked, None, None)
         judging = Judging(teacher, Wanted(SAMPLES, 6, 0, 2, 0.0, False), Budget(store))
-        if barrier is not None:
-            barrier.wait()
+        barrier.wait()
         texts = {}
         for start in range(first, first + RESPONSES, BLOCK):
             numbers = [i % RESPONSES for i in range(start, start + BLOCK)]
@@ -58,10 +57,10 @@ def response(teacher, number):
     return Response(str(number), {0: prompt}, {0: "so"})
 
 
-def start(store_url, server_url, firsts):
+def start(store_url, server_url, firsts, lease):
     results, barrier = SPAWN.Queue(), SPAWN.Barrier(len(firsts) + 1)
     processes = [
-        SPAWN.Process(target=want, args=(store_url, server_url, first, results, barrier))
+        SPAWN.Process(target=want, args=(store_url, server_url, lease, first, results, barrier))
         for first in firsts
     ]
     for process in processes:
@@ -80,7 +79,7 @@ def all_the_same(results, count):
 
 def test_eight_processes_buy_each_of_2000_answers_once(url):
     with Pure().running() as server:
-        processes, results = start(url, server.url, FIRSTS)
+        processes, results = start(url, server.url, FIRSTS, LEASE_SECONDS)
         found = all_the_same(results, PROCESSES)
         for process in processes:
             process.join(60)
@@ -98,7 +97,7 @@ def test_calls_that_outlast_the_lease_are_not_bought_twice(url):
         return 3 * LEASE if request["messages"][0]["content"] == "problem 0" else 0
 
     with Pure(seconds).running() as server:
-        processes, results = start(url, server.url, FIRSTS)
+        processes, results = start(url, server.url, FIRSTS, LEASE)
         all_the_same(results, PROCESSES)
         for process in processes:
             process.join(60)
@@ -108,7 +107,7 @@ def test_calls_that_outlast_the_lease_are_not_bought_twice(url):
 
 def test_when_a_holder_is_killed_only_what_it_had_in_flight_is_asked_again(url):
     with Pure(seconds=0.01).running() as server:
-        processes, results = start(url, server.url, [0, 0])
+        processes, results = start(url, server.url, [0, 0], LEASE)
         while len(server.requests) < 200:
             assert processes[0].is_alive()
             time.sleep(0.01)
