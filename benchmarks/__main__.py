@@ -1,7 +1,8 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
-    python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score dag stages
-                                          and, only where it is named, growth (half an hour)
+    python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score text dag
+                                          stages and, only where it is named,
+                                          growth (half an hour)
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
 benchmarks/results.md. Look-ups in the judgment store are a command of their own,
@@ -32,6 +33,7 @@ TOPICS = {  # and how the names of their rows begin
     "rollout": "rollout_",
     "teach": "teach_",
     "score": "score",
+    "text": "text_",
     "dag": "dag_",
     "stages": f"(?!{_APART})(memory|time)_",
     "growth": _APART,

@@ -37,15 +37,12 @@ class Ends(NamedTuple):
     ids: tuple[int, ...]  # the first is what is written where a text has to end
     sources: tuple[str, ...]  # of each, where it is from
 
-    @property
-    def written(self) -> int:
-        return self.ids[0]
-
 
 def load(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a checkpoint of ours, which was compared when it was read in."""
     found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     found.backend_tokenizer.no_truncation()
+    found.backend_tokenizer.no_padding()
     found.chat_template = template(found.chat_template, str(folder))
     return found
 
