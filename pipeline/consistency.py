@@ -147,7 +147,6 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
             f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
             "Only answers that were bought are looked at, and they end there.",
         )
-    _baseline(where, arm)
     if arm.train.answers > arm.teach.samples:
         refuse(
             f"{where}train.answers",
@@ -155,49 +154,6 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
             f"at most teach.samples = {arm.teach.samples}",
             "Imitate no more continuations than are bought.",
         )
-
-
-def _baseline(where: str, arm: "Settings") -> None:
-    responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
-    several = arm.train.epochs * responses > arm.train.batch_size
-    if arm.train.baseline == "teacher-agreement" and arm.train.objective == "omniopd":
-        _agreement(where, arm)
-    if arm.train.baseline != "none" and several and arm.train.correction != "ratio":
-        refuse(
-            f"{where}train.correction",
-            arm.train.correction,
-            f"ratio with baseline {arm.train.baseline} and several optimizer steps a round",
-            "Weights below 0 push a token ever lower once the student has moved.",
-        )
-
-
-def _agreement(where: str, arm: "Settings") -> None:
-    baseline = "with train.baseline teacher-agreement"
-    if arm.teach.samples < 2:
-        refuse(
-            f"{where}teach.samples",
-            arm.teach.samples,
-            f"at least 2 {baseline}",
-            "One answer agrees with no other.",
-        )
-    if len(arm.teach.teachers) > 1:
-        refuse(
-            f"{where}teach.teacher",
-            list(arm.teach.teachers),
-            f"one teacher {baseline}",
-            "Name one, or use another baseline.",
-        )
-    for key, found, wanted in (
-        ("prior.source", arm.prior.source, "scores"),
-        ("score.source", arm.score.source, "similarity"),
-    ):
-        if found != wanted:
-            refuse(
-                f"{where}{key}",
-                found,
-                f"{wanted} {baseline}",
-                "Use another baseline: the weights would hold its agreement and not its scores.",
-            )
 
 
 def _models(file: "Experiment", where: str, arm: "Settings") -> None:

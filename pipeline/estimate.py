@@ -134,7 +134,9 @@ def _asked(teacher: teachers.Teacher, cell: dict[str, Any], student: Path) -> It
         return responses.solutions(teacher, problems, p["round"], p["prompts_per_round"], student)
     rollouts = DATA / "rollout" / cell["rollouts"] / "rollouts.parquet"
     forks = DATA / "forks" / cell["forks"] / "forks.parquet"
-    return responses.forks(teacher, problems, rollouts, forks)
+    other = p.get("problem") == "another"
+    others = responses.Others(p["seed"], p["prompts_per_round"]) if other else None
+    return responses.forks(teacher, problems, rollouts, forks, others)
 
 
 def _counted(

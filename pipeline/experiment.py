@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import ceilings, consistency, params, sizes
+from pipeline import ceilings, consistency, params, sizes, trainable
 from pipeline.errors import UserError
 from pipeline.params import METHOD, Params
 
@@ -73,6 +73,7 @@ class Experiment(Settings):
         settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
         settings = sizes.resolved(settings, self.experiment.student)
         consistency.arm(self, name, settings)
+        trainable.arm(f"arms.{name}: " if self.arms[name] else "", settings)
         return settings
 
 

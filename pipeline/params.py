@@ -19,6 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Mode = Literal["completions", "prefill", "instruct"]
+Problem = Literal["own", "another"]
 Transport = Literal["live", "batch"]
 Engine = Literal["hf", "vllm"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM 0.32 has room for
@@ -351,7 +352,7 @@ class Rollout(Params):
     prompts_per_round: Count
     samples_per_prompt: Count
     max_new_tokens: Count
-    temperature: Positive
+    temperature: NonNegative  # 0 is refused with its reason, by pipeline/trainable.py
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Annotated[int, Field(ge=0)]  # 0 is off
 
@@ -367,8 +368,10 @@ class Forks(Params):
 class Teach(Params):
     teacher: Name | tuple[Name, ...]  # several: arm multi-teacher, see prior.combine
     samples: Count
-    temperature: Positive
+    temperature: NonNegative  # as rollout.temperature
     continuation: Mode
+    # whose messages the teacher sees before the student's text; another: arm wrong-teacher
+    problem: Problem = "own"
     max_attempts: Count  # draws of one sample, where a draw fails
     max_failure_rate: Share
     epoch: Annotated[int, Field(ge=0)]

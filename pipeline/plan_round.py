@@ -6,6 +6,7 @@ from pipeline import ceilings, params
 from pipeline.consistency import UNTRACKED
 from pipeline.experiment import Settings
 from pipeline.params import file_of
+from pipeline.trainable import CORRECTED
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
     "beta": {"omniopd", "imitate-forks", "opd-forks"},
-    "correction": {"omniopd", "opd-sampled", "rft"},
+    "correction": CORRECTED,
     "answers": {"imitate-forks"},
     "jsd_beta": {"gkd"},
     "baseline": {"omniopd"},
@@ -130,6 +131,8 @@ class Round:
             who = {field: value for field, value in who.items() if value is not None}
         elif teacher.engine != "hf":  # another engine continues otherwise from the same seed
             who["engine"] = teacher.engine
+        if self.settings.teach.problem == "another":  # which one is drawn from the seed
+            who["seed"] = self.where["seed"]
         return (
             tracked(self.settings, "teach")
             | who
@@ -237,6 +240,8 @@ def dump(block: params.Params) -> dict[str, Any]:
 def tracked(settings: Settings, block: str) -> dict[str, Any]:
     """A block without what cannot change a result."""
     found = dump(getattr(settings, block))
+    if found.get("problem") == "own":  # cells of the time before there was a choice
+        del found["problem"]
     return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
 
 

@@ -1,15 +1,17 @@
 """What a teacher is asked about: student responses and prefixes, as the teacher gets them."""
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline import prompts, tables
+from pipeline import prompts, seeds, tables
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.spool import Spool, letters, text
@@ -28,6 +30,36 @@ class Response:
     prefixes: Mapping[int, str]  # position: the student's text up to there
     # position: the last student ids up to there, those of its prompt included
     before: Mapping[int, list[int]] = field(default_factory=dict)
+
+
+class Others(NamedTuple):
+    """Which other problem of its round stands in for each: arm wrong-teacher."""
+
+    seed: int
+    prompts: int  # problems of a round
+
+    def of(self, path: Path, round_: int) -> dict[str, str]:
+        """prompt_id of the problem that is shown for each prompt_id of round `round_`.
+
+        A permutation that is a function of seed and round; no problem stands in for one of equal
+        messages. Raises UserError where over half of the round's problems are equal.
+        """
+        asked = prompts.read(path, "train", (round_ - 1) * self.prompts, self.prompts)
+        same: dict[str, list[str]] = {}  # problems of equal messages
+        for prompt in asked:
+            same.setdefault(json.dumps(prompt.messages), []).append(prompt.prompt_id)
+        groups = list(same.values())
+        most = max(map(len, groups))
+        if 2 * most > len(asked):
+            raise UserError(
+                f"{path}: {most} of the {len(asked)} problems of round {round_} are equal, wanted "
+                "at most half: teach.problem another shows each response's teacher another "
+                "problem. Prepare more different problems, or raise rollout.prompts_per_round."
+            )
+        order = seeds.generator(self.seed, "teach", "another", round_).permutation(len(groups))
+        names = [name for group in order for name in groups[group]]
+        # equal problems stand together, so that a shift by the most of them leaves each group
+        return dict(zip(names, np.roll(names, -most).tolist(), strict=True))
 
 
 def solutions(
@@ -51,19 +83,25 @@ def _student_prompt(student: Path) -> Callable[[list[dict[str, str]]], list[int]
     return lambda messages: chat.text_ids(tokenizer, chat.render(tokenizer, messages, "student"))
 
 
-def forks(teacher: Teacher, problems: Path, rollouts: Path, path: Path) -> Iterator[Response]:
-    """The responses that have forks, in the order of the rollouts, a row group at a time."""
+def forks(
+    teacher: Teacher, problems: Path, rollouts: Path, path: Path, others: Others | None = None
+) -> Iterator[Response]:
+    """The responses that have forks, in the order of the rollouts, a row group at a time.
+
+    With `others` the teacher sees another problem before the student's own text.
+    """
     messages = _Messages(problems)
+    shown = functools.cache(lambda round_: others.of(problems, round_) if others else {})
     rows = itertools.groupby(_rows(path, tables.FORKS), key=lambda row: row["rollout_id"])
     pending = next(rows, None)
-    names = ("rollout_id", "prompt_id", "prompt_token_ids", "token_ids")
+    names = ("rollout_id", "prompt_id", "round", "prompt_token_ids", "token_ids")
     for row in _rows(rollouts, tables.ROLLOUTS, *names):
         if pending is None or pending[0] != row["rollout_id"]:
             continue  # no fork fits into this response
         prefixes: dict[int, str] = {fork["position"]: fork["prefix_text"] for fork in pending[1]}
-        problem, ids = messages[row["prompt_id"]], row["token_ids"]
+        name, ids = shown(row["round"]).get(row["prompt_id"], row["prompt_id"]), row["token_ids"]
         sent = {
-            start: _prompt(teacher, row["prompt_id"], problem, ids[:start], text)
+            start: _prompt(teacher, name, messages[name], ids[:start], text)
             for start, text in prefixes.items()
         }
         own = row["prompt_token_ids"][-WINDOW:]

@@ -41,6 +41,8 @@ class TeachParams(params.Params):
     samples: params.Count  # N
     temperature: params.Positive
     continuation: params.Mode
+    problem: params.Problem = "own"  # whose messages stand before the student's text
+    seed: int = 0  # another: which one is drawn from it
     max_attempts: params.Count
     max_failure_rate: params.Share
     epoch: int
@@ -137,7 +139,8 @@ def _asked(
     if args.forks is None:
         slice_ = (args.prompts, p.round, p.prompts_per_round)
         return responses.solutions(teacher, *slice_, args.tokenizer.parent)
-    return responses.forks(teacher, args.prompts, args.rollouts, args.forks)
+    others = responses.Others(p.seed, p.prompts_per_round) if p.problem == "another" else None
+    return responses.forks(teacher, args.prompts, args.rollouts, args.forks, others)
 
 
 def _table(

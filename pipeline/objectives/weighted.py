@@ -61,11 +61,17 @@ def chunked(
 
 
 def everywhere(examples: list[Example]) -> list[Example]:
-    """The same examples with the anchor on every token that has none: arm anchor-all."""
-    return [
-        Example([s._replace(anchor_T=s.anchor_T | s.signal_T) for s in example.sequences])
-        for example in examples
-    ]
+    """The same examples with the anchor on every response token: arm anchor-all.
+
+    What the teacher wrote, as imitate-forks trains on it, is no response and keeps none.
+    """
+    return [Example([_anchored(s) for s in example.sequences]) for example in examples]
+
+
+def _anchored(sequence: Sequence) -> Sequence:
+    if sequence.old_logp_T is None:  # not the student's own
+        return sequence
+    return sequence._replace(anchor_T=np.ones_like(sequence.anchor_T))
 
 
 def nll(piece: Slice, correct: bool) -> torch.Tensor:
