@@ -28,10 +28,9 @@ DELIMITERS = re.compile(r"\\[()\[\]](?=\s|\S)|\$+|`+")
 ESCAPED = re.compile(r"\\([%#&])")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d,]|\.\d{4})")
 TOKEN = re.compile(r"\d+(?:\.\d+)+|\.\d+|\d+|[^\W\d_]+|\s+|_+|.", re.DOTALL)
-FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh")
-    + ("tanh", "log", "ln", "lg", "exp", "sqrt", "abs", "det", "max", "min", "gcd", "lcm", "mod")
-    + ("floor", "ceil", "sum", "pi", "frac")
+FUNCTION = re.compile(
+    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|lg|exp|sqrt|abs|det|max|min|gcd|lcm|mod|floor"
+    r"|ceil|sum|pi|frac"
 )
 KEPT = frozenset("%/\\*&@#")  # of the category P; brackets are kept, too
 SAME = {
@@ -158,7 +157,7 @@ def _kept(tokens: Sequence[str]) -> Iterator[str]:
 
 def _prose(token: str) -> bool:
     """A word, or nothing: no operand."""
-    return not token or (len(token) > 1 and token.isalpha() and token not in FUNCTIONS)
+    return not token or (len(token) > 1 and token.isalpha() and not FUNCTION.fullmatch(token))
 
 
 def _operand(token: str) -> bool:

@@ -30,6 +30,7 @@ IDS = ("token_ids", "completion_ids")
 TEXT = ("text", "completion", "response")
 PROMPT_IDS = ("prompt_token_ids", "prompt_ids")
 ENDS = ("stop", "length")
+REMEDY = "Correct the row, or say with --format which trainer wrote the file."
 WIDE = 0.05  # nats a token between the file's log-probabilities and ours, from which we warn
 
 
@@ -48,7 +49,7 @@ def prompts_of(path: Path, known: prerendered.Marks | None = None) -> int:
     `known`: what the student's template writes, where that is known yet; no prompt may hold it.
     """
     found = set()
-    for row in rows.file(path):
+    for row in _rows(path):
         row.first(*IDS, *TEXT)
         asked = problem(row)
         if known is not None:
@@ -132,7 +133,7 @@ class Reader:
     def responses(self) -> Iterator[Response]:
         samples, taken = Counter[str](), set[str]()
         self.rendered_otherwise = 0
-        for row in rows.file(self.path, self.sha256):
+        for row in _rows(self.path, self.sha256):
             found = problem(row)
             prompt = self.asked.get(found.prompt)
             if prompt is None:
@@ -232,6 +233,10 @@ class Reader:
             wanted = f"ids of the student's {len(self.known)} tokens"
             raise _refused(row, names[0], f"{strange[:5]}", wanted)
         return found
+
+
+def _rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
+    return (row._replace(remedy=REMEDY) for row in rows.file(path, sha256))
 
 
 def _name(row: Row, otherwise: str) -> str:

@@ -153,10 +153,14 @@ def pick(
 
 def read(source: ProblemSet, folder: str | None) -> Iterator[Row]:
     """The rows of a set, in its own order. Raises UserError."""
+    remedy = "Correct the row."
+    if "prompt" in type(source).model_fields:
+        remedy = "Correct the row, or name the set's fields: prompt and answer, without format."
     if source.hub is not None:
-        return _hub(source)
+        return (x._replace(remedy=remedy) for x in _hub(source))
     assert source.file is not None  # a ProblemSet has one of the two
-    return file(Path(folder or ".") / source.file, source.sha256)
+    found = file(Path(folder or ".") / source.file, source.sha256)
+    return (x._replace(remedy=remedy) for x in found)
 
 
 def file(path: Path, wanted_sha256: str | None = None) -> Iterator[Row]:
