@@ -46,12 +46,16 @@ class Response(NamedTuple):
 def prompts_of(path: Path, known: prerendered.Marks | None = None) -> int:
     """How many different prompts the rows have. Raises UserError where one lacks what it needs.
 
+    All that can be told without the student's tokenizer is told here, before any stage runs.
     `known`: what the student's template writes, where that is known yet; no prompt may hold it.
     """
     found = set()
     for row in _rows(path):
-        row.first(*IDS, *TEXT)
-        asked = problem(row)
+        ids, asked = row.first(*IDS, *TEXT), problem(row)
+        if all(row.values.get(name) is None for name in IDS):
+            _reason(row)
+        _check_values(row, len(ids) if isinstance(ids, list) else None)
+        _name(row, "")
         if known is not None:
             prerendered.refuse(row.where, asked.messages, known)
         found.add(asked.prompt)
@@ -159,13 +163,29 @@ class Reader:
 
     def _prompt_ids(self, row: Row, prompt: prompts.Prompt) -> list[int]:
         if prompt.prompt_id not in self.rendered:
-            self.rendered[prompt.prompt_id] = self.policy.prompt_ids(prompt.messages)
+            self.rendered[prompt.prompt_id] = self._rendered(row, prompt)
         own = self.rendered[prompt.prompt_id]
         if all(row.values.get(name) is None for name in PROMPT_IDS):
             return own
         given = self._ids(row, PROMPT_IDS)
         self.rendered_otherwise += given != own
         return given
+
+    def _rendered(self, row: Row, prompt: prompts.Prompt) -> list[int]:
+        """By the student's template. Raises UserError in words that fit an import."""
+        if self.policy.tokenizer.chat_template is None:
+            raise UserError(
+                f"{row.where}: --student has no chat template, wanted one: chat_template.jinja "
+                "beside its tokenizer.json. Write it there."
+            )
+        try:
+            return self.policy.prompt_ids(prompt.messages)
+        except UserError as error:  # what chat.py advises are keys of params.yaml
+            roles = ", ".join(x["role"] for x in prompt.messages)
+            wanted = (
+                f"messages that the chat template of --student takes: {error.__cause__ or error}"
+            )
+            raise _refused(row, "messages", f"the roles {roles}", wanted) from error
 
     def _same_prompt(self, row: Row, found: Problem, ids: list[int]) -> None:
         """A text beside messages is theirs, or what the student reads as it was rendered."""
@@ -208,11 +228,9 @@ class Reader:
 
     def _encoded(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """Ids of a text behind its prompt."""
-        text, reason = row.first(*TEXT), row.first("finish_reason")
+        text, reason = row.first(*TEXT), _reason(row)
         if not isinstance(text, str):
             raise row.wrong(TEXT, text, "text")
-        if reason not in ENDS:
-            raise row.wrong(("finish_reason",), reason, " or ".join(ENDS))
         lead = "" if text[:1].isspace() else self.lead
         ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, lead + text)
         behind = decode_after(self.policy.text, prompt_ids, ids)
@@ -251,12 +269,20 @@ def _name(row: Row, otherwise: str) -> str:
     return str(found)
 
 
-def _check_values(row: Row, tokens: int) -> None:
+def _reason(row: Row) -> str:
+    """The finish_reason, which a text without ids needs. Raises UserError."""
+    found = row.first("finish_reason")
+    if found not in ENDS:
+        raise row.wrong(("finish_reason",), found, " or ".join(ENDS))
+    return str(found)
+
+
+def _check_values(row: Row, tokens: int | None) -> None:
     logprobs, reward = row.values.get("logprobs"), row.values.get("reward")
     if logprobs is not None:
         if not isinstance(logprobs, list) or not all(_is_number(x) for x in logprobs):
             raise row.wrong(("logprobs",), logprobs, "a list of numbers")
-        if len(logprobs) != tokens:
+        if tokens is not None and len(logprobs) != tokens:
             raise _refused(row, "logprobs", f"{len(logprobs)}", f"one for each of {tokens} tokens")
     if reward is not None and not _is_number(reward):
         raise row.wrong(("reward",), reward, "a number")

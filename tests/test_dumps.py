@@ -249,11 +249,14 @@ def episode(*traces):
 
 @pytest.mark.parametrize("version", [0, 1])
 def test_prime_rls_tokens_and_logprobs_are_taken_as_they_were_sampled(
-    chatty, folder, tmp_path, version
+    chatty, folder, tmp_path, version, caplog
 ):
+    caplog.set_level(logging.INFO)
     own = trace(chatty, version)
     judge = trace(chatty, id="t2", agent={"trainable": False})
     row = episode(own, judge) if version else own
+    if version:
+        row["run"] = {"type": "train", "work": {"step": 7, "policy": {"start": 6, "end": 7}}}
     counts = {}
     target, _ = converted(lines(tmp_path / "traces.jsonl", row), folder, "prime-rl")
     (found,), known = read(target, chatty, counts)
@@ -262,6 +265,8 @@ def test_prime_rls_tokens_and_logprobs_are_taken_as_they_were_sampled(
     assert found["prompt_token_ids"] == chatty.prompt_ids(ASKED)
     assert known[found["prompt_id"]].messages == ASKED
     assert counts["logprob_gap_mean"] > 0
+    assert ("the policy's versions 6 to 7 (1)" in caplog.text) == bool(version)
+    assert ("an agent that is not trained (1)" in caplog.text) == bool(version)
 
 
 def test_prime_rls_turns_are_a_response_each_and_text_serves_without_tokens(

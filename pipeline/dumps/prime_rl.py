@@ -22,6 +22,7 @@ def responses(row: Row, student: "Student", told: Told, found: Found) -> Iterato
     traces = row.values.get("traces", [row.values])
     if not isinstance(traces, list) or not all(_is_trace(x) for x in traces):
         raise row.wrong(("traces", "nodes"), sorted(row.values), WANTED)
+    _note_policy(row, found)
     for trace in traces:
         agent = trace.get("agent")
         if isinstance(agent, dict) and agent.get("trainable") is False:
@@ -33,6 +34,15 @@ def responses(row: Row, student: "Student", told: Told, found: Found) -> Iterato
         for i in sampled:
             name = str(trace["id"]) if len(sampled) == 1 else f"{trace['id']}/{i}"
             yield {"rollout_id": name} | _response(row, trace, i, student, told, found)
+
+
+def _note_policy(row: Row, found: Found) -> None:
+    """An episode says which versions of the weights it spans; a batch may hold several."""
+    value: Any = row.values
+    for name in ("run", "work", "policy"):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        found.note(f"episodes of the policy's versions {value.get('start')} to {value.get('end')}")
 
 
 def _is_trace(found: Any) -> bool:

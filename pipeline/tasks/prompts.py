@@ -67,9 +67,11 @@ class Prompts:
         p, taken = self.prepare, dict[str, str]()
         found = rows.file(Path(p.file), p.sha256)
         pool = [rows.pooled(row.where, problem(row)) for row in found]
+        # several rollouts of a prompt are no repeats that are left out
+        dropped = Counter[str]() if p.responses else self.dropped
         for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
             # one text is one prompt: rollouts of another trainer belong to the text as it is
-            yield from rows.pick(pool, seed, split, count, taken, self.dropped, exact=True)
+            yield from rows.pick(pool, seed, split, count, taken, dropped, exact=True)
 
     def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
         raise unlearnable(NAME)
