@@ -57,14 +57,14 @@ def fitted(o: Options) -> Options:
 
     Another trainer's dump is written to the scratch folder as rows of our own.
     """
-    from pipeline import dumps, imported, prerendered, rows
+    from pipeline import dumps, imported_rows, prerendered, rows
     from pipeline.tasks.prompts import problem
 
     if o.dump is not None:
         o = replace(o, prompts=dumps.converted(o.prompts, o.student, o.dump, o.out), dump=None)
     known = prerendered.of_folder(Path(o.student))  # of a hub's student the rollout stage knows it
     if o.imported:
-        return replace(o, count=min(imported.prompts_of(o.prompts, known), o.count))
+        return replace(o, count=min(imported_rows.prompts_of(o.prompts, known), o.count))
     if not o.prompts.exists():
         raise UserError(f"--prompts {o.prompts}: no such file. Wanted rows with `prompt`.")
     held = 0

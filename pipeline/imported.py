@@ -6,7 +6,6 @@ prompt_ids, completion_ids and completion are understood too. What forks and wei
 log-probabilities and entropies, comes from the student that is given, never from the file.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,18 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline import cells, chat, params, prerendered, prompts, rows, tables
+from pipeline import cells, chat, params, prerendered, prompts, tables
 from pipeline.errors import UserError
+from pipeline.imported_rows import (
+    IDS,
+    PROMPT_IDS,
+    TEXT,
+    check_values,
+    name_of,
+    read,
+    reason_of,
+    refused,
+)
 from pipeline.rows import Row
 from pipeline.tasks import Problem
 from pipeline.tasks.prompts import problem
@@ -26,11 +35,6 @@ from pipeline.text import decode_after, encode_after
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
 
-IDS = ("token_ids", "completion_ids")
-TEXT = ("text", "completion", "response")
-PROMPT_IDS = ("prompt_token_ids", "prompt_ids")
-ENDS = ("stop", "length")
-REMEDY = "Correct the row, or say with --format which trainer wrote the file."
 WIDE = 0.05  # nats a token between the file's log-probabilities and ours, from which we warn
 
 
@@ -41,27 +45,6 @@ class Response(NamedTuple):
     sample: int
     prompt_ids: list[int]
     token_ids: list[int]
-
-
-def prompts_of(path: Path, known: prerendered.Marks | None = None) -> int:
-    """How many different prompts the rows have. Raises UserError where one lacks what it needs.
-
-    All that can be told without the student's tokenizer is told here, before any stage runs.
-    `known`: what the student's template writes, where that is known yet; no prompt may hold it.
-    """
-    found = set()
-    for row in _rows(path):
-        ids, asked = row.first(*IDS, *TEXT), problem(row)
-        if all(row.values.get(name) is None for name in IDS):
-            _reason(row)
-        _check_values(row, len(ids) if isinstance(ids, list) else None)
-        _name(row, "")
-        if known is not None:
-            prerendered.refuse(row.where, asked.messages, known)
-        found.add(asked.prompt)
-    if not found:
-        raise UserError(f"{path}: found no row, wanted rollouts. Check the path.")
-    return len(found)
 
 
 def tables_of(
@@ -137,7 +120,7 @@ class Reader:
     def responses(self) -> Iterator[Response]:
         samples, taken = Counter[str](), set[str]()
         self.rendered_otherwise = 0
-        for row in _rows(self.path, self.sha256):
+        for row in read(self.path, self.sha256):
             found = problem(row)
             prompt = self.asked.get(found.prompt)
             if prompt is None:
@@ -147,18 +130,18 @@ class Reader:
                 raise row.wrong(("messages", "prompt"), found.messages, _same(prompt))
             sample = samples[prompt.prompt_id]
             samples[prompt.prompt_id] += 1
-            name = _name(row, f"{prompt.prompt_id}-{sample}")
+            name = name_of(row, f"{prompt.prompt_id}-{sample}")
             if name in taken:
-                raise _refused(row, "rollout_id", repr(name), "a name that no other row has")
+                raise refused(row, "rollout_id", repr(name), "a name that no other row has")
             taken.add(name)
             prompt_ids = self._prompt_ids(row, prompt)
             token_ids = self._token_ids(row, prompt_ids)
             self._same_prompt(row, found, prompt_ids)
-            _check_values(row, len(token_ids))
+            check_values(row, len(token_ids))
             length = len(prompt_ids) + len(token_ids)
             if self.longest and length > self.longest:
                 limit = f"at most {self.longest} with the prompt, which is all the student reads"
-                raise _refused(row, "response", f"{length} tokens", limit)
+                raise refused(row, "response", f"{length} tokens", limit)
             yield Response(row, prompt, name, sample, prompt_ids, token_ids)
 
     def _prompt_ids(self, row: Row, prompt: prompts.Prompt) -> list[int]:
@@ -185,7 +168,7 @@ class Reader:
             wanted = (
                 f"messages that the chat template of --student takes: {error.__cause__ or error}"
             )
-            raise _refused(row, "messages", f"the roles {roles}", wanted) from error
+            raise refused(row, "messages", f"the roles {roles}", wanted) from error
 
     def _same_prompt(self, row: Row, found: Problem, ids: list[int]) -> None:
         """A text beside messages is theirs, or what the student reads as it was rendered."""
@@ -198,7 +181,7 @@ class Reader:
                 f"the text of `messages`, or what the student reads, {decode(ids)[:80]!r}: leave "
                 "it out, or give the prompt_token_ids that it was rendered to"
             )
-            raise _refused(row, "prompt", repr(text[:80]), wanted)
+            raise refused(row, "prompt", repr(text[:80]), wanted)
 
     def _token_ids(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """The response with its end, from ids or text. Raises UserError where the two differ."""
@@ -209,7 +192,7 @@ class Reader:
         early = [at for at, token in enumerate(ids[:-1]) if token in ends]
         if early:
             wanted = f"{shown} as the last one alone: cut what follows it"
-            raise _refused(
+            raise refused(
                 row, "token_ids", f"id {ids[early[0]]} at {early[0]} of {len(ids)}", wanted
             )
         reason = row.values.get("finish_reason")
@@ -228,7 +211,7 @@ class Reader:
 
     def _encoded(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """Ids of a text behind its prompt."""
-        text, reason = row.first(*TEXT), _reason(row)
+        text, reason = row.first(*TEXT), reason_of(row)
         if not isinstance(text, str):
             raise row.wrong(TEXT, text, "text")
         lead = "" if text[:1].isspace() else self.lead
@@ -249,55 +232,12 @@ class Reader:
         strange = [x for x in found if x not in self.known]
         if strange:
             wanted = f"ids of the student's {len(self.known)} tokens"
-            raise _refused(row, names[0], f"{strange[:5]}", wanted)
+            raise refused(row, names[0], f"{strange[:5]}", wanted)
         return found
-
-
-def _rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
-    return (row._replace(remedy=REMEDY) for row in rows.file(path, sha256))
-
-
-def _name(row: Row, otherwise: str) -> str:
-    """Of the rollout; 0 is one. Raises UserError."""
-    found = row.values.get("rollout_id")
-    if found is None:
-        return otherwise
-    if isinstance(found, float) and found.is_integer():
-        return str(int(found))  # a column of numbers where some rows have none
-    if type(found) is not int and not (isinstance(found, str) and found.strip()):
-        raise row.wrong(("rollout_id",), found, "text that is not empty or a whole number, or none")
-    return str(found)
-
-
-def _reason(row: Row) -> str:
-    """The finish_reason, which a text without ids needs. Raises UserError."""
-    found = row.first("finish_reason")
-    if found not in ENDS:
-        raise row.wrong(("finish_reason",), found, " or ".join(ENDS))
-    return str(found)
-
-
-def _check_values(row: Row, tokens: int | None) -> None:
-    logprobs, reward = row.values.get("logprobs"), row.values.get("reward")
-    if logprobs is not None:
-        if not isinstance(logprobs, list) or not all(_is_number(x) for x in logprobs):
-            raise row.wrong(("logprobs",), logprobs, "a list of numbers")
-        if tokens is not None and len(logprobs) != tokens:
-            raise _refused(row, "logprobs", f"{len(logprobs)}", f"one for each of {tokens} tokens")
-    if reward is not None and not _is_number(reward):
-        raise row.wrong(("reward",), reward, "a number")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _same(prompt: prompts.Prompt) -> str:
     return f"the same messages wherever the text is the same: {prompt.messages}"
-
-
-def _refused(row: Row, name: str, found: str, wanted: str) -> UserError:
-    return UserError(f"{row.where}: {name}: found {found}, wanted {wanted}. Correct the row.")
 
 
 def _table(

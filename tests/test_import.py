@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline import audit_params, cells, imported, params, prompts, tables
+from pipeline import audit_params, cells, imported, imported_rows, params, prompts, tables
 from pipeline.cli import app
 from pipeline.engines.exact import exact
 from pipeline.engines.hf import save
@@ -40,7 +40,7 @@ def ids_of(policy, text, ended=True):
 def read(path, policy, counts=None):
     """What stage rollout makes of the file, after stage prepare."""
     file = task.Prepare(
-        task="prompts", file=str(path), seed=0, train=imported.prompts_of(path), responses=True
+        task="prompts", file=str(path), seed=0, train=imported_rows.prompts_of(path), responses=True
     )
     table = pa.Table.from_pylist(list(prepare(file)), schema=tables.PROMPTS)
     tables.write(table, path.parent / "prompts.parquet", tables.PROMPTS)
@@ -183,7 +183,7 @@ def test_a_row_that_cannot_be_used_is_named_with_what_was_wanted(
 def test_what_is_missing_is_told_before_any_stage(policy, tmp_path, changed, said):
     path = written(tmp_path, row(policy), row(policy, **changed))
     with pytest.raises(UserError, match=f"line 2: .*{said}"):
-        imported.prompts_of(path)
+        imported_rows.prompts_of(path)
 
 
 def test_equal_names_and_an_empty_file_are_refused(policy, tmp_path):
@@ -191,7 +191,7 @@ def test_equal_names_and_an_empty_file_are_refused(policy, tmp_path):
     with pytest.raises(UserError, match="line 2: rollout_id: found 'a', wanted a name that no"):
         read(written(tmp_path, *twice), policy)
     with pytest.raises(UserError, match="found no row, wanted rollouts"):
-        imported.prompts_of(written(tmp_path))
+        imported_rows.prompts_of(written(tmp_path))
 
 
 @pytest.mark.parametrize(
