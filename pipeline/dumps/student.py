@@ -36,6 +36,8 @@ class Student:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._framed: dict[bool, list[Frame]] = {}
+        self._turns: dict[bool, str] = {}
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -122,7 +124,9 @@ class Student:
 
     def _holds_turns(self, messages: Messages, special: bool) -> bool:
         """Whether a message holds what the template writes, so that it may be several."""
-        turn = self._turn(special)
+        if special not in self._turns:
+            self._turns[special] = self._turn(special)
+        turn = self._turns[special]
         texts = [x["content"] for x in messages]
         return any(self.marks.found(x) or (turn.strip() and turn in x) for x in texts)
 
@@ -132,7 +136,13 @@ class Student:
         text = self.rendered([{"role": role, "content": x} for role, x in talk], {})
         return self.shown(text, special).partition(SAID)[2].partition(TOLD)[0] if text else ""
 
-    def frames(self, special: bool) -> Iterator[Frame]:
+    def frames(self, special: bool) -> list[Frame]:
+        """How the template writes a user's message, alone and after a system's."""
+        if special not in self._framed:
+            self._framed[special] = list(self._frames(special))
+        return self._framed[special]
+
+    def _frames(self, special: bool) -> Iterator[Frame]:
         for roles, contents in ((("user",), (SAID,)), (("system", "user"), (TOLD, SAID))):
             messages = [
                 {"role": role, "content": x} for role, x in zip(roles, contents, strict=True)
@@ -172,9 +182,14 @@ def _unframed(text: str, frame: Frame) -> Messages | None:
 def _of_gguf(name: str) -> Any:
     from transformers import AutoTokenizer
 
+    from pipeline import chat
+
     package, _, file = name.partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or found.origin is None:
         raise UserError(f"--student {name}: wanted PACKAGE/FILE.gguf with an installed package.")
     folder = Path(found.origin).parent
-    return AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+    own = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+    own.clean_up_tokenization_spaces = False
+    own.chat_template = chat.template(own.chat_template, f"--student {name}")
+    return own

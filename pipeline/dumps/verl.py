@@ -18,7 +18,7 @@ def response(row: Row, student: "Student", told: Told, found: Found) -> Values:
     if not isinstance(output, str):
         raise row.wrong(("output",), output, "text")
     asked = student.asked(row, "input", text, special=False)
-    if asked is None and any(True for _ in student.frames(special=False)):
+    if asked is None and student.frames(special=False):
         raise student.unclear(row, "input", text, 0)  # verl renders every prompt
     found.note("no token_ids and no logprobs: the text is encoded, its sampler is not compared")
     gold = row.values.get("gts")
