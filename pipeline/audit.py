@@ -67,7 +67,7 @@ def imported(options: Options) -> Path:
     An audit of the same file in the same folder goes on from there. Raises UserError.
     """
     found = plan.imported(_settings(fitted(options)), METHOD)
-    _run(found, options.out)
+    _run(found, options.out, attempts=False)
     (key,) = found["cells"]["rollout"]
     return options.out / f"data/rollout/{key}/rollouts.parquet"
 
@@ -128,8 +128,15 @@ def _page(o: Options, file: experiment.Experiment, found: dict[str, Any], views:
     )
 
 
-def _run(found: dict[str, Any], folder: Path, stages: tuple[str, ...] | None = None) -> None:
+def _run(
+    found: dict[str, Any],
+    folder: Path,
+    stages: tuple[str, ...] | None = None,
+    attempts: bool = True,
+) -> None:
     """Each cell that has not been run, in dependency order; of `stages` alone, if they are given.
+
+    `attempts`: the command has the options of a teacher, which its message of an error names.
 
     Raises UserError where one fails.
     """
@@ -146,10 +153,13 @@ def _run(found: dict[str, Any], folder: Path, stages: tuple[str, ...] | None = N
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
         done = subprocess.run([*command(stage, key, cell)], cwd=folder, env=environment)
         if done.returncode:
+            named = (
+                " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
+            )
             raise UserError(
-                f"audit: stage {stage} failed; its own message is above (teach.max_attempts is "
-                "--max-attempts here, teach.accept_terms --accept-terms). Mend that and run the "
-                "same command again: finished stages are not repeated, answers are kept."
+                f"stage {stage} failed; its own message is above{named if attempts else ''}. Mend "
+                "that and run the same command again: finished stages are not repeated, answers "
+                "are kept."
             )
 
 

@@ -3,7 +3,7 @@
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -12,6 +12,9 @@ from pydantic import TypeAdapter
 from pipeline import cells, checkpoints, experiment, params, plan
 from pipeline.errors import UserError
 from pipeline.params import METHOD
+
+if TYPE_CHECKING:
+    from pipeline.dumps import Told
 
 ANY_LENGTH = 1_000_000  # tokens of a response that was sampled elsewhere
 
@@ -46,16 +49,22 @@ class Options:
     engine: params.Engine = "hf"  # that samples student and local teacher
     threads: int = 1
     imported: bool = False  # `prompts` holds rollouts of another trainer: none is sampled
+    dump: "Told | None" = None  # of which trainer, where its rows are not those of import itself
 
 
 def fitted(o: Options) -> Options:
-    """With as many prompts as there are, at most. Raises UserError without a file of prompts."""
-    from pipeline import imported, prerendered, rows
+    """With as many prompts as there are, at most. Raises UserError without a file of prompts.
+
+    Another trainer's dump is written to the scratch folder as rows of our own.
+    """
+    from pipeline import dumps, imported_rows, prerendered, rows
     from pipeline.tasks.prompts import problem
 
+    if o.dump is not None:
+        o = replace(o, prompts=dumps.converted(o.prompts, o.student, o.dump, o.out), dump=None)
     known = prerendered.of_folder(Path(o.student))  # of a hub's student the rollout stage knows it
     if o.imported:
-        return replace(o, count=min(imported.prompts_of(o.prompts, known), o.count))
+        return replace(o, count=min(imported_rows.prompts_of(o.prompts, known), o.count))
     if not o.prompts.exists():
         raise UserError(f"--prompts {o.prompts}: no such file. Wanted rows with `prompt`.")
     held = 0

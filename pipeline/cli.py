@@ -160,18 +160,25 @@ def audit(
         Literal["hf", "vllm"], typer.Option(help="that samples student and local teacher")
     ] = "hf",
     threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
+    format_: exchange_cli.Format = None,
+    finish_reason: exchange_cli.Reason = None,
+    response_limit: exchange_cli.Limit = None,
+    reward: exchange_cli.Reward = None,
 ) -> None:
     """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
     from pipeline import audit as auditing
     from pipeline import audit_params
 
     file = exchange_cli.one_of(prompts, rollouts)
+    dump = exchange_cli.dump(format_, finish_reason, response_limit, reward)
+    if dump is not None and rollouts is None:
+        raise UserError("--format: found with --prompts, wanted with --rollouts. Leave it out.")
     count = count or (64 if rollouts is None else sys.maxsize)
     options = audit_params.Options(
         student, teacher, file, out, model, provider, continuation, tokenizer, api_key_env,
         price, tuple(accept_terms or ()), max_usd, count, samples, forks, chunk_tokens, answers,
         max_attempts, max_new_tokens, temperature, metric, full, device,
-        engine, threads or os.cpu_count() or 1, rollouts is not None,
+        engine, threads or os.cpu_count() or 1, rollouts is not None, dump,
     )  # fmt: skip
     typer.echo(auditing.audit(options))
 

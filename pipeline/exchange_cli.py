@@ -3,11 +3,24 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.dumps import Told
+
+
+FORMAT = typer.Option("--format", help="a dump of this trainer: docs/in-and-out.md says which")
+REASON = typer.Option(help="how all responses ended, where a dump does not say")
+LIMIT = typer.Option(min=1, help="instead: tokens at which the trainer cut responses")
+REWARD = typer.Option(help="the column of a dump that is the reward, where several may be")
+Format = Annotated[Literal["trl", "verl", "openrlhf", "prime-rl"] | None, FORMAT]
+Reason = Annotated[Literal["stop", "length"] | None, REASON]
+Limit = Annotated[int | None, LIMIT]
+Reward = Annotated[str | None, REWARD]
 
 
 def export(
@@ -38,6 +51,10 @@ def import_(
     count: Annotated[int | None, typer.Option(min=2, help="prompts; by default all")] = None,
     device: Annotated[str, typer.Option(help="of the student")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
+    format_: Format = None,
+    finish_reason: Reason = None,
+    response_limit: Limit = None,
+    reward: Reward = None,
 ) -> None:
     """Rollouts of another trainer as our table, checked and read exactly by the student.
 
@@ -49,6 +66,7 @@ def import_(
     options = Options(
         student, student, rollouts, out, count=count or sys.maxsize, device=device,
         threads=threads or os.cpu_count() or 1, imported=True,
+        dump=dump(format_, finish_reason, response_limit, reward),
     )  # fmt: skip
     typer.echo(audit.imported(options))
 
@@ -60,3 +78,22 @@ def one_of(prompts: Path | None, rollouts: Path | None) -> Path:
         found = "both" if named else "neither"
         raise UserError(f"--prompts, --rollouts: found {found}, wanted one. Name one file.")
     return named[0]
+
+
+def dump(
+    format_: Format, finish_reason: Reason, response_limit: Limit, reward: Reward
+) -> "Told | None":
+    """What is said of a dump. Raises UserError where options contradict each other."""
+    from pipeline.dumps import Told
+
+    options = {"--finish-reason": finish_reason, "--response-limit": response_limit}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{', '.join(given)}: found both, wanted one. Leave one out.")
+    given += ["--reward"] if reward is not None else []
+    if format_ is None and given:
+        raise UserError(
+            f"{', '.join(given)}: found without --format, wanted with it: rows of `omniopd import` "
+            "itself have the fields finish_reason and reward. Add --format, or leave it out."
+        )
+    return None if format_ is None else Told(format_, finish_reason, response_limit, reward)

@@ -6,7 +6,6 @@ prompt_ids, completion_ids and completion are understood too. What forks and wei
 log-probabilities and entropies, comes from the student that is given, never from the file.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,18 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline import cells, chat, params, prerendered, prompts, rows, tables
+from pipeline import cells, chat, params, prerendered, prompts, tables
 from pipeline.errors import UserError
+from pipeline.imported_rows import (
+    IDS,
+    PROMPT_IDS,
+    TEXT,
+    check_values,
+    name_of,
+    read,
+    reason_of,
+    refused,
+)
 from pipeline.rows import Row
 from pipeline.tasks import Problem
 from pipeline.tasks.prompts import problem
@@ -26,10 +35,6 @@ from pipeline.text import decode_after, encode_after
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
 
-IDS = ("token_ids", "completion_ids")
-TEXT = ("text", "completion", "response")
-PROMPT_IDS = ("prompt_token_ids", "prompt_ids")
-ENDS = ("stop", "length")
 WIDE = 0.05  # nats a token between the file's log-probabilities and ours, from which we warn
 
 
@@ -40,23 +45,6 @@ class Response(NamedTuple):
     sample: int
     prompt_ids: list[int]
     token_ids: list[int]
-
-
-def prompts_of(path: Path, known: prerendered.Marks | None = None) -> int:
-    """How many different prompts the rows have. Raises UserError where one lacks what it needs.
-
-    `known`: what the student's template writes, where that is known yet; no prompt may hold it.
-    """
-    found = set()
-    for row in rows.file(path):
-        row.first(*IDS, *TEXT)
-        asked = problem(row)
-        if known is not None:
-            prerendered.refuse(row.where, asked.messages, known)
-        found.add(asked.prompt)
-    if not found:
-        raise UserError(f"{path}: found no row, wanted rollouts. Check the path.")
-    return len(found)
 
 
 def tables_of(
@@ -132,7 +120,7 @@ class Reader:
     def responses(self) -> Iterator[Response]:
         samples, taken = Counter[str](), set[str]()
         self.rendered_otherwise = 0
-        for row in rows.file(self.path, self.sha256):
+        for row in read(self.path, self.sha256):
             found = problem(row)
             prompt = self.asked.get(found.prompt)
             if prompt is None:
@@ -142,29 +130,45 @@ class Reader:
                 raise row.wrong(("messages", "prompt"), found.messages, _same(prompt))
             sample = samples[prompt.prompt_id]
             samples[prompt.prompt_id] += 1
-            name = _name(row, f"{prompt.prompt_id}-{sample}")
+            name = name_of(row, f"{prompt.prompt_id}-{sample}")
             if name in taken:
-                raise _refused(row, "rollout_id", repr(name), "a name that no other row has")
+                raise refused(row, "rollout_id", repr(name), "a name that no other row has")
             taken.add(name)
             prompt_ids = self._prompt_ids(row, prompt)
             token_ids = self._token_ids(row, prompt_ids)
             self._same_prompt(row, found, prompt_ids)
-            _check_values(row, len(token_ids))
+            check_values(row, len(token_ids))
             length = len(prompt_ids) + len(token_ids)
             if self.longest and length > self.longest:
                 limit = f"at most {self.longest} with the prompt, which is all the student reads"
-                raise _refused(row, "response", f"{length} tokens", limit)
+                raise refused(row, "response", f"{length} tokens", limit)
             yield Response(row, prompt, name, sample, prompt_ids, token_ids)
 
     def _prompt_ids(self, row: Row, prompt: prompts.Prompt) -> list[int]:
         if prompt.prompt_id not in self.rendered:
-            self.rendered[prompt.prompt_id] = self.policy.prompt_ids(prompt.messages)
+            self.rendered[prompt.prompt_id] = self._rendered(row, prompt)
         own = self.rendered[prompt.prompt_id]
         if all(row.values.get(name) is None for name in PROMPT_IDS):
             return own
         given = self._ids(row, PROMPT_IDS)
         self.rendered_otherwise += given != own
         return given
+
+    def _rendered(self, row: Row, prompt: prompts.Prompt) -> list[int]:
+        """By the student's template. Raises UserError in words that fit an import."""
+        if self.policy.tokenizer.chat_template is None:
+            raise UserError(
+                f"{row.where}: --student has no chat template, wanted one: chat_template.jinja "
+                "beside its tokenizer.json. Write it there."
+            )
+        try:
+            return self.policy.prompt_ids(prompt.messages)
+        except UserError as error:  # what chat.py advises are keys of params.yaml
+            roles = ", ".join(x["role"] for x in prompt.messages)
+            wanted = (
+                f"messages that the chat template of --student takes: {error.__cause__ or error}"
+            )
+            raise refused(row, "messages", f"the roles {roles}", wanted) from error
 
     def _same_prompt(self, row: Row, found: Problem, ids: list[int]) -> None:
         """A text beside messages is theirs, or what the student reads as it was rendered."""
@@ -177,7 +181,7 @@ class Reader:
                 f"the text of `messages`, or what the student reads, {decode(ids)[:80]!r}: leave "
                 "it out, or give the prompt_token_ids that it was rendered to"
             )
-            raise _refused(row, "prompt", repr(text[:80]), wanted)
+            raise refused(row, "prompt", repr(text[:80]), wanted)
 
     def _token_ids(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """The response with its end, from ids or text. Raises UserError where the two differ."""
@@ -188,7 +192,7 @@ class Reader:
         early = [at for at, token in enumerate(ids[:-1]) if token in ends]
         if early:
             wanted = f"{shown} as the last one alone: cut what follows it"
-            raise _refused(
+            raise refused(
                 row, "token_ids", f"id {ids[early[0]]} at {early[0]} of {len(ids)}", wanted
             )
         reason = row.values.get("finish_reason")
@@ -207,11 +211,9 @@ class Reader:
 
     def _encoded(self, row: Row, prompt_ids: list[int]) -> list[int]:
         """Ids of a text behind its prompt."""
-        text, reason = row.first(*TEXT), row.first("finish_reason")
+        text, reason = row.first(*TEXT), reason_of(row)
         if not isinstance(text, str):
             raise row.wrong(TEXT, text, "text")
-        if reason not in ENDS:
-            raise row.wrong(("finish_reason",), reason, " or ".join(ENDS))
         lead = "" if text[:1].isspace() else self.lead
         ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, lead + text)
         behind = decode_after(self.policy.text, prompt_ids, ids)
@@ -230,43 +232,12 @@ class Reader:
         strange = [x for x in found if x not in self.known]
         if strange:
             wanted = f"ids of the student's {len(self.known)} tokens"
-            raise _refused(row, names[0], f"{strange[:5]}", wanted)
+            raise refused(row, names[0], f"{strange[:5]}", wanted)
         return found
-
-
-def _name(row: Row, otherwise: str) -> str:
-    """Of the rollout; 0 is one. Raises UserError."""
-    found = row.values.get("rollout_id")
-    if found is None:
-        return otherwise
-    if isinstance(found, float) and found.is_integer():
-        return str(int(found))  # a column of numbers where some rows have none
-    if type(found) is not int and not (isinstance(found, str) and found.strip()):
-        raise row.wrong(("rollout_id",), found, "text that is not empty or a whole number, or none")
-    return str(found)
-
-
-def _check_values(row: Row, tokens: int) -> None:
-    logprobs, reward = row.values.get("logprobs"), row.values.get("reward")
-    if logprobs is not None:
-        if not isinstance(logprobs, list) or not all(_is_number(x) for x in logprobs):
-            raise row.wrong(("logprobs",), logprobs, "a list of numbers")
-        if len(logprobs) != tokens:
-            raise _refused(row, "logprobs", f"{len(logprobs)}", f"one for each of {tokens} tokens")
-    if reward is not None and not _is_number(reward):
-        raise row.wrong(("reward",), reward, "a number")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _same(prompt: prompts.Prompt) -> str:
     return f"the same messages wherever the text is the same: {prompt.messages}"
-
-
-def _refused(row: Row, name: str, found: str, wanted: str) -> UserError:
-    return UserError(f"{row.where}: {name}: found {found}, wanted {wanted}. Correct the row.")
 
 
 def _table(

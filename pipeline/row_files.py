@@ -59,10 +59,7 @@ def files(path: Path) -> list[Path]:
         reader(path)
         return [path]
     if not path.is_dir():
-        raise UserError(
-            f"{path}: no such file or folder. Correct the path (of prepare in params.yaml), or put "
-            "it there."
-        )
+        raise UserError(f"{path}: no such file or folder. Correct the path, or put it there.")
     if (path / "dataset_dict.json").is_file():
         inner = sorted(x.name for x in path.iterdir() if x.is_dir())
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import cells, params, tables, tasks
+from pipeline import cells, contamination, params, tables, tasks
 from pipeline.errors import UserError
 
 PATIENCE = 100_000  # repeats in a row after which a generator counts as exhausted
@@ -23,13 +23,23 @@ class PrepareParams(params.Params):
     prepare: params.Prepare
 
 
-def prepare(p: params.TaskPrepare) -> Iterator[dict[str, Any]]:
-    """Distinct problems: test first, then dev, then train, so that a larger pool keeps them."""
+def prepare(
+    p: params.TaskPrepare, counts: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Distinct problems: test first, then dev, then train, so that a larger pool keeps them.
+
+    `counts` gets how many were left out as repeats and leaks, and how many test problems the
+    instruction shows.
+    """
+    counts = {} if counts is None else counts
     splits = [("test", p.test), ("dev", p.dev), ("train", p.train)]
-    with contextlib.closing(_different(tasks.load(p).problems(p.seed))) as stream:
+    task, shown = tasks.load(p), contamination.key(getattr(p, "instruction", ""))
+    with contextlib.closing(_different(task.problems(p.seed), counts)) as stream:
         for split, count in splits:
             for index in tqdm(range(count), desc=f"prepare {split}", disable=None):
                 problem = next(stream)
+                if split == "test" and contamination.shown_in(problem.prompt, shown):
+                    _tell_shown(problem, counts)
                 yield {
                     "prompt_id": f"{split}-{index:06d}",
                     "task": problem.task,
@@ -38,10 +48,23 @@ def prepare(p: params.TaskPrepare) -> Iterator[dict[str, Any]]:
                     "prompt": problem.prompt,
                     "answer": problem.answer,
                 }
+    counts |= getattr(task, "dropped", {})  # of rows, which come all different
 
 
-def _different(stream: Iterator[tasks.Problem]) -> Generator[tasks.Problem]:
-    """The problems that did not come before; what came is looked up on disk."""
+def _tell_shown(problem: tasks.Problem, counts: dict[str, Any]) -> None:
+    counts["test_in_instruction"] = counts.get("test_in_instruction", 0) + 1
+    cells.log.warning(
+        f"prepare.instruction: it shows the test problem {problem.prompt[:60]!r}, so every prompt "
+        "of every split does. Take it out, or test on other problems."
+    )
+
+
+def _different(stream: Iterator[tasks.Problem], counts: dict[str, Any]) -> Generator[tasks.Problem]:
+    """The problems that did not come before; what came is looked up on disk.
+
+    Texts are compared exactly: rows come here as contamination.py tells them apart, and one
+    generator writes one problem in one way, but also mazes whose walls are punctuation.
+    """
     found, repeats = 0, 0
     with contextlib.closing(sqlite3.connect("")) as seen:  # a file that SQLite removes by itself
         seen.execute("create table seen (digest blob primary key) without rowid")
@@ -53,6 +76,7 @@ def _different(stream: Iterator[tasks.Problem]) -> Generator[tasks.Problem]:
                 yield problem
                 continue
             repeats += 1
+            counts["repeats"] = counts.get("repeats", 0) + 1
             if repeats == PATIENCE:
                 raise UserError(
                     f"prepare: {PATIENCE} problems in a row were repeats after {found} different "
@@ -68,7 +92,7 @@ def main() -> None:
         cells.running("prepare", args) as run,
         tables.growing(args.out / "prompts.parquet", tables.PROMPTS) as add,
     ):
-        for table in tables.parts(prepare(p.prepare), tables.PROMPTS):
+        for table in tables.parts(prepare(p.prepare, run.counts), tables.PROMPTS):
             add(table)
             run.rows_out += table.num_rows
 

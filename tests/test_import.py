@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline import audit_params, cells, imported, params, prompts, tables
+from pipeline import audit_params, cells, imported, imported_rows, params, prompts, tables
 from pipeline.cli import app
 from pipeline.engines.exact import exact
 from pipeline.engines.hf import save
@@ -40,7 +40,7 @@ def ids_of(policy, text, ended=True):
 def read(path, policy, counts=None):
     """What stage rollout makes of the file, after stage prepare."""
     file = task.Prepare(
-        task="prompts", file=str(path), seed=0, train=imported.prompts_of(path), responses=True
+        task="prompts", file=str(path), seed=0, train=imported_rows.prompts_of(path), responses=True
     )
     table = pa.Table.from_pylist(list(prepare(file)), schema=tables.PROMPTS)
     tables.write(table, path.parent / "prompts.parquet", tables.PROMPTS)
@@ -171,12 +171,27 @@ def test_a_row_that_cannot_be_used_is_named_with_what_was_wanted(
         read(path, policy)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"token_ids": None, "text": WORK}, "wanted 'finish_reason'. Correct the row, or say with"),
+        ({"reward": "good"}, "reward: found 'good', wanted a number"),
+        ({"logprobs": [0.1]}, "logprobs: found 1, wanted one for each of 11 tokens"),
+        ({"rollout_id": ""}, "rollout_id: found '', wanted text"),
+    ],
+)
+def test_what_is_missing_is_told_before_any_stage(policy, tmp_path, changed, said):
+    path = written(tmp_path, row(policy), row(policy, **changed))
+    with pytest.raises(UserError, match=f"line 2: .*{said}"):
+        imported_rows.prompts_of(path)
+
+
 def test_equal_names_and_an_empty_file_are_refused(policy, tmp_path):
     twice = [row(policy, rollout_id="a"), row(policy, rollout_id="a")]
     with pytest.raises(UserError, match="line 2: rollout_id: found 'a', wanted a name that no"):
         read(written(tmp_path, *twice), policy)
     with pytest.raises(UserError, match="found no row, wanted rollouts"):
-        imported.prompts_of(written(tmp_path))
+        imported_rows.prompts_of(written(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -288,6 +303,21 @@ def test_messages_of_all_roles_are_imported(chatty, tmp_path):
         chatty.tokenizer.decode(found["prompt_token_ids"])
         == "<pad>1?<eos><pad>#1<eos><pad>8+5?<eos>="
     )
+
+
+def test_a_template_that_refuses_the_messages_is_told_with_file_line_and_no_key_of_params(tmp_path):
+    strict = naive.tiny(1)
+    strict.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    talk = [{"role": "system", "content": "+"}, {"role": "user", "content": "8+5?"}]
+    path = written(tmp_path, row(strict, prompt=None, messages=talk))
+    with pytest.raises(
+        UserError, match="line 1: messages: found the roles system, user, wanted"
+    ) as e:
+        read(path, strict)
+    assert "no system" in str(e.value)
+    assert "init.chat_template" not in str(e.value)
 
 
 def test_one_prompts_text_with_two_sets_of_messages_is_refused(policy, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline import audit_params, imported, prerendered, prompts
+from pipeline import audit_params, imported_rows, prerendered, prompts
 from pipeline.engines import characters
 from pipeline.errors import UserError
 from stages.evaluate import evaluate
@@ -193,5 +193,7 @@ def test_a_student_that_is_no_folder_is_left_to_the_rollout_stage(tmp_path):
     assert prerendered.of_folder(Path("some/hub-name")) is None
     assert prerendered.of_folder(Path("package/file.gguf")) is None
     (tmp_path / "tokenizer.json").write_text("{}")
-    path = lines(tmp_path / "x.jsonl", {"prompt": "<|im_start|>", "text": "a"})
-    assert imported.prompts_of(path, None) == 1
+    path = lines(
+        tmp_path / "x.jsonl", {"prompt": "<|im_start|>", "text": "a", "finish_reason": "stop"}
+    )
+    assert imported_rows.prompts_of(path, None) == 1

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import re
 import resource
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -66,6 +67,7 @@ class Math:
     def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
         self._grader = Grader(prepare.timeout_seconds)
+        self.dropped = Counter[str]()  # by problems()
 
     def alphabet(self) -> str:
         raise unlearnable("math")
@@ -73,7 +75,11 @@ class Math:
     def problems(self, seed: int) -> Iterator[Problem]:
         from pipeline import rows
 
-        return rows.draw(self.prepare, self._problem)
+        return rows.draw(self.prepare, self._problem, self._equal, self.dropped)
+
+    def _equal(self, one: str, other: str) -> bool:
+        """Whether two golds are one answer, as the checker grades."""
+        return plain(one) == plain(other) or self._grader.equal(one, other)[0]
 
     def _problem(self, name: str, row: Any) -> Problem:
         prompt, answer = fields(self.prepare.sets[name], row)

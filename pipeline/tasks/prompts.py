@@ -5,6 +5,7 @@ Optional `answer` is kept in the prompts table for people; nothing reads it. Rol
 null, so arms and evaluations are refused; `omniopd audit` is what these prompts are for.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -54,6 +55,7 @@ def load(prepare: Prepare) -> "Prompts":
 class Prompts:
     def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
+        self.dropped = Counter[str]()  # by problems()
 
     def alphabet(self) -> str:
         raise unlearnable(NAME)
@@ -62,10 +64,14 @@ class Prompts:
         """Test, dev, then train, shuffled."""
         from pipeline import rows
 
-        p, taken = self.prepare, set[str]()
-        pool = [problem(row) for row in rows.file(Path(p.file), p.sha256)]
+        p, taken = self.prepare, dict[str, str]()
+        found = rows.file(Path(p.file), p.sha256)
+        pool = [rows.pooled(row.where, problem(row)) for row in found]
+        # several rollouts of a prompt are no repeats that are left out
+        dropped = Counter[str]() if p.responses else self.dropped
         for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
-            yield from rows.pick(pool, seed, split, count, taken)
+            # one text is one prompt: rollouts of another trainer belong to the text as it is
+            yield from rows.pick(pool, seed, split, count, taken, dropped, exact=True)
 
     def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
         raise unlearnable(NAME)
