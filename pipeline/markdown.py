@@ -5,7 +5,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import cost_table, effects, sentences
+from pipeline import cost_table, effects, no_effect, sentences
 from pipeline.calibration import summary
 from pipeline.calibration.summary import Calibrated
 from pipeline.costs import Cost, cost
@@ -57,9 +57,11 @@ def render(
     if len(seeds) > 1:
         parts.append("## Verdicts\n\n" + sentences.verdicts(found["verdicts"], p.split))
     else:
-        parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
+        untrained = no_effect.untrained(found.get("no_effect", []))
+        parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds, untrained))
         if p.split == "dev":
             parts.append(sentences.ON_DEV)
+    parts.append(no_effect.section(found.get("no_effect", []), settings))
     parts.append(summary.section(calibrated))
     if found["branches"]:
         parts.append(effects.section(found["branches"]))
@@ -154,19 +156,24 @@ def _interval(value: float, low: float, high: float, sign: str = "") -> str:
     return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def _sentences(contrasts: list[Row], evals: Evals, seeds: list[int]) -> str:
+def _sentences(
+    contrasts: list[Row], evals: Evals, seeds: list[int], untrained: set[tuple[str, int]]
+) -> str:
     task = evals.tasks()[-1]
     lines = []
     for arm, versus, above in QUESTIONS:
         found = [c for c in contrasts if (c["arm"], c["versus"], c["task"]) == (arm, versus, task)]
         for c in sorted(found, key=lambda c: c["seed"]):
             where = f" (seed {c['seed']})" if len(seeds) > 1 else ""
-            lines.append(f"- {_sentence(c, above)}{where}")
+            same = [x for x in (arm, versus) if (x, c["seed"]) in untrained]
+            lines.append(f"- {_sentence(c, above, same)}{where}")
     return "\n".join(lines) or "- No contrast that was named beforehand is among these arms."
 
 
-def _sentence(c: Row, above: bool) -> str:
+def _sentence(c: Row, above: bool, untrained: Sequence[str] = ()) -> str:
     what = f"{c['arm']} minus {c['versus']}: {_interval(c['diff'], c['low'], c['high'], '+')}"
+    if untrained:
+        return f"{what}. No verdict: no round of {' and '.join(untrained)} had a signal."
     if c["low"] > 0:
         seen = "above zero in this run"
     elif c["high"] < 0:

@@ -68,6 +68,10 @@ class Optimizer:
             "train/lr": lr,
         }
 
+    def stay(self) -> dict[str, float]:
+        """Take no step. Returns what `step` does, of nothing."""
+        return {"train/grad_norm": 0.0, "train/clipped": 0.0, "train/lr": 0.0}
+
     def load(self, path: Path, moments: bool = True) -> None:
         """Take up what is in `path`, or of it the weights alone. Raises UserError if it is of
         another model."""

@@ -32,6 +32,7 @@ POLICY = "policy"  # the cell's in its first step, then the step's before
 CONTROLLED = "controlled"  # another arm's cell of the same steps
 LARGEST, SUMMED = ("engine_gap_max",), ("seconds", "usd", "usd_alone")
 RATE = "continuation_failure_rate"
+REASON = "no_signal"  # of the steps that trained nothing; rounds_without_signal counts them
 
 
 class Steps(params.Params):
@@ -141,7 +142,9 @@ def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in dict.fromkeys(name for run in runs for name in run):
         weighed = [(run[name], run["rows_out"]) for run in runs if name in run]
         values = [value for value, _ in weighed]
-        if isinstance(values[0], str):
+        if name == REASON:
+            found[name] = ", ".join(dict.fromkeys(values))
+        elif isinstance(values[0], str):
             found[name] = values[-1]
         elif name in LARGEST:
             found[name] = max(values)

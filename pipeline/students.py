@@ -1,6 +1,7 @@
 """The student of a train cell: loaded to be trained, saved, and the policies read beside it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from pipeline import checkpoints, seeds
 from pipeline.engines import lora
 from pipeline.engines.hf import Policy, load, save, white_box
 from pipeline.errors import UserError
+from pipeline.no_signal import Metrics
 from pipeline.optimizer import Optimizer
 from pipeline.params import Lora
 from pipeline.ranks import Group
 from pipeline.resume import FOLDER, State
+from pipeline.tables import replacing
 from pipeline.training import Frozen
 
 
@@ -72,9 +75,7 @@ def frozen(
     return Frozen(found, beside)
 
 
-def take_up(
-    optimizer: Optimizer, state: State | None, group: Group, total: int
-) -> list[dict[str, float]]:
+def take_up(optimizer: Optimizer, state: State | None, group: Group, total: int) -> list[Metrics]:
     """Metrics of the steps that a killed run kept, whose weights and moments are taken up.
 
     `state` is what the first process of the group has, None on the others.
@@ -90,7 +91,7 @@ def take_up(
 
 
 def keep_step(
-    optimizer: Optimizer, state: State | None, group: Group, metrics: list[dict[str, float]]
+    optimizer: Optimizer, state: State | None, group: Group, metrics: list[Metrics]
 ) -> None:
     """Keep weights and moments after a step if it is time to."""
     if any(group.agreed([state is not None and state.due()])):
@@ -107,16 +108,33 @@ def write(
     out: Path,
     group: Group,
     made: tuple[Lora | None, int],
+    moved: bool = True,
 ) -> None:
     """Write checkpoint and, to `carry`, moments of a student, as the first process of the group.
 
-    Where weights are dealt out they are put, one by one, into the student as it was before,
-    loaded once more (`made`: with which adapter and seed): files are those of one process.
+    If it was not `moved`, what it was read from is copied, byte for byte, unless that has no
+    adapter yet. Where weights are dealt out they are put, one by one, into the student as it was
+    before, loaded once more (`made`: with which adapter and seed): files are those of one process.
     """
+    if not moved and checkpoints.is_adapter(policy) == (made[0] is not None):
+        _leave(policy.parent, out, group)
+        return
     whole = group.gathered(found, lambda: student(policy, *made, "cpu"))
     if whole is not None:
         keep(whole, policy, out / "checkpoint")
     keep_moments(found, policy, optimizer, out / "optimizer.safetensors", carry)
+
+
+def _leave(policy: Path, out: Path, group: Group) -> None:
+    """Write what the cell in `policy` wrote."""
+    if not group.first:
+        return
+    with checkpoints.replacing_folder(out / "checkpoint") as temporary:
+        shutil.copytree(
+            policy / "checkpoint", temporary, copy_function=shutil.copyfile, dirs_exist_ok=True
+        )
+    with replacing(out / "optimizer.safetensors") as path:
+        shutil.copyfile(policy / "optimizer.safetensors", path)
 
 
 def keep(found: Policy, policy: Path, out: Path) -> None:

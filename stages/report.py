@@ -4,7 +4,7 @@ reads   evaluations, rollouts, forks, answers, scores, targets, calibrations, me
         of the plan's cells, the base students' tokenizers; other folders may lie beside them
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
         where experiment.branch names controls), calibration.json, metrics.json, curves.json,
-        losses.json, results.md, index.html, *.png
+        losses.json, no_effect.json, results.md, index.html, *.png
 """
 
 import json
@@ -22,6 +22,7 @@ from pipeline import (
     costs,
     effects,
     markdown,
+    no_effect,
     params,
     pooled,
     results,
@@ -160,7 +161,8 @@ def main() -> None:
             "branches": effects.effects(evals, p.branches),
             "costs": costs.rows(p.arms),
             "curves": points,
-            "losses": losses(p.arms),
+            "losses": (steps := losses(p.arms)),
+            "no_effect": no_effect.rows(p.arms, p.settings, steps),
             "metrics": summary(evals, rows),
         }
         for name, value in found.items():
@@ -174,6 +176,8 @@ def main() -> None:
         picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
         pictures(p, points, found["branches"], args.out)
         cells.write_text(args.out / "index.html", gather.html(evals, found, p))
+        for failure in no_effect.failures(found["no_effect"]):
+            cells.log.warning(f"report: {failure}")
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 

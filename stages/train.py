@@ -7,7 +7,8 @@ reads   policy      the round's checkpoint and optimizer moments
                     what the evidence took
         reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks)
         teacher     a checkpoint with logits (opd, opd-sampled, gkd, opd-forks)
-writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step)
+writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step); of a round
+        without a signal the first two are those that it read, byte for byte
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, params, prompts, ranks, resume
+from pipeline import cells, checkpoints, matching, no_signal, params, prompts, ranks, resume
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 
@@ -77,7 +78,7 @@ def train(
     args: argparse.Namespace,
     state: resume.State | None,
     group: ranks.Group,
-) -> list[dict[str, float]]:
+) -> list[no_signal.Metrics]:
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
 
@@ -107,17 +108,18 @@ def train(
     done = len(metrics := students.take_up(optimizer, state, group, total))
     bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=quiet)
     for number, batch in enumerate(bar, done):
-        sums, found = gradients(student, frozen, [work.examples[i] for i in batch], step)
-        pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
-        taken = optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
-        metrics.append({"round": p.round, "step": number, **found, **taken})
+        examples = [work.examples[i] for i in batch]
+        sums, found = gradients(student, frozen, examples, step)
+        taken = no_signal.step(optimizer, sums, found, examples, p.objective)
+        metrics.append({"round": p.round, "step": number, **taken})
         students.keep_step(optimizer, state, group, metrics)
-    students.write(student, policy, optimizer, carry, args.out, group, (p.lora, p.seed))
+    moved, made = no_signal.of_round(metrics) is None, (p.lora, p.seed)
+    students.write(student, policy, optimizer, carry, args.out, group, made, moved)
     return metrics
 
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
-    """Examples and loss of the objective. Raises UserError if nothing can be trained on."""
+    """Examples and loss of the objective."""
     from pipeline.evidence import Evidence, Examples
     from pipeline.objectives.weighted import everywhere
 
@@ -127,21 +129,20 @@ def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
     for part, out in parts:
         examples.extend(everywhere(part) if p.anchor == "all" else part)
         left_out += out
-    if not examples:
-        raise UserError(
-            f"train: no example to train on ({left_out} answers were wrong or cut by the "
-            "length limit, and left out). Raise rollout.max_new_tokens or check the tables."
-        )
     work = Work(examples, terms, left_out)
     return _steps(p, work._replace(matched=matching.counts(cut, args.targets)))
 
 
 def _steps(p: TrainParams, work: Work) -> Work:
-    """With the round's optimizer steps, the first ones where these are capped."""
+    """With the round's optimizer steps, the first ones where these are capped.
+
+    Without an example it is one step over nothing, which has no signal.
+    """
     from pipeline.training import order
 
     count = len(work.examples)
     steps = tuple(order(count, p.batch_size, p.epochs, p.seed, "train", p.round))
+    steps = steps or (np.zeros(0, np.int64),)
     if p.match != "optimizer_steps" or p.cap is None:
         return work._replace(steps=steps)
     kept = steps[: int(p.cap)]
@@ -248,7 +249,7 @@ def _imitated(
 
 def _trained(
     p: TrainParams, args: argparse.Namespace, state: resume.State | None
-) -> tuple[Work, list[dict[str, float]]]:
+) -> tuple[Work, list[no_signal.Metrics]]:
     """What was trained on and the metrics of each step, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
     start(runtime := cells.runtime())
@@ -267,7 +268,7 @@ def _trained(
         return work, train(student, frozen, work, p, args, state, group)
 
 
-def _tell(run: cells.Run, work: Work, metrics: list[dict[str, float]]) -> None:
+def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
     """What run.json holds of the work."""
     run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
     run.counts |= {"steps_per_round": len(metrics), "left_out": work.left_out}
@@ -275,7 +276,7 @@ def _tell(run: cells.Run, work: Work, metrics: list[dict[str, float]]) -> None:
     run.counts["student_tokens"] = int(
         sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
     )
-    run.counts |= work.matched or {}
+    run.counts |= (work.matched or {}) | no_signal.counts(metrics)
 
 
 @cells.entry
@@ -294,6 +295,7 @@ def main() -> None:
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
         _tell(run, work, metrics)
+        no_signal.tell(args.cell, metrics, work.left_out)
         run.earlier_seconds = state.earlier
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.objectives import Example, Slice, Terms
-from pipeline.objectives.weighted import reverse_kl, teacher, whole_response
+from pipeline.objectives.weighted import differs, reverse_kl, teacher, whole_response
 
 
 def examples(rollouts: pa.Table) -> list[Example]:
@@ -24,7 +24,7 @@ def examples(rollouts: pa.Table) -> list[Example]:
 
 def terms(piece: Slice, correct: bool, jsd_beta: float) -> Terms:
     """`correct` changes nothing: the loss is exact at each state that the rollouts visit."""
-    divergence_T = _divergence(piece, jsd_beta)
+    divergence_T = _divergence(piece, jsd_beta) * differs(piece)
     return Terms(divergence_T * piece.signal_T * piece.weight_T, divergence_T * 0)
 
 

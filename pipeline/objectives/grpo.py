@@ -12,7 +12,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.objectives import Example, Slice, Terms
-from pipeline.objectives.weighted import whole_response
+from pipeline.objectives.weighted import constant, whole_response
 
 CLIP = 0.2
 EPSILON = 1e-4
@@ -26,7 +26,8 @@ def advantages(prompt_ids: list[str], rewards: np.ndarray) -> np.ndarray:
     mean_B = (np.bincount(group_B, rewards) / size)[group_B]
     squares = np.bincount(group_B, (rewards - mean_B) ** 2)
     variance_B = (squares / np.maximum(size - 1, 1))[group_B]
-    return np.asarray((rewards - mean_B) / (np.sqrt(variance_B) + EPSILON))
+    advantage_B = (rewards - mean_B) / (np.sqrt(variance_B) + EPSILON)
+    return np.where(constant(rewards, group_B), 0.0, advantage_B)  # the mean of .1s is not .1
 
 
 def examples(rollouts: pa.Table) -> list[Example]:

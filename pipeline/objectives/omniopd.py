@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.objectives import Example, Slice, Terms
-from pipeline.objectives.weighted import anchor, chunked, nll
+from pipeline.objectives.weighted import anchor, chunked, constant, nll
 
 
 def examples(
@@ -54,13 +54,14 @@ def centred(
     if baseline == "none" or not len(weight_F):
         return weight_F
     if baseline == "batch":
-        return np.asarray(weight_F - weight_F.mean())
+        same_F = constant(weight_F, np.zeros(len(weight_F), np.int64))
+        return np.where(same_F, 0.0, weight_F - weight_F.mean())
     prompt_of = dict(
         zip(rollouts["rollout_id"].to_pylist(), rollouts["prompt_id"].to_pylist(), strict=True)
     )
     _, group_F = np.unique([prompt_of[name] for name in fork_of], return_inverse=True)
     mean: np.ndarray = np.bincount(group_F, weight_F) / np.bincount(group_F)
-    return np.asarray(weight_F - mean[group_F])
+    return np.where(constant(weight_F, group_F), 0.0, weight_F - mean[group_F])
 
 
 def terms(piece: Slice, correct: bool) -> Terms:

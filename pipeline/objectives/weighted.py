@@ -60,6 +60,18 @@ def chunked(
     return found
 
 
+def constant(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Whether all of a value's group are equal to it, for each. Groups are numbers from 0.
+
+    What is left of such a group when its mean is taken off is rounding, and has to be 0.
+    """
+    low = np.full(group.max(initial=-1) + 1, np.inf)
+    high = -low
+    np.minimum.at(low, group, values)
+    np.maximum.at(high, group, values)
+    return np.asarray((low == high)[group])
+
+
 def everywhere(examples: list[Example]) -> list[Example]:
     """The same examples with the anchor on every response token: arm anchor-all.
 
@@ -105,4 +117,13 @@ def teacher(piece: Slice) -> torch.Tensor:
 
 def reverse_kl(piece: Slice) -> torch.Tensor:
     """KL(student || teacher) over the full vocabulary, (T,), nats."""
-    return (piece.student_TV.exp() * (piece.student_TV - teacher(piece))).sum(-1)
+    kl_T = (piece.student_TV.exp() * (piece.student_TV - teacher(piece))).sum(-1)
+    return kl_T * differs(piece)
+
+
+def differs(piece: Slice) -> torch.Tensor:
+    """Where the teacher's distribution is not the student's own, (T,), bool.
+
+    Elsewhere a divergence has no gradient; autograd's would be rounding.
+    """
+    return (piece.student_TV.detach() != teacher(piece)).any(-1)

@@ -8,7 +8,16 @@ from pipeline.page.page import Content, render
 from pipeline.results import Evals, details
 from pipeline.runs import Row, rounds, run_json
 
-SHOWN = ("contrasts", "curves", "pooled", "verdicts", "costs", "calibration", "branches")
+SHOWN = (
+    "contrasts",
+    "curves",
+    "pooled",
+    "verdicts",
+    "costs",
+    "calibration",
+    "branches",
+    "no_effect",
+)
 
 
 def html(evals: Evals, found: dict[str, Any], p: Any) -> str:

@@ -3,7 +3,7 @@
 Each function takes plain rows, as they stand in the report's JSON files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from statistics import fmean
 
 from pipeline import sentences
@@ -196,8 +196,11 @@ def _exploratory(row: Row, scale: Scale) -> list[Cell | Forest]:
     ]
 
 
-def contrasts(rows: Sequence[Row]) -> list[Block]:
-    """Of contrasts.json: what one run shows of the method's predictions, and every contrast."""
+def contrasts(rows: Sequence[Row], untrained: Set[tuple[str, int]] = frozenset()) -> list[Block]:
+    """Of contrasts.json: what one run shows of the method's predictions, and every contrast.
+
+    Of an arm and seed that is `untrained` it shows nothing.
+    """
     if not rows:
         return []
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
@@ -205,7 +208,7 @@ def contrasts(rows: Sequence[Row]) -> list[Block]:
     tasks = {row["task"] for row in rows}
     task = "all" if "all" in tasks else max(tasks)
     cards = [
-        _seen(row, above, scale, len(seeds) > 1)
+        _seen(row, above, scale, len(seeds) > 1, untrained)
         for arm, versus, above in QUESTIONS
         for row in rows
         if (row["arm"], row["versus"], row["task"]) == (arm, versus, task)
@@ -224,16 +227,23 @@ def _where(row: Row) -> str:
     return "above zero" if row["low"] > 0 else "below zero" if row["high"] < 0 else "holds zero"
 
 
-def _seen(row: Row, above: bool, scale: Scale, several: bool) -> Card:
+def _seen(
+    row: Row, above: bool, scale: Scale, several: bool, untrained: Set[tuple[str, int]]
+) -> Card:
     fits = (row["low"] > 0) == above
     wanted = "above zero" if above else "not above zero"
     seed = f" (seed {row['seed']})" if several else ""
+    badge, tone = ("as predicted", "good") if fits else ("not as predicted", "bad")
+    text = f"The interval {_place(row)} in this run; the method predicts {wanted}."
+    same = [row[x] for x in ("arm", "versus") if (row[x], row["seed"]) in untrained]
+    if same:
+        badge, tone, text = "no verdict", "flat", f"No round of {' and '.join(same)} had a signal."
     return Card(
-        "as predicted" if fits else "not as predicted",
-        "good" if fits else "bad",
+        badge,
+        tone,
         f"{row['arm']} minus {row['versus']}{seed}",
         f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
-        f"The interval {_place(row)} in this run; the method predicts {wanted}.",
+        text,
         scale.forest(row["diff"], row["low"], row["high"]),
     )
 

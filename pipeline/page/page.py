@@ -12,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline import no_effect
 from pipeline.charts import COLOURS, MARKERS, look
 from pipeline.page import calibration, forks, how, outcome, sections
-from pipeline.page.blocks import Browser, Charts, Row, Section
+from pipeline.page.blocks import Browser, Charts, Row, Section, Text
 
 SCRIPTS = ("theme.js", "charts.js", "forks_data.js", "forks_view.js", "forks.js")
 
@@ -35,6 +36,7 @@ class Content:
     costs: list[Row] = field(default_factory=list)  # of costs.json
     calibration: list[Row] = field(default_factory=list)  # of calibration.json
     branches: list[Row] = field(default_factory=list)  # of branches.json
+    no_effect: list[Row] = field(default_factory=list)  # of no_effect.json
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
     runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
     notes: list[str] = field(default_factory=list)
@@ -106,8 +108,10 @@ def _basis(content: Content) -> Markup:
 def _results(content: Content) -> Section:
     several = len({row["seed"] for row in content.results}) > 1
     seen = outcome.verdicts(content.verdicts) if several else []
-    seen = seen or outcome.contrasts(content.contrasts)
-    blocks = [*seen, *outcome.results(content.results, content.pooled)]
+    seen = seen or outcome.contrasts(content.contrasts, no_effect.untrained(content.no_effect))
+    failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
+    rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
+    blocks = [*failed, *seen, *outcome.results(content.results, content.pooled), *rest]
     return Section("results", "Verdicts and results", blocks)
 
 
