@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from pipeline import cells, experiment, plan, similarity, tables
+from pipeline import cells, experiment, plan, similarity, steps, tables
 from pipeline.agreement import agreement
 from pipeline.audit_params import Options, settings
 from pipeline.calibration import summary
@@ -296,10 +296,10 @@ def test_the_baseline_of_token_edit_compares_the_ids_of_the_answers(tmp_path):
     assert agreed == pytest.approx([2 / 3, 1 / 2, 1 / 3, 0])
 
 
-def planned(tmp_path, **arm):
+def planned(tmp_path, block=None, **arm):
     found = experiment.read_yaml(ROOT / "params.yaml")
     found["arms"]["omniopd"] = arm
-    found["experiment"] |= {"arms": ["omniopd"], "rounds": 1}
+    found["experiment"] |= {"arms": ["omniopd"], "rounds": 1} | (block or {})
     (tmp_path / "params.yaml").write_text(json.dumps(found))
     return plan.expand(experiment.load(tmp_path / "params.yaml"))["cells"]
 
@@ -314,6 +314,15 @@ def test_only_a_metric_that_can_be_blind_has_the_limit_in_its_cell(tmp_path):
         (report,) = made["report"].values()
         shown = report["params"]["settings"]["omniopd"]["score"]
         assert ("max_unseen" in shown) == has
+
+
+def test_score_in_a_cell_of_several_steps_gets_the_students_tokenizer(tmp_path):
+    made = planned(tmp_path, {"steps_per_cell": 2, "rounds": 2}, score={"metric": "token-edit"})
+    ((key, cell),) = made["steps"].items()
+    one = next(one for one in steps.inner(key, cell) if one.stage == "score")
+    _, arguments = steps.command(one)
+    path = arguments[arguments.index("--tokenizer") + 1]
+    assert path == f"{cell['base']}/checkpoint/tokenizer.json"
 
 
 def test_an_audit_counts_what_its_metric_cannot_see_and_goes_on(tmp_path):
