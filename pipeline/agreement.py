@@ -13,34 +13,46 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline.errors import UserError
-from pipeline.similarity import Pair, similarities
+from pipeline.similarity import OF_IDS, Pair, similarities
 
 Place = tuple[str, int]  # rollout_id, position
 
 
 def agreement(
-    targets: pa.Table, answers: Iterable[pa.Table], samples: int, metric: str
+    targets: pa.Table,
+    answers: Iterable[pa.Table],
+    samples: int,
+    metric: str,
+    tokenizer: Tokenizer | None = None,
 ) -> np.ndarray:
     """Mean pairwise similarity (F,), float64, in the order of `targets`.
 
-    `answers` may come in pieces and in any order. Raises UserError unless each fork of `targets`
-    has its N answers and no other fork has any.
+    A metric of token ids needs the student's `tokenizer`. `answers` may come in pieces and in any
+    order. Raises UserError unless each fork of `targets` has its N answers and no other fork has
+    any.
     """
     ids, positions = targets["rollout_id"].to_pylist(), targets["position"].to_pylist()
     places = {place: i for i, place in enumerate(zip(ids, positions, strict=True))}
     found_F = np.full(len(places), np.nan)
     waiting: dict[Place, dict[int, Any]] = {}
+    columns = ["rollout_id", "position", "sample", "text", "ended"]
+    columns += ["token_ids"] * (metric in OF_IDS)
     for table in tqdm(answers, desc="agreement", disable=None):
-        whole = _complete(table, waiting, samples)
+        whole = _complete(table.select(columns), waiting, samples)
         pairs = [
-            Pair(one["text"], one["ended"], other["text"], other["ended"])
+            Pair(
+                *(one["text"], one["ended"], other["text"], other["ended"]),
+                *(tuple(row.get("token_ids", ())) for row in (one, other)),
+            )
             for rows in whole.values()
             for one, other in combinations(rows, 2)
         ]
-        means = np.reshape(similarities(pairs, metric), (len(whole), -1)).mean(1) if whole else []
+        values = similarities(pairs, metric, tokenizer)
+        means = np.reshape(values, (len(whole), -1)).mean(1) if whole else []
         for place, mean in zip(whole, means, strict=True):
             if place not in places or not np.isnan(found_F[places[place]]):
                 raise UserError(f"answers: {place} is no fork, or has too many. Rerun teach.")
@@ -58,7 +70,7 @@ def _complete(
 ) -> dict[Place, list[Any]]:
     """The forks whose last answer is in `table`, with their N answers; others are put by."""
     whole = {}
-    for row in table.select(["rollout_id", "position", "sample", "text", "ended"]).to_pylist():
+    for row in table.to_pylist():
         place = (row["rollout_id"], row["position"])
         own = waiting.setdefault(place, {})
         if row["sample"] in own or place in whole:

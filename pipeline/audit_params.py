@@ -113,7 +113,13 @@ def settings(o: Options) -> dict[str, Any]:
             "epoch": 0,
             **asked,
         },
-        "score": {"metric": o.metric, "source": "similarity", "allow_flat": True},
+        # flat or blind: findings of the audit, not its end
+        "score": {
+            "metric": o.metric,
+            "source": "similarity",
+            "allow_flat": True,
+            "max_unseen": 1.0,
+        },
         "prior": {"alpha": 1.0, "source": "scores"},
         "calibrate": {"forks": 10_000},
         "train": {

@@ -392,6 +392,9 @@ class Score(Params):
     source: Literal["similarity", "shuffled", "zero"]
     within: Literal["round", "prompt"] = "round"  # shuffled: whose forks change places
     allow_flat: bool
+    # embedding: share of the chunks and answers that may hold characters which it does not know;
+    # above it the stage stops, below it warns. Of metrics that see every text it is no setting
+    max_unseen: Share = 0.05
 
 
 class Prior(Params):
@@ -401,10 +404,13 @@ class Prior(Params):
     combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
 
 
+CANDIDATES = ("exact", "edit", "prefix", "rouge1", "embedding", "token-edit")
+
+
 class Calibrate(Params):
     """What stage calibrate looks at; of no arm's training. The block may be left out."""
 
-    metrics: tuple[Metric, ...] = ("exact", "edit", "prefix", "rouge1", "embedding")
+    metrics: tuple[Metric, ...] = CANDIDATES
     # null: a quarter, half and the whole of forks.chunk_tokens, at least 2
     chunk_tokens: tuple[Count, ...] | None = None
     forks: Count = 400  # most of a cell that are looked at; the table says how many

@@ -35,6 +35,7 @@ GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are al
     "teach-hosted",
     "teach-hosted-solutions",
     "score",
+    "score-ids",
     "score-zero",
     "prior",
     "prior-control",

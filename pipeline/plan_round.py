@@ -6,6 +6,7 @@ from pipeline import ceilings, params
 from pipeline.consistency import UNTRACKED
 from pipeline.experiment import Settings
 from pipeline.params import file_of
+from pipeline.similarity import OF_IDS, PARTIAL
 from pipeline.trainable import CORRECTED
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Round:
         return stage if len(self.settings.teach.teachers) == 1 else f"{stage}-{teacher}"
 
     def score(self, name: str) -> str:
-        resolved = dump(self.settings.score) | self.where
+        resolved = scored(self.settings) | self.where
         resolved["samples"] = self.settings.teach.samples
         resolved["teacher"] = name
         if resolved["source"] != "shuffled":
@@ -177,8 +178,10 @@ class Round:
         if resolved["source"] == "zero":
             return self._add("score-zero", stage, resolved, forks=self.forks())
         inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
-        metric = file_of(resolved["metric"])
-        return self._add("score", stage, resolved, **inputs, similarity=metric)
+        inputs["similarity"] = file_of(resolved["metric"])
+        if resolved["metric"] in OF_IDS:
+            return self._add("score-ids", stage, resolved, **inputs, student=self.base)
+        return self._add("score", stage, resolved, **inputs)
 
     def prior(self) -> str:
         resolved = dump(self.settings.prior) | self.where
@@ -237,6 +240,14 @@ def dump(block: params.Params) -> dict[str, Any]:
     return block.model_dump(mode="json", exclude_none=True)
 
 
+def scored(settings: Settings) -> dict[str, Any]:
+    """The block score, with max_unseen only where its metric can be blind to a text."""
+    found = dump(settings.score)
+    if found["metric"] not in PARTIAL or found["source"] == "zero":
+        del found["max_unseen"]
+    return found
+
+
 def tracked(settings: Settings, block: str) -> dict[str, Any]:
     """A block without what cannot change a result."""
     found = dump(getattr(settings, block))
@@ -258,7 +269,7 @@ def engined(stage: str, engine: str) -> str:
 def method(settings: Settings) -> dict[str, Any]:
     """What the report prints of an arm: every number of the method."""
     blocks = ("rollout", "forks", "teach", "score", "prior", "train")
-    found = {name: tracked(settings, name) for name in blocks}
+    found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
     names = settings.teach.teachers
     found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
     return {"prepare": dump(settings.prepare), **found}

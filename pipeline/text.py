@@ -6,7 +6,9 @@ behind it, and what is left of an incomplete character is dropped. Imports neith
 transformers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -50,6 +52,32 @@ def characters(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> tup
     while (text := decode_after(decode, before, kept)).endswith(LOST) and kept:
         kept.pop()
     return kept, text
+
+
+def chunk(tokenizer: Tokenizer, written: Mapping[str, Any], fork: Mapping[str, Any]) -> list[int]:
+    """The ids of a fork's chunk that are text: without an end, and without the last ones that end
+    inside a character. `written` is the row of its response, `fork` its own."""
+    total, start = len(written["token_ids"]), fork["position"]
+    last = min(start + fork["length"], total - (written["finish_reason"] == "stop"))
+    ids = written["token_ids"][:last]
+    return characters(functools.partial(decode, tokenizer), ids[:start], ids[start:])[0]
+
+
+def left_stripped(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
+    """`ids` without the white space that their text begins with, and without the last ones that end
+    inside a character.
+
+    The tokens of the first character behind the white space become those of their text without
+    it, so that the same word has the same ids with and without a space before it.
+    """
+    kept, _ = characters(functools.partial(decode, tokenizer), [], ids)
+    for end in range(1, len(kept) + 1):
+        first = str(tokenizer.decode(kept[:end], skip_special_tokens=False)).lstrip()
+        if first and whole(first) == first:
+            again = _ids(tokenizer, first)
+            same = tokenizer.decode(again, skip_special_tokens=False) == first
+            return (*(again if same else kept[:end]), *kept[end:])
+    return ()
 
 
 def encode_after(tokenizer: Tokenizer, before: Sequence[int], text: str) -> list[int]:

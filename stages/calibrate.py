@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, tables
-from pipeline.calibration import Row, measures, pairs, placement, sample
+from pipeline.calibration import Row, measures, pairs, placement, sample, warns
 from pipeline.calibration.measures import Measured
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
@@ -45,7 +45,7 @@ def calibrate(responses: list[Response], tokenizer: Tokenizer, p: CalibrateParam
     asked = {tokens: pairs.compare(short, *p.names) for tokens, short in cut.items()}
     rows: list[Row] = []
     for metric in tqdm(p.metrics, desc="calibrate", unit="metric", disable=None):
-        found = pairs.measure(asked.values(), metric)
+        found = pairs.measure(asked.values(), metric, tokenizer)
         for tokens, values in zip(p.lengths, found, strict=True):
             about = (metric, tokens, p.samples, p.alphas, cut[tokens])
             measured = Measured(*about, asked[tokens], values, problems)
@@ -64,7 +64,7 @@ def main() -> None:
         paths = (args.rollouts, args.forks, args.answers)
         rows = calibrate(sample.read(paths, chosen, p.samples, tokenizer), tokenizer, p)
         for row in rows:
-            if row["quantity"] == "warning":
+            if warns(row):
                 cells.log.warning(f"calibrate, teacher {p.teacher}: {row['note']}")
         table = pa.Table.from_pylist(rows, schema=tables.CALIBRATION)
         tables.write(table, args.out / "calibration.parquet", tables.CALIBRATION)

@@ -1,6 +1,7 @@
 """score: compare each teacher continuation with the chunk that the student wrote.
 
-reads   forks, answers, rollouts (only which prompt a rollout answers); zero reads forks alone
+reads   forks, answers, rollouts (only which prompt a rollout answers); zero reads forks alone;
+        a metric of token ids the rollouts' and the student's tokenizer
 writes  scores  one row per answer, in the order of forks and samples
 source  arXiv 2606.01476; the paper leaves phi open, so the metric is a parameter
 """
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from pipeline import beside, cells, params, seeds, similarity, tables
 from pipeline.errors import UserError
 from pipeline.similarity import Pair
 from pipeline.spool import Spool
+from pipeline.text import chunk
 
 PROBES = 1000  # forks on which agreement between teacher answers is measured
 MOST_ZERO = 0.9  # share of forks with k_sem = 0 above which exactness says nothing
@@ -24,6 +27,8 @@ LEAST_CONTRAST = 0.03  # agreement at a fork above that between problems
 PLACE = ["rollout_id", "position"]
 CHUNK = [*PLACE, "chunk_text", "ended"]
 ANSWER = [*PLACE, "sample", "text", "ended"]
+IDS = "token_ids"  # column of answers, and here of forks, for a metric of token ids
+Answers = dict[tuple[str, int], list[dict[str, Any]]]  # of each fork, by sample
 
 
 class ScoreParams(params.Score):
@@ -34,26 +39,22 @@ class ScoreParams(params.Score):
 
 
 def similarities(
-    forks: pa.Table, answers: dict[tuple[str, int], list[dict[str, Any]]], p: ScoreParams
+    forks: pa.Table, answers: Answers, p: ScoreParams, tokenizer: Tokenizer | None = None
 ) -> np.ndarray:
     """phi (F, N) of each fork's N answers with its chunk, float64 in [0, 1]."""
     pairs = [
-        Pair(fork["chunk_text"], fork["ended"], answer["text"], answer["ended"])
+        _pair(fork | {"text": fork["chunk_text"]}, answer)
         for fork in forks.to_pylist()
         for answer in answers[fork["rollout_id"], fork["position"]]
     ]
-    found = np.array(similarity.similarities(pairs, p.metric), np.float64)
+    found = np.array(similarity.similarities(pairs, p.metric, tokenizer), np.float64)
     return found.reshape(len(forks), p.samples)
 
 
-def by_fork(
-    forks: pa.Table, answers: pa.Table, samples: int
-) -> dict[tuple[str, int], list[dict[str, Any]]]:
+def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
     """Answers of each fork by sample. Raises UserError unless every fork has exactly N."""
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {
-        place: [] for place in zip(*_columns(forks), strict=True)
-    }
-    for row in answers.select(["rollout_id", "position", "sample", "text", "ended"]).to_pylist():
+    found: Answers = {place: [] for place in zip(*_columns(forks), strict=True)}
+    for row in answers.to_pylist():
         place = (row["rollout_id"], row["position"])
         if place not in found:
             raise UserError(f"answers: {place} is no fork. Rerun teach on these forks.")
@@ -78,9 +79,7 @@ def _probes(count: int) -> list[int]:
 
 
 def contrast(
-    answers: dict[tuple[str, int], list[dict[str, Any]]],
-    prompts: dict[str, str],
-    p: ScoreParams,
+    answers: Answers, prompts: dict[str, str], p: ScoreParams, tokenizer: Tokenizer | None = None
 ) -> tuple[float, float] | None:
     """Mean similarity of two teacher answers at one fork, and at forks of different problems.
 
@@ -97,12 +96,24 @@ def contrast(
         return None
     same = [_pair(answers[place][0], answers[place][1]) for place in chosen]
     different = [_pair(answers[a][0], answers[b][0]) for a, b in others]
-    found = np.array(similarity.similarities(same + different, p.metric))
+    found = np.array(similarity.similarities(same + different, p.metric, tokenizer))
     return float(found[: len(same)].mean()), float(found[len(same) :].mean())
 
 
 def _pair(one: dict[str, Any], other: dict[str, Any]) -> Pair:
-    return Pair(one["text"], one["ended"], other["text"], other["ended"])
+    ids = (tuple(row.get(IDS, ())) for row in (one, other))
+    return Pair(one["text"], one["ended"], other["text"], other["ended"], *ids)
+
+
+def check_seen(unseen: int, texts: int, p: ScoreParams) -> None:
+    """Warn of texts that the metric does not see all of. Raise UserError if they are too many."""
+    if not unseen:
+        return
+    said = f"score: {similarity.blind(p.metric, unseen, texts)}"
+    if unseen > p.max_unseen * texts:
+        remedy = f"raise score.max_unseen = {p.max_unseen}, the share of texts that may be so"
+        raise UserError(f"{said}, or {remedy}.")
+    cells.log.warning(f"{said}.")
 
 
 def check_flat(found: np.ndarray, levels: tuple[float, float] | None, p: ScoreParams) -> None:
@@ -161,36 +172,68 @@ def scored(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator
             for forks in tables.stream(args.forks, tables.FORKS, PLACE):
                 yield table(forks, np.zeros((len(forks), p.samples)), p)
         case "shuffled":
-            yield from _shuffled(args, p)
+            yield from _shuffled(args, p, run)
         case _:
             yield from _own(args, p, run)
 
 
+def _tokenizer(args: argparse.Namespace) -> Tokenizer | None:
+    """The student's, which cells have whose metric compares its ids."""
+    if args.tokenizer is None:
+        return None
+    from pipeline import checkpoints
+
+    return checkpoints.tokenizer(args.tokenizer)
+
+
+def _forks(args: argparse.Namespace, tokenizer: Tokenizer | None) -> Iterator[pa.Table]:
+    """The forks, a row group at a time; with a tokenizer, with the ids of their chunks."""
+    if tokenizer is None:
+        yield from beside.blocks(args.forks, tables.FORKS, CHUNK)
+        return
+    side = beside.Side(args.forks, tables.FORKS, "rollouts", [*CHUNK, "length"])
+    for rollouts in beside.responses(args.rollouts, ["rollout_id", IDS, "finish_reason"]):
+        forks = side.of(rollouts["rollout_id"])
+        written = {row["rollout_id"]: row for row in rollouts.to_pylist()}
+        places = ((written[fork["rollout_id"]], fork) for fork in forks.to_pylist())
+        ids = [chunk(tokenizer, *place) for place in places]
+        yield forks.append_column(IDS, pa.array(ids, tables.ANSWERS.field(IDS).type))
+    side.end()
+
+
 def _compared(
-    args: argparse.Namespace, p: ScoreParams
-) -> Iterator[tuple[pa.Table, dict[tuple[str, int], list[dict[str, Any]]], np.ndarray]]:
+    args: argparse.Namespace, p: ScoreParams, run: cells.Run, tokenizer: Tokenizer | None
+) -> Iterator[tuple[pa.Table, Answers, np.ndarray]]:
     """Forks, their answers, and the similarities (F, N) of the two, a row group at a time."""
-    answers = beside.Side(args.answers, tables.ANSWERS, "forks", ANSWER)
-    for forks in beside.blocks(args.forks, tables.FORKS, CHUNK):
+    columns = ANSWER if tokenizer is None else [*ANSWER, IDS]
+    answers, unseen, texts = beside.Side(args.answers, tables.ANSWERS, "forks", columns), 0, 0
+    for forks in _forks(args, tokenizer):
         own = by_fork(forks, answers.of(forks["rollout_id"]), p.samples)
-        yield forks, own, similarities(forks, own, p)
+        yield forks, own, similarities(forks, own, p, tokenizer)
+        read = [row["text"] for rows in own.values() for row in rows]
+        read += forks["chunk_text"].to_pylist()
+        unseen, texts = unseen + sum(similarity.unseen(read, p.metric)), texts + len(read)
     answers.end()
+    if p.metric in similarity.PARTIAL:
+        run.counts["unseen"] = unseen / max(texts, 1)
+    check_seen(unseen, texts, p)
 
 
 def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
     """With a look at whether they can teach anything: in memory 8 bytes a fork and the probes."""
     total = tables.rows(args.forks, tables.FORKS)
     probes = set(_probes(total))
-    answers: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    k_sems, first = [], 0
-    for forks, own, found in _compared(args, p):
+    answers: Answers = {}
+    k_sems, first, tokenizer = [], 0, _tokenizer(args)
+    for forks, own, found in _compared(args, p, run, tokenizer):
         places = zip(*_columns(forks), strict=True)
         chosen = {x for i, x in enumerate(places, first) if i in probes}
         answers |= {place: rows[:2] for place, rows in own.items() if place in chosen}
         k_sems.append(found.sum(1))
         first += len(forks)
         yield table(forks, found, p)
-    levels = contrast(answers, _prompts(args.rollouts, {name for name, _ in answers}), p)
+    prompts = _prompts(args.rollouts, {name for name, _ in answers})
+    levels = contrast(answers, prompts, p, tokenizer)
     if levels is not None:
         run.counts["same_fork"], run.counts["other_problem"] = levels
     check_flat(np.concatenate([*k_sems, np.zeros(0)])[:, None], levels, p)
@@ -206,12 +249,12 @@ def _prompts(rollouts: Path, wanted: set[str]) -> dict[str, str]:
     }
 
 
-def _shuffled(args: argparse.Namespace, p: ScoreParams) -> Iterator[pa.Table]:
+def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
     """The same in another order. The similarities wait on disk: in memory 40 bytes a fork."""
     total = tables.rows(args.forks, tables.FORKS)
     kept, groups = Spool(total), np.zeros(total, np.int64)
     first = 0
-    for forks, _, found in _compared(args, p):
+    for forks, _, found in _compared(args, p, run, _tokenizer(args)):
         for i, values in enumerate(found, first):
             kept.add(i, (values,))
         first += len(forks)
@@ -243,7 +286,7 @@ def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
 
 @cells.entry
 def main() -> None:
-    args = cells.arguments("score", "forks", "answers?", "rollouts?")
+    args = cells.arguments("score", "forks", "answers?", "rollouts?", "tokenizer?")
     p = cells.params("score", args.cell, ScoreParams)
     with (
         cells.running("score", args) as run,

@@ -215,7 +215,9 @@ def _weighted(p: TrainParams, args: argparse.Namespace, evidence: "Evidence") ->
     if p.baseline == "teacher-agreement":
         from pipeline.agreement import agreement
 
-        agreed = agreement(targets, evidence.each("answers"), p.samples, p.metric)
+        tokenizer = checkpoints.tokenizer(args.policy / "checkpoint" / "tokenizer.json")
+        how = (p.samples, p.metric, tokenizer)
+        agreed = agreement(targets, evidence.each("answers"), *how)
     own = evidence.columns("rollouts", ["rollout_id", "prompt_id"])
     weight_F = omniopd.weights(own, targets, p.baseline, agreed)
     yield from ((omniopd.weighted(*block), 0) for block in evidence.valued(weight_F, "targets"))

@@ -297,6 +297,18 @@ def test_the_verdict_is_the_contrast_against_other_forks(contrast, auroc, said):
     assert "rouge1 at 12 tokens tells forks apart best: AUROC 0.90" in text
 
 
+def test_the_verdict_says_where_its_metric_is_blind_to_a_part():
+    note = "at 12 tokens metric embedding does not see all of 9 of 90 texts (10.0%)"
+    blind = row("unseen", 0.1, 0.0, 0.2, metric="embedding") | {"note": note}
+    contrast = row("contrast/other-fork", 0.2, 0.1, 0.3, metric="embedding")
+    found = dataclasses.replace(audited(contrast, blind), metric="embedding")
+    assert f"Blind to a part: {note}" in text_of(page.html(found))
+    other = audited(row("contrast/other-fork", 0.2, 0.1, 0.3), blind)  # not the one asked for
+    text = text_of(page.html(other))
+    assert "Blind to a part" not in text
+    assert note in text  # among the warnings of the calibration
+
+
 def test_without_two_problems_whose_responses_have_two_forks_nothing_is_said():
     assert "nothing can be said" in text_of(page.html(audited()))
     alone = row("contrast/other-fork", 0.2, None, None)

@@ -89,7 +89,7 @@ def answer(name, position, number, text):
         "prompt_tokens": 1,
         "completion_tokens": len(text),
         "request_key": "k",
-        "token_ids": [2],
+        "token_ids": ids_of(text.removesuffix(END)),
     }
 
 

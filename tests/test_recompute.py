@@ -143,6 +143,8 @@ def test_scores(full):
     assert scores.similarity.to_numpy() == pytest.approx(expected, abs=1e-9)
     assert list(scores["sample"]) == list(merged["sample"])
     assert list(scores.rollout_id) == list(merged.rollout_id)
+    by_ids = table(full, "agreement", "score", "scores")  # metric token-edit: an id is a character
+    assert list(by_ids.similarity) == list(scores.similarity)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ both are cut to `chunk_tokens` student tokens. n counts forks unless it says oth
     correct/response        AUROC of a response's mean k_sem / N for being correct; n: responses
     correct/fork            AUROC of a fork's k_sem / N for its response being correct
     correct/within-prompt   the same as the first among responses to one prompt; n: pairs
+    unseen                  share of chunks and continuations that the metric does not see all of,
+                            of metrics that can be blind; n: texts. The note warns where it is not 0
     warning                 the contrast again, where it is flat; the note is a sentence
 
 Without a metric, at the length of the whole chunk:
@@ -52,6 +54,7 @@ Row = dict[str, Any]  # of tables.CALIBRATION
 class Text(NamedTuple):
     text: str
     ended: bool  # the end of the response lies within
+    ids: tuple[int, ...] = ()  # the student's, without an end
 
 
 class Interval(NamedTuple):
@@ -60,6 +63,11 @@ class Interval(NamedTuple):
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+def warns(found: Row) -> bool:
+    """Whether the row's note is a warning to the user."""
+    return found["quantity"] in ("warning", "unseen") and bool(found.get("note"))
 
 
 def row(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import seeds
+from pipeline import seeds, similarity
 from pipeline.calibration import FLAT, Interval, Row, row
 from pipeline.calibration.pairs import Comparisons
 from pipeline.calibration.problems import Problems, percentiles
@@ -60,7 +60,7 @@ class Measured:
 def rows(m: Measured, *names: str | int) -> list[Row]:
     """Every row of one metric at one chunk length. `names` seed the split halves."""
     found = [*levels(m), within_state(m), reliability(m, *names), *beliefs(m), *profiles(m)]
-    return [*found, *correctness(m), *warnings(found)]
+    return [*found, *correctness(m), *unseen(m), *warnings(found)]
 
 
 def levels(m: Measured) -> Iterator[Row]:
@@ -194,6 +194,24 @@ def correctness(m: Measured) -> Iterator[Row]:
     note = None if pairs_P.any() else "no prompt has both a correct and a wrong response"
     found = m.problems.ratio(wins_P, pairs_P)
     yield m.row(names[2], found, int(pairs_P.sum()), note=note)
+
+
+def unseen(m: Measured) -> Iterator[Row]:
+    """Of a metric that can be blind, the share of texts that it does not see all of."""
+    if m.metric not in similarity.PARTIAL:
+        return
+    asked = [
+        (r.problem, text.text)
+        for r in m.responses
+        for fork in r.forks
+        for text in (fork.chunk, *fork.answers)
+    ]
+    blind_K = np.array(similarity.unseen([text for _, text in asked], m.metric), np.float64)
+    found = m.problems.mean(blind_K, m.problems.of([problem for problem, _ in asked]))
+    count, note = int(blind_K.sum()), None
+    if count:
+        note = f"at {m.tokens} tokens {similarity.blind(m.metric, count, len(asked))}."
+    yield m.row("unseen", found, len(asked), note=note)
 
 
 def warnings(found: list[Row]) -> Iterator[Row]:

@@ -40,7 +40,7 @@ def cut(text: Text, before: list[int], tokens: int, tokenizer: Tokenizer) -> Tex
     them counts as one, as in teach."""
     ids = encode_after(tokenizer, before, text.text)
     written = decode_after(functools.partial(decode, tokenizer), before, ids[:tokens])
-    return Text(whole(written), text.ended and len(ids) < tokens)
+    return Text(whole(written), text.ended and len(ids) < tokens, text.ids[:tokens])
 
 
 def shortened(
@@ -81,14 +81,16 @@ def compare(responses: list[Response], *names: str | int) -> Comparisons:
     )
 
 
-def measure(asked: Iterable[Comparisons], metric: str) -> Iterator[dict[str, np.ndarray]]:
+def measure(
+    asked: Iterable[Comparisons], metric: str, tokenizer: Tokenizer
+) -> Iterator[dict[str, np.ndarray]]:
     """Similarities of every part of each, in one call: a model is loaded once, and each text
-    embedded once."""
+    embedded once. `tokenizer` is the student's."""
     parts = [
         {name: value for name, value in vars(c).items() if isinstance(value, Part)} for c in asked
     ]
     pairs = [pair for found in parts for part in found.values() for pair in part.pairs]
-    values = iter(similarities(pairs, metric))
+    values = iter(similarities(pairs, metric, tokenizer))
     for found in parts:
         yield {
             name: np.fromiter(itertools.islice(values, len(part.pairs)), np.float64)
@@ -102,7 +104,11 @@ def _part(pairs: Iterable[Iterable[Pair]]) -> Part:
 
 
 def _with(one: Text, others: Iterable[Text]) -> Iterator[Pair]:
-    return (Pair(*one, *other) for other in others)
+    return (_pair(one, other) for other in others)
+
+
+def _pair(one: Text, other: Text) -> Pair:
+    return Pair(one.text, one.ended, other.text, other.ended, one.ids, other.ids)
 
 
 def _across(forks: list[Fork], partner: list[int | None]) -> Iterator[Iterator[Pair]]:
@@ -114,7 +120,7 @@ def _across(forks: list[Fork], partner: list[int | None]) -> Iterator[Iterator[P
 def _among(answers: tuple[Text, ...]) -> Iterator[Pair]:
     """Each answer with the next, the last with the first: as many pairs as answers."""
     for i in range(len(answers) if len(answers) > 2 else len(answers) - 1):
-        yield Pair(*answers[i], *answers[(i + 1) % len(answers)])
+        yield _pair(answers[i], answers[(i + 1) % len(answers)])
 
 
 def _ranges(responses: list[Response]) -> list[range]:
@@ -157,13 +163,13 @@ def _states(places: list[tuple[Response, Fork]]) -> tuple[Part, np.ndarray, np.n
     fork_of: list[int] = []
     for index, (response, fork) in enumerate(places):
         state = (response.problem, tuple(response.token_ids[: fork.position]))
-        different = dict.fromkeys(
-            Text(text.lstrip(), ended) for text, ended in (fork.chunk, *fork.siblings)
-        )
+        different: dict[tuple[str, bool], Text] = {}  # by what is said, however it is cut in tokens
+        for chunk in (fork.chunk, *fork.siblings):
+            different.setdefault((chunk.text.lstrip(), chunk.ended), chunk)
         if len(different) < 2 or state in seen:
             continue
         seen.add(state)
-        pairs += [_with(chunk, fork.answers) for chunk in different]
+        pairs += [_with(chunk, fork.answers) for chunk in different.values()]
         state_of += [len(fork_of)] * len(different)
         fork_of.append(index)
     return _part(pairs), np.array(state_of, np.int64), np.array(fork_of, np.int64)

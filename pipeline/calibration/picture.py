@@ -9,7 +9,14 @@ from pipeline.calibration import FLAT
 from pipeline.calibration.summary import Calibrated
 from pipeline.charts import COLOURS, MARKERS, STYLE, save
 
-METRICS = ("exact", "edit", "prefix", "rouge1", "embedding")  # one colour each in every panel
+METRICS = (
+    "exact",
+    "edit",
+    "prefix",
+    "rouge1",
+    "embedding",
+    "token-edit",
+)  # one colour each in every panel
 COLUMNS = 3  # panels side by side
 
 

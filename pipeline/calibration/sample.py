@@ -15,13 +15,13 @@ from tokenizers import Tokenizer
 from pipeline import seeds, tables
 from pipeline.calibration import Text
 from pipeline.errors import UserError
-from pipeline.text import decode, whole
+from pipeline.text import chunk, decode, whole
 
 TOGETHER = 2  # responses to one prompt that are taken at a time, so that they can be compared
 PART = 64  # rows that are looked at together
 OF_ROLLOUTS = ["rollout_id", "prompt_id", "token_ids", "logprobs", "entropies", "text"]
 OF_ROLLOUTS += ["finish_reason", "reward"]
-OF_ANSWERS = ["rollout_id", "position", "sample", "text", "ended"]
+OF_ANSWERS = ["rollout_id", "position", "sample", "text", "ended", "token_ids"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def read(
                 Fork(
                     position=fork["position"],
                     entropy=fork["entropy"],
-                    chunk=Text(fork["chunk_text"], fork["ended"]),
+                    chunk=Text(
+                        fork["chunk_text"], fork["ended"], tuple(chunk(tokenizer, row, fork))
+                    ),
                     answers=_answers(said, fork, samples),
                     siblings=tuple(_siblings(row, own, fork, tokenizer)),
                 )
@@ -161,7 +163,7 @@ def _answers(
             f"answers: fork {place} has {len(rows)} continuations, wanted samples 0 to "
             f"{samples - 1} once each. Rerun teach."
         )
-    return tuple(Text(row["text"], row["ended"]) for row in rows)
+    return tuple(Text(row["text"], row["ended"], tuple(row["token_ids"])) for row in rows)
 
 
 def _siblings(
@@ -176,4 +178,4 @@ def _siblings(
         if same and (ended or end <= len(ids)):
             kept = ids[: min(end, len(ids) - ended)]  # the end of a turn is no text
             following = decode(tokenizer, kept)[len(fork["prefix_text"]) :]
-            yield Text(whole(following), ended)
+            yield Text(whole(following), ended, tuple(chunk(tokenizer, other, fork)))

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from pipeline import tables
-from pipeline.calibration import Row
+from pipeline.calibration import Row, warns
 from pipeline.runs import Arms, folder, rounds
 
 COLUMNS = {  # of results.md, by quantity
@@ -128,9 +128,10 @@ def section(calibrated: Sequence[Calibrated]) -> str:
         f"{c.round}: {row['note']}"
         for c in calibrated
         for row in c.rows
-        if row["quantity"] == "warning"
+        if warns(row)
     ]
-    return "\n\n".join([*parts, "\n".join(warnings) or "No contrast is flat."])
+    quiet = "No contrast is flat, and no metric is blind to a text."
+    return "\n\n".join([*parts, "\n".join(warnings) or quiet])
 
 
 def _table(c: Calibrated) -> str:

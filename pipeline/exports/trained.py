@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import ceilings, matching, params, tables
+from pipeline import ceilings, checkpoints, matching, params, tables
 from pipeline.errors import UserError
 from pipeline.exports.source import Source
 from pipeline.objectives import Sequence
@@ -80,7 +80,8 @@ def _weights(source: Source, targets: pa.Table, cut: matching.Cut | None) -> np.
 
         answers = tables.stream(source.folder("teach") / "answers.parquet", tables.ANSWERS)
         kept = (part if cut is None else cut.keep(part) for part in answers)
-        agreed = agreement(targets, kept, p["samples"], p["metric"])
+        tokenizer = checkpoints.tokenizer(source.policy / "tokenizer.json")
+        agreed = agreement(targets, kept, p["samples"], p["metric"], tokenizer)
         return np.asarray(targets["pi_hat"].to_numpy() - agreed)
     path, names = source.folder("rollout") / "rollouts.parquet", ["rollout_id", "prompt_id"]
     rollouts = tables.read(path, tables.ROLLOUTS, names)

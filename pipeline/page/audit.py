@@ -98,6 +98,9 @@ def _verdict(found: Audited) -> Section:
         tone, said = "good", "There is a signal at the forks. Whether the student can learn from "
         said += "it is for a run with its controls to say."
     blocks: list[Any] = [Text(said, tone), Text(what)]
+    blind = _value(found, "unseen", found.metric, found.chunk_tokens)
+    if blind is not None and blind["note"]:
+        blocks.append(Text(f"Blind to a part: {blind['note']}", "bad"))
     best = _best(found)
     if best is not None:
         blocks.append(Text(best))

@@ -7,6 +7,7 @@ rows  arm, seed, round, teacher, metric, chunk_tokens, quantity, bin, value, low
 
 from collections.abc import Sequence
 
+from pipeline.calibration import warns
 from pipeline.page import charts
 from pipeline.page.blocks import (
     Block,
@@ -52,7 +53,7 @@ def section(rows: Sequence[Row]) -> Section | None:
     rows = _fewer(_shared(rows))
     if not rows:
         return None
-    warnings = [r["note"] for r in rows if r["quantity"] == "warning" and r.get("note")]
+    warnings = [r["note"] for r in rows if warns(r)]
     said = list(dict.fromkeys(warnings))
     blocks: list[Block] = [Text(note, "bad") for note in said[:WARNINGS]]
     if len(said) > WARNINGS:

