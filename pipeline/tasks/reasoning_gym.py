@@ -3,7 +3,7 @@
 A process of its own makes problems and scores answers: it has one hash seed, as some datasets draw
 from sets of strings, and it can be killed, as some scorers hand what the model wrote to sympy.
 Before the first problem of a dataset is drawn, the dataset is proved; docs/tasks.md lists which
-pass. Where a scorer reads more of an entry than its answer, column `answer` holds the entry as JSON.
+pass. Where a scorer reads more of an entry than its answer, column `answer` holds it as JSON.
 Worked solutions are made where the question can be worked out step by step (chain_sum).
 """
 
@@ -18,7 +18,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ LONGEST = 20_000  # characters of a final answer; no dataset's own has 2,000
 SECONDS = 20.0  # for the scores of one answer
 MEMORY = 2 << 30  # bytes that the process may take above its imports
 MARK = "reasoning-gym"  # field of an answer that is an entry: the version that made it
+TUPLE, DICT = "__tuple__", "__dict__"
 NONSENSE = "zebra"
 PROBES = (NONSENSE, "", "0", "[1, 2]", "a b\nc d")  # to see what a scorer reads
 START = re.compile(r"answer[ \t]*[:=](?:\*\*)?[ \t]*", re.IGNORECASE)
@@ -300,6 +301,8 @@ def serve() -> None:
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    deeds: dict[str, Callable[..., Any]]
+    deeds = {"entry": _entry, "look": _looked_through, "score": _scores}
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         do, seconds, name, settings, request = json.loads(line)
@@ -310,7 +313,7 @@ def serve() -> None:
             reply = json.dumps({"created": False, "error": _said(error)})
         else:
             try:
-                reply = json.dumps(DEEDS[do](dataset, **request), default=str)
+                reply = json.dumps(deeds[do](dataset, **request))
             except Exception as error:  # noqa: BLE001 - here too
                 reply = json.dumps({"error": _said(error)})
         print(reply, file=replies, flush=True)
@@ -322,12 +325,48 @@ def _said(error: Exception) -> str:
 
 def _entry(dataset: Any, index: int) -> dict[str, Any]:
     """Entry `index`, which must not depend on the random numbers that all the process shares."""
-    before = random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]
-    entry = dataset[index]
-    if before != (random.getstate(), np.random.get_state()[1].tobytes()):  # type: ignore[index]
+    first, state = _drawn(dataset, index, 1)
+    if state != _seeded(1) and _drawn(dataset, index, 2)[0] != first:
         raise ValueError(f"problem {index} is drawn from random numbers without a seed")
-    version = importlib.metadata.version("reasoning-gym")
-    return {"entry": {**entry, MARK: version}}
+    return {"entry": {**first, MARK: importlib.metadata.version("reasoning-gym")}}
+
+
+def _drawn(dataset: Any, index: int, seed: int) -> tuple[dict[str, Any], Any]:
+    """An entry, and the state of the shared random numbers after it."""
+    _seeded(seed)
+    entry = {key: packed(value) for key, value in dataset[index].items()}
+    return entry, (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
+
+
+def _seeded(seed: int) -> Any:
+    random.seed(seed)
+    np.random.seed(seed)
+    return random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+
+
+def packed(value: Any) -> Any:
+    """A value as JSON has it, with what JSON does not tell apart: {kind: items}."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, list):
+        return [packed(x) for x in value]
+    if isinstance(value, dict) and all(isinstance(x, str) for x in value):
+        return {key: packed(x) for key, x in value.items()}
+    if isinstance(value, dict):
+        return {DICT: [[packed(key), packed(x)] for key, x in value.items()]}
+    return {TUPLE: [packed(x) for x in value]} if isinstance(value, tuple) else str(value)
+
+
+def unpacked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [unpacked(x) for x in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {TUPLE}:
+        return tuple(unpacked(x) for x in value[TUPLE])
+    if value.keys() == {DICT}:
+        return {unpacked(key): unpacked(x) for key, x in value[DICT]}
+    return {key: unpacked(x) for key, x in value.items()}
 
 
 def _looked_through(dataset: Any, count: int) -> dict[str, Any]:
@@ -358,7 +397,8 @@ class Entry(dict[str, Any]):
 
 def _scores(dataset: Any, entry: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     """A score for each text, null and a reason where the scorer raised; what it read."""
-    noted, scores, raised = Entry(entry), [], {}
+    noted, raised = Entry(unpacked(entry)), {}
+    scores: list[float | None] = []
     for text in texts:
         try:
             scores.append(float(dataset.score_answer(text, entry=noted)))
@@ -366,9 +406,6 @@ def _scores(dataset: Any, entry: dict[str, Any], texts: list[str]) -> dict[str, 
             scores.append(None)
             raised = {"reason": "raised", "error": _said(error)}
     return {"scores": scores, "read": sorted(noted.read), **raised}
-
-
-DEEDS = {"entry": _entry, "look": _looked_through, "score": _scores}
 
 
 def _limit_cpu(seconds: float | None) -> None:
