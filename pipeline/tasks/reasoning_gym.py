@@ -7,6 +7,7 @@ pass. Where a scorer reads more of an entry than its answer, column `answer` hol
 Worked solutions are made where the question can be worked out step by step (chain_sum).
 """
 
+import atexit
 import functools
 import importlib.metadata
 import json
@@ -59,7 +60,6 @@ def load(prepare: Prepare) -> "ReasoningGym":
 class ReasoningGym:
     def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
-        self._worker = Worker()
         self._read: dict[str, list[str]] = {}  # by dataset, what its scorer reads of an entry
 
     def alphabet(self) -> str:
@@ -146,7 +146,7 @@ class ReasoningGym:
     def _make(self, name: str, do: str, copy: str = "", **request: Any) -> dict[str, Any]:
         settings = {key: request.pop(key) for key in ("seed", "size")}
         settings = {**self.prepare.datasets[name], **settings}
-        found = self._worker.ask(None, do, name, settings, copy=copy, **request)
+        found = worker(os.getpid()).ask(None, do, name, settings, copy=copy, **request)
         if found.get("created") is False:
             raise UserError(
                 f"prepare.datasets.{name}: {found['error']}. See reasoning-gym's list of datasets "
@@ -158,7 +158,9 @@ class ReasoningGym:
 
     def _scores(self, name: str, entry: dict[str, Any], texts: list[str]) -> dict[str, Any]:
         settings = {**self.prepare.datasets[name], "seed": 0, "size": 1}
-        return self._worker.ask(SECONDS, "score", name, settings, copy="", entry=entry, texts=texts)
+        return worker(os.getpid()).ask(
+            SECONDS, "score", name, settings, copy="", entry=entry, texts=texts
+        )
 
     def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         """Running sums, a line a step, then the answer. Habits have no meaning here."""
@@ -285,7 +287,13 @@ class Worker:
             self._process.communicate()
             self._process = None
 
-    __del__ = close
+
+@functools.cache
+def worker(pid: int) -> Worker:
+    """The one of this process; a forked child asks one of its own."""
+    found = Worker()
+    atexit.register(found.close)
+    return found
 
 
 def serve() -> None:
