@@ -69,7 +69,7 @@ def fenced(lines: list[str]) -> Iterator[str]:
 
 
 def _unquoted(mark: str, lines: list[str]) -> str:
-    text = "".join(f"{line}\n" for line in lines)
+    text = "\n".join(lines).removesuffix("\n") + "\n"
     quoted = FENCE.match(mark)
     return QUOTED.sub("", text) if quoted and quoted["quote"] else text
 
