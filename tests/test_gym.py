@@ -48,6 +48,15 @@ def test_prepare_refuses_a_dataset_by_name_before_the_first_row():
         next(prepare.prepare(task))
 
 
+def test_a_problem_whose_own_answer_is_graded_wrong_refuses_the_dataset(monkeypatch):
+    task = gym(chain_sum={})
+    drawn = task.problems(3)
+    next(drawn)
+    monkeypatch.setattr(reasoning_gym, "finals", lambda response, gold: ["0.5"])
+    with pytest.raises(UserError, match=r"chain_sum: its scorer calls its own answer wrong: '"):
+        next(drawn)
+
+
 def test_an_answer_on_which_a_scorer_raises_is_wrong_with_its_reason():
     found = gym(prime_factorization={}).check("prime_factorization", "Answer: zebra", "2")
     assert found == ("zebra", False, "raised")
