@@ -82,9 +82,9 @@ def documented():
 
 
 def main():
+    found = table({name: swept(name) for name in ALL})
     before, rest = DOCS.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    found = table({name: swept(name) for name in ALL})
     DOCS.write_text(f"{before}{BEGIN}{found}{END}{after}")
 
 
