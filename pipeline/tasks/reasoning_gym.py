@@ -378,8 +378,8 @@ def unpacked(value: Any) -> Any:
 
 
 def _looked_through(dataset: Any, count: int) -> dict[str, Any]:
-    """Make as many entries as a second gives: what is rare is better found before the first."""
-    end = time.process_time() + 1  # a busy machine looks through as many
+    """Make as many entries as three seconds give: what is rare is better found before the first."""
+    end = time.process_time() + 3  # a busy machine looks through as many
     for index in range(count):
         _entry(dataset, index)
         if time.process_time() > end:
