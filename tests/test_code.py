@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import sandbox
 from pipeline.errors import UserError
+from pipeline.sandbox import extract
 from pipeline.tasks import code
 from tests.programs import HOSTILE
 
@@ -131,12 +132,12 @@ def test_root_forbids_memory_that_outlives_its_process():
 def test_the_program_is_the_last_block_that_defines_the_function_or_continues_the_prompt(
     response, wanted
 ):
-    assert code.program(response, PROMPT, "double") == wanted
+    assert extract.program(response, PROMPT, "double") == wanted
 
 
 def test_what_stands_before_the_function_in_the_prompt_is_kept():
     prompt = f"from math import ceil\n\ndef helper(): ...\n\n{PROMPT}"
-    found = code.program(f"```python\n{RIGHT}```", prompt, "double")
+    found = extract.program(f"```python\n{RIGHT}```", prompt, "double")
     assert found == f"from math import ceil\n\ndef helper(): ...\n\n\n{RIGHT}"
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from pipeline.errors import UserError
 
 INSIDE = Path(__file__).with_name("inside.py")
+EXTRACT = Path(__file__).with_name("extract.py")
 HARNESS = Path(__file__).with_name("harness.py")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")

@@ -1,13 +1,10 @@
 """Programs with unit tests, as HumanEval has them: prompt, test, entry_point on each row.
 
-A response is judged by its last block of code that defines the entry point, else its last block;
-without a block it continues the prompt, up to where something else begins, as base models are
-asked. Blocks that do not define the function continue the prompt as well. Tests run in
-pipeline/sandbox, without which nothing is graded.
+pipeline/sandbox/extract.py finds the program that a response means. Tests run in pipeline/sandbox,
+without which nothing is graded.
 """
 
 import json
-import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +15,7 @@ import numpy as np
 from pipeline import params
 from pipeline.tasks import Checked, Problem, unlearnable
 
-LONGEST = 100_000  # characters of a program
-BLOCK = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
-NEXT = re.compile(r"^(?:class|def|#|if|print)", re.MULTILINE)  # HumanEval's own stop words
+LONGEST = 100_000  # characters of a response, without what it thought
 
 
 class Prepare(params.RowsPrepare):
@@ -66,9 +61,14 @@ class Code:
 
         sandbox.probe()
         problem = json.loads(answer)
-        found = program(response, problem["prompt"], problem["entry_point"])
-        if len(found) > LONGEST:
-            return Checked(found[:LONGEST], False, "too_long")
+        response = response.rpartition("</think>")[2]
+        if len(response) > LONGEST:
+            return Checked(response[:LONGEST], False, "too_long")
+        given = {"response": response, **{x: problem[x] for x in ("prompt", "entry_point")}}
+        ended = sandbox.run(sandbox.EXTRACT.read_text(), given, self._limits())
+        if ended.stopped is not None or not ended.result:
+            return Checked(None, False, ended.stopped or "unfinished")
+        found = json.loads(ended.result)
         reason = judged(found, problem["test"], problem["entry_point"], self._limits())
         return Checked(found, reason is None, reason)
 
@@ -83,19 +83,6 @@ def same_tests(one: str, other: str) -> bool:
     golds = [json.loads(x) for x in (one, other)]
     kept = [(x["entry_point"], x["test"].split()) for x in golds]
     return kept[0] == kept[1]
-
-
-def program(response: str, prompt: str, entry_point: str) -> str:
-    """The whole source that a response means."""
-    defines = re.compile(rf"^(?:async )?(?:def|class) {entry_point}\b", re.MULTILINE)
-    blocks = BLOCK.findall(response)
-    whole = [block for block in blocks if defines.search(block)]
-    if whole:
-        head = defines.search(prompt)
-        return f"{prompt[: head.start()] if head else ''}\n{whole[-1]}"
-    body = blocks[-1] if blocks else response
-    after = NEXT.search(body, 1)
-    return prompt + (body[: after.start()] if after else body)
 
 
 def judged(source: str, test: str, entry_point: str, limits: Any) -> str | None:
