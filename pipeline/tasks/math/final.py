@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pipeline.tasks.math.written import PLACE, VALUE, prose
 
+MOST = 100  # boxes of a list
 MARKS = "*_`"  # of markdown, around an answer
 THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 ENDS = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<end_of_turn>")  # special tokens left in a text
@@ -17,12 +18,12 @@ TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.IGNORECASE
 BOXES = re.compile(r"\\(?:boxed|fbox)\b(?:\s*(\{))?|\\.|[{}]", re.DOTALL)
 ANSWER = re.compile(
     r"answer(?:\*\*|__)?"
-    r"(?:[ \t]*[:=\uff1a]"
+    r"(?:[ \t]*[:=\uff1a]|[ \t]+[-\u2013\u2014][ \t]+"
     r"|[^.!?\n:=\uff1a]{0,60}?[ \t,](?:is|was|are|be|equals)\b(?:\*\*)?[ \t]*(?:\*\*)?[:=\uff1a]?"
     r"|(?:\*\*|__)?[ \t]*\n)",
     re.IGNORECASE,
 )
-SHOUT = re.compile(  # "this answer is right" tells none
+ABOUT = re.compile(  # "this answer is right" tells none
     r"[ \t]*(?:correct|right|wrong|incorrect|helpful|clear|reasonable|consistent|valid|verified"
     r"|confirmed|obtained|found|given|based|what|in the form|an integer)\b",
     re.IGNORECASE,
@@ -87,7 +88,11 @@ def _joined(text: str, boxes: list[tuple[int, int]], contents: tuple[str, ...]) 
     """The last box, with those before it that only `and`, commas and the like part from it."""
     found, place = [contents[-1]], text.rfind("\\", 0, boxes[-1][0])
     for (start, end), content in zip(boxes[-2::-1], contents[-2::-1], strict=True):
-        if not end < place < end + 80 or not BETWEEN.fullmatch(text, end + 1, place):
+        if (
+            len(found) == MOST
+            or not end < place < end + 80
+            or not BETWEEN.fullmatch(text, end + 1, place)
+        ):
             break
         if content not in found:
             found.insert(0, content)
@@ -123,7 +128,7 @@ def _boxes(text: str) -> tuple[int | None, list[tuple[int, int]]]:
 def _phrase(text: str) -> str | None:
     """What follows the last `Answer:`, `answer is` or the like; None where there is none."""
     matches = list(ANSWER.finditer(text))
-    telling = [x for x in matches if not SHOUT.match(text, x.end())]
+    telling = [x for x in matches if not ABOUT.match(text, x.end())]
     for match in reversed(telling or matches):
         if found := _line(text[match.end() :]):
             return found
@@ -164,24 +169,38 @@ def readings(found: Extracted, several: int) -> Iterator[str]:
     short = REASON.sub("", found.text).strip()
     if short and short != found.text:
         yield clean(short)
-    if prose(short or found.text) and (value := _value(short or found.text)):
+    if prose(short or found.text) and (value := _value(short or found.text, bool(boxes))):
         yield value
 
 
-def _value(text: str) -> str | None:
-    """The value that a sentence names: its mathematics or bold text, else its number."""
-    spans = [x for x in SPANS.finditer(text) if not prose(next(filter(None, x.groups())))]
+def _value(text: str, only: bool) -> str | None:
+    """The value that a sentence names: its mathematics or bold text, else its number.
+
+    The first if it begins with it, else the last; a list where only `and` and commas part them.
+    `only` where there must be no other: a box holds an answer and no explanation.
+    """
+    inside = {x: next(filter(None, x.groups())) for x in SPANS.finditer(text)}
+    spans = [x for x, content in inside.items() if not prose(content)]
     if spans:
-        first = LINK.fullmatch(text[: spans[0].start()]) is not None
-        chosen = [spans[0] if first else spans[-1]]
-        for span in spans[-2::-1] if not first else ():
-            if not LINK.fullmatch(text[span.end() : chosen[0].start()]):
-                break
-            chosen.insert(0, span)
-        values = [next(filter(None, x.groups())) for x in chosen]
-        return ", ".join(values) + (PLACE.match(text, chosen[-1].end()) or [""])[0]
-    text = text.rpartition("=")[2] or text
-    values = [match[0].strip() for match in VALUE.finditer(text)]
-    if not values:
-        return None
-    return values[0] if VALUE.match(text.lstrip()) else values[-1]
+        run = _run(text, spans, only)
+        if not run:
+            return None
+        return ", ".join(inside[x] for x in run) + (PLACE.match(text, run[-1].end()) or [""])[0]
+    text = text.rpartition("=")[2].lstrip() or text
+    found = list(VALUE.finditer(text))
+    return ", ".join(x[0].strip() for x in _run(text, found, only)) or None
+
+
+def _run(text: str, found: list[re.Match[str]], only: bool) -> list[re.Match[str]]:
+    """The first or the last of the matches, with those that it makes a list with."""
+    if not found:
+        return []
+    runs = [[found[0]]]
+    for match in found[1:]:
+        if LINK.fullmatch(text[runs[-1][-1].end() : match.start()]):
+            runs[-1].append(match)
+        else:
+            runs.append([match])
+    if only and len(runs) > 1:
+        return []
+    return runs[0] if LINK.fullmatch(text[: found[0].start()]) else runs[-1]

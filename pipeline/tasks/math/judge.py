@@ -20,13 +20,15 @@ def judge(gold: str, answer: str) -> bool | tuple[str, str]:
     for decide in (_times, _choices, _bases):
         if (found := decide(gold, answer)) is not None:
             return found
+    if (chosen := written.choice(answer)) and chosen[1]:  # (B) 5, where 5 is asked for
+        return judge(gold, chosen[1])
     gold, answer = _assigned(gold, answer)
     (gold, wanted), (answer, unit) = units.split(gold), units.split(answer)
     factor = Fraction(1)
     if wanted and unit:
-        if wanted.measures != unit.measures:
+        if not units.comparable(wanted, unit):
             return False
-        factor = unit.size / wanted.size
+        factor = units.factor(unit, wanted)
     return _values(_quantity(gold), _quantity(answer), factor)
 
 
@@ -42,7 +44,12 @@ def _values(gold: str, answer: str, factor: Fraction) -> bool | tuple[str, str]:
     if factor == 1 and (listed := _lists(gold, answer)) is not None:
         return listed
     gold, answer = (algebra(x) for x in (gold, answer))
-    return gold, answer if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}({answer})"
+    return (
+        gold,
+        answer
+        if factor == 1
+        else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}({answer})",
+    )
 
 
 def _times(gold: str, answer: str) -> bool | None:
@@ -58,9 +65,7 @@ def _times(gold: str, answer: str) -> bool | None:
 
 def _choices(gold: str, answer: str) -> bool | None:
     wanted, found = written.choice(gold), written.choice(answer)
-    if not wanted or not found:
-        return None
-    return wanted[0] == found[0]
+    return wanted[0] == found[0] if wanted and found else None
 
 
 def _bases(gold: str, answer: str) -> bool | None:
@@ -88,6 +93,8 @@ def _assigned(gold: str, answer: str) -> tuple[str, str]:
 
 def _quantity(text: str) -> str:
     """18 dollars a day: the number. Words that are no known unit are no part of the answer."""
+    if written.SCALED.match(text):
+        return re.sub(rf"({'|'.join(written.SCALES)})\b.*", r"\1", text)
     text = re.sub(r"(?<=[0-9}])\s*\\(?:text|mbox|mathrm)\s*\{\s*([a-zA-Z ]{2,})\}$", r" \1", text)
     match = written.QUANTITY.fullmatch(text)
     return match[1] if match and not re.match("(?:and|or|base|mod)\\b", match[2]) else text
@@ -100,7 +107,7 @@ def _lists(gold: str, answer: str) -> bool | None:
     if len(golds) < 2 or None in golds or None in answers or "[" in (left, right):
         return None
     if (left == "(") != (right == "("):
-        return None
+        return None if "" in (left, right) else False  # a point is no set
     pairs = [x for x in golds if x], [x for x in answers if x]
     if left == "(":
         return len(golds) == len(answers) and all(map(written.same_number, *pairs))
@@ -131,7 +138,11 @@ def _plain(text: str) -> str:
     value = found.value
     if value.denominator == 1:
         return str(value)
-    return f"{float(value)!r}" if found.decimal else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return (
+        f"{float(value)!r}"
+        if found.decimal
+        else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    )
 
 
 def several(gold: str) -> int:

@@ -53,8 +53,8 @@ WORD = re.compile(
     r"[A-Za-z][A-Za-z'\u2019]{2,}(?=[\s,.;:!?)]|$)"
 )
 QUANTITY = re.compile(rf"([-+]?\s*(?:{DECIMAL}|[0-9]+/[0-9]+)) +([a-zA-Z][a-zA-Z ]{{2,}})")
-UNIT = rf"(?:\s*\\?%|\s*(?:{units.NAME})(?![A-Za-z])(?:\^\{{?[23]\}}?)?|\s*[ap]\.?\s?m\b\.?)"
-PLACE = re.compile(UNIT, re.IGNORECASE)
+UNIT = rf"(?:\s*\\?%|\s*(?:{units.NAME})(?![A-Za-z])(?:\^\{{?[23]\}}?)?|\s*[aApP]\.?\s?[mM]\b\.?)"
+PLACE = re.compile(UNIT)
 VALUE = re.compile(  # a number in prose, with its currency and unit
     r"(?<![\w.^])(?:-\s?)?(?:\\?\$|[\u20ac\u00a3])?(?:-\s?)?"
     rf"(?:[0-9]+\s+[0-9]+/[0-9]+|[0-9]+/[0-9]+|[0-9]{{1,2}}:[0-9]{{2}}|{DECIMAL}(?:[eE][-+]?[0-9]+)?"
@@ -63,11 +63,21 @@ VALUE = re.compile(  # a number in prose, with its currency and unit
 BASE = re.compile(
     r"([0-9A-Z]+)\s*(?:_\{?\s*(?:\\text\{)?\s*(\w+?)\s*\}{0,2}|\(?\s*base[ -](\w+)\s*\)?)"
 )
-BASES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
+BASES = dict(
+    zip(
+        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        range(2, 11),
+        strict=True,
+    )
+)
 BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 CLOCK = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))?\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?(?:\(([A-J])\)|([A-J])(?:[).:]|$))\s*(.*)")
 DASHES = re.compile(r"[\s\u00a0]+")
+
+
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALED = re.compile(rf"(.*[0-9}}])\s*(?:\\text\{{\s*)?({'|'.join(SCALES)})s?\s*\}}?", re.IGNORECASE)
 
 
 class Number(NamedTuple):
@@ -81,11 +91,15 @@ def bare(text: str) -> str:
     text = VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".strip(), text)
     text = RAISED.sub(lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
-    text = STYLE.sub("", text.translate(TABLE)).strip()
+    text = STYLE.sub("", text.translate(TABLE)).replace(r"\varnothing", r"\emptyset").strip()
     before = ""
     while before != text:
         before, text = text, _unwrapped(text)
-    return COMMAS.sub(_ungrouped, THOUSANDS.sub("", text)) if not _open(text) else THOUSANDS.sub("", text)
+    return (
+        COMMAS.sub(_ungrouped, THOUSANDS.sub("", text))
+        if not _open(text)
+        else THOUSANDS.sub("", text)
+    )
 
 
 def _ungrouped(match: re.Match[str]) -> str:
@@ -124,6 +138,9 @@ def _closes(text: str, start: int) -> int:
 
 def number(text: str) -> Number | None:
     """The number that the whole of a bare text is."""
+    if match := SCALED.fullmatch(text):
+        found = number(match[1])
+        return found and found._replace(value=found.value * SCALES[match[2].lower()])
     signed = PERCENT.sub("", text).strip()
     percent = signed != text
     if percent and signed.endswith("$") and signed.startswith("$"):
@@ -229,7 +246,9 @@ def prose(text: str) -> bool:
 
 def elements(text: str) -> tuple[str, list[str]]:
     """Brackets of a list ("" of one without) and its elements, however these are parted."""
-    text = re.sub(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))", ",", text)
+    text = re.sub(
+        r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))", ",", text
+    )
     opened = ""
     for left, right in (("(", ")"), ("[", "]"), (r"\{", r"\}")):
         if text.startswith(left) and text.endswith(right) and len(text) > len(left + right):
