@@ -26,10 +26,14 @@ class PrepareParams(params.Params):
 def prepare(p: params.TaskPrepare) -> Iterator[dict[str, Any]]:
     """Distinct problems: test first, then dev, then train, so that a larger pool keeps them."""
     splits = [("test", p.test), ("dev", p.dev), ("train", p.train)]
-    with contextlib.closing(_different(tasks.load(p).problems(p.seed))) as stream:
+    task = tasks.load(p)
+    prove = getattr(task, "prove", None)  # a task may say what problem it cannot grade
+    with contextlib.closing(_different(task.problems(p.seed))) as stream:
         for split, count in splits:
             for index in tqdm(range(count), desc=f"prepare {split}", disable=None):
                 problem = next(stream)
+                if prove is not None:
+                    prove(problem)
                 yield {
                     "prompt_id": f"{split}-{index:06d}",
                     "task": problem.task,

@@ -208,8 +208,8 @@ def test_a_grader_that_does_not_start_says_so(monkeypatch, started):
 
 
 def test_the_memory_of_the_grader_is_limited():
-    grader = task()
-    grader.check("own", "\\boxed{\\sqrt{4}}", "2")
-    process = psutil.Process(grader._grader._worker[0].pid)
+    checker = task()
+    checker.check("own", "\\boxed{\\sqrt{4}}", "2")
+    process = psutil.Process(checker._grader._worker[0].pid)
     soft, hard = process.rlimit(psutil.RLIMIT_AS)
     assert grader.MEMORY < soft == hard < 3 * grader.MEMORY

@@ -1,9 +1,9 @@
 """Mathematics with a final answer: GSM8K, MATH-500, AIME, OlympiadBench, or rows of your own.
 
 The checker reads the final answer alone, never the working: the last complete `\\boxed{...}`, else
-what follows the last `Answer:`, else the last `####` (final.py). A broken `\\boxed{` after a complete
-one does not hide it; such responses are counted as `graded_malformed`. What is written decides
-where it can (judge.py); else math-verify says whether two answers are equal (grader.py).
+what follows the last `Answer:`, else the last `####` (final.py). A broken `\\boxed{` after a
+complete one does not hide it; such responses are counted as `graded_malformed`. What is written
+decides where it can (judge.py); else math-verify says whether two answers are equal (grader.py).
 """
 
 from collections.abc import Iterator, Mapping

@@ -54,7 +54,8 @@ SUFFIX = re.compile(
     rf"(?<![A-Za-z\\])({NAME})(?![A-Za-z(])\.?\s*\}}?{POWER}?\s*\}}?$"
 )
 DEGREES = re.compile(
-    r"(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)(?:\s|\\[,;:! ])*(?:\\(?:text|mathrm)\{\s*([CF])\s*\}|([CF])\b)?"
+    r"(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)(?:\s|\\[,;:! ])*"
+    r"(?:\\(?:text|mathrm)\{\s*([CF])\s*\}|([CF])\b)?"
 )
 PER = re.compile(r"\s+per\s+|(?<=[a-z])\s*/\s*(?=[a-z])")
 PREFIX = re.compile(r"([-+]?)\s*(\\\$|[$\u20ac\u00a3\u00a5\u20b9])\s*(?=[-+.0-9\\])")

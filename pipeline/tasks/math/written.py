@@ -33,14 +33,18 @@ TEXT = re.compile(r"\\(?:text(?:bf|rm|it|sf|tt)?|mbox|mathrm|mathbf|mathit|bf|op
 PERCENT = re.compile(rf"(?<=[0-9}})$]){GAP}*(?:\\?%|\\text\{{\s*percent\s*\}}|percent\b)")
 HUNDREDTHS = re.compile(r"(?:%|[Pp]ercent)\W*$")
 LEAD = re.compile(
-    r"(?:=|\\approx|\\(?:sim|simeq)\b|≈|~|\b(?:approximately|about|exactly|roughly|equal to)\b)\s*",
+    r"(?:=|\\approx|\\(?:sim|simeq)\b|≈|~(?!~)"
+    r"|\b(?:approximately|about|exactly|roughly|equal to)\b)\s*",
     re.IGNORECASE,
 )
 ASSIGNED = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?\s*=\s*")
 
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 DECIMAL = rf"(?:{DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
-TEN = r"\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*([-+]?[0-9]{1,3})\s*\}|\(?([-+]?[0-9]{1,3})\)?)"
+TEN = (
+    r"\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*"
+    r"(?:\{\s*([-+]?[0-9]{1,3})\s*\}|\(?([-+]?[0-9]{1,3})\)?)"
+)
 FRAC = (
     r"(?:([0-9]+)\s*/\s*([0-9]+)"
     r"|\\[dtc]?frac\s*(?:\{\s*([-+]?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9])))"
@@ -168,8 +172,7 @@ def number(text: str) -> Number | None:
 
 def _parts(groups: tuple[str | None, ...]) -> tuple[int, int]:
     above, below = groups[0] or groups[2] or groups[3], groups[1] or groups[4] or groups[5]
-    assert above is not None and below is not None  # the pattern has one of each
-    return int(above), int(below)
+    return int(above or 0), int(below or 0)  # the pattern has one of each
 
 
 def hundredths(text: str) -> str:
