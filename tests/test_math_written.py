@@ -98,7 +98,7 @@ def test_golds_from_numbers_and_solutions_are_values(tmp_path, patient):
     for i, answer in enumerate(["0.00005", "10^{22}", "72.0", "72"]):
         gold = golds[f"Problem {i}?"]
         assert patient.check("own", f"\\boxed{{{answer}}}", gold).correct
-        assert not patient.check("own", f"\\boxed{{{answer}1}}", gold).correct
+        assert not patient.check("own", f"\\boxed{{-{answer}}}", gold).correct
 
 
 def test_prepare_refuses_a_gold_that_does_not_grade_itself_right(tmp_path):
