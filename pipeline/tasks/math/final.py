@@ -13,7 +13,9 @@ from pipeline.tasks.math.written import PLACE, VALUE, prose
 MOST = 100  # boxes of a list
 MARKS = "*_`"  # of markdown, around an answer
 THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-ENDS = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<end_of_turn>")  # special tokens left in a text
+ENDS = re.compile(  # special tokens that are left in a text, and check marks
+    r"<\|[^|<>\s]{1,40}\|>|</?s>|<end_of_turn>|[\u2705\u2713\u2714\u2611]"
+)
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 BOXES = re.compile(r"\\(?:boxed|fbox)\b(?:\s*(\{))?|\\.|[{}]", re.DOTALL)
 ANSWER = re.compile(
@@ -137,7 +139,7 @@ def _phrase(text: str) -> str | None:
 
 def _line(text: str) -> str:
     """The answer on the first line, without what explains it."""
-    text = CALCULATOR.sub("", text).strip(f"{MARKS}#: \t\r\n")
+    text = CALCULATOR.sub("", text).strip(f"{MARKS}: \t\r\n").removeprefix("####").lstrip()
     for left, right in OPENERS.items():
         if text.startswith(left) and right in text[2:]:
             return clean(text[2 : text.index(right, 2)])

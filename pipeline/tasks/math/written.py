@@ -237,7 +237,11 @@ def choice(text: str) -> tuple[str, str] | None:
 
 def words(text: str) -> str:
     """The text as words alone, to compare by: cases, blanks and the text command say nothing."""
-    plain = re.sub(r"\\[,;:! ]|~", " ", TEXT.sub("{", text)).replace("{", "").replace("}", "")
+    plain = (
+        re.sub(r"\\[,;:! ]|(?<!~)~(?!~)", " ", TEXT.sub("{", text))
+        .replace("{", "")
+        .replace("}", "")
+    )
     plain = DASHES.sub(" ", plain).strip(" .,;:\"'")
     return plain.casefold() if re.search(r"[^\W\d_]{3}", plain) and "\\" not in plain else plain
 
