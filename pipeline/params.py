@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -250,6 +251,12 @@ class _Task(BaseModel):
 def task_module(name: str) -> Any:
     """pipeline/tasks/NAME.py: its class `Prepare` and its function `load`."""
     return importlib.import_module(f"pipeline.tasks.{name.replace('-', '_')}")
+
+
+def task_path(module: str) -> str:
+    """A task's code within pipeline/tasks, as dvc.yaml names it: a file, or a folder of files."""
+    folder = Path(__file__).parent / "tasks" / module
+    return module if folder.is_dir() else f"{module}.py"
 
 
 def _prepare(values: Any) -> Any:

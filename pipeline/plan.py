@@ -173,6 +173,8 @@ class Plan:
         content = {"params": resolved, **inputs}
         canonical = json.dumps([group, content], sort_keys=True)
         key = "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        if "task" in inputs:  # derived, so no part of the key
+            content["checker"] = params.task_path(inputs["task"])
         known = self.cells[group].setdefault(key, content)
         if known != content:
             raise UserError(f"two cells are called {group}.{key}. Change any number a little.")

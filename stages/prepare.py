@@ -34,10 +34,13 @@ def prepare(
     counts = {} if counts is None else counts
     splits = [("test", p.test), ("dev", p.dev), ("train", p.train)]
     task, shown = tasks.load(p), contamination.key(getattr(p, "instruction", ""))
+    prove = getattr(task, "prove", None)  # a task may say what problem it cannot grade
     with contextlib.closing(_different(task.problems(p.seed), counts)) as stream:
         for split, count in splits:
             for index in tqdm(range(count), desc=f"prepare {split}", disable=None):
                 problem = next(stream)
+                if prove is not None:
+                    prove(problem)
                 if split == "test" and contamination.shown_in(problem.prompt, shown):
                     _tell_shown(problem, counts)
                 yield {

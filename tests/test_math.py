@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tasks import math
+from pipeline.tasks.math import grader
 from tests.answers_hostile import GOLD, GOOD, hostile
 
 LIMIT = 0.4  # seconds for an answer: short, as dozens of these use it up
@@ -68,7 +69,7 @@ def patient():
 def test_the_final_answer_is_the_last_complete_box_else_after_answer_else_after_hashes(
     response, wanted
 ):
-    assert math.extract(response) == wanted
+    assert math.extract(response)[:2] == wanted
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_what_cannot_be_graded_has_a_reason(patient):
 def test_two_hundred_hostile_answers_are_wrong_in_time_and_a_good_one_is_right_after_them():
     grader, answers, reasons = task(LIMIT), hostile(), {}
     assert len(answers) >= 200
-    grader.check("own", GOOD, GOLD)
+    grader.check("own", GOOD.replace("1764", "42^2"), GOLD)
     for family, response in answers:
         before = time.monotonic()
         found = grader.check("own", response, GOLD)
@@ -177,17 +178,17 @@ def test_two_hundred_hostile_answers_are_wrong_in_time_and_a_good_one_is_right_a
     assert {"timeout", "too_long", "malformed", "unparsable"} <= set(reasons)
     assert not OWNED.exists()
     grader._grader.timeout_seconds = 20.0
-    assert grader.check("own", GOOD.replace("1764", "1764.0"), GOLD).correct
+    assert grader.check("own", GOOD.replace("1764", "42^2"), GOLD).correct
 
 
 def test_a_grader_that_is_killed_from_outside_is_replaced():
     grader = task()
-    assert grader.check("own", "\\boxed{2.0}", "2").correct
+    assert grader.check("own", "\\boxed{\\sqrt{4}}", "2").correct
     process = grader._grader._worker[0]
     os.kill(process.pid, 9)
     psutil.wait_procs([psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else [], 10)
-    assert grader.check("own", "\\boxed{2.0}", "2") == ("2.0", False, "crashed")
-    assert grader.check("own", "\\boxed{2.0}", "2").correct
+    assert grader.check("own", "\\boxed{\\sqrt{4}}", "2") == ("\\sqrt{4}", False, "crashed")
+    assert grader.check("own", "\\boxed{\\sqrt{4}}", "2").correct
 
 
 def dies(pipe, seconds):
@@ -200,15 +201,15 @@ def waits(pipe, seconds):
 
 @pytest.mark.parametrize("started", [dies, waits])
 def test_a_grader_that_does_not_start_says_so(monkeypatch, started):
-    monkeypatch.setattr(math, "serve", started)
-    monkeypatch.setattr(math, "START_SECONDS", 20.0 if started is dies else 0.2)
+    monkeypatch.setattr(grader, "serve", started)
+    monkeypatch.setattr(grader, "START_SECONDS", 20.0 if started is dies else 0.2)
     with pytest.raises(UserError, match="math-verify did not start"):
-        task().check("own", "\\boxed{2.0}", "2")
+        task().check("own", "\\boxed{\\sqrt{4}}", "2")
 
 
 def test_the_memory_of_the_grader_is_limited():
-    grader = task()
-    grader.check("own", "\\boxed{2.0}", "2")
-    process = psutil.Process(grader._grader._worker[0].pid)
+    checker = task()
+    checker.check("own", "\\boxed{\\sqrt{4}}", "2")
+    process = psutil.Process(checker._grader._worker[0].pid)
     soft, hard = process.rlimit(psutil.RLIMIT_AS)
-    assert math.MEMORY < soft == hard < 3 * math.MEMORY
+    assert grader.MEMORY < soft == hard < 3 * grader.MEMORY
