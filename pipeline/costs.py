@@ -100,6 +100,7 @@ def of_cell(stage: str, run: dict[str, Any]) -> Cost:
         case "train":
             trained = int(run["student_tokens"])
             steps = int(run.get("optimizer_steps", run["steps_per_round"]))  # of several rounds
+            steps -= int(run.get("steps_without_signal", 0))  # were not taken
             return Cost(student_tokens_trained=trained, optimizer_steps=steps, seconds=seconds)
         case "teach":
             return Cost(

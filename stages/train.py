@@ -275,8 +275,9 @@ def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
     run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
     run.counts |= {"steps_per_round": len(metrics), "left_out": work.left_out}
     run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)
+    taken = [m for m in metrics if no_signal.LINE not in m]
     run.counts["student_tokens"] = int(
-        sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in metrics)
+        sum(m["train/signal_tokens"] + m["train/anchor_tokens"] for m in taken)
     )
     run.counts |= (work.matched or {}) | no_signal.counts(metrics)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import cells, checkpoints, no_effect, no_signal, steps, tables
+from pipeline import cells, checkpoints, costs, no_effect, no_signal, steps, tables
 from pipeline.engines import hf
 from pipeline.errors import UserError
 from pipeline.experiment import load
@@ -173,6 +173,7 @@ def test_a_round_without_a_signal_leaves_every_byte_and_says_why(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {line[no_signal.LINE] for line in lines} == {reason}
     assert run["steps_without_signal"] == run["steps_per_round"] == len(lines)
+    assert run["student_tokens"] == 0
     assert (
         f"train c1: the round has no signal ({reason}: {no_signal.REASONS[reason]})" in caplog.text
     )
@@ -285,6 +286,15 @@ def test_run_json_of_several_steps_counts_the_rounds_and_names_each_reason_once(
     ]
     found = steps.merged(runs)
     assert (found["rounds_without_signal"], found["no_signal"]) == (2, "no-forks")
+
+
+def test_steps_that_were_not_taken_cost_no_optimizer_step(tmp_path, monkeypatch):
+    made = handmade.experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = costs.cost(made["arms"], "sft", 0, 2).optimizer_steps
+    path = tmp_path / "data/train" / made["arms"]["sft"]["seed-0"]["round-2"]["train"] / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_without_signal": 3}))
+    assert costs.cost(made["arms"], "sft", 0, 2).optimizer_steps == before - 3
 
 
 # ---- what the report says
