@@ -75,24 +75,7 @@ def arm(file: "Experiment", name: str, arm: "Settings") -> None:
     _models(file, where, arm)
     _contexts(file, where, arm)
     _prior(file, name, where, arm)
-    _signal(file, where, arm)
     _untracked(file, name, where)
-
-
-def _signal(file: "Experiment", where: str, arm: "Settings") -> None:
-    """What would leave every round of the arm without a signal."""
-    remedy, train, source = "No round would train anything.", arm.train, arm.prior.source
-    weighted = train.objective == "omniopd"
-    zero = arm.score.source == "zero" and source == "scores" and arm.prior.alpha == 0
-    if weighted and zero and train.baseline == "none":
-        refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
-    if weighted and source == "constant" and train.baseline in ("batch", "prompt"):
-        refuse(f"{where}train.baseline", train.baseline, "none with prior.source constant", remedy)
-    for name in arm.teach.teachers if train.objective in WHITE_BOX else ():
-        teacher = file.teachers[name]
-        if getattr(teacher, "model", None) == file.experiment.student:
-            wanted = f"another model than the student, with objective {train.objective}"
-            refuse(f"{where}teach.teacher", name, wanted, remedy)
 
 
 def _untracked(file: "Experiment", name: str, where: str) -> None:

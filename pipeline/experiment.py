@@ -73,7 +73,7 @@ class Experiment(Settings):
         settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
         settings = sizes.resolved(settings, self.experiment.student)
         consistency.arm(self, name, settings)
-        trainable.arm(f"arms.{name}: " if self.arms[name] else "", settings)
+        trainable.arm(self, f"arms.{name}: " if self.arms[name] else "", settings)
         return settings
 
 

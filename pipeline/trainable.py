@@ -8,20 +8,33 @@ from typing import TYPE_CHECKING
 from pipeline.consistency import WHITE_BOX, refuse
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Settings
+    from pipeline.experiment import Experiment, Settings
 
 # the coldest; below it logits / temperature leave float32, and vLLM samples at .01 all the same
 COLDEST = 0.01
 CORRECTED = {"omniopd", "opd-sampled", "rft"}  # objectives that read train.correction
 
 
-def arm(where: str, arm: "Settings") -> None:
+def arm(file: "Experiment", where: str, arm: "Settings") -> None:
     """`where` is what stands before a key in a message: the arm, if it overrides anything."""
+    _signal(file, where, arm)
     _temperatures(where, arm)
     _behaviour(where, arm)
     _correction(where, arm)
     _baseline(where, arm)
     _problem(where, arm)
+
+
+def _signal(file: "Experiment", where: str, arm: "Settings") -> None:
+    """What would leave every round of the arm without a signal."""
+    remedy, train = "No round would train anything.", arm.train
+    zero = arm.score.source == "zero" and arm.prior.source == "scores" and arm.prior.alpha == 0
+    if train.objective == "omniopd" and zero and train.baseline == "none":
+        refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
+    for name in arm.teach.teachers if train.objective in WHITE_BOX else ():
+        if getattr(file.teachers[name], "model", None) == file.experiment.student:
+            wanted = f"another model than the student, with objective {train.objective}"
+            refuse(f"{where}teach.teacher", name, wanted, remedy)
 
 
 def several_steps(arm: "Settings") -> bool:
