@@ -101,6 +101,7 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
         correct = bool(equal) and near(wanted[0], found[0])
         return correct, not all(isinstance(x, str) for x in found)
 
+    verified(r"x+\frac{1}{2}", r"\frac{1}{2}+x", "", "")  # or the first answer's time goes on it
     pipe.send_bytes(b"ready")
     while True:
         try:
