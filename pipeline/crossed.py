@@ -51,8 +51,8 @@ class Crossed(NamedTuple):
     seeds: int
     problems: int
     squares: Squares  # at `effective` problems
-    effective: float  # problems; fewer than `problems` where a small set weighs as much as a large
-    few: bool  # few problems tell: the limits are exact ones
+    effective: float = 0.0  # problems; fewer where a small set weighs as much as a large one
+    few: bool = False  # few problems tell: the limits are exact ones
 
     @property
     def interval(self) -> Interval:
@@ -120,8 +120,8 @@ def limits(values_SP: np.ndarray, lowest: float, sets_P: np.ndarray | None = Non
     value, S = macro(values_SP, sets_P).mean(-1), values_SP.shape[-2]
     squares, P = layout(values_SP, sets_P)
     low, high, df, p = interval(value, squares, S, P)
-    few = np.any([rare.few(part) for part in split(values_SP, sets_P)], axis=0)
-    few = few | (largest(squares) <= ZERO)
+    constant = largest(squares) <= ZERO
+    few = np.any([rare.few(part) for part in split(values_SP, sets_P)], axis=0) | constant
     if lowest == 0:
         low, high = rare.limits(_share(values_SP, sets_P), LEVEL)
     elif np.any(few):
@@ -129,7 +129,7 @@ def limits(values_SP: np.ndarray, lowest: float, sets_P: np.ndarray | None = Non
         exact_low, exact_high = rare.difference(above, below, LEVEL)
         low = np.where(few, np.minimum(low, exact_low), low)
         high = np.where(few, np.maximum(high, exact_high), high)
-        p = np.where(few, np.maximum(p, rare.p_value(above, below)), p)
+        p = np.where(few & ~constant, np.maximum(p, rare.p_value(above, below)), p)
     return np.clip(low, lowest, 1.0), np.clip(high, lowest, 1.0), df, p, few
 
 
@@ -182,7 +182,7 @@ def largest(squares: Squares) -> Any:
     return np.maximum(a + b - c, np.maximum(a, b))
 
 
-def degrees(squares: Squares, S: int, P: int) -> Any:
+def degrees(squares: Squares, S: int, P: Any) -> Any:
     """Degrees of freedom of `largest`, with the deviation above; continuous in the squares."""
     from scipy.special import chdtri
 
@@ -197,10 +197,10 @@ def degrees(squares: Squares, S: int, P: int) -> Any:
     spread = a**2 / (S - 1) + b**2 / (P - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = np.where(spread > 0, numerator**2 / spread, 1.0)
-    return np.maximum(found, min(S, P) - 1.0)
+    return np.maximum(found, np.minimum(S, P) - 1.0)
 
 
-def interval(value: Any, squares: Squares, S: int, P: int) -> tuple[Any, Any, Any, Any]:
+def interval(value: Any, squares: Squares, S: int, P: Any) -> tuple[Any, Any, Any, Any]:
     """(low, high, degrees of freedom, p) of means with these mean squares. Never NaN.
 
     Where nothing varies but the mean is not 0, it is as if one of the S P values had been 0; a
@@ -211,14 +211,14 @@ def interval(value: Any, squares: Squares, S: int, P: int) -> tuple[Any, Any, An
     value, numerator = np.asarray(value, float), largest(squares)
     constant = numerator <= ZERO
     numerator = np.where(constant, value**2 / (S * P), numerator)
-    df = np.where(constant, min(S, P) - 1.0, degrees(squares, S, P))
+    df = np.where(constant, np.minimum(S, P) - 1.0, degrees(squares, S, P))
     error = np.sqrt(numerator / (S * P))
     half = stdtrit(df, (1 + LEVEL) / 2) * error
     t = np.abs(value) / np.where(error > 0, error, 1.0)
     return value - half, value + half, df, 2 * stdtr(df, -t)
 
 
-def expected(squares: Squares, S: int, P: int, seeds: int, problems: int) -> Squares:
+def expected(squares: Squares, S: int, P: float, seeds: int, problems: float) -> Squares:
     """Mean squares that `seeds` x `problems` would have with the spreads estimated at S x P."""
     a, b, c = squares
     return Squares(

@@ -17,6 +17,7 @@ import numpy as np
 
 FEW = 20  # fewer problems than this tell: an interval is never narrower than these limits
 ZERO = 1e-20  # a mean square of rounding errors
+LEAST = 1e-6  # level at which bisection begins: below it quantiles of t are 0
 STEPS = 40  # of bisection for a p-value: to 1e-12
 
 
@@ -63,10 +64,10 @@ def difference(above: Share, below: Share, level: Any) -> tuple[Any, Any]:
 def p_value(above: Share, below: Share) -> Any:
     """Two-sided: 1 minus the highest level at which the limits of the difference leave 0 out."""
     value = np.asarray(above.value - below.value, float)
-    leaves, holds = np.zeros_like(value), np.ones_like(value)
+    leaves, holds = np.full_like(value, LEAST), np.ones_like(value)
     for _ in range(STEPS):
         level = (leaves + holds) / 2
         low, high = difference(above, below, level)
         out = (low > 0) | (high < 0)
         leaves, holds = np.where(out, level, leaves), np.where(out, holds, level)
-    return np.where(value == 0, 1.0, 1 - leaves)
+    return np.where(leaves == LEAST, 1.0, 1 - leaves)

@@ -151,8 +151,8 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
     if not rows:
         return []
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
-    named = [row for row in rows if row["named"]]
-    rest = [row for row in rows if not row["named"]]
+    named = [row for row in rows if row["named"] and row["verdict"] != "exploratory"]
+    rest = [row for row in rows if row not in named]
     found: list[Block] = []
     if any(row["p_holm"] is not None for row in named):
         works = sentences.works(named).replace("**", "")
@@ -162,7 +162,8 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
         table = Table(
             ["arm", "versus", "task", "difference", "", "p"],
             [_exploratory(row, scale) for row in rest],
-            "Exploratory contrasts, not named beforehand: no verdict",
+            "Exploratory contrasts, not named beforehand or not tested as the primary pair is not "
+            "supported: no verdict",
             scale=scale.ends(),
             closed=True,
         )
@@ -173,11 +174,12 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
 def _verdict(row: Row, scale: Scale) -> Card:
     judged = row["p_holm"] is not None
     said = f"{sentences.why(row)}.{sentences.claim(row)}" if judged else f"{row['needed']}."
-    p = f" p = {row['p_holm']:.3g} after Holm." if judged else ""
+    how = "at the full level" if row.get("family") == "primary" else "after Holm"
+    p = f" p = {row['p_holm']:.3g} {how}." if judged else ""
     counts = f"{plural(row['seeds'], 'seed')} and {row['problems']} problems, task {row['task']}."
     return Card(
         row["verdict"],
-        TONES.get(row["verdict"], "flat"),
+        TONES.get(row["verdict"].partition(":")[0], "flat"),
         f"{row['arm']} minus {row['versus']}",
         f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
         f"{said[0].upper()}{said[1:]} {counts}{p}",
@@ -228,6 +230,15 @@ def _seen(row: Row, above: bool, scale: Scale, several: bool) -> Card:
     fits = (row["low"] > 0) == above
     wanted = "above zero" if above else "not above zero"
     seed = f" (seed {row['seed']})" if several else ""
+    if row.get("note"):
+        return Card(
+            row["note"],
+            "flat",
+            f"{row['arm']} minus {row['versus']}{seed}",
+            f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
+            f"No evidence either way; the method predicts {wanted}.",
+            scale.forest(row["diff"], row["low"], row["high"]),
+        )
     return Card(
         "as predicted" if fits else "not as predicted",
         "good" if fits else "bad",
