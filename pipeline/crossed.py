@@ -12,11 +12,13 @@ too small by chance; plain Satterthwaite then counts hundreds and covers 92 % at
 seeds' excess MSs - MSe enters the degrees of freedom (not the variance) at its upper quartile
 limit. With two seeds no such correction is enough, and the degrees of freedom are 1.
 
-Coverage is simulated by `python -m tests.coverage`, at 3, 5 and 10 seeds, 30 and 600 problems, 1 and
-4 samples, for accuracies and differences; COVERAGE
-Those figures are for seeds whose effects are roughly normal on the logit scale. They do NOT hold
-where a seed collapses now and then: COLLAPSE
-Three seeds that all went well say nothing of the one in five that does not, and no interval can.
+Coverage is simulated by `python -m tests.coverage` (3, 5, 10 seeds; 30, 600 problems; 1, 4
+samples; 4,000 tables a case; accuracies and differences): .936 to .980 in the middle, .941 to 1
+at a mean of .01 and .99, 1 where nothing is solved. That is for seeds whose effects are about
+normal on the logit scale. It does NOT hold for an arm whose seeds collapse now and then: where one
+in five loses nearly everything, .776 to .969 of accuracies and .860 to .951 of differences to an
+arm that does not are covered, least at five seeds and 600 problems. Seeds that all went well say
+nothing of the one that does not, and no interval can.
 """
 
 from collections.abc import Mapping
@@ -144,14 +146,14 @@ def _share(values_SP: np.ndarray, sets_P: np.ndarray | None) -> rare.Share:
 
 
 def layout(values_SP: np.ndarray, sets_P: np.ndarray | None) -> tuple[Squares, Any]:
-    """Mean squares of the macro mean of tables (..., S, P), and the number of problems they are for.
+    """Mean squares of the macro mean of tables (..., S, P), and the problems they are for.
 
     With T sets the variances over problems of their means add, over T squared, and have the degrees
     of freedom of Satterthwaite, one less than that number; seeds vary by their macro means.
     """
     if sets_P is None:
         return mean_squares(values_SP), values_SP.shape[-1]
-    parts, S = split(values_SP, sets_P), values_SP.shape[-2]
+    parts = split(values_SP, sets_P)
     each = [(mean_squares(part), part.shape[-1]) for part in parts]
     problems = np.array([squares.problems / P for squares, P in each]) / len(parts) ** 2
     error = sum(squares.error / P for squares, P in each) / len(parts) ** 2

@@ -1,11 +1,12 @@
 """Intervals where few problems tell: nothing solved, everything, or two arms that hardly differ.
 
-A variance estimated there is 0 or far too small, and an interval of it covers .55 to .93. Shares get
+A variance estimated there is 0 or far too small: an interval of it covers .24 to .96. Shares get
 the exact limits of Clopper and Pearson at an effective number of answers (Korn and Graubard 1998,
-Survey Methodology 24; `svyciprop(method="beta")` of R's survey): p (1 - p) over the variance found,
-times (z / t)^2 for its degrees of freedom. A difference is the share by which one arm is above minus
-the share by which it is below; the limits of the two are put together by MOVER, the squared distances
-added as for independent estimates (Newcombe 1998, Statistics in Medicine 17; Zou and Donner 2008).
+Survey Methodology 24; `svyciprop(method="beta")` of R's survey): p (1 - p) over the variance, times
+(z / t)^2 for its degrees of freedom. A difference is the share by which one arm is above minus the
+share by which it is below; the limits of the two are put together by MOVER, which adds the squared
+distances as for independent estimates (Newcombe 1998, Statistics in Medicine 17; Zou and Donner
+2008, Statistics in Medicine 27).
 
 Deviation from Korn and Graubard: where nothing varies, be it zeros, ones or halves, the effective
 number is that of problems and not of answers, as nothing is known of how answers cluster.
@@ -32,7 +33,7 @@ class Share(NamedTuple):
 
 
 def few(values_SP: np.ndarray) -> Any:
-    """Whether all but a few problems have one and the same value, 0, 1 or -1; tables (..., S, P)."""
+    """Whether all but a few problems have one value, 0, 1 or -1; of tables (..., S, P)."""
     alike = [(values_SP != value).any(-2).sum(-1) for value in (0, 1, -1)]
     return np.min(alike, axis=0) < FEW
 

@@ -1,6 +1,6 @@
 """Accuracies and their intervals: bootstrap over problems, conditional on one run.
 
-Where few problems tell (`pipeline/rare.py`) an interval is never narrower than exact limits, so that
+Where few problems tell (`pipeline/rare.py`) an interval is never narrower than exact limits:
 0 of 64 is [0, .056] and not [0, 0]. Several sets are weighed alike, whatever their sizes.
 """
 
@@ -37,7 +37,7 @@ class Graded(NamedTuple):
 def graded(
     problems: Sequence[str], correct: Sequence[bool], sets: Sequence[str] | None = None
 ) -> Graded:
-    """Group a column of grades by problem; `sets` names the set of each row, where there are some."""
+    """Group a column of grades by problem; `sets` names each row's set where there are several."""
     names = np.asarray(problems, dtype=str)
     if sets is not None:
         names = np.char.add(np.char.add(np.asarray(sets, dtype=str), "/"), names)
@@ -50,10 +50,10 @@ def graded(
 
 def equal(one: Graded, other: Graded) -> bool:
     """Whether every row has the same grade, and there are right and wrong ones among them."""
-    pair = (one.rows_N, other.rows_N)
-    if pair[0] is None or pair[1] is None:
-        pair = (one.share_B, other.share_B)
-    return np.array_equal(*pair) and 0 < pair[0].mean() < 1
+    first, second = one.rows_N, other.rows_N
+    if first is None or second is None:
+        first, second = one.share_B, other.share_B
+    return np.array_equal(first, second) and 0 < float(first.mean()) < 1
 
 
 def note(shares: np.ndarray) -> str | None:
@@ -110,7 +110,7 @@ def mean(values_B: np.ndarray, lowest: float = 0.0, sets_B: np.ndarray | None = 
         vectorized=True,
     ).confidence_interval
     low, high = float(found.low), float(found.high)
-    if any(rare.few(part[None]) for part in parts):
+    if any(rare.few(part[None]) for part in parts) or _variance(parts)[0] <= rare.ZERO:
         above, below = _shares(parts)
         exact = rare.limits(above, LEVEL) if lowest == 0 else rare.difference(above, below, LEVEL)
         low, high = min(low, float(exact[0])), max(high, float(exact[1]))

@@ -39,10 +39,10 @@ MOST_SEEDS = 100  # looked at for what would decide
 MOST_PROBLEMS = 100_000
 ONE_SEED = "a verdict needs several seeds: add to experiment.seeds"
 EXTREMES = {
-    statistics.NOTHING: "no answer of either arm was right, which is no evidence that they are equal: "
-    "evaluate easier problems, or train longer",
-    statistics.EVERYTHING: "every answer of both arms was right, which is no evidence that they are "
-    "equal: evaluate harder problems",
+    statistics.NOTHING: "no answer of either arm was right, which is no evidence that they are "
+    "equal: evaluate easier problems, or train longer",
+    statistics.EVERYTHING: "every answer of both arms was right, which is no evidence that they "
+    "are equal: evaluate harder problems",
 }
 FEW = "more problems that tell the arms apart: raise evaluate.problems"
 ON_DEV = "settings are chosen on split dev: a verdict needs evaluate.split: test"
@@ -52,8 +52,8 @@ def rows(evals: Evals, split: str, claims: dict[str, float]) -> list[Row]:
     """One row a contrast and task; p_holm, margin and needed are null where there is none.
 
     `family` is primary, secondary or exploratory. `p_holm` is the p-value that the verdict reads:
-    of the primary pair its own, of a secondary contrast that after Holm. `log_odds` is the difference
-    of the log odds of the two accuracies. The sd_* are those of the paired difference, between
+    of the primary pair its own, of a secondary contrast that after Holm. `log_odds` is the
+    difference of the two accuracies' log odds. The sd_* are those of the paired difference, between
     seeds, between problems, and of what is left in one seed and problem; null with one seed.
     """
     seeds = sorted({seed for _, seed, _ in evals.tables})
@@ -69,7 +69,9 @@ def rows(evals: Evals, split: str, claims: dict[str, float]) -> list[Row]:
             found[-1] |= {"named": named, "family": _family(versus, named)}
     judged = len(seeds) > 1 and split == "test"
     adjusted = adjust([row for row in found if row["named"]]) if judged else {}
-    return [_judged(row, adjusted.get(row["versus"]), split) for row in found]
+    return [
+        _judged(row, adjusted.get(row["versus"]) if row["named"] else None, split) for row in found
+    ]
 
 
 def _family(versus: str, named: bool) -> str:
@@ -184,7 +186,7 @@ def _compared(one: pooled.Seeds, other: pooled.Seeds, k: int) -> Row:
     row: Row = {"note": statistics.note(shares), "log_odds": odds[0] - odds[1]}
     if len(one) > 1:
         found = crossed.difference(one, other)
-        return row | found._asdict() | {"diff": found.value, "found": found} | _spreads(found)
+        return row | found._asdict() | {"diff": found.value, "found": found} | spreads(found)
     ((seed, first),) = one.items()
     diff = statistics.difference(first, other[seed])
     df, p = statistics.t_test(first.share_B - other[seed].share_B, first.sets_B)
@@ -192,7 +194,8 @@ def _compared(one: pooled.Seeds, other: pooled.Seeds, k: int) -> Row:
     return row | {"diff": diff.value, "low": diff.low, "high": diff.high, "df": df, "p": p}
 
 
-def _spreads(found: Crossed) -> Row:
+def spreads(found: Crossed) -> Row:
+    """Standard deviations of a difference: between seeds, between problems, and of the rest."""
     a, b, c = found.squares
     problems = found.effective or found.problems
     parts = (max(a - c, 0.0) / problems, max(b - c, 0.0) / found.seeds, c)

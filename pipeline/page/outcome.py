@@ -36,6 +36,7 @@ HEAD = (
     "teacher tokens",
     "bought",
     "seconds",
+    "log odds",
 )
 
 
@@ -89,7 +90,16 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
         Cell(f"{row['tokens_used']:,}", field="tokens_used"),
         Cell(f"{row['tokens_bought']:,}", field="tokens_bought"),
         Cell(f"{row['seconds']:.0f}", field="seconds"),
+        _log_odds(row),
     ]
+
+
+def _log_odds(row: Row) -> Cell:
+    """Of an accuracy; rows of an older report have none."""
+    if "log_odds" not in row:
+        return Cell("")
+    low, high = row["log_odds_low"], row["log_odds_high"]
+    return Cell(f"{row['log_odds']:.2f}", small=f"[{low:.2f}, {high:.2f}]", field="log_odds")
 
 
 def _last(pooled: Sequence[Row], task: str) -> dict[str, Row]:
@@ -109,7 +119,7 @@ def _means(rows: list[Row], pooled: dict[str, Row], caption: str) -> Table:
     scale = Scale([*ends, *(row["diff"] for row in sampled)])
     body = [_mean(lines[arm], [r for r in rows if r["arm"] == arm], scale) for arm in arms]
     head = ["arm", f"sampled avg@{sampled[0]['k']}", "difference to base", "", "greedy"]
-    head += ["seeds", "teacher tokens", "bought", "seconds"]
+    head += ["seeds", "teacher tokens", "bought", "seconds", "log odds"]
     return Table(head, body, caption, [{"arm": arm} for arm in arms], scale.ends())
 
 
@@ -143,6 +153,7 @@ def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
         Cell(f"{sum(row['tokens_used'] for row in sampled):,}"),
         Cell(f"{sum(row['tokens_bought'] for row in sampled):,}"),
         Cell(f"{sum(row['seconds'] for row in sampled):.0f}"),
+        _log_odds(line),
     ]
 
 
