@@ -18,6 +18,7 @@ from pipeline import (
     markdown,
     plan,
     pooled,
+    power,
     results,
     runs,
     sentences,
@@ -368,3 +369,21 @@ def test_plan_tells_the_smallest_difference_before_anything_is_trained(tmp_path,
     done = CliRunner().invoke(app, ["plan"])
     assert "smallest difference seen with 80% power: " in done.stdout
     assert "(1 seed, 24 problems, avg@2; assumed sd " in done.stdout
+
+
+def test_with_several_seeds_the_smallest_difference_is_told_by_contrast(tmp_path):
+    values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
+    values["experiment"] |= {"seeds": [0, 1, 2], "arms": ["omniopd", "opd", "shuffled-scores"]}
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(values, file)
+    file = experiment.load(tmp_path / "params.yaml")
+    text = power.line(file)
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == [
+        "omniopd minus base", "omniopd minus shuffled-scores", "omniopd minus opd",
+    ]  # fmt: skip
+    assert text.count("assumed as in the embedded task's study") == 3
+    report = tmp_path / "data" / "report"
+    report.mkdir(parents=True)
+    (report / "verdicts.json").write_text(json.dumps(verdicts.rows(evals(SEVERAL), "test", {})))
+    text = power.line(file)
+    assert text.count("measured on 4 seeds: data/report/verdicts.json") == 3
