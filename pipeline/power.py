@@ -9,9 +9,9 @@ spreads are taken from the last report in this folder, of pilots or of the seeds
 import json
 from math import sqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from pipeline import crossed, results
+from pipeline import crossed, params
 from pipeline.experiment import Experiment
 from pipeline.params import METHOD
 from pipeline.statistics import LEVEL
@@ -88,7 +88,7 @@ def line(file: Experiment) -> str:
             f"{sqrt(WITHIN) * 100:.0f}), in this run only: a verdict needs several seeds"
         )
     arms = ["base", *file.experiment.arms]
-    named = [name for name in results.NAMED if METHOD in arms and name in arms]
+    named = [name for name in get_args(params.Named) if METHOD in arms and name in arms]
     smallest = {n: detectable(seeds, problems, samples, known[n]) * 100 for n in named}
     lines = [
         f"  {METHOD} minus {name}: {value:.1f} points ({_source(known[name])})"

@@ -214,7 +214,8 @@ def test_arms_that_solve_nothing_or_everything_are_undecided_and_never_equivalen
 
 
 def test_of_several_tasks_each_weighs_alike_in_the_headline():
-    found = evals(SEVERAL, ("sums", "words"))
+    arms = {arm: SEVERAL[arm][:2] for arm in ("base", "omniopd")}
+    found = evals(arms, ("sums", "words"))
     table = found.tables["omniopd", 0, 1]
     words = pc.equal(table["task"], "words")
     late = pc.greater_equal(pc.utf8_length(table["problem_id"]), 8)
@@ -225,11 +226,10 @@ def test_of_several_tasks_each_weighs_alike_in_the_headline():
     mean = (rows["sums"]["accuracy"] + rows["words"]["accuracy"]) / 2
     assert rows["all"]["accuracy"] == pytest.approx(mean)
     assert rows["all"]["accuracy"] != pytest.approx(rows["sums"]["accuracy"], abs=1e-4)
-    for seed in range(4):
+    by_seed = [r for r in results.results(found) if r["decoding"] == "sampled"]
+    for seed in range(2):
         own = {
-            r["task"]: r["accuracy"]
-            for r in results.results(found)
-            if (r["arm"], r["seed"], r["decoding"]) == ("omniopd", seed, "sampled")
+            r["task"]: r["accuracy"] for r in by_seed if (r["arm"], r["seed"]) == ("omniopd", seed)
         }
         assert own["all"] == pytest.approx((own["sums"] + own["words"]) / 2)
     assert "Task all is the mean over sums, words, each weighed alike." in page(found)
