@@ -8,7 +8,7 @@ training. The mean over several seeds has one over seeds and problems crossed.
 
 from tabulate import tabulate
 
-from pipeline import crossed, statistics
+from pipeline import crossed, pooled, statistics
 from pipeline.params import METHOD
 from pipeline.results import Evals
 from pipeline.runs import Arms, Row
@@ -54,8 +54,8 @@ def _effect(
         "seed": seed,
         "round": round_,
         "task": task,
-        "real_accuracy": float(crossed.shares(real).mean()),
-        "control_accuracy": float(crossed.shares(other).mean()),
+        "real_accuracy": pooled.mean(real),
+        "control_accuracy": pooled.mean(other),
         "diff": diff.value,
         "low": diff.low,
         "high": diff.high,

@@ -15,6 +15,7 @@ from pipeline.runs import Row, rounds, run_json
 HEAD = (
     "arm",
     "sampled avg@k",
+    "log odds",
     "diff to base",
     "greedy",
     "pass@k",
@@ -74,6 +75,8 @@ def render(
 
 def _basis(rows: list[Row], seeds: list[int], p: Any) -> str:
     problems = max(row["problems"] for row in rows)
+    tasks = list(dict.fromkeys(row["task"] for row in rows if row["task"] != "all"))
+    sets = f" Task all is the mean over {', '.join(tasks)}, each weighed alike." * (len(tasks) > 1)
     over = (
         "bootstrap intervals over problems, conditional on this run: one seed, so this is one run"
     )
@@ -87,7 +90,7 @@ def _basis(rows: list[Row], seeds: list[int], p: Any) -> str:
     return (
         f"Sampled accuracy is avg@{p.sampled_k} on {problems} problems of split {p.split} after "
         f"the last round; brackets are 95 % {over}. Greedy accuracy never decides: it can rise "
-        "without any teaching signal."
+        f"without any teaching signal.{sets}"
     )
 
 
@@ -138,6 +141,7 @@ def _line(row: Row, beside: list[Row]) -> list[str]:
     return [
         row["arm"],
         _interval(row["accuracy"], row["low"], row["high"]),
+        f"{row['log_odds']:.2f} [{row['log_odds_low']:.2f}, {row['log_odds_high']:.2f}]",
         ""
         if row["arm"] == "base"
         else _interval(row["diff"], row["diff_low"], row["diff_high"], sign="+"),
@@ -174,6 +178,8 @@ def _sentence(c: Row, above: bool, untrained: Sequence[str] = ()) -> str:
     what = f"{c['arm']} minus {c['versus']}: {_interval(c['diff'], c['low'], c['high'], '+')}"
     if untrained:
         return f"{what}. No verdict: no round of {' and '.join(untrained)} had a signal."
+    if c.get("note"):
+        return f"{what}, undecided: {c['note']}. No evidence either way."
     if c["low"] > 0:
         seen = "above zero in this run"
     elif c["high"] < 0:

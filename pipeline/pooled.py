@@ -1,7 +1,7 @@
-"""Accuracies of arms pooled over seeds x problems."""
+"""Accuracies of arms over seeds x problems; of task `all` the mean over the tasks' own."""
 
 from pipeline import crossed, statistics
-from pipeline.results import Evals
+from pipeline.results import Evals, log_odds
 from pipeline.runs import Row
 
 Seeds = dict[int, statistics.Graded]  # an arm's grades by seed
@@ -16,6 +16,11 @@ def by_seed(evals: Evals, arm: str, task: str, round_: int | None = None) -> See
     }
 
 
+def mean(arm: Seeds) -> float:
+    """Accuracy over seeds, and over sets where there are several."""
+    return float(statistics.macro(crossed.shares(arm), next(iter(arm.values())).sets_B).mean())
+
+
 def rows(evals: Evals) -> list[Row]:
     """Sampled accuracy and difference to base over seeds x problems; one seed: of that run."""
     found = []
@@ -24,11 +29,12 @@ def rows(evals: Evals) -> list[Row]:
             own, base = by_seed(evals, arm, task, round_), by_seed(evals, "base", task, 0)
             base = {seed: base[seed] for seed in own}
             one = next(iter(own))
-            accuracy = statistics.mean(own[one].share_B)
+            accuracy = statistics.mean(own[one].share_B, sets_B=own[one].sets_B)
             diff = statistics.difference(own[one], base[one])
             if len(own) > 1:
                 accuracy = crossed.accuracy(own).interval
                 diff = crossed.difference(own, base).interval
+            answers = len(own) * len(own[one].problems) * evals.samples(task)
             found.append(
                 {
                     "arm": arm,
@@ -40,6 +46,7 @@ def rows(evals: Evals) -> list[Row]:
                     "accuracy": accuracy.value,
                     "low": accuracy.low,
                     "high": accuracy.high,
+                    **log_odds(accuracy, answers),
                     "diff": diff.value,
                     "diff_low": diff.low,
                     "diff_high": diff.high,

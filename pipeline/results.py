@@ -28,7 +28,7 @@ class Evals:
         }
 
     def tasks(self) -> list[str]:
-        """The tasks, and `all` pooled where there are several."""
+        """The tasks, and `all` where there are several: each weighs alike, whatever its size."""
         names = sorted(
             {t for table in self.tables.values() for t in pc.unique(table["task"]).to_pylist()}
         )
@@ -45,15 +45,18 @@ class Evals:
         self, arm: str, seed: int, round_: int, task: str, decoding: str
     ) -> statistics.Graded:
         table = self.select(arm, seed, round_, task, decoding)
-        return statistics.graded(table["problem_id"].to_pylist(), table["correct"].to_pylist())
+        sets = table["task"].to_pylist() if task == "all" else None
+        return statistics.graded(
+            table["problem_id"].to_pylist(), table["correct"].to_pylist(), sets
+        )
 
     def last(self, arm: str, seed: int) -> int:
         return max(r for a, s, r in self.tables if (a, s) == (arm, seed))
 
     def samples(self, task: str) -> int:
         """k of avg@k."""
-        table = self.select(*next(iter(self.tables)), task, "sampled")
-        return len(table) // int(pc.count_distinct(table["problem_id"]).as_py())
+        graded = self.graded(*next(iter(self.tables)), task, "sampled")
+        return len(self.select(*next(iter(self.tables)), task, "sampled")) // len(graded.problems)
 
 
 def results(evals: Evals) -> list[Row]:
@@ -75,7 +78,12 @@ def _result(evals: Evals, arm: str, seed: int, round_: int, task: str, decoding:
     table = evals.select(arm, seed, round_, task, decoding)
     own = evals.graded(arm, seed, round_, task, decoding)
     base = evals.graded("base", seed, 0, task, decoding)
-    accuracy, diff = statistics.mean(own.share_B), statistics.difference(own, base)
+    interval = statistics.mean(own.share_B, sets_B=own.sets_B)
+    diff = statistics.difference(own, base)
+    # of one task over every row, so that it can be recomputed from the table in one line
+    accuracy = interval.value
+    if own.sets_B is None:
+        accuracy = float(np.mean(table["correct"].to_numpy(zero_copy_only=False)))
     spent = cost(evals.arms, arm, seed, round_)
     return {
         "arm": arm,
@@ -84,10 +92,10 @@ def _result(evals: Evals, arm: str, seed: int, round_: int, task: str, decoding:
         "task": task,
         "decoding": decoding,
         "k": len(table) // len(own.problems),
-        # over every row of the table, so that it can be recomputed from it in one line
-        "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
-        "low": accuracy.low,
-        "high": accuracy.high,
+        "accuracy": accuracy,
+        "low": interval.low,
+        "high": interval.high,
+        **log_odds(interval, len(table)),
         "diff": diff.value,
         "diff_low": diff.low,
         "diff_high": diff.high,
@@ -101,17 +109,30 @@ def _result(evals: Evals, arm: str, seed: int, round_: int, task: str, decoding:
     }
 
 
+def log_odds(interval: statistics.Interval, answers: int) -> Row:
+    """The interval of an accuracy as log odds; `answers` were graded."""
+    names = ("log_odds", "log_odds_low", "log_odds_high")
+    return {n: statistics.log_odds(v, answers) for n, v in zip(names, interval, strict=True)}
+
+
 def details(evals: Evals, row: Row) -> Row:
-    """What the table prints beside a row of results: pass@k, extraction, untruncated accuracy."""
+    """What the table prints beside a row of results: pass@k, extraction, untruncated accuracy.
+
+    pass@k of `all` is the mean over tasks; the other two are shares of all answers.
+    """
     table = evals.select(row["arm"], row["seed"], row["round"], row["task"], row["decoding"])
     whole = table.filter(pc.equal(table["finish_reason"], "stop"))
+    tasks = [row["task"]] if row["task"] != "all" else evals.tasks()[:-1]
+    parts = [table.filter(pc.equal(table["task"], task)) for task in tasks]
     return {
-        "pass_at_k": statistics.pass_at_k(
-            table["problem_id"].to_pylist(), table["correct"].to_pylist(), row["k"]
-        ),
+        "pass_at_k": float(np.mean([_pass_at_k(part, row["k"]) for part in parts])),
         "unextracted": _share(pc.is_null(table["extracted"])),
         "untruncated_accuracy": _share(whole["correct"]) if len(whole) else None,
     }
+
+
+def _pass_at_k(table: pa.Table, k: int) -> float:
+    return statistics.pass_at_k(table["problem_id"].to_pylist(), table["correct"].to_pylist(), k)
 
 
 def _share(column: Any) -> float:
@@ -119,7 +140,10 @@ def _share(column: Any) -> float:
 
 
 def contrasts(evals: Evals) -> list[Row]:
-    """Paired differences, sampled, last round: omniopd minus pre-named arms, arms minus base."""
+    """Paired differences, sampled, last round: omniopd minus pre-named arms, arms minus base.
+
+    `note` says where the two cannot be compared, as nothing was solved, or everything; else null.
+    """
     found = []
     for seed in sorted({seed for _, seed, _ in evals.tables}):
         arms = [arm for arm in evals.arms if f"seed-{seed}" in evals.arms[arm]]
@@ -139,10 +163,9 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
 
 def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:
     round_ = evals.last(arm, seed)
-    diff = statistics.difference(
-        evals.graded(arm, seed, round_, task, "sampled"),
-        evals.graded(versus, seed, evals.last(versus, seed), task, "sampled"),
-    )
+    one = evals.graded(arm, seed, round_, task, "sampled")
+    other = evals.graded(versus, seed, evals.last(versus, seed), task, "sampled")
+    diff = statistics.difference(one, other)
     return {
         "arm": arm,
         "versus": versus,
@@ -152,6 +175,7 @@ def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:
         "diff": diff.value,
         "low": diff.low,
         "high": diff.high,
+        "note": statistics.note(np.concatenate([one.share_B, other.share_B])),
     }
 
 
@@ -164,7 +188,7 @@ def curves(evals: Evals) -> list[Row]:
     for arm, seed, round_ in evals.tables:
         task = evals.tasks()[-1]
         graded = evals.graded(arm, seed, round_, task, "sampled")
-        interval = statistics.mean(graded.share_B)
+        interval = statistics.mean(graded.share_B, sets_B=graded.sets_B)
         source = "evaluation"
         found.append(_point(arm, seed, round_, source, *interval))
     for arm, seed, round_, cells in rounds(evals.arms):

@@ -4,11 +4,14 @@ from pipeline.runs import Row
 
 ON_DEV = "Settings are chosen here, on split dev: no verdict. The final report reads split test."
 HEAD = (
-    "Named beforehand; p-values are two-sided, adjusted together after Holm. Claims are those of "
+    "Named beforehand; p-values are two-sided. The primary pair, omniopd minus base and minus "
+    "shuffled-scores, is needed whole, so each of it is tested at the full level; the others are "
+    "tested only if both are supported, adjusted together after Holm. Claims are those of "
     "arXiv 2606.01476 (up to, on mathematics, at scale) unless `experiment.claims` says otherwise."
 )
+CLOSED = "named beforehand, but the primary pair is not supported, so no verdict"
 MEANS = {
-    "supported": "the interval is above zero, and stays so after Holm",
+    "supported": "the interval is above zero",
     "equivalent": "the interval lies within the margin on both sides of zero",
 }
 
@@ -18,16 +21,19 @@ def verdicts(rows: list[Row], split: str) -> str:
     several = len({row["task"] for row in rows}) > 1
     if split != "test":
         return "\n".join([ON_DEV, "", *(f"- {_contrast(row, several)}." for row in rows)])
-    named = [row for row in rows if row["named"]]
+    named = [row for row in rows if row["named"] and row["verdict"] != "exploratory"]
+    closed = [row for row in rows if row["named"] and row["verdict"] == "exploratory"]
     parts = [
         HEAD,
         "\n".join(f"- {_verdict(row)}" for row in named)
         or "- No contrast that was named beforehand is among these arms.",
         works(named),
     ]
-    others = [f"- {_contrast(row, several)}." for row in rows if not row["named"]]
+    others = [f"- {_contrast(row, several)}: {CLOSED}." for row in closed]
+    others += [f"- {_contrast(row, several)}." for row in rows if not row["named"]]
     if others:
-        parts.append("Exploratory, not named beforehand, so no verdict:\n\n" + "\n".join(others))
+        reason = "Exploratory, so no verdict; not named beforehand where nothing else is said:"
+        parts.append(f"{reason}\n\n" + "\n".join(others))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -44,19 +50,28 @@ def _p(value: float) -> str:
 
 
 def _verdict(row: Row) -> str:
-    found = f"{_contrast(row)}, {_p(row['p_holm'])} after Holm: **{row['verdict']}**"
+    found = f"{_contrast(row)}{adjusted(row)}: **{row['verdict']}**"
     return f"{found}: {why(row)}.{claim(row)}"
+
+
+def adjusted(row: Row) -> str:
+    """How the p-value that the verdict reads came about, behind the plain one."""
+    if row.get("family") == "primary":
+        return ", at the full level"
+    return f", {_p(row['p_holm'])} after Holm"
 
 
 def why(row: Row) -> str:
     """What the verdict of a pre-named contrast rests on."""
     found = MEANS.get(row["verdict"])
+    if row["verdict"] == "supported" and row.get("family") != "primary":
+        found = "the interval is above zero, and stays so after Holm"
     if row["verdict"] == "refuted":
         below = row["high"] < 0 or row["margin"] is None
         found = f"the interval is below {'zero' if below else 'half of the claimed gain'}"
     if row["verdict"] == "equivalent" and row["margin"] is None:
-        found = "both were right equally often on every problem"
-    if row["verdict"] == "undecided":
+        found = "every answer of the one has the grade of the other's"
+    if row["verdict"].startswith("undecided"):
         found = row["needed"]
     return str(found)
 

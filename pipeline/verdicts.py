@@ -1,20 +1,28 @@
 """What several seeds say of each contrast: supported, refuted, equivalent or undecided.
 
-The endpoint is sampled accuracy after the last round. Pre-named contrasts are omniopd minus each
-of `results.NAMED` on the headline task, with Holm over them; every other contrast is exploratory:
-an interval and no verdict. One seed, or split dev, gives no verdict either.
+The endpoint is sampled accuracy after the last round; of several sets it is the mean over sets of
+their own. The primary pair is omniopd minus base and minus shuffled-scores. Both are needed to say
+that the method works, so each is tested at the full level (an intersection-union test: Berger 1982,
+Technometrics 24). Only if both are supported are the other pre-named contrasts tested, by Holm
+among themselves at the same level (a gate: Dmitrienko and Tamhane 2007, Pharmaceutical Statistics
+6); else they are exploratory like every contrast that was not named: an interval and no verdict.
+One seed, or split dev, gives no verdict either.
 
-supported   the interval is above zero, and the p-value stays below .05 after Holm
+supported   the interval is above zero, and p stays below .05: its own, or after Holm
 refuted     the interval is below the margin, half of the claimed gain; without a claim below zero
 equivalent  it lies within plus and minus the margin; said rather than refuted where both hold,
             unless all of it is below zero
-undecided   else, with the seeds or problems that would decide at this difference and these spreads
+undecided   else, with the seeds or problems that would decide at this difference and these spreads;
+            and where nothing was solved, or everything: that is no evidence that arms are equal
 
 An interval above zero and below the margin is supported; the report adds that the claimed size is
 refuted. Holm guards what is called a gain; refuted and equivalent read the interval as it is.
 """
 
+from math import sqrt
 from typing import Any
+
+import numpy as np
 
 from pipeline import crossed, pooled, results, statistics
 from pipeline.crossed import Crossed
@@ -24,31 +32,71 @@ from pipeline.runs import Row
 # Gains that arXiv 2606.01476 claims for omniopd, in percent: "up to", on mathematics, with models
 # of billions of parameters. Each is read both as points and relative to the other arm's accuracy.
 CLAIMS = {"opd": 28.64, "sft": 45.31}
+PRIMARY = ("base", "shuffled-scores")  # omniopd minus each; the other pre-named are secondary
 ERROR = 1 - statistics.LEVEL
+SPREADS = ("sd_seeds", "sd_problems", "sd_rest")
 MOST_SEEDS = 100  # looked at for what would decide
 MOST_PROBLEMS = 100_000
 ONE_SEED = "a verdict needs several seeds: add to experiment.seeds"
+EXTREMES = {
+    statistics.NOTHING: "no answer of either arm was right, which is no evidence that they are "
+    "equal: evaluate easier problems, or train longer",
+    statistics.EVERYTHING: "every answer of both arms was right, which is no evidence that they "
+    "are equal: evaluate harder problems",
+}
+FEW = "more problems that tell the arms apart: raise evaluate.problems"
 ON_DEV = "settings are chosen on split dev: a verdict needs evaluate.split: test"
 
 
 def rows(evals: Evals, split: str, claims: dict[str, float]) -> list[Row]:
-    """One row a contrast and task; p_holm, margin and needed are null where there is none."""
+    """One row a contrast and task; p_holm, margin and needed are null where there is none.
+
+    `family` is primary, secondary or exploratory. `p_holm` is the p-value that the verdict reads:
+    of the primary pair its own, of a secondary contrast that after Holm. `log_odds` is the
+    difference of the two accuracies' log odds. The sd_* are those of the paired difference, between
+    seeds, between problems, and of what is left in one seed and problem; null with one seed.
+    """
     seeds = sorted({seed for _, seed, _ in evals.tables})
-    found: list[tuple[Row, bool]] = []
+    found: list[Row] = []
     for arm, versus in results.pairs(list(evals.arms)):
         for task in evals.tasks():
             one, other = (pooled.by_seed(evals, name, task) for name in (arm, versus))
             named = arm == "omniopd" and versus in results.NAMED and task == evals.tasks()[-1]
             row: Row = {"arm": arm, "versus": versus, "task": task, "k": evals.samples(task)}
-            level = float(crossed.shares(other).mean())
+            level = float(pooled.mean(other))
             claim = claims.get(versus) if named else None
-            found.append((row | _compared(one, other) | margins(claim, level), named))
+            found.append(row | _compared(one, other, row["k"]) | margins(claim, level))
+            found[-1] |= {"named": named, "family": _family(versus, named)}
     judged = len(seeds) > 1 and split == "test"
-    adjusted = iter(holm([row["p"] for row, named in found if named]) if judged else [])
+    adjusted = adjust([row for row in found if row["named"]]) if judged else {}
     return [
-        _judged(row, named, next(adjusted) if judged and named else None, split)
-        for row, named in found
+        _judged(row, adjusted.get(row["versus"]) if row["named"] else None, split) for row in found
     ]
+
+
+def _family(versus: str, named: bool) -> str:
+    if not named:
+        return "exploratory"
+    return "primary" if versus in PRIMARY else "secondary"
+
+
+def adjust(named: list[Row]) -> dict[str, float]:
+    """p-values by `versus`: of the primary pair as they are, of the others after Holm.
+
+    The others have one only if both of the primary pair are there and supported.
+    """
+    own = {row["versus"]: row for row in named}
+    primary = {name: row["p"] for name, row in own.items() if name in PRIMARY}
+    gate = all(
+        name in own and not own[name]["note"] and _decided(own[name], own[name]["p"]) == "supported"
+        for name in PRIMARY
+    )
+    rest = [name for name in own if name not in PRIMARY] if gate else []
+    return primary | dict(zip(rest, holm([own[name]["p"] for name in rest]), strict=True))
+
+
+def _decided(row: Row, p: float) -> str:
+    return decide(row["low"], row["high"], p, row["margin"])
 
 
 def margins(claim: float | None, level: float) -> Row:
@@ -91,14 +139,18 @@ def decide(low: float, high: float, p_holm: float, margin: float | None) -> str:
 def needed(found: Crossed, p_holm: float, margin: float | None) -> str:
     """How many seeds, or problems, would decide at the difference and the spreads found."""
     times = p_holm / found.p if found.p > 0 else 1.0
+    P = found.effective or found.problems
 
     def decided(seeds: int, problems: int) -> bool:
-        squares = crossed.expected(found.squares, found.seeds, found.problems, seeds, problems)
-        low, high, _, p = crossed.interval(found.value, squares, seeds, problems)
+        number = problems * P / found.problems
+        squares = crossed.expected(found.squares, found.seeds, P, seeds, number)
+        low, high, _, p = crossed.interval(found.value, squares, seeds, number)
         return decide(float(low), float(high), min(1.0, float(p) * times), margin) != "undecided"
 
     if min(found.seeds, found.problems) < 2:
         return ONE_SEED if found.seeds < 2 else "more than one problem: raise evaluate.problems"
+    if found.few:
+        return FEW
     parts = []
     tried = range(found.seeds + 1, MOST_SEEDS + 1)
     seeds = next((n for n in tried if decided(n, found.problems)), None)
@@ -126,19 +178,31 @@ def _fewest(above: int, decided: Any) -> int | None:
     return high
 
 
-def _compared(one: pooled.Seeds, other: pooled.Seeds) -> Row:
+def _compared(one: pooled.Seeds, other: pooled.Seeds, k: int) -> Row:
     """Numbers of a contrast; with one seed those of that run, by bootstrap and paired t."""
+    shares = np.stack([crossed.shares(one), crossed.shares(other)])
+    answers = shares[0].size * k
+    odds = [statistics.log_odds(pooled.mean(arm), answers) for arm in (one, other)]
+    row: Row = {"note": statistics.note(shares), "log_odds": odds[0] - odds[1]}
     if len(one) > 1:
         found = crossed.difference(one, other)
-        return found._asdict() | {"diff": found.value, "found": found}
+        return row | found._asdict() | {"diff": found.value, "found": found} | spreads(found)
     ((seed, first),) = one.items()
     diff = statistics.difference(first, other[seed])
-    df, p = statistics.t_test(first.share_B - other[seed].share_B)
-    counts = {"seeds": 1, "problems": len(first.problems)}
-    return counts | {"diff": diff.value, "low": diff.low, "high": diff.high, "df": df, "p": p}
+    df, p = statistics.t_test(first.share_B - other[seed].share_B, first.sets_B)
+    row |= {"seeds": 1, "problems": len(first.problems)} | dict.fromkeys(SPREADS)
+    return row | {"diff": diff.value, "low": diff.low, "high": diff.high, "df": df, "p": p}
 
 
-def _judged(row: Row, named: bool, p_holm: float | None, split: str) -> Row:
+def spreads(found: Crossed) -> Row:
+    """Standard deviations of a difference: between seeds, between problems, and of the rest."""
+    a, b, c = found.squares
+    problems = found.effective or found.problems
+    parts = (max(a - c, 0.0) / problems, max(b - c, 0.0) / found.seeds, c)
+    return {name: sqrt(part) for name, part in zip(SPREADS, parts, strict=True)}
+
+
+def _judged(row: Row, p_holm: float | None, split: str) -> Row:
     """The row of verdicts.json."""
     need = None
     if split != "test":
@@ -146,17 +210,21 @@ def _judged(row: Row, named: bool, p_holm: float | None, split: str) -> Row:
     elif row["seeds"] == 1:
         seen = row["low"] > 0 or row["high"] < 0
         verdict, need = "seen in this run" if seen else "no difference seen in this run", ONE_SEED
-    elif not named or p_holm is None:
+        if row["note"]:
+            verdict = f"{row['note']} in this run"
+    elif p_holm is None:
         verdict = "exploratory"
+    elif row["note"]:
+        verdict, need = f"undecided: {row['note']}", EXTREMES[row["note"]]
     else:
-        verdict = decide(row["low"], row["high"], p_holm, row["margin"])
+        verdict = _decided(row, p_holm)
         if verdict == "undecided":
             need = needed(row["found"], p_holm, row["margin"])
     numbers = ("arm", "versus", "task", "seeds", "problems", "k", "diff", "low", "high", "df", "p")
     claims = ("claim", "margin_points", "margin_relative", "margin")
     return (
         {name: row[name] for name in numbers}
-        | {"p_holm": p_holm, "named": named}
-        | {name: row[name] for name in claims}
+        | {"p_holm": p_holm, "named": row["named"], "family": row["family"]}
+        | {name: row[name] for name in (*claims, "log_odds", *SPREADS, "note")}
         | {"verdict": verdict, "needed": need}
     )

@@ -141,8 +141,9 @@ def test_an_effect_is_the_paired_difference_of_the_two_evaluations(tmp_path, mon
     assert one["real_accuracy"] == two["real_accuracy"] == pytest.approx(3 / 6)
     assert one["diff"] == pytest.approx(1 / 6)
     assert two["diff"] == pytest.approx(-1 / 6)
-    # over 3 problems with differences .5, 0, 0: all resamples of the first, or none of it
-    assert (one["low"], one["high"]) == (0.0, pytest.approx(0.5))
+    # over 3 problems with differences .5, 0, 0 resamples lie in [0, .5]; few problems tell
+    assert one["low"] < 0
+    assert 0.5 < one["high"] < 1
     assert one["p"] is two["p"] is pooled["seed"] is None
     # seeds x problems [.5 0 0; 0 0 -.5]: mean squares 1/6, 1/8 and 1/24 of seeds, problems, error;
     # 6 times the variance of the mean is 1/6 + 1/8 - 1/24, and two seeds leave one df, t 12.706

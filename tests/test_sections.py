@@ -74,6 +74,36 @@ def test_verdicts_are_cards_and_the_unnamed_a_closed_table():
     assert table.closed
 
 
+def test_a_contrast_of_the_primary_pair_says_its_level_and_one_behind_the_gate_has_no_card():
+    primary = VERDICT | {"family": "primary"}
+    behind = VERDICT | {"versus": "opd", "p_holm": None, "verdict": "exploratory"}
+    _, cards, table = outcome.verdicts([primary, behind])
+    assert [card.title for card in cards.cards] == ["omniopd minus base"]
+    assert "p = 0.0049 at the full level" in cards.cards[0].text
+    assert [row[1].text for row in table.rows] == ["opd"]
+
+
+def test_nothing_solved_is_flat_and_never_as_predicted():
+    said = {"verdict": "undecided: nothing was solved", "needed": "evaluate easier problems"}
+    works, cards = outcome.verdicts([VERDICT | said | {"note": "nothing was solved"}])
+    assert works.tone == cards.cards[0].tone == "flat"
+    assert "Evaluate easier problems" in cards.cards[0].text
+    row = {"arm": "shuffled-scores", "versus": "base", "seed": 0, "round": 1, "task": "t"}
+    row |= {"diff": 0.0, "low": -0.05, "high": 0.05, "note": "nothing was solved"}
+    (card,) = outcome.contrasts([row])[0].cards
+    assert (card.badge, card.tone) == ("nothing was solved", "flat")
+    (card,) = outcome.contrasts([row | {"note": None}])[0].cards
+    assert card.badge == "as predicted"
+
+
+def test_log_odds_stand_beside_points_where_a_report_has_them():
+    odds = {"log_odds": -1.1, "log_odds_low": -1.25, "log_odds_high": -0.99}
+    for more, text in (({}, ""), (odds, "-1.10")):
+        (table,) = outcome.results([result("base", 0, 0, 0.25) | more])
+        assert table.head[-1] == "log odds"
+        assert table.rows[0][-1].text == text
+
+
 def test_without_holm_a_card_says_what_is_needed():
     one = {"seeds": 1, "p_holm": None, "verdict": "seen in this run", "needed": "add seeds"}
     (cards,) = outcome.verdicts([VERDICT | one])

@@ -16,8 +16,59 @@ def test_equal_arms_differ_by_nothing():
     assert statistics.difference(one, one) == (0.0, 0.0, 0.0)
 
 
-def test_equal_values_give_no_nan():
-    assert statistics.mean(np.ones(5)) == (1.0, 1.0, 1.0)
+def test_equal_values_give_no_nan_and_are_not_certain():
+    # Clopper and Pearson: five of five problems, and none of 64
+    assert statistics.mean(np.ones(5)) == pytest.approx((1.0, 0.025 ** (1 / 5), 1.0))
+    assert statistics.mean(np.zeros(64)) == pytest.approx((0.0, 0.0, 1 - 0.025 ** (1 / 64)))
+    low, high = statistics.mean(np.full(64, 0.5))[1:]
+    assert 0 < low < 0.5 < high < 1
+
+
+@pytest.mark.parametrize("grade", [0, 1])
+def test_arms_that_solve_nothing_or_everything_are_not_equal_for_certain(grade):
+    one = statistics.graded([f"p{i}" for i in range(64)], [grade] * 64)
+    limit = 1 - 0.025 ** (1 / 64)
+    assert statistics.difference(one, one) == pytest.approx((0.0, -limit, limit))
+    assert statistics.t_test(one.share_B - one.share_B) == (63.0, 1.0)
+
+
+def test_equal_shares_of_other_rows_are_not_the_same_answers():
+    problems = ["a", "a", "b", "b"]
+    one, other = (statistics.graded(problems, rows) for rows in ([1, 0, 0, 1], [0, 1, 0, 1]))
+    assert statistics.equal(one, one)
+    assert not statistics.equal(one, other)
+    found = statistics.difference(one, other)
+    assert found.low < found.value == 0 < found.high
+
+
+def test_log_odds_are_those_of_half_an_answer_more_and_always_finite():
+    assert statistics.log_odds(0.0, 64) == pytest.approx(np.log(0.5 / 64.5))
+    assert statistics.log_odds(1.0, 64) == -statistics.log_odds(0.0, 64)
+    assert statistics.log_odds(0.5, 64) == 0
+    assert statistics.log_odds(0.3, 10**6) == pytest.approx(np.log(0.3 / 0.7), abs=1e-5)
+
+
+def test_sets_weigh_alike_whatever_their_sizes():
+    problems, sets = ["a", "b", "c", "a"] * 10, ["x", "x", "x", "y"] * 10
+    problems = [f"{name}{i // 4}" for i, name in enumerate(problems)]
+    correct = [name == "y" for name in sets]
+    found = statistics.graded(problems, correct, sets)
+    assert len(found.problems) == 40  # problem a of x is another than that of y
+    assert statistics.mean(found.share_B, sets_B=found.sets_B).value == 0.5
+    assert statistics.mean(found.share_B).value == 0.25
+
+
+def test_sets_are_resampled_each_by_itself():
+    draw = np.random.default_rng(5)
+    values, sets = draw.random(90), np.array([0] * 60 + [1] * 30)
+    found = statistics.mean(values, sets_B=sets)
+    x, y = values[:60], values[60:]
+    means = [
+        (x[draw.integers(0, 60, 60)].mean() + y[draw.integers(0, 30, 30)].mean()) / 2
+        for _ in range(20_000)
+    ]
+    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.005)
+    assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.005)
 
 
 def test_the_interval_is_the_percentile_interval_of_a_plain_bootstrap():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from pipeline import (
     markdown,
     plan,
     pooled,
+    power,
     results,
     runs,
     sentences,
@@ -141,11 +143,96 @@ def test_several_seeds_give_each_named_contrast_a_verdict_and_the_rest_none():
     assert equal["verdict"] == "equivalent"
     named = [row for row in rows if row["named"]]
     assert [row["versus"] for row in named] == ["base", "shuffled-scores", "opd", "sft"]
-    assert [row["p_holm"] for row in named] == verdicts.holm([row["p"] for row in named])
+    assert [row["family"] for row in named] == ["primary"] * 2 + ["secondary"] * 2
+    assert [row["p_holm"] for row in named[:2]] == [row["p"] for row in named[:2]]
+    assert [row["p_holm"] for row in named[2:]] == verdicts.holm([row["p"] for row in named[2:]])
     for row in rows:
         if not row["named"]:
             assert (row["verdict"], row["p_holm"], row["margin"]) == ("exploratory", None, None)
-        assert (row["needed"] is not None) == (row["verdict"] == "undecided")
+        assert (row["needed"] is not None) == row["verdict"].startswith("undecided")
+        assert min(row["sd_seeds"], row["sd_problems"], row["sd_rest"]) >= 0
+
+
+def test_without_the_primary_pair_the_other_named_contrasts_are_exploratory():
+    found = evals(SEVERAL | {"shuffled-scores": SEVERAL["omniopd"]})
+    rows = [row for row in verdicts.rows(found, "test", {}) if row["named"]]
+    by = {row["versus"]: row for row in rows}
+    assert by["base"]["verdict"] == "supported"  # tested at the full level, whatever the other
+    assert by["shuffled-scores"]["verdict"] == "equivalent"
+    for versus in ("opd", "sft"):
+        assert (by[versus]["verdict"], by[versus]["p_holm"]) == ("exploratory", None)
+    text = page(found)
+    assert "omniopd minus opd" in text.partition("Exploratory")[2]
+    assert sentences.CLOSED in text
+    alone = evals({arm: SEVERAL[arm] for arm in ("base", "omniopd", "sft")})
+    rows = [row for row in verdicts.rows(alone, "test", {}) if row["named"]]
+    assert [row["verdict"] for row in rows] == ["supported", "exploratory"]
+
+
+def test_a_p_that_holm_over_all_would_take_back_stands_in_the_primary_pair():
+    named = [
+        {"versus": versus, "p": p, "low": 0.01, "high": 0.4, "margin": None, "note": None}
+        for versus, p in (("base", 0.04), ("shuffled-scores", 0.045), ("opd", 0.02), ("sft", 0.03))
+    ]
+    assert verdicts.adjust(named) == pytest.approx(
+        {"base": 0.04, "shuffled-scores": 0.045, "opd": 0.04, "sft": 0.04}
+    )
+    named[0]["p"] = 0.06
+    assert verdicts.adjust(named) == {"base": 0.06, "shuffled-scores": 0.045}
+    assert verdicts.adjust(named[1:]) == {"shuffled-scores": 0.045}
+
+
+@pytest.mark.parametrize(
+    ("level", "said"), [(0.0, "nothing was solved"), (1.0, "everything was solved")]
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_arms_that_solve_nothing_or_everything_are_undecided_and_never_equivalent(
+    level, said, count
+):
+    found = evals({arm: [level] * count for arm in ("base", "omniopd", "shuffled-scores", "opd")})
+    rows = verdicts.rows(found, "test", verdicts.CLAIMS)
+    wanted = f"undecided: {said}" if count > 1 else f"{said} in this run"
+    for row in rows:
+        if row["family"] == "primary":
+            assert row["verdict"] == wanted
+            assert row["needed"]
+        assert row["diff"] == 0
+        assert row["low"] < 0 < row["high"]
+    text = page(found)
+    assert f"undecided: {said}" in text
+    assert "equivalent" not in text
+    assert "s the method predicts" not in text
+    for row in results.results(found):
+        assert np.isfinite([v for v in row.values() if isinstance(v, float)]).all()
+        limit = 1 - 0.025 ** (1 / PROBLEMS)
+        wanted = (0, limit) if level == 0 else (1 - limit, 1)
+        assert (row["low"], row["high"]) == pytest.approx(wanted)
+        assert np.sign(row["log_odds"]) == (1 if level else -1)
+    for row in results.contrasts(found):
+        assert row["low"] < 0 < row["high"]
+        assert row["note"] == said
+
+
+def test_of_several_tasks_each_weighs_alike_in_the_headline():
+    arms = {arm: SEVERAL[arm][:2] for arm in ("base", "omniopd")}
+    found = evals(arms, ("sums", "words"))
+    table = found.tables["omniopd", 0, 1]
+    words = pc.equal(table["task"], "words")
+    late = pc.greater_equal(pc.utf8_length(table["problem_id"]), 8)
+    for key in found.tables:  # 30 of the 40 problems of one task go
+        found.tables[key] = found.tables[key].filter(pc.invert(pc.and_(words, late)))
+    rows = {r["task"]: r for r in pooled.rows(found) if r["arm"] == "omniopd"}
+    assert rows["words"]["problems"] < rows["sums"]["problems"]
+    mean = (rows["sums"]["accuracy"] + rows["words"]["accuracy"]) / 2
+    assert rows["all"]["accuracy"] == pytest.approx(mean)
+    assert rows["all"]["accuracy"] != pytest.approx(rows["sums"]["accuracy"], abs=1e-4)
+    by_seed = [r for r in results.results(found) if r["decoding"] == "sampled"]
+    for seed in range(2):
+        own = {
+            r["task"]: r["accuracy"] for r in by_seed if (r["arm"], r["seed"]) == ("omniopd", seed)
+        }
+        assert own["all"] == pytest.approx((own["sums"] + own["words"]) / 2)
+    assert "Task all is the mean over sums, words, each weighed alike." in page(found)
 
 
 def test_rows_are_those_of_the_crossed_layout():
@@ -282,3 +369,21 @@ def test_plan_tells_the_smallest_difference_before_anything_is_trained(tmp_path,
     done = CliRunner().invoke(app, ["plan"])
     assert "smallest difference seen with 80% power: " in done.stdout
     assert "(1 seed, 24 problems, avg@2; assumed sd " in done.stdout
+
+
+def test_with_several_seeds_the_smallest_difference_is_told_by_contrast(tmp_path):
+    values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
+    values["experiment"] |= {"seeds": [0, 1, 2], "arms": ["omniopd", "opd", "shuffled-scores"]}
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(values, file)
+    file = experiment.load(tmp_path / "params.yaml")
+    text = power.line(file)
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == [
+        "omniopd minus base", "omniopd minus shuffled-scores", "omniopd minus opd",
+    ]  # fmt: skip
+    assert text.count("assumed as in the embedded task's study") == 3
+    report = tmp_path / "data" / "report"
+    report.mkdir(parents=True)
+    (report / "verdicts.json").write_text(json.dumps(verdicts.rows(evals(SEVERAL), "test", {})))
+    text = power.line(file)
+    assert text.count("measured on 4 seeds: data/report/verdicts.json") == 3

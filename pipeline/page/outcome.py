@@ -36,6 +36,7 @@ HEAD = (
     "teacher tokens",
     "bought",
     "seconds",
+    "log odds",
 )
 
 
@@ -89,7 +90,16 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
         Cell(f"{row['tokens_used']:,}", field="tokens_used"),
         Cell(f"{row['tokens_bought']:,}", field="tokens_bought"),
         Cell(f"{row['seconds']:.0f}", field="seconds"),
+        _log_odds(row),
     ]
+
+
+def _log_odds(row: Row) -> Cell:
+    """Of an accuracy; rows of an older report have none."""
+    if "log_odds" not in row:
+        return Cell("")
+    low, high = row["log_odds_low"], row["log_odds_high"]
+    return Cell(f"{row['log_odds']:.2f}", small=f"[{low:.2f}, {high:.2f}]", field="log_odds")
 
 
 def _last(pooled: Sequence[Row], task: str) -> dict[str, Row]:
@@ -109,7 +119,7 @@ def _means(rows: list[Row], pooled: dict[str, Row], caption: str) -> Table:
     scale = Scale([*ends, *(row["diff"] for row in sampled)])
     body = [_mean(lines[arm], [r for r in rows if r["arm"] == arm], scale) for arm in arms]
     head = ["arm", f"sampled avg@{sampled[0]['k']}", "difference to base", "", "greedy"]
-    head += ["seeds", "teacher tokens", "bought", "seconds"]
+    head += ["seeds", "teacher tokens", "bought", "seconds", "log odds"]
     return Table(head, body, caption, [{"arm": arm} for arm in arms], scale.ends())
 
 
@@ -143,6 +153,7 @@ def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
         Cell(f"{sum(row['tokens_used'] for row in sampled):,}"),
         Cell(f"{sum(row['tokens_bought'] for row in sampled):,}"),
         Cell(f"{sum(row['seconds'] for row in sampled):.0f}"),
+        _log_odds(line),
     ]
 
 
@@ -151,8 +162,8 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
     if not rows:
         return []
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
-    named = [row for row in rows if row["named"]]
-    rest = [row for row in rows if not row["named"]]
+    named = [row for row in rows if row["named"] and row["verdict"] != "exploratory"]
+    rest = [row for row in rows if row not in named]
     found: list[Block] = []
     if any(row["p_holm"] is not None for row in named):
         works = sentences.works(named).replace("**", "")
@@ -162,7 +173,8 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
         table = Table(
             ["arm", "versus", "task", "difference", "", "p"],
             [_exploratory(row, scale) for row in rest],
-            "Exploratory contrasts, not named beforehand: no verdict",
+            "Exploratory contrasts, not named beforehand or not tested as the primary pair is not "
+            "supported: no verdict",
             scale=scale.ends(),
             closed=True,
         )
@@ -173,11 +185,12 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
 def _verdict(row: Row, scale: Scale) -> Card:
     judged = row["p_holm"] is not None
     said = f"{sentences.why(row)}.{sentences.claim(row)}" if judged else f"{row['needed']}."
-    p = f" p = {row['p_holm']:.3g} after Holm." if judged else ""
+    how = "at the full level" if row.get("family") == "primary" else "after Holm"
+    p = f" p = {row['p_holm']:.3g} {how}." if judged else ""
     counts = f"{plural(row['seeds'], 'seed')} and {row['problems']} problems, task {row['task']}."
     return Card(
         row["verdict"],
-        TONES.get(row["verdict"], "flat"),
+        TONES.get(row["verdict"].partition(":")[0], "flat"),
         f"{row['arm']} minus {row['versus']}",
         f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
         f"{said[0].upper()}{said[1:]} {counts}{p}",
@@ -238,6 +251,9 @@ def _seen(
     same = [row[x] for x in ("arm", "versus") if (row[x], row["seed"]) in untrained]
     if same:
         badge, tone, text = "no verdict", "flat", f"No round of {' and '.join(same)} had a signal."
+    elif row.get("note"):
+        badge, tone = row["note"], "flat"
+        text = f"No evidence either way; the method predicts {wanted}."
     return Card(
         badge,
         tone,
