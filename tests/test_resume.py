@@ -152,19 +152,15 @@ def disturbed(found, kills):
     assert not (found.project.folder / ".resume").exists()
 
 
-@pytest.mark.slow
-def test_train_killed_at_ten_random_moments_ends_in_the_same_weights(stage):
-    disturbed(stage("train-opd"), 10)
-
-
-@pytest.mark.slow
-def test_rollout_killed_at_ten_random_moments_ends_in_the_same_table(stage):
-    disturbed(stage("rollout"), 10)
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("group", ["train-opd", "rollout"])
+def test_train_and_rollout_killed_at_random_moments_end_in_the_same_bytes(stage, group, kills):
+    disturbed(stage(group), kills)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["evaluate", "pretrain"])
-def test_evaluate_and_pretrain_end_in_the_same_bytes_too(stage, group):
+def test_so_do_evaluate_and_pretrain(stage, group):
     disturbed(stage(group), 4)
 
 
