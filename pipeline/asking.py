@@ -10,6 +10,7 @@ from math import ceil
 from pipeline import checkpoints, continuations
 from pipeline.budget import Budget
 from pipeline.errors import UserError
+from pipeline.judgments.held import Held
 from pipeline.judgments.keys import Request, seed_for
 from pipeline.judgments.schema import Judgment, request_columns
 from pipeline.judgments.store import Entry
@@ -18,6 +19,7 @@ from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
 
 # between looks for an answer that another process is buying: the first, and after a while
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0
+TOLD_SECONDS = 30.0  # of waiting for others, before it is said
 log = logging.getLogger("omniopd")
 LEAST_DRAWS = 50  # before a failure rate is believed while answers still come in
 Place = tuple[int, int, int]  # response in its block, position, sample
@@ -197,7 +199,7 @@ class Judging:
         for judgment in store.find(places, limit):
             found[judgment.key] = self._drawn(judgment)
         store.enter(Entry(reused=len(found), misses=len(places) - len(found)))
-        wait = POLL_SECONDS
+        wait, waited = POLL_SECONDS, 0.0
         while missing := [key for key in places if key not in found]:
             if self.wanted.replay:
                 r, position, sample = places[missing[0]]
@@ -209,18 +211,47 @@ class Judging:
             if not self._may_spend:
                 self.before_spending()
                 self._may_spend = True
-            with store.holding(missing, limit) as mine:
+            with store.holding(missing, limit) as held:
                 # in the order of the requests: a set's order changes from process to process
-                keys = [key for key in missing if key in mine]
-                bought = {places[key]: requests[places[key]] for key in keys}
-                found |= {judgment.key: judgment for judgment in self._buy(block, bought)}
+                keys = [key for key in missing if key in held.keys]
+                wanted = {places[key]: requests[places[key]] for key in keys}
+                bought = self._bought(block, wanted, held)
+                found |= {judgment.key: judgment for judgment in bought}
             rest = [key for key in missing if key not in found]
             if rest and not bought:
-                time.sleep(wait)
+                waited = self._waited(rest, waited, wait)
             wait = min(LONGEST_POLL_SECONDS, 1.5 * wait) if not bought else POLL_SECONDS
             for judgment in store.find(rest, limit):
                 found[judgment.key] = self._drawn(judgment)
         return found
+
+    def _bought(
+        self, block: list[Response], wanted: dict[Place, Request], held: Held
+    ) -> list[Judgment]:
+        """What could be bought of `wanted` while it was held."""
+        self.budget.held = held
+        try:
+            return self._buy(block, wanted)
+        finally:
+            self.budget.held = None
+            if held.lost:
+                log.warning(
+                    f"teach: {len(held.lost)} answers are not bought here: this process stood "
+                    "still, or could not renew its claims, for longer than they last, and another "
+                    "has taken them."
+                )
+
+    def _waited(self, keys: list[str], waited: float, seconds: float) -> float:
+        """Wait for answers that others are buying, and say so once; seconds waited in all."""
+        time.sleep(seconds)
+        if waited < TOLD_SECONDS <= waited + seconds:
+            until = self.budget.store.expiry(keys)
+            when = "" if until is None else f", and lapse at {time.ctime(until)} if they are not"
+            log.warning(
+                f"teach: waiting for {len(keys)} answers that another process is buying. Its "
+                f"claims are renewed as long as it runs{when}."
+            )
+        return waited + seconds
 
     def _drawn(self, judgment: Judgment) -> Judgment:
         self.ledger.draws += 1

@@ -1,9 +1,12 @@
 """What may still be asked and spent: a hard stop that leaves a state to go on from."""
 
+import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserError
+from pipeline.judgments.held import Held
 from pipeline.judgments.store import Entry, Store
 
 LOOK_SECONDS = 1.0  # between looks at what other processes of this project have spent
@@ -24,11 +27,20 @@ class Budget:
     max_usd: float | None = None
     refused: str | None = None  # why nothing more may be sent
     halted: bool = False  # nothing more may be sent, for a reason that others report
+    held: Held | None = None  # the claims on what is bought; None where nobody else may buy it
     _requests: int = 0  # in flight, or answered without an answer that could be kept
     _usd: float = 0.0  # in flight
     _spent_requests: int = 0
     _spent_usd: float = 0.0
     _looked: float = field(default=float("-inf"))
+
+    async def still(self, keys: Collection[str]) -> set[str]:
+        """Those of `keys` that no other process has taken meanwhile. Raises UserError."""
+        if self.held is None:
+            return set(keys)
+        if self.held.fresh:
+            return self.held.still(keys)
+        return await asyncio.to_thread(self.held.still, keys)  # it waits for the database
 
     def take(self, usd: float) -> bool:
         """Whether one request more, of at most `usd` dollars, may be sent now."""

@@ -115,7 +115,7 @@ def test_answers_of_a_response_are_stored_all_or_none(url):
         with pytest.raises(UserError, match=r"(?i)not.null"):
             store.add([answer("a"), answer("b", text=None)])
         assert keys_of(store, ["a", "b"]) == []
-        assert store.renew() == 2  # claims go only with the answers
+        assert store.renew(["a", "b"]) == {"a", "b"}  # claims go only with the answers
 
 
 def test_the_first_writer_wins_and_a_second_write_changes_nothing(url):
@@ -198,20 +198,55 @@ def test_a_lapsed_claim_goes_to_one_other_and_stays_there(url):
         store.claim(["a"], 8, lease=0.05)
         time.sleep(0.1)
         assert other.claim(["a"], 8) == {"a"}
-        assert store.renew() == 0
+        assert store.renew(["a"]) == set()
         store.release(["a"])
         assert store.claim(["a"], 8) == set()
 
 
 def test_a_renewed_lease_outlasts_a_slow_call(url):
     with Store(url) as store, Store(url) as other:
-        with store.holding(["a"], 8, lease=0.6) as mine:
-            assert mine == {"a"}
+        with store.holding(["a"], 8, lease=0.6) as held:
+            assert held.keys == {"a"}
             for _ in range(6):
                 time.sleep(0.3)
                 assert other.claim(["a"], 8) == set()
         assert other.claim(["a"], 8) == {"a"}
     assert "_keep" not in str(threading.enumerate())  # nothing renews after the block
+
+
+def test_what_another_took_while_the_holder_stood_still_is_not_bought(url, monkeypatch):
+    with Store(url) as store, Store(url) as other, store.holding(["a", "b", "c"], 8, 90.0) as held:
+        store.add([answer("c")])
+        assert held.still(["a", "b"]) == {"a", "b"}
+        store.renew(["a", "b"], -1.0)  # what a holder's claims are after it stood still
+        assert other.claim(["a"], 8) == {"a"}
+        assert held.still(["a", "b"]) == {"a", "b"}  # it was renewed just now, as it thinks
+        later = time.time() + 60
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert held.still(["a", "b"]) == {"b"}
+        assert held.lost == {"a"}
+        assert other.claim(["b"], 8) == set()  # it is held again
+
+
+def test_a_clock_that_was_set_back_renews_before_it_buys(url, monkeypatch):
+    with Store(url) as store, Store(url) as other, store.holding(["a"], 8, 90.0) as held:
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+        assert other.claim(["a"], 8) == {"a"}  # whose clock is right finds a claim of an hour
+        assert held.still(["a"]) == set()
+
+
+def test_claims_that_cannot_be_renewed_stop_the_purchase(store, monkeypatch):
+    with store.holding(["a"], 8, 90.0) as held:
+        later = time.time() + 60
+        monkeypatch.setattr(time, "time", lambda: later)
+
+        def broken(keys):
+            raise UserError("the disk is full")
+
+        monkeypatch.setattr(held, "_renew", broken)
+        with pytest.raises(UserError, match="the disk is full"):
+            held.still(["a"])
 
 
 def test_an_error_while_holding_releases_the_claims(url):
@@ -228,14 +263,14 @@ def buy(url, log, keys, barrier):
         missing = set(keys)
         while missing:
             batch = [key for key in keys if key in missing][:10]
-            with store.holding(batch, 8) as mine:
-                for key in mine:
+            with store.holding(batch, 8) as held:
+                for key in held.keys:
                     time.sleep(0.002)
                     with open(log, "a") as file:
                         file.write(f"{key}\n")
                     store.add([answer(key)])
             missing -= {found.key for found in store.find(missing, 8)}
-            if not mine:
+            if not held.keys:
                 time.sleep(0.005)
 
 
@@ -254,9 +289,9 @@ def test_four_processes_that_want_the_same_answers_buy_each_once(url, tmp_path):
 
 
 def hold(url, keys, lease, ready):
-    with Store(url) as store, store.holding(keys, 8, lease) as mine:
+    with Store(url) as store, store.holding(keys, 8, lease) as held:
         store.add([answer(keys[0])])
-        ready.send(len(mine))
+        ready.send(len(held.keys))
         time.sleep(600)
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import multiprocessing
+import os
+import signal
 import time
 from collections import Counter
 
@@ -118,3 +120,25 @@ def test_when_a_holder_is_killed_only_what_it_had_in_flight_is_asked_again(url):
     again = Counter(server.whole.values())
     assert set(again) <= {1, 2}
     assert again[2] <= 8  # four with the server, and four replies not yet committed
+
+
+def test_a_holder_that_stood_still_longer_than_its_lease_buys_nothing_again(url):
+    with Pure(seconds=0.01).running() as server:
+        (holder,), stopped = start(url, server.url, [0], LEASE)
+        while len(server.requests) < 200:
+            assert holder.is_alive()
+            time.sleep(0.01)
+        os.kill(holder.pid, signal.SIGSTOP)
+        try:
+            (other,), results = start(url, server.url, [0], LEASE)
+            ((_, texts, bought),) = all_the_same(results, 1)
+        finally:
+            os.kill(holder.pid, signal.SIGCONT)
+        ((_, again, _),) = all_the_same(stopped, 1)
+        holder.join(60)
+        other.join(60)
+    assert texts == again
+    assert bought > 1000
+    twice = Counter(server.whole.values())
+    assert set(twice) <= {1, 2}
+    assert twice[2] <= 8  # four with the server, and four replies not yet committed

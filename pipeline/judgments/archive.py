@@ -19,7 +19,7 @@ from pipeline import tables
 from pipeline.errors import UserError
 from pipeline.judgments import database
 from pipeline.judgments.schema import BATCHES, CLAIMS, JUDGMENTS, Judgment, checksum, to_row
-from pipeline.judgments.store import REMEDY, Store
+from pipeline.judgments.store import REMEDY, Store, lapsed
 from pipeline.tables import column
 
 BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
@@ -136,9 +136,9 @@ def gc(store: Store) -> Removed:
     """Remove lapsed claims and batches whose results are gone, reclaim space. Answers stay."""
     now = time.time()
     with store.writing() as connection:
-        lapsed = CLAIMS.delete().where(CLAIMS.c.expires_at <= now)
+        old = CLAIMS.delete().where(lapsed(now))
         gone = BATCHES.delete().where(BATCHES.c.created_at < now - BATCH_DAYS * 24 * 3600)
-        removed = Removed(connection.execute(lapsed).rowcount, connection.execute(gone).rowcount)
+        removed = Removed(connection.execute(old).rowcount, connection.execute(gone).rowcount)
     with store.reading() as connection:
         if connection.dialect.name == "sqlite":  # Postgres does it by itself
             connection.exec_driver_sql("COMMIT")  # VACUUM is refused inside a transaction

@@ -9,10 +9,9 @@ lease is measured with each host's own clock, so hosts that share a store keep t
 clock that is wrong can cost a second purchase, never a wrong answer.
 """
 
+import functools
 import json
-import logging
 import os
-import threading
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import UserError
 from pipeline.judgments import database
+from pipeline.judgments.held import Held
 from pipeline.judgments.schema import (
     BATCHES,
     CHECKS,
@@ -45,7 +45,7 @@ from pipeline.judgments.schema import (
 CHUNK = 500  # keys in one query or transaction
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
-log = logging.getLogger("omniopd")
+FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
 
 
 _PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
@@ -58,6 +58,11 @@ def url() -> str:
     folder = platformdirs.user_cache_path("omniopd", ensure_exists=True)
     file = str(folder / f"judgments-{VERSION}.sqlite")
     return sa.URL.create("sqlite", database=file).render_as_string()
+
+
+def lapsed(now: float) -> sa.ColumnElement[bool]:
+    """Claims that hold nothing: of a killed process, or of a clock that was set back since."""
+    return (CLAIMS.c.expires_at <= now) | (CLAIMS.c.expires_at > now + FUTURE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class Store:
         mine: set[str] = set()
         for chunk in _chunks(keys):
             # read first: who waits for another's purchase would keep the database's one writer busy
-            held = (CLAIMS.c.key.in_(sorted(chunk)), CLAIMS.c.expires_at > time.time())
+            held = (CLAIMS.c.key.in_(sorted(chunk)), ~lapsed(time.time()))
             with self.reading() as connection:
                 taken = set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
             if free := sorted(set(chunk) - taken):
@@ -162,7 +167,7 @@ class Store:
         insert = self._insert(CLAIMS)
         new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
         take = insert.on_conflict_do_update(
-            index_elements=["key"], set_=new, where=CLAIMS.c.expires_at <= now
+            index_elements=["key"], set_=new, where=lapsed(now)
         ).returning(CLAIMS.c.key)
         rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
         with self.writing() as connection:
@@ -173,16 +178,33 @@ class Store:
             self._drop(connection, known)
         return taken - known
 
-    def renew(self, lease: float = LEASE_SECONDS) -> int:
-        """Extend every claim of this store to `lease` seconds from now; returns how many."""
-        mine = sa.select(CLAIMS.c.key).where(CLAIMS.c.owner == self._owner)
-        with self.writing() as connection:
-            # rows are locked in the order of their keys everywhere: Postgres deadlocks otherwise
-            keys = connection.execute(mine.order_by(CLAIMS.c.key).with_for_update()).scalars().all()
-            for chunk in _chunks(keys):
-                new = CLAIMS.update().where(CLAIMS.c.key.in_(chunk))
+    def renew(self, keys: Iterable[str], lease: float = LEASE_SECONDS) -> set[str]:
+        """Extend the claims on `keys` to `lease` seconds from now; returns those still held.
+
+        One that lapsed and that nobody took is held again; one that another took meanwhile, or
+        whose answer is stored, is not.
+        """
+        kept: set[str] = set()
+        for chunk in _chunks(keys):
+            mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(chunk))
+            with self.writing() as connection:
+                # rows are locked in the order of their keys: Postgres deadlocks otherwise
+                query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
+                found = connection.execute(query.with_for_update()).scalars().all()
+                new = CLAIMS.update().where(*mine)
                 connection.execute(new.values(expires_at=time.time() + lease))
-            return len(keys)
+            kept.update(found)
+        return kept
+
+    def expiry(self, keys: Collection[str]) -> float | None:
+        """When the first of the claims on `keys` lapses, a time stamp; None without a claim."""
+        first: float | None = None
+        for chunk in _chunks(keys):
+            query = sa.select(sa.func.min(CLAIMS.c.expires_at)).where(CLAIMS.c.key.in_(chunk))
+            with self.reading() as connection:
+                found = connection.execute(query).scalar()
+            first = found if first is None or (found is not None and found < first) else first
+        return first
 
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
@@ -193,31 +215,19 @@ class Store:
     @contextmanager
     def holding(
         self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS
-    ) -> Iterator[frozenset[str]]:
+    ) -> Iterator[Held]:
         """Claim what can be claimed of `keys` and yield it, renewing until the block ends.
 
-        The caller buys what it got, then looks up the rest with `find` and claims again what is
-        still missing: its holder may have been killed.
+        The caller asks `still` before it buys, then looks up the rest with `find` and claims again
+        what is still missing: its holder may have been killed.
         """
-        mine = frozenset(self.claim(keys, limit, lease))
-        done = threading.Event()
-        renewal = threading.Thread(target=self._keep, args=(done, lease), daemon=True)
-        if mine:
-            renewal.start()
+        held = Held(functools.partial(self.renew, lease=lease), lease)
+        held.begin(self.claim(keys, limit, lease))
         try:
-            yield mine
+            yield held
         finally:
-            done.set()
-            if mine:
-                renewal.join()
-                self.release(mine)
-
-    def _keep(self, done: threading.Event, lease: float) -> None:
-        while not done.wait(lease / 3):
-            try:
-                self.renew(lease)
-            except UserError as error:  # another try follows; the block's own writes will raise
-                log.warning(f"claims not renewed, an answer may be bought twice: {error}")
+            held.end()
+            self.release(held.keys)
 
     def add(self, judgments: Sequence[Judgment], paid: Entry | None = None) -> None:
         """Store all answers of one reply, or none, and release their claims with them.

@@ -18,7 +18,16 @@ from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.store import Batch
 from pipeline.teachers import Answered
-from pipeline.teachers.calls import FIRST_WAIT, MISSING, Call, Refused, Result, Transient, tries
+from pipeline.teachers.calls import (
+    FIRST_WAIT,
+    MISSING,
+    Call,
+    Refused,
+    Result,
+    Transient,
+    runs,
+    tries,
+)
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted
@@ -81,6 +90,7 @@ class _Order:
         for key in underway & self.waiting.keys() - self.sent.keys():  # of a run that was killed
             self.budget.resumed(self.teacher.worst(self.waiting[key])[0])
             self.sent[key] = 1
+        await self._drop_lost(underway)
         new = [key for key in self.waiting if key not in underway]
         allowed = itertools.takewhile(
             lambda key: self.budget.take(self.teacher.worst(self.waiting[key])[0]), new
@@ -91,6 +101,17 @@ class _Order:
             name = self.teacher.batches(calls[part[0]].limit)
             self.budget.store.keep_batch(name, Batch(id_, tuple(part)))
             self.sent.update(part)
+
+    async def _drop_lost(self, underway: set[str]) -> None:
+        """Wait no longer for what another process has taken; what is underway is paid for."""
+        new = [call for key, call in self.waiting.items() if key not in underway]
+        kept = await self.budget.still([draw.key for call in new for draw in call.draws])
+        for call in new:
+            left = [draw for draw in call.draws if draw.key in kept]
+            if len(left) < len(call.draws):
+                del self.waiting[call.draws[0].key]
+                parts = runs(call, left, len(call.draws))
+                self.waiting |= {part.draws[0].key: part for part in parts}
 
     def _parts(self, keys: Iterator[str]) -> Iterator[list[str]]:
         """`keys` in parts that a batch can hold, by number and size."""

@@ -103,20 +103,30 @@ class _Line:
             self.arrived.put_nowait(None)
 
     async def _ask(self, call: Call) -> bool:
-        """Ask until every draw of the call has an answer; False where nothing may be sent."""
+        """Ask until every draw of the call has an answer, or another process has taken it.
+
+        False where nothing may be sent.
+        """
         pending = [call]
         while pending:
             part = pending.pop(0)
             found = await self._answered(part)
             if found is None:
                 return False
+            if isinstance(found, set):
+                kept = [draw for draw in part.draws if draw.key in found]
+                pending[:0] = runs(part, kept, len(part.draws))
+                continue
             self.arrived.put_nowait(found)
             missing = [draw for draw in part.draws if draw not in found.continuations]
             pending += runs(part, missing, len(part.draws))
         return True
 
-    async def _answered(self, call: Call) -> Answered | None:
-        """The reply of one request, tried again after transient errors; None if told to stop."""
+    async def _answered(self, call: Call) -> Answered | set[str] | None:
+        """The reply of one request, tried again after transient errors; None if told to stop.
+
+        Where another process has taken some of its draws, the keys that are left.
+        """
         worst, size = self.teacher.worst(call)
         asked = sent = 0
         reply = None
@@ -124,6 +134,11 @@ class _Line:
             async for attempt in tries(self.teacher.config.tries, self.stop):
                 with attempt:
                     await self.pace.wait(size)
+                    left = await self.budget.still([draw.key for draw in call.draws])
+                    if len(left) < len(call.draws):
+                        if sent:
+                            self.budget.gave_up(sent)
+                        return left
                     if self.stop.is_set() or not self.budget.take(worst):
                         if sent:
                             self.budget.gave_up(sent)
