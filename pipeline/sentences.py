@@ -39,9 +39,11 @@ def verdicts(rows: list[Row], split: str) -> str:
 
 def _contrast(row: Row, several: bool = False) -> str:
     task = f" (task {row['task']})" if several else ""
+    note = row.get("note") or ""
+    said = f" ({note})" if note and note not in row["verdict"] else ""
     return (
         f"{row['arm']} minus {row['versus']}{task}: {row['diff']:+.3f} "
-        f"[{row['low']:+.3f}, {row['high']:+.3f}], p {_p(row['p'])}"
+        f"[{row['low']:+.3f}, {row['high']:+.3f}], p {_p(row['p'])}{said}"
     )
 
 
@@ -78,7 +80,7 @@ def why(row: Row) -> str:
 
 def claim(row: Row) -> str:
     """The claimed gain and both readings of its half; whether its size is refuted."""
-    if row["claim"] is None:
+    if row["claim"] is None or row.get("note"):  # a note: nothing was seen of any gain
         return ""
     points, relative = row["margin_points"] * 100, row["margin_relative"] * 100
     text = (

@@ -153,16 +153,18 @@ def main() -> None:
     with cells.running("report", args) as run:
         evals = Evals(p.arms)
         rows, points = results.results(evals), results.curves(evals)
+        without = no_effect.rows(p.arms, p.settings, steps := losses(p.arms))
+        untrained = no_effect.untrained(without)
         found: dict[str, Any] = {
             "results": rows,
             "contrasts": results.contrasts(evals),
             "pooled": pooled.rows(evals),
-            "verdicts": verdicts.rows(evals, p.split, p.claims),
+            "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),
             "branches": effects.effects(evals, p.branches),
             "costs": costs.rows(p.arms),
             "curves": points,
-            "losses": (steps := losses(p.arms)),
-            "no_effect": no_effect.rows(p.arms, p.settings, steps),
+            "losses": steps,
+            "no_effect": without,
             "metrics": summary(evals, rows),
         }
         for name, value in found.items():
