@@ -135,6 +135,12 @@ def summary(evals: Evals, rows: list[Row]) -> dict[str, Any]:
     return found
 
 
+def students(arms: Arms) -> list[str]:
+    """Cells of the base students: power.py tells by them whether a report is a plan's pilot."""
+    found = (own["round-0"]["policy"].rpartition("/")[2] for own in arms["base"].values())
+    return list(dict.fromkeys(found))
+
+
 def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path) -> None:
     names = list(p.arms)
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
@@ -180,6 +186,7 @@ def main() -> None:
         cells.write_text(args.out / "index.html", gather.html(evals, found, p))
         for failure in no_effect.failures(found["no_effect"]):
             cells.log.warning(f"report: {failure}")
+        run.counts["students"] = " ".join(students(p.arms))
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 

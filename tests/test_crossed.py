@@ -239,11 +239,16 @@ def test_power_agrees_with_the_finished_study_within_a_fifth(versus):
 def test_spreads_come_from_the_last_report_and_not_its_differences(tmp_path):
     row = {"named": True, "versus": "opd", "k": 4, "seeds": 3, "sd_seeds": 0.07, "note": None}
     row |= {"sd_problems": 0.2, "sd_rest": 0.3, "diff": 0.9}
-    path = tmp_path / "verdicts.json"
-    path.write_text(json.dumps([row, {"named": True, "versus": "sft", "seeds": 3, "diff": 0.1}]))
-    found = power.spreads(path)
+    rows = [row, {"named": True, "versus": "sft", "seeds": 3, "diff": 0.1}]
+    (tmp_path / "verdicts.json").write_text(json.dumps(rows))
+    (tmp_path / "run.json").write_text(json.dumps({"students": "c1 c2"}))
+    found = power.spreads({"c2", "c3"}, tmp_path)
     assert found["opd"] == pytest.approx((0.07, 0.2, 0.36, 3))
-    assert found["sft"] == power.spreads(tmp_path / "none.json")["sft"]
+    assumed = power.spreads({"c2", "c3"}, tmp_path / "none")
+    assert found["sft"] == assumed["sft"]
+    assert power.spreads({"c3"}, tmp_path) == assumed  # another student, or other problems
+    (tmp_path / "run.json").write_text("{}")  # of an older version
+    assert power.spreads({"c2"}, tmp_path) == assumed
 
 
 def test_pilots_tell_the_spread_that_their_tables_were_drawn_with():

@@ -29,6 +29,7 @@ from pipeline.cli import app
 from pipeline.crossed import Crossed, Squares
 from pipeline.errors import UserError
 from pipeline.results import Evals
+from stages import report as report_stage
 from tests.project import MINIATURE
 
 PROBLEMS, K = 40, 4
@@ -419,5 +420,12 @@ def test_with_several_seeds_the_smallest_difference_is_told_by_contrast(tmp_path
     report = tmp_path / "data" / "report"
     report.mkdir(parents=True)
     (report / "verdicts.json").write_text(json.dumps(verdicts.rows(evals(SEVERAL), "test", {})))
+    (report / "run.json").write_text(json.dumps({"students": "c0of0another"}))
+    assert power.line(file) == text
+    cells = plan.expand(file)["cells"]
+    (params,) = [cell["params"] for cell in cells["report"].values()]
+    (report / "run.json").write_text(
+        json.dumps({"students": report_stage.students(params["arms"])[0]})
+    )
     text = power.line(file)
     assert text.count("measured on 4 seeds: data/report/verdicts.json") == 3
