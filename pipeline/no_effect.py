@@ -58,7 +58,9 @@ def _alike(arms: Arms) -> dict[tuple[str, int], list[str]]:
 
 
 def _controls(s: Row) -> bool:
-    """Whether the arm's weights are not the scores of what its teacher wrote."""
+    """Whether the arm's weights are not the scores of what its teacher wrote of the problem."""
+    if s["teach"].get("problem", "own") != "own":
+        return True
     source, prior = s["score"]["source"], s["prior"]["source"]
     changed = source != "similarity" or prior in ("constant", "random", "none")
     return bool(s["train"]["objective"] == "omniopd" and changed)

@@ -33,6 +33,10 @@ SAME = [
     ("Don\u2019t go", "don't go"),
     ("A: 5", "A:5"),
     ("Question What is 5?\n", "question what is 5"),
+    ("[Question] What is 5?", "what is 5"),
+    ("<question>What is 5?</question>", "what is 5"),
+    ("Question 2 \u2013 What is 5?", "what is 5"),
+    ("Find $x^{2}+a_{1}$", "find x^2 + a\u2081"),
 ]
 OTHER = [
     ("3 - 2", "3 + 2"),
@@ -69,6 +73,8 @@ OTHER = [
     ("1012_3", "1012_5"),
     (".5", "5"),
     ("n!", "n"),
+    ("x^{12}", "x^1 2"),
+    ("Task - 5", "5"),
 ]
 
 
