@@ -67,6 +67,22 @@ def test_equal_arms_differ_by_nothing_with_p_1():
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_equal_arms_of_which_a_seed_solves_nothing_differ_by_nothing():
+    values = np.random.default_rng(2).random((3, 9))
+    values[1] = 0.0
+    found = crossed.difference(arm(values), arm(values))
+    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    none = crossed.difference(arm(0 * values), arm(0 * values))
+    assert none.low < 0 < none.high
+
+
+def test_equal_grades_of_other_problems_are_refused():
+    one = {seed: graded(["a", "b"], [1, 0]) for seed in range(2)}
+    other = {seed: graded(["a", "c"], [1, 0]) for seed in range(2)}
+    with pytest.raises(UserError, match=r"2 are in one only, as \['b', 'c'\]"):
+        crossed.difference(one, other)
+
+
 def test_a_difference_without_variation_is_not_certain():
     found = crossed.difference(arm(np.ones((3, 2))), arm(np.zeros((3, 2))))
     # as if one of six values had been 0: t is 6 on 1 degree of freedom
