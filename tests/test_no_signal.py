@@ -410,6 +410,10 @@ def test_responses_without_a_fork_and_forks_with_k_sem_0_are_said(told):
     [
         ({"score": {"source": "zero"}, "prior": {"alpha": 0.0}}, r"prior\.alpha: found 0, wanted"),
         (
+            {"score": {"source": "zero"}, "prior": {"alpha": 0.0}, "train": BATCH},
+            r"prior\.alpha: found 0, wanted",
+        ),
+        (
             {"prior": {"source": "constant", "controls": "omniopd"}, "train": BATCH},
             r"train\.baseline: found 'batch', wanted none with prior\.source constant.*are 0, and",
         ),
