@@ -17,13 +17,15 @@ SHORT = 12  # characters of a key without a digit that says something inside ano
 NAMES = r"question|problem|exercise|example|task|query|prompt|user|human|input|q"
 NUMBER = r"(?:(?:no\.?|number|#)?\s*\d+(?:\.\d+)*[a-z]?)"
 HEADER = re.compile(
-    rf"\s*#*\s*(?:[\[(<]?(?:{NAMES})\s*{NUMBER}?\s*(?:[:.)\]>](?!\d)|\n)"
+    rf"\s*(?:#+\s*)?(?:[\[(<]?(?:{NAMES})\s*{NUMBER}?\s*(?:[:.)\]>](?!\d)|\n)"
     rf"|(?:question|problem|exercise|task)\s*{NUMBER}?\s+-\s+(?=[a-z]{{2}})"
     r"|\(?\d{1,3}[.)]\s+(?=[a-z]{2}))"
 )
 FOOTER = re.compile(r"(?:\b(?:answer|solution|response|assistant)|(?:^|\s)a)\s*:\s*$|</\w+>\s*$")
-EMPHASIS = re.compile(r"(?<![\w)\]*])(\*{1,3}|__?)(?=[^\s*_])([^*\n]+?)(?<=[^\s*])\1(?![\w(\[*])")
-BULLET = re.compile(r"^\s*(?:#+|[-*\u2022>]+)\s+(?=[^\W\d_]{2})", re.MULTILINE)
+EMPHASIS = re.compile(
+    r"(?<![\w)\]*])(\*{1,3}|__?)(?=[^\s*_])([^*\n]{1,500}?)(?<=[^\s*])\1(?![\w(\[*])"
+)
+BULLET = re.compile(r"^[^\S\n]*(?:#+|[-*\u2022>]+)\s+(?=[^\W\d_]{2})", re.MULTILINE)
 LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~(?=\S)")
 LATEX_BRACES = re.compile(r"([\^_])\{(\w)\}")  # around one sign they change nothing
 LATEX_FRACTION = re.compile(r"\\[dt]frac\b")

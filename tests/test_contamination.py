@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -232,3 +233,10 @@ def test_prompts_of_one_split_are_one_only_if_their_texts_are_equal(tmp_path):
     task = load(p)
     assert {x.prompt for x in task.problems(0)} == {"8+5?", "8+5 ?"}
     assert task.dropped == {"repeats_train": 1}
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "_a ", "* a", "1,", "question: ", "a:", "</a", "# "])
+def test_a_long_text_is_read_in_time_proportional_to_its_length(text):
+    start = time.process_time()
+    key(text * 20_000)
+    assert time.process_time() - start < 5  # where it is not, half a minute
