@@ -241,8 +241,8 @@ def test_texts_that_the_metric_cannot_see_are_counted_and_warned_of(tmp_path, ca
     assert counts["unseen"] == pytest.approx(2 / 9)
     assert (
         "score: metric embedding does not see all of 2 of 9 texts (22.2%): they hold characters "
-        "that its tokenizer does not know or strips of marks, or are too long for it. Texts that "
-        "differ only there are equal to it. Use metric token-edit or edit, which see every script."
+        "that its tokenizer does not know, or are too long for it. Texts that differ only there "
+        "are equal to it. Use metric token-edit or edit, which see every script."
     ) in caplog.text
 
 
@@ -252,9 +252,9 @@ def test_score_stops_where_the_metric_is_blind_to_more_texts_than_allowed(tmp_pa
         scored(tmp_path, MATHS, metric="embedding", source=source)
     assert str(stopped.value) == (
         "score: metric embedding does not see all of 2 of 9 texts (22.2%): they hold characters "
-        "that its tokenizer does not know or strips of marks, or are too long for it. Texts that "
-        "differ only there are equal to it. Use metric token-edit or edit, which see every script, "
-        "or raise score.max_unseen = 0.05, the share of texts that may be so."
+        "that its tokenizer does not know, or are too long for it. Texts that differ only there "
+        "are equal to it. Use metric token-edit or edit, which see every script, or raise "
+        "score.max_unseen = 0.05, the share of texts that may be so."
     )
 
 

@@ -76,9 +76,8 @@ def blind(metric: str, count: int, texts: int) -> str:
     """What it means that `count` of `texts` hold something unseen: two clauses and a remedy."""
     return (
         f"metric {metric} does not see all of {count:,} of {texts:,} texts ({count / texts:.1%}): "
-        "they hold characters that its tokenizer does not know or strips of marks, or are too long "
-        "for it. Texts that differ only there are equal to it. Use metric token-edit or edit, "
-        "which see every script"
+        "they hold characters that its tokenizer does not know, or are too long for it. Texts that "
+        "differ only there are equal to it. Use metric token-edit or edit, which see every script"
     )
 
 
