@@ -17,12 +17,17 @@ SHORT = 12  # characters of a key without a digit that says something inside ano
 NAMES = r"question|problem|exercise|example|task|query|prompt|user|human|input|q"
 NUMBER = r"(?:(?:no\.?|number|#)?\s*\d+(?:\.\d+)*[a-z]?)"
 HEADER = re.compile(
-    rf"\s*#*\s*(?:(?:{NAMES})\s*{NUMBER}?\s*(?:[:.)\]](?!\d)|\n)|\(?\d{{1,3}}[.)]\s+(?=[a-z]{{2}}))"
+    rf"\s*(?:#+\s*)?(?:[\[(<]?(?:{NAMES})\s*{NUMBER}?\s*(?:[:.)\]>](?!\d)|\n)"
+    rf"|(?:question|problem|exercise|task)\s*{NUMBER}?\s+-\s+(?=[a-z]{{2}})"
+    r"|\(?\d{1,3}[.)]\s+(?=[a-z]{2}))"
 )
-FOOTER = re.compile(r"(?:\b(?:answer|solution|response|assistant)|(?:^|\s)a)\s*:\s*$")
-EMPHASIS = re.compile(r"(?<![\w)\]*])(\*{1,3}|__?)(?=[^\s*_])([^*\n]+?)(?<=[^\s*])\1(?![\w(\[*])")
-BULLET = re.compile(r"^\s*(?:#+|[-*\u2022>]+)\s+(?=[^\W\d_]{2})", re.MULTILINE)
+FOOTER = re.compile(r"(?:\b(?:answer|solution|response|assistant)|(?:^|\s)a)\s*:\s*$|</\w+>\s*$")
+EMPHASIS = re.compile(
+    r"(?<![\w)\]*])(\*{1,3}|__?)(?=[^\s*_])([^*\n]{1,500}?)(?<=[^\s*])\1(?![\w(\[*])"
+)
+BULLET = re.compile(r"^[^\S\n]*(?:#+|[-*\u2022>]+)\s+(?=[^\W\d_]{2})", re.MULTILINE)
 LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~(?=\S)")
+LATEX_BRACES = re.compile(r"([\^_])\{(\w)\}")  # around one sign they change nothing
 LATEX_FRACTION = re.compile(r"\\[dt]frac\b")
 DELIMITERS = re.compile(r"\\[()\[\]](?=\s|\S)|\$+|`+")
 ESCAPED = re.compile(r"\\([%#&])")
@@ -56,6 +61,7 @@ def key(text: str) -> str:
     found = "".join(x for x in found if unicodedata.category(x) not in ("Cf", "Cc") or x in "\n\t")
     folded = unicodedata.normalize("NFKC", found.casefold())
     found = LATEX_FRACTION.sub(r"\\frac", LATEX_SPACE.sub(" ", folded.replace("{,}", ",")))
+    found = LATEX_BRACES.sub(r"\1\2", found)
     found = ESCAPED.sub(r"\1", DELIMITERS.sub(" ", found))
     found = BULLET.sub("", EMPHASIS.sub(r"\2", found))
     found = _unheaded(found)

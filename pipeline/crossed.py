@@ -29,7 +29,7 @@ import numpy as np
 from pipeline import rare
 from pipeline.errors import UserError
 from pipeline.rare import ZERO
-from pipeline.statistics import LEVEL, Graded, Interval, equal, macro, split
+from pipeline.statistics import LEVEL, Graded, Interval, alike, macro, split
 
 CAUTION = 0.75  # upper limit at which the seeds' excess enters the degrees of freedom
 
@@ -62,17 +62,20 @@ class Crossed(NamedTuple):
 
 
 def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crossed:
-    """Of two arms, paired by seed and problem. Raises UserError unless both have all of them."""
+    """Of two arms, paired by seed and problem. Raises UserError unless both have all of them.
+
+    [0, 0] only where all rows have the same grades, and there are right and wrong ones among them.
+    """
     if one.keys() != other.keys():
         raise UserError(
             f"statistics: one arm has seeds {sorted(one)}, the other {sorted(other)}. "
             "Evaluate both under the same seeds."
         )
-    if all(equal(one[seed], other[seed]) for seed in one):
+    together = shares({(0, s): g for s, g in one.items()} | {(1, s): g for s, g in other.items()})
+    if all(alike(one[seed], other[seed]) for seed in one) and 0 < together.mean() < 1:
         found = accuracy(one)
         squares = Squares(0.0, 0.0, 0.0)
         return found._replace(value=0.0, low=0.0, high=0.0, p=1.0, squares=squares, few=False)
-    together = shares({(0, s): g for s, g in one.items()} | {(1, s): g for s, g in other.items()})
     values_SP = together[: len(one)] - together[len(one) :]
     return crossed(values_SP, lowest=-1.0, sets_P=next(iter(one.values())).sets_B)
 

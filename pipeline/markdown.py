@@ -11,6 +11,7 @@ from pipeline.calibration.summary import Calibrated
 from pipeline.costs import Cost, cost
 from pipeline.results import Evals, details
 from pipeline.runs import Row, rounds, run_json
+from pipeline.sentences import interval
 
 HEAD = (
     "arm",
@@ -140,11 +141,11 @@ def _line(row: Row, beside: list[Row]) -> list[str]:
 
     return [
         row["arm"],
-        _interval(row["accuracy"], row["low"], row["high"]),
+        interval(row["accuracy"], row["low"], row["high"]),
         f"{row['log_odds']:.2f} [{row['log_odds_low']:.2f}, {row['log_odds_high']:.2f}]",
         ""
         if row["arm"] == "base"
-        else _interval(row["diff"], row["diff_low"], row["diff_high"], sign="+"),
+        else interval(row["diff"], row["diff_low"], row["diff_high"], sign="+"),
         f"{mean('greedy'):.3f}",
         f"{mean('pass_at_k'):.3f}",
         f"{mean('truncated'):.1%}",
@@ -154,10 +155,6 @@ def _line(row: Row, beside: list[Row]) -> list[str]:
         f"{mean('tokens_bought'):,.0f}",
         f"{mean('seconds'):.0f}",
     ]
-
-
-def _interval(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _sentences(
@@ -175,7 +172,7 @@ def _sentences(
 
 
 def _sentence(c: Row, above: bool, untrained: Sequence[str] = ()) -> str:
-    what = f"{c['arm']} minus {c['versus']}: {_interval(c['diff'], c['low'], c['high'], '+')}"
+    what = f"{c['arm']} minus {c['versus']}: {interval(c['diff'], c['low'], c['high'], '+')}"
     if untrained:
         return f"{what}. No verdict: no round of {' and '.join(untrained)} had a signal."
     if c.get("note"):

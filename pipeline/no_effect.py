@@ -1,12 +1,13 @@
-"""Where the teacher had no effect: rounds without a signal, no fork, k_sem of 0."""
+"""Where the teacher had no effect: no signal, no fork, k_sem of 0, arms with equal checkpoints."""
 
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline import no_signal, tables
+from pipeline import equal_weights, no_signal, tables
 from pipeline.runs import Arms, Row, folder, rounds
 
 FLAT = 0.9  # a share of forks with k_sem 0 that is said; score stops above it unless told not to
@@ -16,12 +17,13 @@ OWN_WEIGHTS = ("constant", "random", "none", "teacher")  # prior.source: k_sem i
 def rows(arms: Arms, settings: dict[str, Any], losses: Iterable[Row]) -> list[Row]:
     """A row an arm and seed: rounds and those without a signal, responses and forks, counted.
 
+    `equal_to` are the arms whose last checkpoint of the same seed has the same weights, bytewise.
     `losses` are the metrics of every optimizer step, with arm and seed.
     """
     lines: dict[tuple[str, int], list[Row]] = {}
     for line in losses:
         lines.setdefault((line["arm"], line["seed"]), []).append(line)
-    counted = _counted(arms)
+    counted, alike = _counted(arms), _alike(arms)
     found = []
     for (arm, seed), own in lines.items():
         trained = no_signal.of_rounds(own)
@@ -35,13 +37,30 @@ def rows(arms: Arms, settings: dict[str, Any], losses: Iterable[Row]) -> list[Ro
                 "rounds_without_signal": len(reasons),
                 "reasons": list(dict.fromkeys(reasons)),
                 **counted[arm, seed],
+                "equal_to": [name for name in alike.get((arm, seed), []) if name != arm],
             }
         )
     return found
 
 
+def _alike(arms: Arms) -> dict[tuple[str, int], list[str]]:
+    """Arms with equal weights after the last round, by each of them and seed."""
+    last: dict[int, dict[str, Path]] = {}
+    for arm, seed, _, own in rounds(arms):
+        if "train" in own:
+            last.setdefault(seed, {})[arm] = folder("train", own["train"]) / "checkpoint"
+    return {
+        (arm, seed): group
+        for seed, folders in last.items()
+        for group in equal_weights.groups(folders)
+        for arm in group
+    }
+
+
 def _controls(s: Row) -> bool:
-    """Whether the arm's weights are not the scores of what its teacher wrote."""
+    """Whether the arm's weights are not the scores of what its teacher wrote of the problem."""
+    if s["teach"].get("problem", "own") != "own":
+        return True
     source, prior = s["score"]["source"], s["prior"]["source"]
     changed = source != "similarity" or prior in ("constant", "random", "none")
     return bool(s["train"]["objective"] == "omniopd" and changed)
@@ -108,7 +127,8 @@ def failures(found: Iterable[Row]) -> list[str]:
 
 def remarks(found: Iterable[Row], settings: dict[str, Any]) -> list[str]:
     """Sentences on the rest that had no effect."""
-    said, counts = [], dict[str, Row]()
+    found = list(found)
+    said, counts = _equal(found), dict[str, Row]()
     for row in found:
         if _never(row) and row["control"]:
             said.append(
@@ -127,6 +147,20 @@ def remarks(found: Iterable[Row], settings: dict[str, Any]) -> list[str]:
     for arm, total in counts.items():
         said += _of_counts(arm, total, settings[arm])
     return said
+
+
+def _equal(found: list[Row]) -> list[str]:
+    """Of arms that were trained to the same weights; of untrained ones that is said already."""
+    never, groups = untrained(found), dict[tuple[str, ...], list[int]]()
+    for row in found:
+        group = tuple(sorted([row["arm"], *row.get("equal_to", [])]))
+        if len(group) > 1 and (row["arm"], row["seed"]) not in never and row["arm"] == group[0]:
+            groups.setdefault(group, []).append(row["seed"])
+    return [
+        f"{' and '.join(group)} (seed {', '.join(map(str, seeds))}): equal checkpoints after the "
+        "last round, byte for byte. What differs between these arms had no effect."
+        for group, seeds in groups.items()
+    ]
 
 
 _COUNTS = ("responses", "without_fork", "forks", "zero_k_sem")

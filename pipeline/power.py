@@ -3,20 +3,22 @@
 How much a difference varies between seeds hangs on what is compared: that to the base student
 varies as much as base students do, that to another arm with the same teacher a fifth or less. So
 spreads are taken from the last report in this folder, of pilots or of the seeds that are finished
-(the sd_* of verdicts.json; differences themselves are not looked at), else from ASSUMED.
+(the sd_* of verdicts.json; differences themselves are not looked at), if it is of one of the base
+students of the plan, whose cells name student and problems; else from ASSUMED.
 """
 
 import json
+from collections.abc import Set
 from math import sqrt
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from pipeline import crossed, params
+from pipeline import crossed, params, plan
 from pipeline.experiment import Experiment
 from pipeline.params import METHOD
 from pipeline.statistics import LEVEL
 
-REPORT = Path("data/report/verdicts.json")
+REPORT = Path("data/report")
 POWER = 0.8
 # Assumed sd of the true difference between seeds: of the study's five (LOG.md, 2026-11-25), without
 # what 600 problems at 4 samples leave; of omniopd minus each
@@ -60,17 +62,40 @@ def standard_error(
     return sqrt(crossed.largest(squares) / (seeds * problems)), float(df)
 
 
-def spreads(path: Path = REPORT) -> dict[str, Spreads]:
-    """By pre-named arm that omniopd is compared with: measured where the report has it."""
+def spreads(students: Set[str] = frozenset(), report: Path = REPORT) -> dict[str, Spreads]:
+    """By pre-named arm that omniopd is compared with: measured where the report has it.
+
+    `students` are the cells of the plan's base students; a report without one is of another
+    student or of other problems, whatever lies in the folder.
+    """
     found = {name: Spreads(sd) for name, sd in ASSUMED.items()}
-    rows = json.loads(path.read_text()) if path.exists() else []
-    for row in rows:
-        # a report of an older version, or of one seed, has no spreads
+    for row in _rows(report) if students & _reported(report) else ():
+        # of one seed there is no spread
         if row["named"] and row.get("sd_seeds") is not None and not row.get("note"):
             found[row["versus"]] = Spreads(
                 row["sd_seeds"], row["sd_problems"], row["sd_rest"] ** 2 * row["k"], row["seeds"]
             )
     return found
+
+
+def _rows(report: Path) -> list[dict[str, Any]]:
+    return list(json.loads((report / "verdicts.json").read_text()))
+
+
+def _reported(report: Path) -> set[str]:
+    """The base students of a report; none of an older version, which has no spreads either."""
+    paths = (report / "run.json", report / "verdicts.json")
+    if not all(path.is_file() for path in paths):
+        return set()
+    return set(json.loads(paths[0].read_text()).get("students", "").split())
+
+
+def _students(file: Experiment) -> set[str]:
+    """Cells of the base students of a plan, one a seed or one of all."""
+    made, first = plan.Plan(file), file.arm(file.experiment.arms[0])
+    prompts = made.prompts(first.prepare)
+    own = (made.model(file.experiment.student, first, s, prompts) for s in file.experiment.seeds)
+    return {path.rpartition("/")[2] for path in own}
 
 
 def line(file: Experiment) -> str:
@@ -79,7 +104,7 @@ def line(file: Experiment) -> str:
     seeds, problems, samples = len(file.experiment.seeds), first.problems, first.samples
     head = f"smallest difference seen with {POWER:.0%} power: "
     size = f"{seeds} seed{'s' * (seeds > 1)}, {problems} problems, avg@{samples}"
-    known = spreads()
+    known = spreads(_students(file))
     if seeds == 1:
         one = detectable(1, problems, samples, Spreads(0.0))
         return (
@@ -102,5 +127,6 @@ def line(file: Experiment) -> str:
 def _source(own: Spreads) -> str:
     between = f"sd between seeds {own.seeds * 100:.1f} points, problems {own.problems * 100:.1f}"
     if own.measured:
-        return f"{between}, measured on {own.measured} seeds: {REPORT}"
-    return f"{between}, assumed as in the embedded task's study: pilot two seeds to measure it"
+        return f"{between}, measured on {own.measured} seeds: {REPORT}/verdicts.json"
+    study = "assumed as in the embedded task's study"
+    return f"{between}, {study}: pilot two of these seeds to measure it"

@@ -1,4 +1,4 @@
-"""verdicts.json in plain sentences."""
+"""verdicts.json in plain sentences, and how numbers with an interval are written."""
 
 from pipeline.runs import Row
 
@@ -14,6 +14,29 @@ MEANS = {
     "supported": "the interval is above zero",
     "equivalent": "the interval lies within the margin on both sides of zero",
 }
+PLACES, MOST_PLACES = 3, 8  # decimal places of a number; where that says too little, at most
+
+
+def interval(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{number(value, low, high, sign)} {bracket(low, high, sign)}"
+
+
+def number(value: float, low: float, high: float, sign: str = "") -> str:
+    """A value as its interval is written."""
+    return f"{value:{sign}.{_places(low, high)}f}"
+
+
+def bracket(low: float, high: float, sign: str = "") -> str:
+    places = _places(low, high)
+    return f"[{low:{sign}.{places}f}, {high:{sign}.{places}f}]"
+
+
+def _places(*limits: float) -> int:
+    """As many that no limit looks like 0, or 1, that is not: .0004 is not 0.000."""
+    off = [abs(limit - round(limit)) for limit in limits]
+    tried = range(PLACES, MOST_PLACES + 1)
+    told = (n for n in tried if all(round(x, n) > 0 for x in off if x > 0.1**MOST_PLACES))
+    return next(told, PLACES)
 
 
 def verdicts(rows: list[Row], split: str) -> str:
@@ -39,9 +62,11 @@ def verdicts(rows: list[Row], split: str) -> str:
 
 def _contrast(row: Row, several: bool = False) -> str:
     task = f" (task {row['task']})" if several else ""
+    note = row.get("note") or ""
+    said = f" ({note})" if note and note not in row["verdict"] else ""
     return (
-        f"{row['arm']} minus {row['versus']}{task}: {row['diff']:+.3f} "
-        f"[{row['low']:+.3f}, {row['high']:+.3f}], p {_p(row['p'])}"
+        f"{row['arm']} minus {row['versus']}{task}: "
+        f"{interval(row['diff'], row['low'], row['high'], '+')}, p {_p(row['p'])}{said}"
     )
 
 
@@ -78,7 +103,7 @@ def why(row: Row) -> str:
 
 def claim(row: Row) -> str:
     """The claimed gain and both readings of its half; whether its size is refuted."""
-    if row["claim"] is None:
+    if row["claim"] is None or row.get("note"):  # a note: nothing was seen of any gain
         return ""
     points, relative = row["margin_points"] * 100, row["margin_relative"] * 100
     text = (

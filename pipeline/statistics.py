@@ -48,12 +48,17 @@ def graded(
     return Graded(ids.tolist(), np.bincount(group, grades) / counts, ordered, of)
 
 
-def equal(one: Graded, other: Graded) -> bool:
-    """Whether every row has the same grade, and there are right and wrong ones among them."""
+def alike(one: Graded, other: Graded) -> bool:
+    """Whether every row has the same grade."""
     first, second = one.rows_N, other.rows_N
     if first is None or second is None:
         first, second = one.share_B, other.share_B
-    return np.array_equal(first, second) and 0 < float(first.mean()) < 1
+    return np.array_equal(first, second)
+
+
+def equal(one: Graded, other: Graded) -> bool:
+    """The same, and there are right and wrong ones among them."""
+    return alike(one, other) and 0 < float(one.share_B.mean()) < 1
 
 
 def note(shares: np.ndarray) -> str | None:

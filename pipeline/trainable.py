@@ -29,7 +29,7 @@ def _signal(file: "Experiment", where: str, arm: "Settings") -> None:
     """What would leave every round of the arm without a signal."""
     remedy, train = "No round would train anything.", arm.train
     zero = arm.score.source == "zero" and arm.prior.source == "scores" and arm.prior.alpha == 0
-    if train.objective == "omniopd" and zero and train.baseline == "none":
+    if train.objective == "omniopd" and zero:  # less their mean they are 0, too
         refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
     for name in arm.teach.teachers if train.objective in WHITE_BOX else ():
         if getattr(file.teachers[name], "model", None) == file.experiment.student:

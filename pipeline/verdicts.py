@@ -13,12 +13,14 @@ refuted     the interval is below the margin, half of the claimed gain; without 
 equivalent  it lies within plus and minus the margin; said rather than refuted where both hold,
             unless all of it is below zero
 undecided   else, with the seeds or problems that would decide at this difference and these spreads;
-            and where nothing was solved, or everything: that is no evidence that arms are equal
+            where nothing was solved, or everything, which is no evidence that arms are equal; and
+            where a seed of an arm had no signal in any round, so that it is the base student
 
 An interval above zero and below the margin is supported; the report adds that the claimed size is
 refuted. Holm guards what is called a gain; refuted and equivalent read the interval as it is.
 """
 
+from collections.abc import Set
 from math import sqrt
 from typing import Any
 
@@ -44,12 +46,22 @@ EXTREMES = {
     statistics.EVERYTHING: "every answer of both arms was right, which is no evidence that they "
     "are equal: evaluate harder problems",
 }
+UNTRAINED = "it is the base student, and says nothing of what was to be trained: see where the "
+UNTRAINED += "teacher had no effect"
 FEW = "more problems that tell the arms apart: raise evaluate.problems"
 ON_DEV = "settings are chosen on split dev: a verdict needs evaluate.split: test"
 
 
-def rows(evals: Evals, split: str, claims: dict[str, float]) -> list[Row]:
+def rows(
+    evals: Evals,
+    split: str,
+    claims: dict[str, float],
+    untrained: Set[tuple[str, int]] = frozenset(),
+) -> list[Row]:
     """One row a contrast and task; p_holm, margin and needed are null where there is none.
+
+    `untrained` are arms and seeds of which no round had a signal (no_effect.untrained): of a
+    contrast with one of them `note` says so, and there is no verdict on it.
 
     `family` is primary, secondary or exploratory. `p_holm` is the p-value that the verdict reads:
     of the primary pair its own, of a secondary contrast that after Holm. `log_odds` is the
@@ -67,11 +79,22 @@ def rows(evals: Evals, split: str, claims: dict[str, float]) -> list[Row]:
             claim = claims.get(versus) if named else None
             found.append(row | _compared(one, other, row["k"]) | margins(claim, level))
             found[-1] |= {"named": named, "family": _family(versus, named)}
+            found[-1]["note"] = _never((arm, versus), seeds, untrained) or found[-1]["note"]
     judged = len(seeds) > 1 and split == "test"
     adjusted = adjust([row for row in found if row["named"]]) if judged else {}
     return [
         _judged(row, adjusted.get(row["versus"]) if row["named"] else None, split) for row in found
     ]
+
+
+def _never(pair: tuple[str, str], seeds: list[int], untrained: Set[tuple[str, int]]) -> str | None:
+    """Which arm of a contrast was not trained, and under which seeds, if not under all."""
+    parts = []
+    for arm in pair:
+        own = [seed for seed in seeds if (arm, seed) in untrained]
+        few = f" (seed {', '.join(map(str, own))})" if len(own) < len(seeds) else ""
+        parts += [f"{arm}{few}"] * bool(own)
+    return f"no round of {' and '.join(parts)} had a signal" if parts else None
 
 
 def _family(versus: str, named: bool) -> str:
@@ -215,7 +238,7 @@ def _judged(row: Row, p_holm: float | None, split: str) -> Row:
     elif p_holm is None:
         verdict = "exploratory"
     elif row["note"]:
-        verdict, need = f"undecided: {row['note']}", EXTREMES[row["note"]]
+        verdict, need = f"undecided: {row['note']}", EXTREMES.get(row["note"], UNTRAINED)
     else:
         verdict = _decided(row, p_holm)
         if verdict == "undecided":

@@ -135,6 +135,12 @@ def summary(evals: Evals, rows: list[Row]) -> dict[str, Any]:
     return found
 
 
+def students(arms: Arms) -> list[str]:
+    """Cells of the base students: power.py tells by them whether a report is a plan's pilot."""
+    found = (own["round-0"]["policy"].rpartition("/")[2] for own in arms["base"].values())
+    return list(dict.fromkeys(found))
+
+
 def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path) -> None:
     names = list(p.arms)
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
@@ -153,16 +159,18 @@ def main() -> None:
     with cells.running("report", args) as run:
         evals = Evals(p.arms)
         rows, points = results.results(evals), results.curves(evals)
+        without = no_effect.rows(p.arms, p.settings, steps := losses(p.arms))
+        untrained = no_effect.untrained(without)
         found: dict[str, Any] = {
             "results": rows,
             "contrasts": results.contrasts(evals),
             "pooled": pooled.rows(evals),
-            "verdicts": verdicts.rows(evals, p.split, p.claims),
+            "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),
             "branches": effects.effects(evals, p.branches),
             "costs": costs.rows(p.arms),
             "curves": points,
-            "losses": (steps := losses(p.arms)),
-            "no_effect": no_effect.rows(p.arms, p.settings, steps),
+            "losses": steps,
+            "no_effect": without,
             "metrics": summary(evals, rows),
         }
         for name, value in found.items():
@@ -178,6 +186,7 @@ def main() -> None:
         cells.write_text(args.out / "index.html", gather.html(evals, found, p))
         for failure in no_effect.failures(found["no_effect"]):
             cells.log.warning(f"report: {failure}")
+        run.counts["students"] = " ".join(students(p.arms))
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -33,6 +34,10 @@ SAME = [
     ("Don\u2019t go", "don't go"),
     ("A: 5", "A:5"),
     ("Question What is 5?\n", "question what is 5"),
+    ("[Question] What is 5?", "what is 5"),
+    ("<question>What is 5?</question>", "what is 5"),
+    ("Question 2 \u2013 What is 5?", "what is 5"),
+    ("Find $x^{2}+a_{1}$", "find x^2 + a\u2081"),
 ]
 OTHER = [
     ("3 - 2", "3 + 2"),
@@ -69,6 +74,8 @@ OTHER = [
     ("1012_3", "1012_5"),
     (".5", "5"),
     ("n!", "n"),
+    ("x^{12}", "x^1 2"),
+    ("Task - 5", "5"),
 ]
 
 
@@ -226,3 +233,10 @@ def test_prompts_of_one_split_are_one_only_if_their_texts_are_equal(tmp_path):
     task = load(p)
     assert {x.prompt for x in task.problems(0)} == {"8+5?", "8+5 ?"}
     assert task.dropped == {"repeats_train": 1}
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "_a ", "* a", "1,", "question: ", "a:", "</a", "# "])
+def test_a_long_text_is_read_in_time_proportional_to_its_length(text):
+    start = time.process_time()
+    key(text * 20_000)
+    assert time.process_time() - start < 5  # where it is not, half a minute

@@ -67,6 +67,22 @@ def test_equal_arms_differ_by_nothing_with_p_1():
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_equal_arms_of_which_a_seed_solves_nothing_differ_by_nothing():
+    values = np.random.default_rng(2).random((3, 9))
+    values[1] = 0.0
+    found = crossed.difference(arm(values), arm(values))
+    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    none = crossed.difference(arm(0 * values), arm(0 * values))
+    assert none.low < 0 < none.high
+
+
+def test_equal_grades_of_other_problems_are_refused():
+    one = {seed: graded(["a", "b"], [1, 0]) for seed in range(2)}
+    other = {seed: graded(["a", "c"], [1, 0]) for seed in range(2)}
+    with pytest.raises(UserError, match=r"2 are in one only, as \['b', 'c'\]"):
+        crossed.difference(one, other)
+
+
 def test_a_difference_without_variation_is_not_certain():
     found = crossed.difference(arm(np.ones((3, 2))), arm(np.zeros((3, 2))))
     # as if one of six values had been 0: t is 6 on 1 degree of freedom
@@ -239,11 +255,16 @@ def test_power_agrees_with_the_finished_study_within_a_fifth(versus):
 def test_spreads_come_from_the_last_report_and_not_its_differences(tmp_path):
     row = {"named": True, "versus": "opd", "k": 4, "seeds": 3, "sd_seeds": 0.07, "note": None}
     row |= {"sd_problems": 0.2, "sd_rest": 0.3, "diff": 0.9}
-    path = tmp_path / "verdicts.json"
-    path.write_text(json.dumps([row, {"named": True, "versus": "sft", "seeds": 3, "diff": 0.1}]))
-    found = power.spreads(path)
+    rows = [row, {"named": True, "versus": "sft", "seeds": 3, "diff": 0.1}]
+    (tmp_path / "verdicts.json").write_text(json.dumps(rows))
+    (tmp_path / "run.json").write_text(json.dumps({"students": "c1 c2"}))
+    found = power.spreads({"c2", "c3"}, tmp_path)
     assert found["opd"] == pytest.approx((0.07, 0.2, 0.36, 3))
-    assert found["sft"] == power.spreads(tmp_path / "none.json")["sft"]
+    assumed = power.spreads({"c2", "c3"}, tmp_path / "none")
+    assert found["sft"] == assumed["sft"]
+    assert power.spreads({"c3"}, tmp_path) == assumed  # another student, or other problems
+    (tmp_path / "run.json").write_text("{}")  # of an older version
+    assert power.spreads({"c2"}, tmp_path) == assumed
 
 
 def test_pilots_tell_the_spread_that_their_tables_were_drawn_with():

@@ -127,6 +127,12 @@ def test_trls_rows_that_are_no_single_text_are_named(folder, tmp_path, changed, 
         converted(lines(tmp_path / "x.jsonl", trl(**changed)), folder, "trl", "stop")
 
 
+def test_a_reward_that_is_infinite_is_named(folder, tmp_path):
+    path = table(tmp_path / "x.parquet", trl(accuracy=float("inf")))
+    with pytest.raises(UserError, match="row 1: accuracy: found inf, wanted a finite number"):
+        converted(path, folder, "trl", "stop")
+
+
 def test_of_several_reward_columns_one_is_named(folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     path = table(tmp_path / "x.parquet", trl(brevity=0.25))
@@ -297,6 +303,8 @@ def test_prime_rls_answers_to_tools_and_broken_masks_are_named(chatty, folder, t
         (holes, "wanted a mask as long as token_ids, true for one run"),
         ({"id": "x", "prompt": "8+5?"}, "wanted nodes of a trace, or traces"),
         (episode(), "found no response of the student"),
+        (trace(chatty, rewards=[1.0]), "wanted rewards by name"),
+        (trace(chatty, rewards={"right": {"score": None}}), "wanted rewards that are numbers"),
     ):
         with pytest.raises(UserError, match=said):
             converted(lines(tmp_path / "traces.jsonl", row), folder, "prime-rl")

@@ -359,6 +359,34 @@ def test_rounds_without_a_signal_are_counted_and_their_checkpoints_called_equal(
     ) in no_effect.remarks(found, settings)
 
 
+def test_arms_that_end_at_the_same_bytes_are_named(tmp_path, monkeypatch):
+    made = handmade.experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    weights = {name: draw.bytes(300_000) for name in ("one", "other")}
+    late = bytearray(weights["one"])
+    late[-70_000] ^= 1  # between the blocks that are looked at first
+    written = {"omniopd": "one", "shuffled-scores": "one", "sft": "other", "pair": "other"}
+    for arm, own in written.items():  # grpo's and zero-score's have been dropped
+        key = made["arms"][arm]["seed-0"]["round-2"]["train"]
+        checkpoint = tmp_path / "data/train" / key / "checkpoint"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "model.safetensors").write_bytes(weights[own])
+    (checkpoint / "model.safetensors").write_bytes(bytes(late))
+    lines = report.losses(made["arms"])
+    found = no_effect.rows(made["arms"], made["settings"], lines)
+    equal = {row["arm"]: row["equal_to"] for row in found}
+    assert {arm: names for arm, names in equal.items() if names} == {
+        "omniopd": ["shuffled-scores"], "shuffled-scores": ["omniopd"],
+    }  # fmt: skip
+    said = (
+        "omniopd and shuffled-scores (seed 0): equal checkpoints after the last round, byte for "
+        "byte. What differs between these arms had no effect."
+    )
+    assert [x for x in no_effect.remarks(found, made["settings"]) if "equal" in x] == [said]
+    assert said in no_effect.section(found, made["settings"])
+
+
 def test_responses_without_a_fork_and_forks_with_k_sem_0_are_said(told):
     found, settings = told()
     remarks = no_effect.remarks(found, settings)
@@ -381,6 +409,10 @@ def test_responses_without_a_fork_and_forks_with_k_sem_0_are_said(told):
     ("block", "said"),
     [
         ({"score": {"source": "zero"}, "prior": {"alpha": 0.0}}, r"prior\.alpha: found 0, wanted"),
+        (
+            {"score": {"source": "zero"}, "prior": {"alpha": 0.0}, "train": BATCH},
+            r"prior\.alpha: found 0, wanted",
+        ),
         (
             {"prior": {"source": "constant", "controls": "omniopd"}, "train": BATCH},
             r"train\.baseline: found 'batch', wanted none with prior\.source constant.*are 0, and",

@@ -71,6 +71,21 @@ def test_texts_that_differ_in_what_an_embedding_does_not_know_are_equal_to_it():
     assert max(values[2:]) < 0.999
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("x \u2260 3", "x = 3"), ("a\u2209B", "a\u2208B"), ("\u304c", "\u304b")]
+)
+def test_an_embedding_that_takes_off_a_mark_does_not_see_it(one, other):
+    assert similarities([pair(one, other)], "embedding") == pytest.approx([1], abs=1e-5)
+    assert similarity.unseen([one, other], "embedding") == [True, False]
+
+
+def test_an_accent_of_a_letter_is_no_unknown_character():
+    texts = ["na\xefve caf\xe9", "\u0439\u043e\u0434", "\u03ac"]
+    assert similarity.unseen(texts, "embedding") == [False] * 3
+    # a stroke through a letter, and an arrow above it, are no accents
+    assert similarity.unseen(["x\u0338", "v\u20d7"], "embedding") == [True] * 2
+
+
 def test_a_text_that_an_embedding_cuts_off_is_not_seen_whole():
     assert similarity.unseen(["word " * 254, "word " * 255], "embedding") == [False, True]
 

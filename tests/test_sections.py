@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from pipeline import sentences
 from pipeline.page import calibration, forks, how, outcome, sections
 from pipeline.page.pieces import _by_prefix, pieces
 from tests import handmade
@@ -284,3 +285,18 @@ def test_a_sample_does_not_depend_on_the_row_groups(made):
         cut.add(table.slice(i, 1))
     assert whole.rows() == cut.rows()
     assert len(whole.rows()) == 5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign", "wanted"),
+    [
+        (0.0, 0.000307, "", "0.0000 [0.0000, 0.0003]"),
+        (0.9996, 1.0, "", "0.0000 [0.9996, 1.0000]"),
+        (-0.00004, 0.02, "+", "+0.00000 [-0.00004, +0.02000]"),
+        (0.0, 0.056, "", "0.000 [0.000, 0.056]"),
+        (0.0, 0.0, "+", "+0.000 [+0.000, +0.000]"),
+        (-1e-17, 0.25, "+", "+0.000 [-0.000, +0.250]"),  # rounding noise
+    ],
+)
+def test_no_limit_looks_like_0_or_1_that_is_not(low, high, sign, wanted):
+    assert sentences.interval(0.0, low, high, sign) == wanted

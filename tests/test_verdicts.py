@@ -29,6 +29,7 @@ from pipeline.cli import app
 from pipeline.crossed import Crossed, Squares
 from pipeline.errors import UserError
 from pipeline.results import Evals
+from stages import report as report_stage
 from tests.project import MINIATURE
 
 PROBLEMS, K = 40, 4
@@ -213,6 +214,40 @@ def test_arms_that_solve_nothing_or_everything_are_undecided_and_never_equivalen
         assert row["note"] == said
 
 
+@pytest.mark.parametrize(
+    ("untrained", "said"),
+    [
+        ({("opd", seed) for seed in range(4)}, "no round of opd had a signal"),
+        ({("opd", 1), ("opd", 3)}, "no round of opd (seed 1, 3) had a signal"),
+    ],
+)
+def test_an_arm_that_had_no_signal_gets_no_verdict(untrained, said):
+    arms = SEVERAL | {"opd": SEVERAL["base"]}
+    rows = verdicts.rows(evals(arms), "test", {"opd": 10.0}, untrained)
+    (row,) = [row for row in rows if (row["arm"], row["versus"]) == ("omniopd", "opd")]
+    assert row["low"] > 0
+    assert (row["verdict"], row["note"]) == (f"undecided: {said}", said)
+    text = sentences.verdicts(rows, "test")
+    assert f"**undecided: {said}**: it is the base student" in text
+    assert "The claim is" not in text
+    assert f"opd minus base: +0.000 [+0.000, +0.000], p 1.000 ({said})." in text
+    assert {row["verdict"] for row in rows if row["family"] == "primary"} == {"supported"}
+
+
+def test_of_a_primary_pair_without_a_signal_nothing_is_supported():
+    arms = dict.fromkeys(("base", "omniopd", "shuffled-scores", "sft"), SEVERAL["base"])
+    never = {(arm, seed) for arm in ("omniopd", "shuffled-scores") for seed in range(4)}
+    rows = {r["versus"]: r for r in verdicts.rows(evals(arms), "test", {}, never) if r["named"]}
+    assert rows["base"]["verdict"] == "undecided: no round of omniopd had a signal"
+    both = "no round of omniopd and shuffled-scores had a signal"
+    assert rows["shuffled-scores"]["verdict"] == f"undecided: {both}"
+    assert rows["sft"]["verdict"] == "exploratory"
+    (one, *_) = verdicts.rows(
+        evals({arm: seeds[:1] for arm, seeds in arms.items()}), "test", {}, never
+    )
+    assert one["verdict"] == "no round of omniopd had a signal in this run"
+
+
 def test_of_several_tasks_each_weighs_alike_in_the_headline():
     arms = {arm: SEVERAL[arm][:2] for arm in ("base", "omniopd")}
     found = evals(arms, ("sums", "words"))
@@ -385,5 +420,12 @@ def test_with_several_seeds_the_smallest_difference_is_told_by_contrast(tmp_path
     report = tmp_path / "data" / "report"
     report.mkdir(parents=True)
     (report / "verdicts.json").write_text(json.dumps(verdicts.rows(evals(SEVERAL), "test", {})))
+    (report / "run.json").write_text(json.dumps({"students": "c0of0another"}))
+    assert power.line(file) == text
+    cells = plan.expand(file)["cells"]
+    (params,) = [cell["params"] for cell in cells["report"].values()]
+    (report / "run.json").write_text(
+        json.dumps({"students": report_stage.students(params["arms"])[0]})
+    )
     text = power.line(file)
     assert text.count("measured on 4 seeds: data/report/verdicts.json") == 3

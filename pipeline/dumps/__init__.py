@@ -5,6 +5,7 @@ the version and the file of each format.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, assert_never
@@ -162,6 +163,6 @@ def reward(row: Row, told: Told, found: Found, known: tuple[str, ...]) -> float 
     if value is None or value != value:  # pandas writes NaN where a function gave no score
         found.note("no reward")
         return None
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)
-    raise row.wrong(names, value, "a number")
+    raise row.wrong(names, value, "a finite number")

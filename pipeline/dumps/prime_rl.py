@@ -118,18 +118,25 @@ def _tokens(row: Row, node: Node, prompt: list[int]) -> Values:
 def _reward(row: Row, trace: Node, told: Told) -> float | None:
     """The sum of weighted rewards, or the one named --reward, unweighted."""
     found = trace.get("rewards") or {}
+    if not isinstance(found, dict):
+        raise row.wrong(("nodes", "traces"), found, "rewards by name")
     if told.reward is not None:
         if told.reward not in found:
             raise row.wrong(("nodes", "traces"), sorted(found), f"the reward {told.reward!r}")
         found = {told.reward: found[told.reward]}
-    values = [_value(x, told.reward is None) for x in found.values() if x is not None]
+    values = [_value(row, x, told.reward is None) for x in found.values() if x is not None]
     return sum(values) if values else None
 
 
-def _value(found: Any, weighted: bool) -> float:
+def _value(row: Row, found: Any, weighted: bool) -> float:
+    score, weight = found, 1.0
     if isinstance(found, dict):
-        return float(found["score"]) * (float(found.get("weight", 1.0)) if weighted else 1.0)
-    return float(found)
+        score = found.get("score")
+        weight = found.get("weight", 1.0) if weighted else 1.0
+    if not all(isinstance(x, int | float) for x in (score, weight)):
+        wanted = "rewards that are numbers, or each a score and perhaps a weight"
+        raise row.wrong(("nodes", "traces"), found, wanted)
+    return float(score) * float(weight)
 
 
 def _finish(trace: Node, at: int) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import params, runs
 from pipeline.exports.source import Source
+from pipeline.sentences import interval
 
 LICENSE = """\
 The licence of these weights is not known to the pipeline, so none is given. What holds for the base
@@ -113,8 +114,8 @@ def _results(source: Source) -> str:
     ]
     for row in found:
         decoding = f"avg@{row['k']}" if row["decoding"] == "sampled" else row["decoding"]
-        own = f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        diff = f"{row['diff']:+.3f} [{row['diff_low']:+.3f}, {row['diff_high']:+.3f}]"
+        own = interval(row["accuracy"], row["low"], row["high"])
+        diff = interval(row["diff"], row["diff_low"], row["diff_high"], "+")
         lines.append(f"| {row['task']} | {decoding} | {row['problems']} | {own} | {diff} |")
     return "\n".join(lines)
 

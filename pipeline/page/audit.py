@@ -6,10 +6,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from pipeline import prompt_view
+from pipeline import prompt_view, sentences
 from pipeline.calibration import FLAT
 from pipeline.page import calibration, forks, how
-from pipeline.page.blocks import Browser, Cell, Quotes, Row, Section, Table, Text, bracket
+from pipeline.page.blocks import Browser, Cell, Quotes, Row, Section, Table, Text
 from pipeline.page.page import assemble
 from pipeline.prompt_view import View
 
@@ -80,9 +80,10 @@ def _verdict(found: Audited) -> Section:
             "--count, --max-new-tokens or --forks, or lower --chunk-tokens."
         )
         return Section("verdict", title, [Text(text, "flat")])
+    shown = sentences.interval(contrast["value"], contrast["low"], contrast["high"], "+")
     what = (
         f"Metric {found.metric}, {found.chunk_tokens} tokens: the student's chunk is "
-        f"{contrast['value']:+.3f} {bracket(contrast['low'], contrast['high'], '+')} more similar "
+        f"{shown} more similar "
         "to the teacher's continuations of its own fork than to those of another fork of the same "
         f"response (95 % over problems, {contrast['n']:,} forks)."
     )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline import sentences
+
 Row = dict[str, Any]
 
 
@@ -138,15 +140,11 @@ class Scale:
             self.place(high),
             self.place(0.0),
             tuple(self.place(dot) for dot in dots),
-            f"{value:+.3f}, from {low:+.3f} to {high:+.3f}",
+            sentences.interval(value, low, high, "+"),
         )
 
     def ends(self) -> tuple[str, str]:
         return f"{self.low:+.2f}", f"{self.high:+.2f}"
-
-
-def bracket(low: float, high: float, sign: str = "") -> str:
-    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def plural(count: int, noun: str) -> str:

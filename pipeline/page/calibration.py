@@ -7,6 +7,7 @@ rows  arm, seed, round, teacher, metric, chunk_tokens, quantity, bin, value, low
 
 from collections.abc import Sequence
 
+from pipeline import sentences
 from pipeline.calibration import warns
 from pipeline.page import charts
 from pipeline.page.blocks import (
@@ -19,7 +20,6 @@ from pipeline.page.blocks import (
     Section,
     Table,
     Text,
-    bracket,
 )
 
 MOST = 6000  # rows in the charts; above it first and last round of the first seed
@@ -153,7 +153,7 @@ def _line(row: Row) -> list[Cell | Forest]:
         Cell(label(row["quantity"]), "text"),
         Cell(
             "cannot be told" if untold else f"{row['value']:.3f}",
-            small="" if row["low"] is None else bracket(row["low"], row["high"]),
+            small="" if row["low"] is None else sentences.bracket(row["low"], row["high"]),
         ),
         Cell(f"{row['n']:,}"),
         Cell(row.get("note") or "", "text"),

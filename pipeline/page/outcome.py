@@ -18,7 +18,6 @@ from pipeline.page.blocks import (
     Scale,
     Table,
     Text,
-    bracket,
     plural,
 )
 
@@ -79,8 +78,8 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
     value, low, high = row["diff"], row["diff_low"], row["diff_high"]
     return [
         Cell(row["arm"], "arm"),
-        Cell(f"{row['accuracy']:.3f}", small=bracket(row["low"], row["high"]), field="accuracy"),
-        Cell("") if base else Cell(f"{value:+.3f}", small=bracket(low, high, "+"), field="diff"),
+        _value(row["accuracy"], row["low"], row["high"], field="accuracy"),
+        Cell("") if base else _value(value, low, high, "+", "diff"),
         Cell("") if base else scale.forest(value, low, high),
         Cell(f"{greedy['accuracy']:.3f}" if greedy else "", field="greedy"),
         Cell(f"{row['pass_at_k']:.3f}" if "pass_at_k" in row else "", field="pass_at_k"),
@@ -92,6 +91,11 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
         Cell(f"{row['seconds']:.0f}", field="seconds"),
         _log_odds(row),
     ]
+
+
+def _value(value: float, low: float, high: float, sign: str = "", field: str = "") -> Cell:
+    shown = sentences.number(value, low, high, sign)
+    return Cell(shown, small=sentences.bracket(low, high, sign), field=field)
 
 
 def _log_odds(row: Row) -> Cell:
@@ -142,11 +146,10 @@ def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
     seeds = tuple(row["diff"] for row in sampled)
     value, low, high = line["diff"], line["diff_low"], line["diff_high"]
     base = line["arm"] == "base"
-    accuracy, interval = f"{line['accuracy']:.3f}", bracket(line["low"], line["high"])
     return [
         Cell(line["arm"], "arm"),
-        Cell(accuracy, small=interval, field="accuracy"),
-        Cell("") if base else Cell(f"{value:+.3f}", small=bracket(low, high, "+"), field="diff"),
+        _value(line["accuracy"], line["low"], line["high"], field="accuracy"),
+        Cell("") if base else _value(value, low, high, "+", "diff"),
         Cell("") if base else scale.forest(value, low, high, seeds),
         Cell(f"{fmean(greedy):.3f}" if greedy else ""),
         Cell(str(len(sampled))),
@@ -192,7 +195,7 @@ def _verdict(row: Row, scale: Scale) -> Card:
         row["verdict"],
         TONES.get(row["verdict"].partition(":")[0], "flat"),
         f"{row['arm']} minus {row['versus']}",
-        f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
+        sentences.interval(row["diff"], row["low"], row["high"], "+"),
         f"{said[0].upper()}{said[1:]} {counts}{p}",
         scale.forest(row["diff"], row["low"], row["high"]),
     )
@@ -203,7 +206,7 @@ def _exploratory(row: Row, scale: Scale) -> list[Cell | Forest]:
         Cell(row["arm"], "arm"),
         Cell(row["versus"], "text"),
         Cell(row["task"], "text"),
-        Cell(f"{row['diff']:+.3f}", small=bracket(row["low"], row["high"], "+")),
+        _value(row["diff"], row["low"], row["high"], "+"),
         scale.forest(row["diff"], row["low"], row["high"]),
         Cell("" if row.get("p") is None else f"{row['p']:.3g}"),
     ]
@@ -258,7 +261,7 @@ def _seen(
         badge,
         tone,
         f"{row['arm']} minus {row['versus']}{seed}",
-        f"{row['diff']:+.3f} {bracket(row['low'], row['high'], '+')}",
+        sentences.interval(row["diff"], row["low"], row["high"], "+"),
         text,
         scale.forest(row["diff"], row["low"], row["high"]),
     )
@@ -274,7 +277,7 @@ def _contrast(row: Row, scale: Scale) -> list[Cell | Forest]:
         Cell(row["versus"], "text"),
         Cell(row["task"], "text"),
         Cell(str(row["seed"])),
-        Cell(f"{row['diff']:+.3f}", small=bracket(row["low"], row["high"], "+")),
+        _value(row["diff"], row["low"], row["high"], "+"),
         scale.forest(row["diff"], row["low"], row["high"]),
         Cell(_where(row), "text"),
     ]

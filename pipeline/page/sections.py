@@ -18,8 +18,8 @@ from pipeline.page.blocks import (
     Scale,
     Section,
     Table,
-    bracket,
 )
+from pipeline.sentences import bracket, number
 
 MEASURES = {  # of cost; those that the rows have and that are not all zero can be picked
     "teacher_tokens_out_used": "teacher tokens out, used",
@@ -209,6 +209,6 @@ def _branch(row: Row, scale: Scale) -> list[Cell | Forest]:
         Cell("mean" if row["seed"] is None else str(row["seed"])),
         Cell(f"{row['real_accuracy']:.3f}"),
         Cell(f"{row['control_accuracy']:.3f}"),
-        Cell(f"{row['diff']:+.3f}", small=bracket(low, high, "+")),
+        Cell(number(row["diff"], low, high, "+"), small=bracket(low, high, "+")),
         scale.forest(row["diff"], low, high),
     ]

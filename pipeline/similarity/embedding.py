@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from pipeline.similarity import Pair
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+ACCENTS = {chr(code) for code in range(0x300, 0x370) if not 0x334 <= code <= 0x338}  # overlays
+ACCENTED = ("LATIN", "GREEK", "CYRILLIC")
 
 
 def measure(pairs: Sequence[Pair]) -> list[float]:
@@ -36,12 +40,28 @@ def embed(texts: Sequence[str]) -> np.ndarray:
 
 def unseen(texts: Sequence[str]) -> list[bool]:
     """Of each text, whether the model reads only a part of it: WordPiece makes one unknown token of
-    a whole run of letters and signs that holds one it does not know, and what is longer than the
-    model's context is cut off."""
+    a whole run of letters and signs that holds one it does not know, marks are taken off (which
+    makes `=` of `\u2260`), and what is longer than the model's context is cut off."""
     tokenizer, longest = _tokenizer()
     unknown = tokenizer.token_to_id("[UNK]")
     read = tokenizer.encode_batch(list(texts))
-    return [unknown in found.ids or len(found.ids) > longest for found in read]
+    return [
+        unknown in found.ids or len(found.ids) > longest or _loses_mark(text)
+        for text, found in zip(texts, read, strict=True)
+    ]
+
+
+def _loses_mark(text: str) -> bool:
+    """Whether a mark of a sign, or of a script that needs it, is taken off; no accent is."""
+    if text.isascii():
+        return False
+    before = ""
+    for sign in unicodedata.normalize("NFD", text):
+        if unicodedata.category(sign) != "Mn":
+            before = sign
+        elif sign not in ACCENTS or not unicodedata.name(before or sign, "").startswith(ACCENTED):
+            return True
+    return False
 
 
 @functools.cache
