@@ -25,6 +25,7 @@ TONES = {"supported": "good", "refuted": "bad", "equivalent": "flat", "undecided
 HEAD = (
     "arm",
     "sampled avg@{k}",
+    "log odds",
     "difference to base",
     "",
     "greedy",
@@ -35,7 +36,6 @@ HEAD = (
     "teacher tokens",
     "bought",
     "seconds",
-    "log odds",
 )
 
 
@@ -79,6 +79,7 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
     return [
         Cell(row["arm"], "arm"),
         _value(row["accuracy"], row["low"], row["high"], field="accuracy"),
+        _log_odds(row),
         Cell("") if base else _value(value, low, high, "+", "diff"),
         Cell("") if base else scale.forest(value, low, high),
         Cell(f"{greedy['accuracy']:.3f}" if greedy else "", field="greedy"),
@@ -89,7 +90,6 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
         Cell(f"{row['tokens_used']:,}", field="tokens_used"),
         Cell(f"{row['tokens_bought']:,}", field="tokens_bought"),
         Cell(f"{row['seconds']:.0f}", field="seconds"),
-        _log_odds(row),
     ]
 
 
@@ -99,11 +99,9 @@ def _value(value: float, low: float, high: float, sign: str = "", field: str = "
 
 
 def _log_odds(row: Row) -> Cell:
-    """Of an accuracy; rows of an older report have none."""
-    if "log_odds" not in row:
-        return Cell("")
-    low, high = row["log_odds_low"], row["log_odds_high"]
-    return Cell(f"{row['log_odds']:.2f}", small=f"[{low:.2f}, {high:.2f}]", field="log_odds")
+    """Of an accuracy; rows of an older report have none. Its limits are in results.md."""
+    shown = f"{row['log_odds']:+.2f}" if "log_odds" in row else ""
+    return Cell(shown, field="log_odds")
 
 
 def _last(pooled: Sequence[Row], task: str) -> dict[str, Row]:
@@ -122,8 +120,8 @@ def _means(rows: list[Row], pooled: dict[str, Row], caption: str) -> Table:
     ends = [line[end] for line in lines.values() for end in ("diff_low", "diff_high")]
     scale = Scale([*ends, *(row["diff"] for row in sampled)])
     body = [_mean(lines[arm], [r for r in rows if r["arm"] == arm], scale) for arm in arms]
-    head = ["arm", f"sampled avg@{sampled[0]['k']}", "difference to base", "", "greedy"]
-    head += ["seeds", "teacher tokens", "bought", "seconds", "log odds"]
+    head = ["arm", f"sampled avg@{sampled[0]['k']}", "log odds", "difference to base", ""]
+    head += ["greedy", "seeds", "teacher tokens", "bought", "seconds"]
     return Table(head, body, caption, [{"arm": arm} for arm in arms], scale.ends())
 
 
@@ -149,6 +147,7 @@ def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
     return [
         Cell(line["arm"], "arm"),
         _value(line["accuracy"], line["low"], line["high"], field="accuracy"),
+        _log_odds(line),
         Cell("") if base else _value(value, low, high, "+", "diff"),
         Cell("") if base else scale.forest(value, low, high, seeds),
         Cell(f"{fmean(greedy):.3f}" if greedy else ""),
@@ -156,7 +155,6 @@ def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
         Cell(f"{sum(row['tokens_used'] for row in sampled):,}"),
         Cell(f"{sum(row['tokens_bought'] for row in sampled):,}"),
         Cell(f"{sum(row['seconds'] for row in sampled):.0f}"),
-        _log_odds(line),
     ]
 
 
