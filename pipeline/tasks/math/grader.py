@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 
 MEMORY = 1 << 30  # bytes that the checker may take for an answer
 START_SECONDS = 120.0  # for its imports, on a busy machine
-RELATIVE = 1e-9  # math-verify itself takes two constants below 1e-15 for equal
+DIGITS = 1000  # in which exact values are told apart; math-verify takes 1e-15 for nothing
 
 
 class Grader:
@@ -95,11 +95,16 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
     def verified(gold: str, answer: str, *signs: str) -> tuple[bool, bool]:
         """Whether they are equal, and whether the answer was understood."""
         wanted, found = gold_of(gold, signs[0]), parsed(answer, signs[1])
+        understood = not all(isinstance(x, str) for x in found)
+        unit = [imaginary(x) for x in (wanted, found)]
+        correct = same(wanted, found) or (unit != [wanted, found] and same(*unit))
+        return correct, understood
+
+    def same(wanted: Any, found: Any) -> bool:
         equal = math_verify.verify(
             wanted, found, timeout_seconds=None, allow_set_relation_comp=True
         )
-        correct = bool(equal) and near(wanted[0], found[0])
-        return correct, not all(isinstance(x, str) for x in found)
+        return bool(equal) and near(wanted[0], found[0])
 
     verified(r"x+\frac{1}{2}", r"\frac{1}{2}+x", "", "")  # or the first answer's time goes on it
     pipe.send_bytes(b"ready")
@@ -117,6 +122,18 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
         except Exception as error:  # noqa: BLE001 - of any kind, from sympy
             correct, reason = False, "memory" if isinstance(error, MemoryError) else "unparsable"
         pipe.send_bytes(json.dumps([correct, reason]).encode())
+
+
+def imaginary(answers: list[Any]) -> list[Any]:
+    """What math-verify has read, with the root of -1 for the letter i."""
+    import sympy
+
+    def replaced(found: Any) -> Any:
+        letters = {x: sympy.I for x in found.free_symbols if x.name == "i"}
+        return found.subs(letters) if letters else found
+
+    known = sympy.Basic | sympy.MatrixBase
+    return [replaced(x) if isinstance(x, known) else x for x in answers]
 
 
 def near(gold: Any, answer: Any) -> bool:
@@ -142,10 +159,11 @@ def near(gold: Any, answer: Any) -> bool:
     if not (left.is_number and right.is_number):
         return True
     floats = gold.has(sympy.Float) or answer.has(sympy.Float)
-    size, gap = abs(left), abs(left - right)
+    size = abs(left)
     if floats:
-        return bool(gap <= min(1e-6, 1e-5 * size))
-    return bool(gap <= RELATIVE * size)
+        return bool(abs(left - right) <= min(1e-6, 1e-5 * size))
+    gap = abs(sympy.N((gold - answer).subs(place), 15, maxn=DIGITS))
+    return bool(gap <= sympy.Float(f"1e-{DIGITS // 2}") * (size or 1))
 
 
 def _limit_cpu(timeout_seconds: float) -> None:
