@@ -30,11 +30,12 @@ ANSWER = re.compile(
     re.IGNORECASE,
 )
 BEFORE = re.compile(  # 17 is the answer
-    r"(?:(?:so|thus|hence|therefore|then),?[ \t]+)?([^.!?\n]{1,80}(?:\.[0-9]+)?[$)*]*)"
-    r"[ \t]+(?:is|are)[ \t]+(?:the|our|my)[ \t]+"
-    r"(?:(?:final|correct|right)[ \t]+)?answers?\b(?!\s+(?:to\b.{0,60})?(?:is|was)\b)",
+    r"(?<=[ \t])(?:is|are)[ \t]{1,9}(?:the|our|my)[ \t]{1,9}"
+    r"(?:(?:final|correct|right)[ \t]{1,9})?answers?\b(?!\s{1,9}(?:to\b.{0,60})?(?:is|was)\b)",
     re.IGNORECASE,
 )
+BEGUN = re.compile(r".*(?:[!?\n]|\.(?=\s))\s*|", re.DOTALL)  # what stands before the last sentence
+SO = re.compile(r"(?:so|thus|hence|therefore|then),?\s+", re.IGNORECASE)
 ABOUT = re.compile(  # "this answer is right" tells none
     r"[ \t]*(?:correct|right|wrong|incorrect|helpful|clear|reasonable|consistent|valid|verified"
     r"|confirmed|obtained|found|given|based|what|in the form|an integer)\b",
@@ -110,7 +111,8 @@ def _extract(text: str) -> Extracted:
         place = text.rfind("####")
         phrase = _line(text[place + 4 :]) if place >= 0 else None
     if not phrase and (told := list(BEFORE.finditer(text))):
-        phrase = clean(told[-1][1])
+        head = text[max(0, told[-1].start() - 80) : told[-1].start()].strip()
+        phrase = clean(SO.sub("", BEGUN.sub("", head, count=1), count=1))
     if not phrase and (naked := list(NAKED.finditer(text))):
         phrase = _line(text[naked[-1].end() :].partition("$")[0])
     return Extracted(phrase or None, reason)
