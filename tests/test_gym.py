@@ -11,6 +11,13 @@ from stages import prepare
 from tests.gym import ALL, documented, gym, swept, table
 
 
+@pytest.fixture(autouse=True)
+def short_look(request, monkeypatch):
+    """Datasets are looked through for as long as in a run by the slow sweep alone."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(reasoning_gym, "LOOKED", 0.2)
+
+
 @pytest.mark.slow
 def test_every_dataset_is_swept_without_an_error_and_the_docs_have_the_table():
     assert len(ALL) == 105

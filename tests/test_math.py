@@ -12,7 +12,7 @@ from pipeline.tasks import math
 from pipeline.tasks.math import grader
 from tests.answers_hostile import GOLD, GOOD, hostile
 
-LIMIT = 0.4  # seconds for an answer: short, as dozens of these use it up
+LIMIT = 0.2  # seconds for an answer: short, as dozens of these use it up
 OWNED = Path("/tmp/omniopd-owned")
 
 

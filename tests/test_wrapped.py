@@ -65,10 +65,25 @@ BODY = 'def double(n):\n    """Twice n."""\n'
         "    return 2 * n\n\nprint(double(undefined))",
         ">>> def double(n):\n...     return 2 * n\n",
         "double = lambda n: 2 * n",
+        "In [1]: def double(n):\n   ...:     return 2 * n\n",
+        "[BEGIN]\ndef double(n):\n    return 2 * n\n[DONE]",
+        f"```python\n{BODY}```\nThe body:\n```python\n    return 2 * n\n```",
+        "```\ndef double(n):\n\u00a0\u00a0return 2 * n\n```",
+        "```\nfrom __future__ import annotations\n```\n"
+        "```\ndef double(n: X):\n    return 2 * n\n```",
     ],
 )
 def test_a_response_may_go_on_with_the_prompt_or_be_a_session(response):
     assert passes(extract.program(response, BODY, "double"), "double", "f(3) == 6")
+
+
+def test_a_stub_without_a_body_or_a_fence_stays_one():
+    assert not passes(extract.program(BODY, BODY, "double"), "double", "f(3) == 6")
+
+
+def test_a_program_that_does_not_compile_is_no_body():
+    response = "```python\ndef double(n)\n    return 2 * n\n```"
+    assert not passes(extract.program(response, BODY, "double"), "double", "f(3) == 6")
 
 
 @needs_sandbox

@@ -21,8 +21,11 @@ RESULT = 3
 TRIES = 40  # places at which a part may end
 FENCE = re.compile(r"^(?P<quote>[ \t]*>)?[ \t>]*(?:[-*+]|\d+[.)])?[ \t]*(?:`{3,}|~{3,})[^`\n]*$")
 QUOTED = re.compile(r"^[ \t]*>[ ]?", re.MULTILINE)
-SESSION = re.compile(r"^[ \t]*(?:>>>|\.\.\.)[ ]?", re.MULTILINE)
-TAG = re.compile(r"</?(?:answer|code|pre|python|solution)[^>\n]*>|\[/?PYTHON\]", re.IGNORECASE)
+SESSION = re.compile(r"^[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:)[ ]?", re.MULTILINE)
+INDENTED = re.compile("^[ \t\u00a0]+", re.MULTILINE)
+TAG = re.compile(
+    r"</?(?:answer|code|pre|python|solution)[^>\n]*>|\[(?:/?PYTHON|BEGIN|DONE)\]", re.IGNORECASE
+)
 THOUGHT = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)
 BEGINS = re.compile(r"(?:async|class|def|from|if|import|try|with)\b|[@#]|[A-Za-z_]\w*\s*[:=\[]")
 NEXT = re.compile(r"^(?:class|def|#|if|print)", re.MULTILINE)  # HumanEval's own stop words
@@ -33,14 +36,21 @@ def program(response: str, prompt: str, entry_point: str) -> str:
     """The whole source. Where nothing in the response compiles, what the tests will refuse."""
     prompt, response = (text.replace("\r\n", "\n") for text in (prompt, response))
     response = THOUGHT.sub("", response)
+    response = INDENTED.sub(lambda m: m[0].replace("\u00a0", " "), response)
     lines = response.split("\n")
-    blocks = [textwrap.dedent(text) for text in fenced(lines)]
+    texts = list(fenced(lines))
+    blocks = [textwrap.dedent(text) for text in texts]
+    bodies = texts[::-1] or [response]
     for parts in ([p for block in blocks for p in compiled(block)], compiled(response)):
         found = [part for part in parts if entry_point in defined(part)]
-        whole = [part for part in found if not stub(part, entry_point)] or found
-        if whole:
-            return joined(before(prompt, entry_point), whole[-1], parts)
-    return continued(prompt, list(fenced(lines))[::-1] or [response])
+        whole = [part for part in found if not stub(part, entry_point)]
+        if found and not whole:  # the body may stand apart
+            source = continued(prompt, bodies)
+            if tree(source) is not None and not stub(source, entry_point):
+                return source
+        if found:
+            return joined(before(prompt, entry_point), (whole or found)[-1], parts)
+    return continued(prompt, bodies)
 
 
 def tree(source: str) -> ast.Module | None:
@@ -81,7 +91,7 @@ def parses(text: str) -> bool:
 
 def compiled(text: str) -> list[str]:
     """The longest runs of lines that compile, in order."""
-    if tree(text) is not None:
+    if tree(text) is not None and not TAG.match(text.lstrip()):
         return [text]
     if SESSION.match(text.lstrip()):
         text = SESSION.sub("", text)
@@ -184,7 +194,7 @@ def joined(prefix: str, main: str, parts: list[str]) -> str:
         if part is not main
         for statement in (tree(part) or ast.Module([], [])).body
     ]
-    taken: set[int] = set()
+    taken = {i for i, (one, _) in enumerate(others) if future(one)}
     while True:
         needed = lacking("\n".join([prefix, *(others[i][1] for i in sorted(taken)), main]))
         more = {i for i, (one, _) in enumerate(others) if names(one) & (needed | {"*"})} - taken
@@ -193,6 +203,10 @@ def joined(prefix: str, main: str, parts: list[str]) -> str:
         taken |= more
     extras = "".join(f"{_decorated(others[i][0], others[i][1])}\n" for i in sorted(taken))
     return future_first(f"{prefix}\n{extras}{main}")
+
+
+def future(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
 
 
 def _decorated(statement: ast.stmt, source: str) -> str:
@@ -224,7 +238,9 @@ def continued(prompt: str, bodies: list[str]) -> str:
         after = NEXT.search(body, 1)
         cut = body[: after.start()] if after else body
         first = re.search(r"^[ \t]+\S", cut, re.MULTILINE)
-        forms = [cut, cut[first.start() :] if first else cut]
+        told = cut[: first.start()] if first else ""
+        begun = re.search(r"^(?:async\s+)?def\b", told, re.MULTILINE)  # the body of another one
+        forms = [cut, cut if begun else cut[len(told) :]]
         forms += [f"    {cut}", textwrap.indent(textwrap.dedent(cut), "    ")]
         for form in forms:
             if tree(prompt + form) is not None:

@@ -34,6 +34,7 @@ BLOCK = 1024  # problems of one generator before a new one is seeded
 PROVED = 5  # problems that a dataset is proved on
 SEARCHED = 64  # problems among which another answer is looked for
 LONGEST = 20_000  # characters of a final answer; no dataset's own has 2,000
+LOOKED = 3.0  # seconds of the processor to look through a dataset
 SECONDS = 20.0  # for the scores of one answer
 MEMORY = 2 << 30  # bytes that the process may take above its imports
 MARK = "reasoning-gym"  # field of an answer that is an entry: the version that made it
@@ -98,7 +99,7 @@ class ReasoningGym:
             for index in reversed(range(PROVED)):
                 if self._entry(name, first, index, copy=what, **settings) != entries[index]:
                     raise refused(name, f"problem {index} is another one when {what}")
-        self._make(name, "look", seed=first, size=BLOCK, count=BLOCK)
+        self._make(name, "look", seed=first, size=BLOCK, count=BLOCK, budget=LOOKED)
         answers = [entry["answer"] for entry in entries]
         for index in range(PROVED, SEARCHED):
             if len(set(answers)) > 1:
@@ -377,9 +378,9 @@ def unpacked(value: Any) -> Any:
     return {key: unpacked(x) for key, x in value.items()}
 
 
-def _looked_through(dataset: Any, count: int) -> dict[str, Any]:
-    """Make as many entries as three seconds give: what is rare is better found before the first."""
-    end = time.process_time() + 3  # a busy machine looks through as many
+def _looked_through(dataset: Any, count: int, budget: float) -> dict[str, Any]:
+    """Make as many entries as `budget` seconds give: the rare is better found before the first."""
+    end = time.process_time() + budget  # a busy machine looks through as many
     for index in range(count):
         _entry(dataset, index)
         if time.process_time() > end:

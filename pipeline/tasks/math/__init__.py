@@ -19,6 +19,7 @@ from pipeline.tasks.math import written
 from pipeline.tasks.math.final import CALCULATOR, extract, readings
 from pipeline.tasks.math.grader import Grader
 from pipeline.tasks.math.judge import judge, several
+from pipeline.tasks.math.signs import bare
 
 LONGEST = 1000  # characters of a final answer; no known one has 500
 WRONG = "zebra"  # no problem's answer
@@ -140,7 +141,7 @@ def fields(source: MathSet, row: Any) -> tuple[str, str]:
                 raise row.wrong(("final_answer",), found, "a list of answers; proofs have none")
             context = row.values.get("context")
             question = row.text("question")
-            final = ", ".join(written.bare(x) for x in found)
+            final = ", ".join(bare(x) for x in found)
             if context is None or not str(context).strip():
                 return question, final
             return f"{context}\n{question}", final

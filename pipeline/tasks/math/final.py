@@ -14,17 +14,28 @@ MOST = 100  # boxes of a list
 MARKS = "*_`"  # of markdown, around an answer
 THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 ENDS = re.compile(  # special tokens that are left in a text, and check marks
-    r"<\|[^|<>\s]{1,40}\|>|</?s>|<end_of_turn>|[\u2705\u2713\u2714\u2611]"
+    r"<\|[^|<>\s]{1,40}\|>|</?s>|<end_of_turn>"
+    r"|<br ?/?>|</?(?:strong|em|div|span)>|[\u2705\u2713\u2714\u2611]"
 )
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 BOXES = re.compile(r"\\(?:boxed|fbox)\b(?:\s*(\{))?|\\.|[{}]", re.DOTALL)
+WORD = "(?:answer|respuesta|r\u00e9ponse|antwort|\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848)"
 ANSWER = re.compile(
-    r"answer(?:\*\*|__)?"
-    r"(?:[ \t]*[:=\uff1a]|[ \t]+[-\u2013\u2014][ \t]+"
-    r"|[^.!?\n:=\uff1a]{0,60}?[ \t,](?:is|was|are|be|equals)\b(?:\*\*)?[ \t]*(?:\*\*)?[:=\uff1a]?"
+    WORD + r"(?:\*\*|__|[\"'])?"
+    r"(?:[ \t]*[:=\uff1a\u662f\u4e3a](?:[ \t]*\})?|[ \t]+[-\u2013\u2014][ \t]+"
+    r"|,[ \t]+(?=-?[$]?-?[0-9])"
+    r"|[^.!?\n:=\uff1a]{0,60}?[ \t,](?:is|was|are|be|equals|comes to)\b"
+    r"(?:\*\*)?[ \t]*(?:\*\*)?[:=\uff1a]?"
     r"|(?:\*\*|__)?[ \t]*\n)",
     re.IGNORECASE,
 )
+BEFORE = re.compile(  # 17 is the answer
+    r"(?<=[ \t])(?:is|are)[ \t]{1,9}(?:the|our|my)[ \t]{1,9}"
+    r"(?:(?:final|correct|right)[ \t]{1,9})?answers?\b(?!\s{1,9}(?:to\b.{0,60})?(?:is|was)\b)",
+    re.IGNORECASE,
+)
+BEGUN = re.compile(r".*(?:[!?\n]|\.(?=\s))\s*|", re.DOTALL)  # what stands before the last sentence
+SO = re.compile(r"(?:so|thus|hence|therefore|then),?\s+", re.IGNORECASE)
 ABOUT = re.compile(  # "this answer is right" tells none
     r"[ \t]*(?:correct|right|wrong|incorrect|helpful|clear|reasonable|consistent|valid|verified"
     r"|confirmed|obtained|found|given|based|what|in the form|an integer)\b",
@@ -47,6 +58,12 @@ REASON = re.compile(
     re.DOTALL,
 )
 SPANS = re.compile(r"\*\*(.+?)\*\*|\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+BOUND = re.compile(  # before a value that is none: not 42, more than 42
+    r"(?:\bnot|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than|\bat (?:least|most))"
+    r"\s*[$*(\\]*$",
+    re.IGNORECASE,
+)
+NAKED = re.compile(r"\\(?:boxed|fbox)[ \t]+(?=[^\s{])")
 LINK = re.compile(r"[\s,;]*(?:\b(?:and|or)\b)?[\s,;]*")
 
 
@@ -58,9 +75,19 @@ class Extracted(NamedTuple):
 
 def extract(response: str) -> Extracted:
     """The final answer as the response has it, without marks of markdown around it."""
-    *_, last = THOUGHT.split(response)
-    found = _extract(ENDS.sub(" ", last)) if last.strip() else Extracted(None)
+    *thoughts, last = (ENDS.sub(" ", x) for x in THOUGHT.split(response))
+    found = _extract(last)
+    if found.text is None and thoughts:
+        found = found._replace(text=_only(last))
     return found if found.text is not None else _extract(ENDS.sub(" ", response))
+
+
+def _only(text: str) -> str | None:
+    """The one line that follows a thought, if a value stands in it."""
+    line = text.strip()
+    if "\n" in line or not (VALUE.search(line) or SPANS.search(line)):
+        return None
+    return _line(line)
 
 
 def _extract(text: str) -> Extracted:
@@ -83,6 +110,11 @@ def _extract(text: str) -> Extracted:
     if phrase is None:
         place = text.rfind("####")
         phrase = _line(text[place + 4 :]) if place >= 0 else None
+    if not phrase and (told := list(BEFORE.finditer(text))):
+        head = text[max(0, told[-1].start() - 80) : told[-1].start()].strip()
+        phrase = clean(SO.sub("", BEGUN.sub("", head, count=1), count=1))
+    if not phrase and (naked := list(NAKED.finditer(text))):
+        phrase = _line(text[naked[-1].end() :].partition("$")[0])
     return Extracted(phrase or None, reason)
 
 
@@ -150,10 +182,11 @@ def _line(text: str) -> str:
 
 def clean(text: str) -> str:
     """Without the marks of markdown and the full stop around an answer."""
-    text = text.strip().strip(MARKS).strip()
+    text = NAKED.sub("", text.strip().strip(MARKS)).strip()
     if not re.search(r"\b[ap]\.\s?m\.$", text, re.IGNORECASE):
-        text = text.removesuffix(".").rstrip()
-    return text.strip(MARKS).strip()
+        text = text.removesuffix(".").removesuffix("\u3002").rstrip()
+    text = text.strip(MARKS).strip()
+    return text.removesuffix("$$") if text.count("$$") == 1 else text
 
 
 def readings(found: Extracted, several: int) -> Iterator[str]:
@@ -189,8 +222,7 @@ def _value(text: str, only: bool) -> str | None:
             return None
         return ", ".join(inside[x] for x in run) + (PLACE.match(text, run[-1].end()) or [""])[0]
     text = text.rpartition("=")[2].lstrip() or text
-    found = list(VALUE.finditer(text))
-    return ", ".join(x[0].strip() for x in _run(text, found, only)) or None
+    return ", ".join(x[0].strip() for x in _run(text, list(VALUE.finditer(text)), only)) or None
 
 
 def _run(text: str, found: list[re.Match[str]], only: bool) -> list[re.Match[str]]:
@@ -205,4 +237,5 @@ def _run(text: str, found: list[re.Match[str]], only: bool) -> list[re.Match[str
             runs.append([match])
     if only and len(runs) > 1:
         return []
-    return runs[0] if LINK.fullmatch(text[: found[0].start()]) else runs[-1]
+    run = runs[0] if LINK.fullmatch(text[: found[0].start()]) else runs[-1]
+    return [] if BOUND.search(text[: run[0].start()]) else run

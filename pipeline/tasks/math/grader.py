@@ -3,20 +3,18 @@
 sympy does not come back from `9^{9^{9^9}}`, and a signal does not reach it there.
 """
 
-import functools
 import json
 import logging
 import multiprocessing
 import resource
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from pipeline.errors import UserError
 
 MEMORY = 1 << 30  # bytes that the checker may take for an answer
 START_SECONDS = 120.0  # for its imports, on a busy machine
-RELATIVE = 1e-9  # math-verify itself takes two constants below 1e-15 for equal
+COMPARE = "pipeline.tasks.math.compare"  # is loaded in no process but the graders'
 
 
 class Grader:
@@ -48,7 +46,7 @@ class Grader:
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["math_verify", __name__])
+        context.set_forkserver_preload([COMPARE, __name__])
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, self.timeout_seconds), daemon=True)
         try:
@@ -77,31 +75,12 @@ class Grader:
 
 def serve(pipe: Connection, timeout_seconds: float) -> None:
     """The process: answers to pairs of (gold, answer) until the pipe closes."""
-    import math_verify  # the server has it already
+    from pipeline.tasks.math.compare import verified  # the server has it already
 
     logging.disable()
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    config = [math_verify.LatexExtractionConfig()]  # no other one: those evaluate text as Python
-
-    @functools.lru_cache(maxsize=4096)
-    def gold_of(text: str, sign: str) -> Any:
-        return parsed(text, sign)
-
-    def parsed(text: str, sign: str) -> Any:
-        return math_verify.parse(f"${text}${sign}", config, parsing_timeout=None)
-
-    def verified(gold: str, answer: str, *signs: str) -> tuple[bool, bool]:
-        """Whether they are equal, and whether the answer was understood."""
-        wanted, found = gold_of(gold, signs[0]), parsed(answer, signs[1])
-        equal = math_verify.verify(
-            wanted, found, timeout_seconds=None, allow_set_relation_comp=True
-        )
-        correct = bool(equal) and near(wanted[0], found[0])
-        return correct, not all(isinstance(x, str) for x in found)
-
-    verified(r"x+\frac{1}{2}", r"\frac{1}{2}+x", "", "")  # or the first answer's time goes on it
     pipe.send_bytes(b"ready")
     while True:
         try:
@@ -117,35 +96,6 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
         except Exception as error:  # noqa: BLE001 - of any kind, from sympy
             correct, reason = False, "memory" if isinstance(error, MemoryError) else "unparsable"
         pipe.send_bytes(json.dumps([correct, reason]).encode())
-
-
-def near(gold: Any, answer: Any) -> bool:
-    """Whether two values that math-verify calls equal are so relative to their size, too.
-
-    Of lists each pair; of formulas the values at one place. What has no value is believed.
-    """
-    import sympy
-
-    pair = gold, answer
-    if all(isinstance(x, sympy.Tuple | sympy.FiniteSet | sympy.MatrixBase) for x in pair):
-        golds, answers = (list(x) if isinstance(x, sympy.MatrixBase) else x.args for x in pair)
-        if len(golds) != len(answers):
-            return True
-        if isinstance(gold, sympy.FiniteSet):
-            return all(any(near(x, y) for y in answers) for x in golds)
-        return all(map(near, golds, answers))
-    if not all(isinstance(x, sympy.Expr) for x in pair):
-        return True
-    letters = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    place = {x: sympy.Rational(13 + 2 * i, 7 + i) for i, x in enumerate(letters)}
-    left, right = (sympy.N(x.subs(place), 20) for x in pair)
-    if not (left.is_number and right.is_number):
-        return True
-    floats = gold.has(sympy.Float) or answer.has(sympy.Float)
-    size, gap = abs(left), abs(left - right)
-    if floats:
-        return bool(gap <= min(1e-6, 1e-5 * size))
-    return bool(gap <= RELATIVE * size)
 
 
 def _limit_cpu(timeout_seconds: float) -> None:

@@ -8,11 +8,16 @@ import re
 from fractions import Fraction
 
 from pipeline.tasks.math import units, written
+from pipeline.tasks.math.signs import bare
+
+FALLS = re.compile(r"(>=|>|\\geq?(?![a-z]))")
+DEGREES = re.compile(r"([0-9.]*)\s*\^\s*\{?\\circ\}?")
+RISES = {">": "<", ">=": r"\le", r"\ge": r"\le", r"\geq": r"\le"}
 
 
 def judge(gold: str, answer: str) -> bool | tuple[str, str]:
     """The verdict, or the two texts that math-verify has to compare."""
-    gold, answer = written.bare(gold), written.bare(answer)
+    gold, answer = bare(gold), bare(answer)
     if not gold or not answer:
         return False
     if written.words(gold) == written.words(answer):
@@ -20,11 +25,13 @@ def judge(gold: str, answer: str) -> bool | tuple[str, str]:
     for decide in (_times, _choices, _bases):
         if (found := decide(gold, answer)) is not None:
             return found
-    if (chosen := written.choice(answer)) and chosen[1]:  # (B) 5, where 5 is asked for
-        return judge(gold, chosen[1])
-    gold, answer = _assigned(gold, answer)
-    (gold, wanted), (answer, unit) = units.split(gold), units.split(answer)
+    if (inner := _inner(gold, answer)) != (gold, answer):
+        return judge(*inner)
+    (gold, wanted), (answer, unit) = (units.total(x) or units.split(x) for x in (gold, answer))
+    gold, answer = _radians(gold, wanted, answer), _radians(answer, unit, gold)
     factor = Fraction(1)
+    if {wanted, unit} == {units.UNITS["degrees"], units.UNITS["radians"]}:
+        wanted = unit = None
     if wanted and unit:
         if not units.comparable(wanted, unit):
             return False
@@ -43,7 +50,7 @@ def _values(gold: str, answer: str, factor: Fraction) -> bool | tuple[str, str]:
         return False
     if factor == 1 and (listed := _lists(gold, answer)) is not None:
         return listed
-    gold, answer = (algebra(x) for x in (gold, answer))
+    gold, answer = (algebra(_rising(x)) for x in (gold, answer))
     return (
         gold,
         answer
@@ -69,15 +76,47 @@ def _choices(gold: str, answer: str) -> bool | None:
 
 
 def _bases(gold: str, answer: str) -> bool | None:
-    wanted, found = written.based(gold), written.based(answer)
-    if wanted and found:
-        return wanted == found
-    if wanted or found:
-        digits, _ = wanted or found or ("", 0)
-        other = answer if wanted else gold
-        if re.fullmatch("[0-9A-Z]+", other):
-            return (other.lstrip("0") or "0") == digits
-    return None
+    """101_2 = 5 says two numbers, which have to be one; 101 is taken for 101_2."""
+    sides = [[_side(x.strip()) for x in text.split("=")] for text in (gold, answer)]
+    known = [[x for x in some if x] for some in sides]
+    if sides != known or not any(base for some in known for _, base in some):
+        return None
+    if any(len(some) > 1 and len({_valued(*x) for x in some}) > 1 for some in known):
+        return False
+    return any(x == y if x[1] and y[1] else x[0] == y[0] for x in known[0] for y in known[1])
+
+
+def _side(text: str) -> tuple[str, int] | None:
+    """Digits and base, 0 where it names none."""
+    plain = re.fullmatch("[0-9A-Z]+", text)
+    return written.based(text) or ((text.lstrip("0") or "0", 0) if plain else None)
+
+
+def _valued(digits: str, base: int) -> int | None:
+    try:
+        return int(digits, base or 10)
+    except ValueError:
+        return None
+
+
+def _radians(text: str, unit: units.Unit | None, other: str) -> str:
+    """Degrees as radians, where the other value is a multiple of pi."""
+    degrees = unit == units.UNITS["degrees"] and "\\pi" in other
+    return rf"\frac{{({text}) \pi}}{{180}}" if degrees else text
+
+
+def _rising(text: str) -> str:
+    """5 > x > 2 as 2 < x < 5: math-verify takes the former for no interval."""
+    parts = FALLS.split(text)[::-1]
+    return " ".join(RISES.get(x, x) for x in parts) if len(parts) == 5 else text
+
+
+def _inner(gold: str, answer: str) -> tuple[str, str]:
+    """Without what stands before a value: (B) 5 and x = 5, where 5 is asked for."""
+    for place, text in enumerate((gold, answer)):
+        if (chosen := written.choice(text)) and chosen[1]:
+            return (gold, chosen[1]) if place else (chosen[1], answer)
+    return _assigned(gold, answer)
 
 
 def _assigned(gold: str, answer: str) -> tuple[str, str]:
@@ -97,7 +136,9 @@ def _quantity(text: str) -> str:
         return re.sub(rf"({'|'.join(written.SCALES)})\b.*", r"\1", text)
     text = re.sub(r"(?<=[0-9}])\s*\\(?:text|mbox|mathrm)\s*\{\s*([a-zA-Z ]{2,})\}$", r" \1", text)
     match = written.QUANTITY.fullmatch(text)
-    return match[1] if match and not re.match("(?:and|or|base|mod)\\b", match[2]) else text
+    if not match or written.number(match[1]) is None:
+        return text
+    return text if re.match("(?:and|or|base|mod)\\b", match[2]) else match[1]
 
 
 def _lists(gold: str, answer: str) -> bool | None:
@@ -119,7 +160,7 @@ def _covered(some: list[written.Number], others: list[written.Number]) -> bool:
 
 
 def _element(text: str) -> written.Number | None:
-    return written.number(_quantity(units.split(written.bare(text))[0]))
+    return written.number(_quantity(units.split(bare(text))[0]))
 
 
 def algebra(text: str) -> str:
@@ -134,7 +175,8 @@ def algebra(text: str) -> str:
 def _plain(text: str) -> str:
     found = written.number(text)
     if found is None:
-        return re.sub(r"\^\s*\{?\\circ\}?", "", text)
+        turned = r"(\\frac{\1 \\pi}{180})" if units.TURNS.search(text) else r"\1"
+        return DEGREES.sub(turned, text)
     value = found.value
     if value.denominator == 1:
         return str(value)
@@ -147,4 +189,4 @@ def _plain(text: str) -> str:
 
 def several(gold: str) -> int:
     """How many values a gold lists."""
-    return len(written.elements(written.bare(gold))[1])
+    return len(written.elements(bare(gold))[1])

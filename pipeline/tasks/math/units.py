@@ -1,5 +1,6 @@
 """Units and currencies that an answer may carry, each as what it measures and its size in that."""
 
+import itertools
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -57,13 +58,17 @@ DEGREES = re.compile(
     r"(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)(?:\s|\\[,;:! ])*"
     r"(?:\\(?:text|mathrm)\{\s*([CF])\s*\}|([CF])\b)?"
 )
+TURNS = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # whose degrees are no unit
 PER = re.compile(r"\s+per\s+|(?<=[a-z])\s*/\s*(?=[a-z])")
+RATIO = re.compile(r"\\[dt]?frac\s*" + rf"\{{\s*{TEXTS}\{{\s*([a-z]+)\s*\}}\s*\}}\s*" * 2)
+MARKS = re.compile(rf"{TEXTS}|[{{}}]")
+PART = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*({NAME})(?![A-Za-z])(?:\s|,|and\b)*")
 PREFIX = re.compile(r"([-+]?)\s*(\\\$|[$\u20ac\u00a3\u00a5\u20b9])\s*(?=[-+.0-9\\])")
 
 
 def split(text: str) -> tuple[str, Unit | None]:
     """The text without its unit, and the unit, where it carries one that is known."""
-    text = PER.sub("/", text)
+    text = PER.sub("/", RATIO.sub(r"\\text{\1/\2}", text))
     text = DEGREES.sub(lambda m: rf"^\circ{m[1] or m[2] or ''}", text)
     if (match := PREFIX.match(text)) and text.count("$") < 2:
         rest, more = split(match[1] + text[match.end() :])
@@ -73,7 +78,11 @@ def split(text: str) -> tuple[str, Unit | None]:
         return text, None
     whole = text[match.start() :]
     left = text[: match.start()].strip()
-    bound = left and (left[-1] in "0123456789)}].$" or whole.lstrip().startswith("\\"))
+    bound = (
+        left
+        and not TURNS.search(left)
+        and (left[-1] in "0123456789)}].$" or whole.lstrip().startswith("\\"))
+    )
     if not bound or whole.count("{") != whole.count("}"):
         return text, None
     name = UNITS[match[2]]
@@ -83,6 +92,21 @@ def split(text: str) -> tuple[str, Unit | None]:
     if power == 1:
         return left, name
     return left, Unit(f"{name.measures}^{power}", name.size**power)
+
+
+def total(text: str) -> tuple[str, Unit] | None:
+    """2 hours 30 minutes: what is measured in parts, in the first of its units."""
+    text = re.sub(r"\\[,;: ]|~", " ", MARKS.sub(" ", text)).strip()
+    parts, place = [], 0
+    while match := PART.match(text, place):
+        parts.append((Fraction(match[1]), UNITS[match[2]]))
+        place = match.end()
+    first = parts[0][1] if len(parts) > 1 and place == len(text) else None
+    if first is None or any(unit.measures != first.measures for _, unit in parts):
+        return None
+    if any(b.size >= a.size for (_, a), (_, b) in itertools.pairwise(parts)):
+        return None
+    return str(sum(value * unit.size for value, unit in parts) / first.size), first
 
 
 def comparable(one: Unit, other: Unit) -> bool:

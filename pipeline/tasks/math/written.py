@@ -1,42 +1,15 @@
 """What a written answer says before any algebra: numbers, lists, bases, times of day, words."""
 
-# ruff: noqa: RUF001 - signs that are no ASCII are what this is about
-
 import re
-import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
-from pipeline.tasks.math import units
+from pipeline.tasks.math import signs, units
+from pipeline.tasks.math.signs import GAP, TEXT
 
-SIGNS = {
-    **dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63\uff0d", "-"),
-    **dict.fromkeys("\u00a0\u2009\u202f\u2002\u2003\u2005\u2006\u2007\u2008", " "),
-    **dict.fromkeys("\u200b\u200e\u200f\u2060\ufeff", ""),
-    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/"},
-    **{"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup "},
-    **{"∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "％": "%", "°": r"^\circ"},
-    **{"θ": r"\theta ", "，": ", ", "（": "(", "）": ")", "＝": "=", "º": r"^\circ"},
-}
-SIGNS |= {chr(0xFF10 + i): str(i) for i in range(10)}
-TABLE = str.maketrans(SIGNS)
-RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
-VULGAR = re.compile("([0-9]?)([¼-¾⅐-⅞])")
-ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9a-zA-Z.]+))")
-WRAPS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
-GAP = r"(?:\\[,;:! ]|\{,\}|~|\s)"
-THOUSANDS = re.compile(r"(?<=[0-9])(?:,?\\[,;:! ]|\{,\}|,\{\}|~)+\s*(?=[0-9]{3}(?![0-9]))")
 GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:[ ,][0-9]{3})+(?:\.[0-9]+)?")
-COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9]|,[0-9])")
-STYLE = re.compile(r"\\(?:displaystyle|textstyle|left|right|bigg?|Bigg?)(?![a-zA-Z])\s*")
-TEXT = re.compile(r"\\(?:text(?:bf|rm|it|sf|tt)?|mbox|mathrm|mathbf|mathit|bf|operatorname)\s*\{")
 PERCENT = re.compile(rf"(?<=[0-9}})$]){GAP}*(?:\\?%|\\text\{{\s*percent\s*\}}|percent\b)")
 HUNDREDTHS = re.compile(r"(?:%|[Pp]ercent)\W*$")
-LEAD = re.compile(
-    r"(?:=|\\approx|\\(?:sim|simeq)\b|≈|~(?!~)"
-    r"|\b(?:approximately|about|exactly|roughly|equal to)\b)\s*",
-    re.IGNORECASE,
-)
 ASSIGNED = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?\s*=\s*")
 
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -50,22 +23,29 @@ FRAC = (
     r"|\\[dtc]?frac\s*(?:\{\s*([-+]?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9])))"
 )
 PLAIN = re.compile(rf"([-+]?)\s*({DECIMAL})(?:[eE]([-+]?[0-9]{{1,3}})|{TEN})?")
+REPEATING = re.compile(
+    rf"([-+]?)\s*({DIGITS})?\.([0-9]*)\\(?:overline|bar|dot)\s*(?:\{{\s*([0-9]+)\s*\}}|([0-9]))"
+)
+ORDINAL = re.compile(r"(?<=[0-9])\s*\^?\s*(?:\{|\\(?:text|mathrm)\s*\{)*(?:st|nd|rd|th)\}*$")
 FRACTION = re.compile(rf"([-+]?)\s*{FRAC}")
 MIXED = re.compile(rf"([-+]?)\s*([0-9]+)(?:{GAP}+|(?=\\)|\s+and\s+|-(?=[0-9]+/)){FRAC}")
 WORD = re.compile(
     r"(?:^|(?<=[\s(]))(?!(?:and|or|sin|cos|tan|log|mod|exp|sqrt|base|inf|infinity|union)\b)"
     r"[A-Za-z][A-Za-z'\u2019]{2,}(?=[\s,.;:!?)]|$)"
 )
-QUANTITY = re.compile(rf"([-+]?\s*(?:{DECIMAL}|[0-9]+/[0-9]+)) +([a-zA-Z][a-zA-Z ]{{2,}})")
+QUANTITY = re.compile(r"(.*?\S)\s+([a-zA-Z][a-zA-Z ]{2,})")
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALED = re.compile(rf"(.*[0-9}}])\s*(?:\\text\{{\s*)?({'|'.join(SCALES)})s?\s*\}}?", re.IGNORECASE)
+SCALE = rf"(?:\s*(?:{'|'.join(SCALES)})s?\b)?"
 UNIT = rf"(?:\s*\\?%|\s*(?:{units.NAME})(?![A-Za-z])(?:\^\{{?[23]\}}?)?|\s*[aApP]\.?\s?[mM]\b\.?)"
-PLACE = re.compile(UNIT)
+PLACE = re.compile(rf"{SCALE}(?:{UNIT})?")
 VALUE = re.compile(  # a number in prose, with its currency and unit
     r"(?<![\w.^])(?:-\s?)?(?:\\?\$|[\u20ac\u00a3])?(?:-\s?)?"
-    rf"(?:[0-9]+\s+[0-9]+/[0-9]+|[0-9]+/[0-9]+|[0-9]{{1,2}}:[0-9]{{2}}|{DECIMAL}(?:[eE][-+]?[0-9]+)?"
-    rf"(?<!\.))(?:{UNIT})?"
+    rf"(?:{signs.PART.pattern}|[0-9]+\s+[0-9]+/[0-9]+|[0-9]+/[0-9]+|[0-9]{{1,2}}:[0-9]{{2}}|{DECIMAL}(?:[eE][-+]?[0-9]+)?"
+    rf"(?<!\.)){SCALE}(?:{UNIT})?"
 )
 BASE = re.compile(
-    r"([0-9A-Z]+)\s*(?:_\{?\s*(?:\\text\{)?\s*(\w+?)\s*\}{0,2}|\(?\s*base[ -](\w+)\s*\)?)"
+    r"\(?([0-9A-Z]+)\)?\s*(?:_\s*(\w+?)|,?\s*\(?\s*(?:in\s+)?base[\s-]+(\w+)\s*\)?)\s*"
 )
 BASES = dict(
     zip(
@@ -76,68 +56,15 @@ BASES = dict(
 )
 BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 CLOCK = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))?\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
+NOON = re.compile(r"(?:12(?::00)?\s*)?\b(noon|midnight)", re.IGNORECASE)
 CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?(?:\(([A-J])\)|([A-J])(?:[).:]|$))\s*(.*)")
 DASHES = re.compile(r"[\s\u00a0]+")
-
-
-SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-SCALED = re.compile(rf"(.*[0-9}}])\s*(?:\\text\{{\s*)?({'|'.join(SCALES)})s?\s*\}}?", re.IGNORECASE)
 
 
 class Number(NamedTuple):
     value: Fraction
     decimal: bool  # written with a point, so that it may be rounded
     percent: bool
-
-
-def bare(text: str) -> str:
-    """An answer without the signs that only say that it is mathematics; others in LaTeX's words."""
-    text = VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".strip(), text)
-    text = RAISED.sub(lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}", text)
-    text = ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
-    text = STYLE.sub("", text.translate(TABLE)).replace(r"\varnothing", r"\emptyset").strip()
-    before = ""
-    while before != text:
-        before, text = text, _unwrapped(text)
-    return (
-        COMMAS.sub(_ungrouped, THOUSANDS.sub("", text))
-        if not _open(text)
-        else THOUSANDS.sub("", text)
-    )
-
-
-def _ungrouped(match: re.Match[str]) -> str:
-    return match[1].replace(",", "")
-
-
-def _open(text: str) -> bool:
-    """Whether a comma in it may part two coordinates: (1,200)."""
-    return text[:1] in "([{" or text.startswith(r"\{")
-
-
-def _unwrapped(text: str) -> str:
-    text = text.strip()
-    for left, right in WRAPS:
-        inner = text[len(left) : len(text) - len(right)]
-        if len(text) > len(left + right) and text == f"{left}{inner}{right}" and left not in inner:
-            text = inner.strip()
-    match = TEXT.match(text)
-    if match and text.endswith("}") and _closes(text, match.end()) == len(text) - 1:
-        text = text[match.end() : -1].strip()
-    if text[:1] == "{" and _closes(text, 1) == len(text) - 1:
-        text = text[1:-1].strip()
-    if (match := LEAD.match(text)) and match.end() < len(text):
-        text = text[match.end() :]
-    return text
-
-
-def _closes(text: str, start: int) -> int:
-    depth = 1
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return place
-    return -1
 
 
 def number(text: str) -> Number | None:
@@ -149,6 +76,7 @@ def number(text: str) -> Number | None:
     percent = signed != text
     if percent and signed.endswith("$") and signed.startswith("$"):
         signed = signed[1:-1].strip()
+    signed = ORDINAL.sub("", signed)
     text = signed.replace(",", "").replace(" ", "") if GROUPED.fullmatch(signed) else signed
     if match := MIXED.fullmatch(text):
         above, below = _parts(match.groups()[2:])
@@ -156,6 +84,11 @@ def number(text: str) -> Number | None:
             value = int(match[2]) + Fraction(above, below)
             return Number(-value if match[1] == "-" else value, False, percent)
         return None
+    if match := REPEATING.fullmatch(text):
+        whole, once, again = match[2] or "0", match[3], match[4] or match[5]
+        value = Fraction(whole.replace(",", "") + "." + (once or "0"))
+        value += Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(once))
+        return Number(-value if match[1] == "-" else value, False, percent)
     if match := FRACTION.fullmatch(text):
         above, below = _parts(match.groups()[1:])
         if below == 0:
@@ -210,6 +143,7 @@ def close(gold: Fraction, answer: Fraction, rounded: bool) -> bool:
 def clock(text: str) -> tuple[int, int, str | None] | None:
     """Hour, minute, and a or p where it says so, of a time of day."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}|\\[,;: ]|~", lambda m: m[1] or " ", text).strip()
+    text = NOON.sub(lambda m: "12:00 " + ("p.m." if m[1].lower() == "noon" else "a.m."), text)
     match = CLOCK.fullmatch(text)
     if not match or not (match[2] or match[3]):
         return None
@@ -221,7 +155,7 @@ def clock(text: str) -> tuple[int, int, str | None] | None:
 
 def based(text: str) -> tuple[str, int] | None:
     """Digits and base of a number that names its base."""
-    match = BASE.fullmatch(text)
+    match = BASE.fullmatch(re.sub("[{}]", "", TEXT.sub("", text)))
     if not match:
         return None
     name = (match[2] or match[3]).lower()
@@ -231,7 +165,7 @@ def based(text: str) -> tuple[str, int] | None:
 
 def choice(text: str) -> tuple[str, str] | None:
     """Letter of a choice, and what stands behind it: (C) 12."""
-    match = CHOICE.fullmatch(re.sub(TEXT, "", text).replace("}", "") if "\\text" in text else text)
+    match = CHOICE.fullmatch(re.sub(TEXT, "", text).replace("}", "") if TEXT.search(text) else text)
     return (match[1] or match[2], match[3].strip()) if match else None
 
 
