@@ -131,8 +131,9 @@ def histogram_pair(
             share = counts / max(counts.sum(), 1)
             left.stairs(share, edges, label=label, fill=True, alpha=0.55, color=colour)
         left.set(title="Where the student is unsure", xlabel="entropy, nats", ylabel="share")
-        left.set_yscale("log")
         highest = np.flatnonzero(entropies[0] + forks[0])
+        if len(highest):  # arms without forks have nothing to show
+            left.set_yscale("log")
         left.set_xlim(0, entropies[1][highest[-1] + 1] if len(highest) else 1)
         left.legend()
         right.stairs(places[0] / max(places[0].sum(), 1), places[1], fill=True, color=COLOURS[0])

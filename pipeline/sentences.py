@@ -122,7 +122,8 @@ def works(named: list[Row]) -> str:
     found = {row["versus"]: row["verdict"] for row in named}
     missing = [name for name in ("base", "shuffled-scores") if name not in found]
     if missing:
-        return f"Whether omniopd works cannot be said: {' and '.join(missing)} was not compared."
+        were = "were" if len(missing) > 1 else "was"
+        return f"Whether omniopd works cannot be said: {' and '.join(missing)} {were} not compared."
     if all(found[name] == "supported" for name in ("base", "shuffled-scores")):
         return "**omniopd works here**: it is above base and above shuffled-scores."
     return (

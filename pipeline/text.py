@@ -8,6 +8,7 @@ transformers.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -91,11 +92,12 @@ def encode_after(tokenizer: Tokenizer, before: Sequence[int], text: str) -> list
         return []
     window = list(before[-WINDOW:])
     start = str(tokenizer.decode(window, skip_special_tokens=False))
-    found = [*_joint(tokenizer, window, start + text), *_anchored(tokenizer, text)]
-    for ids in found:
+    first: list[int] | None = None
+    for ids in chain(_joint(tokenizer, window, start + text), _anchored(tokenizer, text)):
         if tokenizer.decode([*window, *ids], skip_special_tokens=False) == start + text:
             return ids
-    return found[0]  # a normaliser has changed the text, which no choice of ids undoes
+        first = ids if first is None else first
+    return first or []  # a normaliser has changed the text, which no choice of ids undoes
 
 
 def _joint(tokenizer: Tokenizer, window: list[int], both: str) -> Iterator[list[int]]:

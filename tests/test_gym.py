@@ -55,6 +55,12 @@ def test_prepare_refuses_a_dataset_by_name_before_the_first_row():
         next(prepare.prepare(task))
 
 
+def test_prepare_takes_the_problems_of_a_dataset_that_proves_itself():
+    rows = list(prepare.prepare(gym(chain_sum={}).prepare))
+    assert {row["task"] for row in rows} == {"chain_sum"}
+    assert len({row["prompt"] for row in rows}) == len(rows) > 0
+
+
 def test_a_problem_whose_own_answer_is_graded_wrong_refuses_the_dataset(monkeypatch):
     task = gym(chain_sum={})
     drawn = task.problems(3)

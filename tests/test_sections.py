@@ -129,13 +129,13 @@ def test_several_seeds_give_one_line_an_arm_and_every_seed():
     means, *seeds = outcome.results(rows)
     line = next(row for row in means.rows if row[0].text == "omniopd")
     assert (line[1].text, line[1].small) == ("0.600", "[0.500, 0.700]")
-    assert (line[2].text, line[2].small) == ("+0.350", "[+0.250, +0.450]")
+    assert (line[3].text, line[3].small) == ("+0.350", "[+0.250, +0.450]")
     assert [table.caption for table in seeds] == ["Seed 0", "Seed 1"]
     assert seeds[1].rows[1][1].text == "0.700"
     pooled = [POOLED | {"round": 1, "accuracy": 0.1}, POOLED]
     line = next(r for r in outcome.results(rows, pooled)[0].rows if r[0].text == "omniopd")
     assert (line[1].text, line[1].small) == ("0.610", "[0.400, 0.800]")
-    assert (line[2].text, line[2].small) == ("+0.360", "[+0.100, +0.500]")
+    assert (line[3].text, line[3].small) == ("+0.360", "[+0.100, +0.500]")
 
 
 POOLED = {

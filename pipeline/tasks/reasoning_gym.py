@@ -72,7 +72,7 @@ class ReasoningGym:
     def problems(self, seed: int) -> Iterator[Problem]:
         """The datasets in turn, endlessly. Raises UserError for one that does not prove itself."""
         for name in self.prepare.datasets:
-            self.prove(name, seed)
+            self.prove_set(name, seed)
         streams = {name: self._stream(name, seed) for name in self.prepare.datasets}
         while True:
             for name, stream in streams.items():
@@ -91,7 +91,7 @@ class ReasoningGym:
                 yield entry
             block += 1
 
-    def prove(self, name: str, seed: int) -> None:
+    def prove_set(self, name: str, seed: int) -> None:
         """Raise UserError unless the dataset is a function of its seed and grades as it has to."""
         first = _start(name, seed, 0)
         entries = [self._entry(name, first, index) for index in range(PROVED)]
