@@ -174,7 +174,7 @@ def test_two_hundred_hostile_answers_are_wrong_in_time_and_a_good_one_is_right_a
         assert time.monotonic() - before < LIMIT + 20, (family, response[:80])  # a busy machine
         assert not found.correct, (family, response[:80])
         reasons.setdefault(found.reason, []).append((family, response[:60]))
-    assert len(reasons["timeout"]) < 60
+    assert len(reasons["timeout"]) < len(answers) / 2  # of the others the reason is known
     assert {"timeout", "too_long", "malformed", "unparsable"} <= set(reasons)
     assert not OWNED.exists()
     grader._grader.timeout_seconds = 20.0
