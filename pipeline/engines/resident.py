@@ -76,14 +76,21 @@ class _Lender(threading.Thread):
                 connection = key.fileobj
                 assert isinstance(connection, socket.socket)
                 if connection is self._over:
-                    for loaded in (*self._idle, *self._lent.values()):
-                        loaded.engine.end(loaded in self._idle)
+                    self._end_all()
                     return
                 with contextlib.suppress(OSError):  # it is gone
                     if connection is self._listener:
                         self._lend(connection.accept()[0])
                     else:
                         self._take_back(connection)
+
+    def _end_all(self) -> None:
+        """Engines end, and who still has one is told: a stage that waits for a word gets none."""
+        for loaded in self._idle:
+            loaded.engine.end(True)
+        for connection, loaded in self._lent.items():
+            loaded.engine.end(False)
+            connection.close()
 
     def _lend(self, connection: socket.socket) -> None:
         resident, started, env = asked(connection)
