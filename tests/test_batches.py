@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.judgments.held import Held
 from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.store import Batch, Store
 from pipeline.params import Price
@@ -49,6 +50,29 @@ def found_first(found, judgment):
     return next(j.key for (_, s), j in found.items() if s == 0 and j.prompt == judgment.prompt)
 
 
+def test_what_another_process_has_taken_is_handed_in_by_that_one(
+    provider, store, tmp_path, monkeypatch
+):
+    def taken(self, keys):
+        lost = set(sorted(keys)[:1]) if not self.lost else set()
+        self.lost |= lost
+        if lost:
+            store.add([judgment for judgment in known if judgment.key in lost])
+        return set(keys) - lost
+
+    with Batches(provider).running() as server:
+        with Store(f"sqlite:///{tmp_path / 'other.sqlite'}", "other") as other:
+            there = tmp_path / "there"
+            there.mkdir()
+            known = list(ask(batch(provider, server.url, other, there), PREFIXES).values())
+        monkeypatch.setattr(Held, "still", taken)
+        run = batch(provider, server.url, store, tmp_path)
+        found = ask(run, PREFIXES)
+    assert {j.key for j in found.values()} == {j.key for j in known}
+    first, second = server.batches
+    assert len(second) == len(first) - 1 == run.ledger.bought
+
+
 @pytest.mark.parametrize("outcome", ["expired", "busy"])
 def test_what_expired_or_failed_is_sent_again_and_nothing_else(provider, outcome, store, tmp_path):
     def first_two(number, index):
@@ -87,6 +111,7 @@ def test_a_batch_that_always_fails_ends(provider, store, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
+from pipeline.judgments.held import Held
 from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches

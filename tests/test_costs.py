@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipeline import cost_table, costs
-from pipeline.asking import Ledger
+from pipeline.ledger import Ledger
 from tests import providers
 from tests.answers import sound
 from tests.servers import Pure

@@ -5,11 +5,12 @@ import json
 import logging
 import math
 import re
+import time
 from datetime import date
 
 import pytest
 
-from pipeline import checking, params, teachers
+from pipeline import asking, checking, params, teachers
 from pipeline import estimate as costs
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
@@ -132,6 +133,23 @@ def test_what_another_process_spends_meanwhile_is_seen(tmp_path, store, monkeypa
         other.enter(Entry(requests=3, usd=0.85))
     assert not budget.take(0.1)  # 0.85 spent, 0.1 in flight
     assert "teach.max_usd is 1.0" in budget.refused
+
+
+def test_a_long_wait_for_another_process_is_said_once_with_when_its_claims_lapse(
+    server, tmp_path, store, monkeypatch, caplog
+):
+    monkeypatch.setattr(asking, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(asking, "TOLD_SECONDS", 0.2)
+    run = buying(server.url, store)
+    places = [(0, p, s) for p in range(len(PREFIXES)) for s in range(SAMPLES)]
+    wanted = dict(run.requests([providers.response(run, PREFIXES)], places, 0))
+    with Store(f"sqlite:///{tmp_path / 'judgments.sqlite'}", "another") as other:
+        other.claim([request.key for request in wanted.values()], 12, lease=1.5)
+        lapse = time.ctime(other.expiry([next(iter(wanted.values())).key]))
+        assert len(ask(run)) == ALL
+    (said,) = [x for x in caplog.messages if "another process is buying" in x]
+    assert f"waiting for {ALL} answers" in said
+    assert f"lapse at {lapse}" in said
 
 
 def test_a_failed_request_counts_as_sent_and_costs_nothing(store, quick, tmp_path):

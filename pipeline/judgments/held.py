@@ -17,24 +17,29 @@ log = logging.getLogger("omniopd")
 class Held:
     """Keys that may be bought, as long as their claims are renewed in time.
 
-    `renew` extends the claims on some keys and returns those that are still held; `lease` is how
-    long that lasts, in seconds.
+    keys     that were claimed; those that are still held, as far as is known
+    claimed  when the claims began, by the clock that they are measured with
+    renew    extends the claims on some keys; returns those that are still held
+    lease    how long a claim lasts, seconds
     """
 
-    def __init__(self, renew: Callable[[Collection[str]], set[str]], lease: float) -> None:
+    def __init__(
+        self,
+        keys: Collection[str],
+        claimed: float,
+        renew: Callable[[Collection[str]], set[str]],
+        lease: float,
+    ) -> None:
+        self.keys, self._renewed = frozenset(keys), claimed
         self._renew, self._lease = renew, lease
-        self.keys: frozenset[str] = frozenset()
         self.lost: set[str] = set()  # that were wanted when another had them already
-        self._renewed = 0.0  # by the clock that the claims are measured with
         self._lock, self._done = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
-
-    def begin(self, keys: Collection[str]) -> None:
-        self.keys, self._renewed = frozenset(keys), time.time()
         if keys:
             self._thread.start()
 
     def end(self) -> None:
+        """Renew no more."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
