@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipeline import equal_weights, no_signal, tables
 from pipeline.runs import Arms, Row, folder, rounds
 
-FLAT = 0.9  # a share of forks with k_sem 0 that is said; score stops above it unless told not to
+FLAT = 0.9  # share of forks with k_sem 0 above which it is said; stage score stops at the same
 OWN_WEIGHTS = ("constant", "random", "none", "teacher")  # prior.source: k_sem is not the scores'
 
 

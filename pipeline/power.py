@@ -1,10 +1,10 @@
 """The smallest difference that an experiment can see, told before it is trained, by contrast.
 
 How much a difference varies between seeds hangs on what is compared: that to the base student
-varies as much as base students do, that to another arm with the same teacher a fifth or less. So
-spreads are taken from the last report in this folder, of pilots or of the seeds that are finished
-(the sd_* of verdicts.json; differences themselves are not looked at), if it is of one of the base
-students of the plan, whose cells name student and problems; else from ASSUMED.
+varies as much as base students do, that to another arm with the same teacher less than a quarter
+of it. So spreads are taken from the last report in this folder, of pilots or of the seeds that are
+finished (the sd_* of verdicts.json; differences themselves are not looked at), if it is of one of
+the base students of the plan, whose cells name student and problems; else from ASSUMED.
 """
 
 import json

@@ -4,12 +4,13 @@ from pipeline.runs import Row
 
 ON_DEV = "Settings are chosen here, on split dev: no verdict. The final report reads split test."
 HEAD = (
-    "Named beforehand; p-values are two-sided. The primary pair, omniopd minus base and minus "
-    "shuffled-scores, is needed whole, so each of it is tested at the full level; the others are "
-    "tested only if both are supported, adjusted together after Holm. Claims are those of "
+    "Named beforehand; p-values are two-sided. Both of the primary pair, omniopd minus base and "
+    "minus shuffled-scores, have to be supported, so each is tested at the full level. Only if "
+    "both are, the others are tested, adjusted together after Holm. Claims are those of "
     "arXiv 2606.01476 (up to, on mathematics, at scale) unless `experiment.claims` says otherwise."
 )
 CLOSED = "named beforehand, but the primary pair is not supported, so no verdict"
+EXPLORATORY = "Exploratory, so no verdict. Where no reason is given it was not named beforehand."
 MEANS = {
     "supported": "the interval is above zero",
     "equivalent": "the interval lies within the margin on both sides of zero",
@@ -55,8 +56,7 @@ def verdicts(rows: list[Row], split: str) -> str:
     others = [f"- {_contrast(row, several)}: {CLOSED}." for row in closed]
     others += [f"- {_contrast(row, several)}." for row in rows if not row["named"]]
     if others:
-        reason = "Exploratory, so no verdict; not named beforehand where nothing else is said:"
-        parts.append(f"{reason}\n\n" + "\n".join(others))
+        parts.append(f"{EXPLORATORY}\n\n" + "\n".join(others))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -75,15 +75,14 @@ def _p(value: float) -> str:
 
 
 def _verdict(row: Row) -> str:
-    found = f"{_contrast(row)}{adjusted(row)}: **{row['verdict']}**"
+    own = "" if row.get("family") == "primary" else f"{_p(row['p_holm'])} "
+    found = f"{_contrast(row)}, {own}{level(row)}: **{row['verdict']}**"
     return f"{found}: {why(row)}.{claim(row)}"
 
 
-def adjusted(row: Row) -> str:
-    """How the p-value that the verdict reads came about, behind the plain one."""
-    if row.get("family") == "primary":
-        return ", at the full level"
-    return f", {_p(row['p_holm'])} after Holm"
+def level(row: Row) -> str:
+    """How the p-value came about that the verdict of a pre-named contrast reads."""
+    return "at the full level" if row.get("family") == "primary" else "after Holm"
 
 
 def why(row: Row) -> str:

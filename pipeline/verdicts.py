@@ -46,8 +46,10 @@ EXTREMES = {
     statistics.EVERYTHING: "every answer of both arms was right, which is no evidence that they "
     "are equal: evaluate harder problems",
 }
-UNTRAINED = "it is the base student, and says nothing of what was to be trained: see where the "
-UNTRAINED += "teacher had no effect"
+UNTRAINED = (
+    "such an arm is the base student, and says nothing of what was to be trained: see where the "
+    "teacher had no effect"
+)
 FEW = "more problems that tell the arms apart: raise evaluate.problems"
 ON_DEV = "settings are chosen on split dev: a verdict needs evaluate.split: test"
 

@@ -365,7 +365,7 @@ def test_arms_that_end_at_the_same_bytes_are_named(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     weights = {name: draw.bytes(300_000) for name in ("one", "other")}
     late = bytearray(weights["one"])
-    late[-70_000] ^= 1  # between the blocks that are looked at first
+    late[-70_000] ^= 1  # so that one byte differs, far from the beginning
     written = {"omniopd": "one", "shuffled-scores": "one", "sft": "other", "pair": "other"}
     for arm, own in written.items():  # grpo's and zero-score's have been dropped
         key = made["arms"][arm]["seed-0"]["round-2"]["train"]

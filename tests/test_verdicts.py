@@ -228,7 +228,7 @@ def test_an_arm_that_had_no_signal_gets_no_verdict(untrained, said):
     assert row["low"] > 0
     assert (row["verdict"], row["note"]) == (f"undecided: {said}", said)
     text = sentences.verdicts(rows, "test")
-    assert f"**undecided: {said}**: it is the base student" in text
+    assert f"**undecided: {said}**: such an arm is the base student" in text
     assert "The claim is" not in text
     assert f"opd minus base: +0.000 [+0.000, +0.000], p 1.000 ({said})." in text
     assert {row["verdict"] for row in rows if row["family"] == "primary"} == {"supported"}

@@ -8,15 +8,8 @@ from matplotlib import pyplot as plt
 from pipeline.calibration import FLAT
 from pipeline.calibration.summary import Calibrated
 from pipeline.charts import COLOURS, MARKERS, STYLE, save
+from pipeline.params import CANDIDATES
 
-METRICS = (
-    "exact",
-    "edit",
-    "prefix",
-    "rouge1",
-    "embedding",
-    "token-edit",
-)  # one colour each in every panel
 COLUMNS = 3  # panels side by side
 
 
@@ -51,11 +44,12 @@ def _panel(axis: Any, calibrated: Calibrated) -> None:
     lengths = sorted({row["chunk_tokens"] for row in found})
     axis.axhspan(0, FLAT, color="#999999", alpha=0.35, lw=0, label="flat")
     axis.axhline(0, color="#555555", lw=0.8)
-    for number, metric in enumerate(METRICS):
+    for number, metric in enumerate(CANDIDATES):  # each has its colour in every panel
         own = [r for r in found if r["metric"] == metric and r["value"] is not None]
         if not own:
             continue
-        x = [lengths.index(r["chunk_tokens"]) + 0.09 * (number - 2) for r in own]  # side by side
+        aside = 0.09 * (number - (len(CANDIDATES) - 1) / 2)  # so that metrics stand side by side
+        x = [lengths.index(r["chunk_tokens"]) + aside for r in own]
         y = [r["value"] for r in own]
         error = [
             [r["value"] - (r["value"] if r["low"] is None else r["low"]) for r in own],

@@ -174,8 +174,8 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
         table = Table(
             ["arm", "versus", "task", "difference", "", "p"],
             [_exploratory(row, scale) for row in rest],
-            "Exploratory contrasts, not named beforehand or not tested as the primary pair is not "
-            "supported: no verdict",
+            "Exploratory contrasts, so no verdict: not named beforehand, or not tested because the "
+            "primary pair is not supported",
             scale=scale.ends(),
             closed=True,
         )
@@ -186,8 +186,7 @@ def verdicts(rows: Sequence[Row]) -> list[Block]:
 def _verdict(row: Row, scale: Scale) -> Card:
     judged = row["p_holm"] is not None
     said = f"{sentences.why(row)}.{sentences.claim(row)}" if judged else f"{row['needed']}."
-    how = "at the full level" if row.get("family") == "primary" else "after Holm"
-    p = f" p = {row['p_holm']:.3g} {how}." if judged else ""
+    p = f" p = {row['p_holm']:.3g} {sentences.level(row)}." if judged else ""
     counts = f"{plural(row['seeds'], 'seed')} and {row['problems']} problems, task {row['task']}."
     return Card(
         row["verdict"],
