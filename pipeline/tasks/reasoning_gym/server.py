@@ -40,12 +40,12 @@ def serve() -> None:
         _limit_cpu(seconds)
         try:
             dataset = made(name, json.dumps(settings), request.pop("copy"))
-        except Exception as error:  # noqa: BLE001 - a dataset may raise anything
+        except Exception as error:  # noqa: BLE001 - any kind, for settings it refuses
             reply = json.dumps({"created": False, "error": _said(error)})
         else:
             try:
                 reply = json.dumps(deeds[do](dataset, **request))
-            except Exception as error:  # noqa: BLE001 - here too
+            except Exception as error:  # noqa: BLE001 - any kind, from its generator
                 reply = json.dumps({"error": _said(error)})
         print(reply, file=replies, flush=True)
 
