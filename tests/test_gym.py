@@ -40,7 +40,7 @@ def test_every_dataset_is_swept_without_an_error_and_the_docs_have_the_table():
             "list_functions",
             "refused: a problem is drawn from random numbers without a seed",
         ),
-        ("acre", "refused: a problem is another one when of a larger pool"),
+        ("acre", "refused: a problem is another one when read from a larger pool"),
     ],
 )
 def test_a_dataset_passes_or_is_refused_with_its_reason_as_the_docs_say(name, verdict):

@@ -82,7 +82,10 @@ class ReasoningGym:
         """Raise UserError unless the dataset is a function of its seed and grades as it has to."""
         first = _start(name, seed, 0)
         entries = [self._entry(name, first, index) for index in range(PROVED)]
-        for what, settings in (("read twice", {}), ("of a larger pool", {"size": 2 * BLOCK})):
+        for what, settings in (
+            ("read twice", {}),
+            ("read from a larger pool", {"size": 2 * BLOCK}),
+        ):
             for index in reversed(range(PROVED)):
                 if self._entry(name, first, index, copy=what, **settings) != entries[index]:
                     raise refused(name, f"problem {index} is another one when {what}")
