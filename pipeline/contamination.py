@@ -29,7 +29,7 @@ BULLET = re.compile(r"^[^\S\n]*(?:#+|[-*\u2022>]+)\s+(?=[^\W\d_]{2})", re.MULTIL
 LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~(?=\S)")
 LATEX_BRACES = re.compile(r"([\^_])\{(\w)\}")  # around one sign they change nothing
 LATEX_FRACTION = re.compile(r"\\[dt]frac\b")
-DELIMITERS = re.compile(r"\\[()\[\]](?=\s|\S)|\$+|`+")
+DELIMITERS = re.compile(r"\\[()\[\]]|\$+|`+")
 ESCAPED = re.compile(r"\\([%#&])")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d,]|\.\d{4})")
 TOKEN = re.compile(r"\d+(?:\.\d+)+|\.\d+|\d+|[^\W\d_]+|\s+|_+|.", re.DOTALL)

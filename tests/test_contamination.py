@@ -38,6 +38,8 @@ SAME = [
     ("<question>What is 5?</question>", "what is 5"),
     ("Question 2 \u2013 What is 5?", "what is 5"),
     ("Find $x^{2}+a_{1}$", "find x^2 + a\u2081"),
+    ("Find \\(x\\) with \\[x = 1\\]", "Find $x$ with $$x = 1$$"),
+    ("Solve \\(x = 1\\)", "Solve $x = 1$"),
 ]
 OTHER = [
     ("3 - 2", "3 + 2"),

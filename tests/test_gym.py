@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tasks import reasoning_gym
+from pipeline.tasks.reasoning_gym.server import packed, unpacked
 from stages import prepare
 from tests.gym import ALL, documented, gym, swept, table
 
@@ -39,7 +40,7 @@ def test_every_dataset_is_swept_without_an_error_and_the_docs_have_the_table():
             "list_functions",
             "refused: a problem is drawn from random numbers without a seed",
         ),
-        ("acre", "refused: a problem is another one when of a larger pool"),
+        ("acre", "refused: a problem is another one when read from a larger pool"),
     ],
 )
 def test_a_dataset_passes_or_is_refused_with_its_reason_as_the_docs_say(name, verdict):
@@ -84,10 +85,10 @@ def test_metadata_travels_with_the_answer_and_keeps_its_kinds():
     problem = next(gym(arc_agi={}).problems(3))
     entry = reasoning_gym.entry_of(problem.answer)
     assert json.loads(problem.answer)["reasoning-gym"]
-    assert isinstance(reasoning_gym.unpacked(entry["metadata"])["output"], tuple)
+    assert isinstance(unpacked(entry["metadata"])["output"], tuple)
     assert reasoning_gym.entry_of('{"not": "ours"}') == {"answer": '{"not": "ours"}'}
     odd = {"a": (1, [2]), "b": {3: None}}
-    assert reasoning_gym.unpacked(json.loads(json.dumps(reasoning_gym.packed(odd)))) == odd
+    assert unpacked(json.loads(json.dumps(packed(odd)))) == odd
 
 
 def test_problems_are_the_same_whatever_the_hash_seed_of_the_process(monkeypatch):

@@ -24,6 +24,7 @@ WRITTEN = {  # what each is, in the words of its trainer
     "openrlhf": "JSON lines of openrlhf.cli.batch_inference, with input and output",
     "prime-rl": "rollouts/step_N/train/effective/traces.jsonl, with nodes or traces",
 }
+ENCODED = "no token_ids and no logprobs: the text is encoded, its sampler is not compared"
 MARKS = {
     "trl": ("prompt", "completion"),
     "verl": ("input", "output", "gts", "score", "step"),
@@ -125,6 +126,18 @@ def _of(row: Row, student: Any, told: Told, found: Found) -> Iterator[Values]:
             yield from prime_rl.responses(row, student, told, found)
         case _:
             assert_never(told.format)
+
+
+def texts(row: Row, found: Found) -> tuple[str, str]:
+    """`input` and `output` as verl and OpenRLHF write them; `output` may be empty.
+
+    Raises UserError unless both are text.
+    """
+    text, output = row.text("input"), row.first("output")
+    if not isinstance(output, str):
+        raise row.wrong(("output",), output, "text")
+    found.note(ENCODED)
+    return text, output
 
 
 def ending(row: Row, text: str, student: Any, told: Told, found: Found) -> str:

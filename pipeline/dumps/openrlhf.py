@@ -7,7 +7,7 @@ keeps its special tokens, so that it says whether it ended; with `generate` it h
 
 from typing import TYPE_CHECKING
 
-from pipeline.dumps import Found, Told, Values, ending, reward
+from pipeline.dumps import Found, Told, Values, ending, reward, texts
 from pipeline.rows import Row
 
 if TYPE_CHECKING:
@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 
 
 def response(row: Row, student: "Student", told: Told, found: Found) -> Values:
-    text, output = row.text("input"), row.first("output")
-    if not isinstance(output, str):
-        raise row.wrong(("output",), output, "text")
+    text, output = texts(row, found)
     asked = student.asked(row, "input", text, special=True)
-    found.note("no token_ids and no logprobs: the text is encoded, its sampler is not compared")
     if asked is None:
         found.note("prompts that no template rendered: read as they are")
     end = next((x for x in student.ends if output.endswith(x)), None)

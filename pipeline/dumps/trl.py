@@ -7,7 +7,7 @@ completions are decoded without special tokens.
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dumps import Found, Told, Values, ending, reward
+from pipeline.dumps import ENCODED, Found, Told, Values, ending, reward
 from pipeline.rows import Row
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ OWN = ("step", "prompt", "completion", "advantage")
 def response(row: Row, student: "Student", told: Told, found: Found) -> Values:
     messages, prompt_ids = _asked(row, student, found)
     text = _completion(row)
-    found.note("no token_ids and no logprobs: the text is encoded, its sampler is not compared")
+    found.note(ENCODED)
     scores = [x for x, value in row.values.items() if x not in OWN and _is_score(value)]
     return {
         "messages": messages,

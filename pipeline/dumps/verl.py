@@ -6,7 +6,7 @@ are decoded without special tokens; the prompt was rendered by the chat template
 
 from typing import TYPE_CHECKING
 
-from pipeline.dumps import Found, Told, Values, ending, reward
+from pipeline.dumps import Found, Told, Values, ending, reward, texts
 from pipeline.rows import Row
 
 if TYPE_CHECKING:
@@ -14,13 +14,10 @@ if TYPE_CHECKING:
 
 
 def response(row: Row, student: "Student", told: Told, found: Found) -> Values:
-    text, output = row.text("input"), row.first("output")
-    if not isinstance(output, str):
-        raise row.wrong(("output",), output, "text")
+    text, output = texts(row, found)
     asked = student.asked(row, "input", text, special=False)
     if asked is None and student.frames(special=False):
         raise student.unclear(row, "input", text, 0)  # verl renders every prompt
-    found.note("no token_ids and no logprobs: the text is encoded, its sampler is not compared")
     gold = row.values.get("gts")
     return {
         "messages": asked.messages if asked else [{"role": "user", "content": text}],

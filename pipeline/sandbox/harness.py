@@ -178,7 +178,7 @@ def main(write: Callable[[int, bytes], int], leave: Callable[[int], None]) -> No
         reason = "memory"
     except SystemExit as error:
         reason, detail = "exit", str(error)
-    except BaseException as error:  # noqa: BLE001 - an answer may raise anything
+    except BaseException as error:  # noqa: BLE001 - an answer may raise anything, and is wrong then
         detail = f"{type(error).__name__}: {error}"
     verdict = {"token": token, "reason": reason, "detail": detail[:300]}
     write(RESULT, json.dumps(verdict).encode())

@@ -156,7 +156,7 @@ def program(job: dict[str, Any], errors: int) -> None:
         without_rights(job)
         command = [job["python"], "-I", "-S", "-B", "-c", job["source"]]
         os.execve(job["python"], command, {"PATH": "/nowhere", "LC_ALL": "C.UTF-8"})
-    except BaseException as error:  # noqa: BLE001 - as in `guarded`
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         os.write(errors, f"{error}".encode())
         os._exit(1)
 

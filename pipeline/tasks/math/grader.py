@@ -93,7 +93,7 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
             if not correct and any(signs):
                 correct, _ = verified(gold, answer, *signs)
             reason = None if understood else "unparsable"
-        except Exception as error:  # noqa: BLE001 - of any kind, from sympy
+        except Exception as error:  # noqa: BLE001 - sympy raises any kind; counted by its reason
             correct, reason = False, "memory" if isinstance(error, MemoryError) else "unparsable"
         pipe.send_bytes(json.dumps([correct, reason]).encode())
 
