@@ -59,8 +59,7 @@ def render(
     if len(seeds) > 1:
         parts.append("## Verdicts\n\n" + sentences.verdicts(found["verdicts"], p.split))
     else:
-        untrained = no_effect.untrained(found.get("no_effect", []))
-        parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds, untrained))
+        parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
         if p.split == "dev":
             parts.append(sentences.ON_DEV)
     parts.append(no_effect.section(found.get("no_effect", []), settings))
@@ -157,24 +156,19 @@ def _line(row: Row, beside: list[Row]) -> list[str]:
     ]
 
 
-def _sentences(
-    contrasts: list[Row], evals: Evals, seeds: list[int], untrained: set[tuple[str, int]]
-) -> str:
+def _sentences(contrasts: list[Row], evals: Evals, seeds: list[int]) -> str:
     task = evals.tasks()[-1]
     lines = []
     for arm, versus, above in QUESTIONS:
         found = [c for c in contrasts if (c["arm"], c["versus"], c["task"]) == (arm, versus, task)]
         for c in sorted(found, key=lambda c: c["seed"]):
             where = f" (seed {c['seed']})" if len(seeds) > 1 else ""
-            same = [x for x in (arm, versus) if (x, c["seed"]) in untrained]
-            lines.append(f"- {_sentence(c, above, same)}{where}")
+            lines.append(f"- {_sentence(c, above)}{where}")
     return "\n".join(lines) or "- No contrast that was named beforehand is among these arms."
 
 
-def _sentence(c: Row, above: bool, untrained: Sequence[str] = ()) -> str:
+def _sentence(c: Row, above: bool) -> str:
     what = f"{c['arm']} minus {c['versus']}: {interval(c['diff'], c['low'], c['high'], '+')}"
-    if untrained:
-        return f"{what}. No verdict: no round of {' and '.join(untrained)} had a signal."
     if c.get("note"):
         return f"{what}, undecided: {c['note']}. No evidence either way."
     if c["low"] > 0:

@@ -172,7 +172,7 @@ Teacher = Annotated[LocalTeacher | Hosted, Field(discriminator="kind")]
 
 
 class TaskPrepare(Params):
-    """Base of what a task asks for: class `Prepare` of pipeline/tasks/NAME.py."""
+    """Base of what a task asks for: class `Prepare` of pipeline/tasks/NAME, a file or folder."""
 
     graded: ClassVar[bool] = True  # the task has a checker
     sandboxed: ClassVar[bool] = False  # the checker runs programs in pipeline/sandbox
@@ -249,7 +249,7 @@ class _Task(BaseModel):
 
 
 def task_module(name: str) -> Any:
-    """pipeline/tasks/NAME.py: its class `Prepare` and its function `load`."""
+    """pipeline/tasks/NAME, a file or folder: its class `Prepare` and its function `load`."""
     return importlib.import_module(f"pipeline.tasks.{name.replace('-', '_')}")
 
 

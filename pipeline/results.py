@@ -1,5 +1,6 @@
 """Evaluations and run.json files of a plan's arms, gathered into rows of results."""
 
+from collections.abc import Set
 from typing import Any, get_args
 
 import numpy as np
@@ -139,16 +140,17 @@ def _share(column: Any) -> float:
     return float(pc.mean(pc.cast(column, pa.float64())).as_py())
 
 
-def contrasts(evals: Evals) -> list[Row]:
+def contrasts(evals: Evals, untrained: Set[tuple[str, int]] = frozenset()) -> list[Row]:
     """Paired differences, sampled, last round: omniopd minus pre-named arms, arms minus base.
 
-    `note` says where the two cannot be compared, as nothing was solved, or everything; else null.
+    `note` says why nothing can be said: nothing was solved, or everything, or an arm and seed is
+    `untrained`, of which no round had a signal (no_effect.untrained); else null.
     """
     found = []
     for seed in sorted({seed for _, seed, _ in evals.tables}):
         arms = [arm for arm in evals.arms if f"seed-{seed}" in evals.arms[arm]]
         found += [
-            _contrast(evals, arm, versus, seed, task)
+            _contrast(evals, arm, versus, seed, task, never((arm, versus), [seed], untrained))
             for arm, versus in pairs(arms)
             for task in evals.tasks()
         ]
@@ -161,7 +163,19 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     return named + [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
 
 
-def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:
+def never(pair: tuple[str, str], seeds: list[int], untrained: Set[tuple[str, int]]) -> str | None:
+    """Which arm of a contrast was not trained, and under which seeds, if not under all."""
+    parts = []
+    for arm in pair:
+        own = [seed for seed in seeds if (arm, seed) in untrained]
+        few = f" (seed {', '.join(map(str, own))})" if len(own) < len(seeds) else ""
+        parts += [f"{arm}{few}"] * bool(own)
+    return f"no round of {' and '.join(parts)} had a signal" if parts else None
+
+
+def _contrast(
+    evals: Evals, arm: str, versus: str, seed: int, task: str, untrained: str | None
+) -> Row:
     round_ = evals.last(arm, seed)
     one = evals.graded(arm, seed, round_, task, "sampled")
     other = evals.graded(versus, seed, evals.last(versus, seed), task, "sampled")
@@ -175,7 +189,7 @@ def _contrast(evals: Evals, arm: str, versus: str, seed: int, task: str) -> Row:
         "diff": diff.value,
         "low": diff.low,
         "high": diff.high,
-        "note": statistics.note(np.concatenate([one.share_B, other.share_B])),
+        "note": untrained or statistics.note(np.concatenate([one.share_B, other.share_B])),
     }
 
 

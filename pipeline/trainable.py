@@ -1,4 +1,4 @@
-"""What a round can be trained on soundly, as far as params tell: checked before anything runs.
+"""Settings under which a round would train on noise or on nothing: refused before anything runs.
 
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """

@@ -81,22 +81,12 @@ def rows(
             claim = claims.get(versus) if named else None
             found.append(row | _compared(one, other, row["k"]) | margins(claim, level))
             found[-1] |= {"named": named, "family": _family(versus, named)}
-            found[-1]["note"] = _never((arm, versus), seeds, untrained) or found[-1]["note"]
+            found[-1]["note"] = results.never((arm, versus), seeds, untrained) or found[-1]["note"]
     judged = len(seeds) > 1 and split == "test"
     adjusted = adjust([row for row in found if row["named"]]) if judged else {}
     return [
         _judged(row, adjusted.get(row["versus"]) if row["named"] else None, split) for row in found
     ]
-
-
-def _never(pair: tuple[str, str], seeds: list[int], untrained: Set[tuple[str, int]]) -> str | None:
-    """Which arm of a contrast was not trained, and under which seeds, if not under all."""
-    parts = []
-    for arm in pair:
-        own = [seed for seed in seeds if (arm, seed) in untrained]
-        few = f" (seed {', '.join(map(str, own))})" if len(own) < len(seeds) else ""
-        parts += [f"{arm}{few}"] * bool(own)
-    return f"no round of {' and '.join(parts)} had a signal" if parts else None
 
 
 def _family(versus: str, named: bool) -> str:

@@ -163,7 +163,7 @@ def main() -> None:
         untrained = no_effect.untrained(without)
         found: dict[str, Any] = {
             "results": rows,
-            "contrasts": results.contrasts(evals),
+            "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),
             "branches": effects.effects(evals, p.branches),

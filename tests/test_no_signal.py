@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import cells, checkpoints, costs, no_effect, no_signal, steps, tables
+from pipeline import cells, checkpoints, costs, no_effect, no_signal, results, steps, tables
 from pipeline.engines import hf
 from pipeline.errors import UserError
 from pipeline.experiment import load
@@ -334,9 +334,13 @@ def test_an_arm_of_which_no_round_had_a_signal_gets_no_verdict(told):
     assert no_effect.untrained(found) == {("omniopd", 0)}
     row = {"arm": "omniopd", "versus": "base", "seed": 0, "task": "t"}
     row |= {"diff": 0.0, "low": 0.0, "high": 0.0}
-    cards, _ = outcome.contrasts([row], no_effect.untrained(found))
-    assert (cards.cards[0].badge, cards.cards[0].tone) == ("no verdict", "flat")
-    assert cards.cards[0].text == "No round of omniopd had a signal."
+    row["note"] = results.never(("omniopd", "base"), [0], no_effect.untrained(found))
+    cards, _ = outcome.contrasts([row])
+    assert (cards.cards[0].badge, cards.cards[0].tone) == (
+        "no round of omniopd had a signal",
+        "flat",
+    )
+    assert "No evidence either way" in cards.cards[0].text
 
 
 def test_a_control_without_a_signal_is_no_failure(told):

@@ -3,7 +3,7 @@
 Each function takes plain rows, as they stand in the report's JSON files.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from statistics import fmean
 
 from pipeline import sentences
@@ -209,11 +209,8 @@ def _exploratory(row: Row, scale: Scale) -> list[Cell | Forest]:
     ]
 
 
-def contrasts(rows: Sequence[Row], untrained: Set[tuple[str, int]] = frozenset()) -> list[Block]:
-    """Of contrasts.json: what one run shows of the method's predictions, and every contrast.
-
-    Of an arm and seed that is `untrained` it shows nothing.
-    """
+def contrasts(rows: Sequence[Row]) -> list[Block]:
+    """Of contrasts.json: what one run shows of the method's predictions, and every contrast."""
     if not rows:
         return []
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
@@ -221,7 +218,7 @@ def contrasts(rows: Sequence[Row], untrained: Set[tuple[str, int]] = frozenset()
     tasks = {row["task"] for row in rows}
     task = "all" if "all" in tasks else max(tasks)
     cards = [
-        _seen(row, above, scale, len(seeds) > 1, untrained)
+        _seen(row, above, scale, len(seeds) > 1)
         for arm, versus, above in QUESTIONS
         for row in rows
         if (row["arm"], row["versus"], row["task"]) == (arm, versus, task)
@@ -240,18 +237,13 @@ def _where(row: Row) -> str:
     return "above zero" if row["low"] > 0 else "below zero" if row["high"] < 0 else "holds zero"
 
 
-def _seen(
-    row: Row, above: bool, scale: Scale, several: bool, untrained: Set[tuple[str, int]]
-) -> Card:
+def _seen(row: Row, above: bool, scale: Scale, several: bool) -> Card:
     fits = (row["low"] > 0) == above
     wanted = "above zero" if above else "not above zero"
     seed = f" (seed {row['seed']})" if several else ""
     badge, tone = ("as predicted", "good") if fits else ("not as predicted", "bad")
     text = f"The interval {_place(row)} in this run; the method predicts {wanted}."
-    same = [row[x] for x in ("arm", "versus") if (row[x], row["seed"]) in untrained]
-    if same:
-        badge, tone, text = "no verdict", "flat", f"No round of {' and '.join(same)} had a signal."
-    elif row.get("note"):
+    if row.get("note"):
         badge, tone = row["note"], "flat"
         text = f"No evidence either way; the method predicts {wanted}."
     return Card(

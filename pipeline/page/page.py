@@ -108,7 +108,7 @@ def _basis(content: Content) -> Markup:
 def _results(content: Content) -> Section:
     several = len({row["seed"] for row in content.results}) > 1
     seen = outcome.verdicts(content.verdicts) if several else []
-    seen = seen or outcome.contrasts(content.contrasts, no_effect.untrained(content.no_effect))
+    seen = seen or outcome.contrasts(content.contrasts)
     failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
     blocks = [*failed, *seen, *outcome.results(content.results, content.pooled), *rest]

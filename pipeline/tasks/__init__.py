@@ -47,7 +47,7 @@ class Task(Protocol):
 
 
 def load(prepare: params.TaskPrepare) -> Task:
-    """The task, from pipeline/tasks/NAME.py."""
+    """The task, from pipeline/tasks/NAME, a file or folder."""
     task: Task = params.task_module(prepare.task).load(prepare)
     return task
 
