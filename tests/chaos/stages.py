@@ -1,0 +1,274 @@
+"""Faults while stages, `dvc repro` and the flow run: signals at random moments, then once more.
+
+A stage that was broken off has to leave nothing that its next run or another stage takes for
+whole, and its next run has to end in the bytes of one that was never disturbed.
+"""
+
+import contextlib
+import functools
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from pipeline import forkserver
+from tests.chaos.counted import HANG_SECONDS, MARK, Outcome, Place, kind
+from tests.project import Project
+from tests.servers import Pure
+
+TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
+STAGES = ("rollout", "teach-hosted", "score", "train", "evaluate", "report")
+REPRO_SECONDS = 120.0  # that the whole miniature may take after a fault
+SHARED: dict[str, object] = {}  # what `ready` made
+
+
+@contextlib.contextmanager
+def ready():
+    """A finished project with a teacher behind HTTP, and the server that stages are forked from."""
+    import tempfile
+
+    with (
+        tempfile.TemporaryDirectory(prefix="omniopd-chaos-") as folder,
+        Pure().running() as server,
+        forkserver.serving() as forks,
+    ):
+        project = Project(Path(folder) / "done")
+        models = {
+            name: {"init": TINY, "steps": 30, "batch_size": 8, "lr": 1e-2}
+            for name in ("careful", "sloppy")
+        }
+        project.edit(
+            experiment__arms=["omniopd"],
+            arms={"omniopd": {}},
+            teachers={"api": api(server.url)},
+            teach__teacher="api",
+            teach__continuation="prefill",
+            pretrain__models=models,
+            evaluate__samples=2,
+        )
+        SHARED.update(project=project, server=server, forks=forks)
+        project.run("omniopd", "repro", **forks)
+        yield
+        SHARED.clear()
+
+
+def api(url: str) -> dict[str, object]:
+    return {
+        "kind": "openai_compatible",
+        "model": "stub-1",
+        "base_url": f"{url}/v1",
+        "timeout_seconds": 10.0,
+        "concurrency": 4,
+    }
+
+
+class Work:
+    """A command in a copy of the finished project, marked so that what it leaves is found."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        done = SHARED["project"]
+        assert isinstance(done, Project)
+        self.project = done.copy(place.folder / "project")
+        self.before = contents(done.folder)
+
+    def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        with (self.place.folder / "log").open("w") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self.project.folder,
+                env=self.project.environment(**env) | {MARK: self.place.mark},
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    def said(self) -> str:
+        return (self.place.folder / "log").read_text()[-2000:]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Bytes of all outs but the seconds that stages took."""
+    files = sorted(path for path in (folder / "data").rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.name != "run.json" and "report" not in path.parts
+    }
+
+
+def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outcome:
+    """One stage, signalled at a random moment, is run to its end by the next process."""
+    outcome, work = Outcome(), Work(place)
+    stages = work.project.yaml("dvc.lock")["stages"]
+    name = next(name for name in stages if name.startswith(f"{group}@") or name == group)
+    before = folder_of(work.project, stages[name])
+    for out in stages[name]["outs"]:
+        path = work.project.folder / out["path"]
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if group.startswith("teach"):
+        (work.project.folder / "judgments.sqlite").unlink()
+    _, *rest = shlex.split(stages[name]["cmd"])
+    begin = time.monotonic()
+    process = work.start(sys.executable, *rest)
+    time.sleep(place.draw.uniform(0, 4.0))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(pause)
+            os.killpg(process.pid, signal.SIGCONT)
+    try:
+        status = process.wait(HANG_SECONDS)
+    except subprocess.TimeoutExpired:
+        outcome.hangs += 1
+        outcome.told.append(f"{name} did not end: {work.said()}")
+        os.killpg(process.pid, signal.SIGKILL)
+        status = process.wait()
+    if number == signal.SIGSTOP and status:
+        outcome.silent += 1
+        outcome.told.append(f"{name} failed after it stood still: {work.said()}")
+    if status:
+        left = place.left()
+        outcome.processes_left += len(left)
+        outcome.told += left
+        again = work.start(sys.executable, *rest)
+        try:
+            if again.wait(2 * HANG_SECONDS):
+                outcome.silent += 1
+                outcome.told.append(f"{name} was not done again: {work.said()}")
+        except subprocess.TimeoutExpired:
+            outcome.hangs += 1
+            outcome.told.append(f"{name}, done again, did not end: {work.said()}")
+            os.killpg(again.pid, signal.SIGKILL)
+    after = folder_of(work.project, stages[name])
+    if differing := [path for path in before | after if before.get(path) != after.get(path)]:
+        outcome.silent += 1
+        outcome.told.append(f"{name}, {time.monotonic() - begin:.1f} s: {differing} differ")
+    return outcome
+
+
+def folder_of(project: Project, locked: dict) -> dict[str, bytes]:
+    found = {}
+    for out in locked["outs"]:
+        path = project.folder / out["path"]
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file() and file.name not in ("run.json", "report.html", "results.md"):
+                found[str(file.relative_to(project.folder))] = file.read_bytes()
+    return found
+
+
+for _group in STAGES:
+    for _name, _number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
+        kind(f"{_group}-{_name}", 10, running=True)(
+            functools.partial(disturbed, group=_group, number=_number)
+        )
+for _group in ("train", "teach-hosted"):
+    for _name, _number in (("hup", signal.SIGHUP), ("stop", signal.SIGSTOP)):
+        kind(f"{_group}-{_name}", 10, running=True)(
+            functools.partial(disturbed, group=_group, number=_number, pause=2.0)
+        )
+
+
+# the whole run
+
+
+def broken_off(place: Place, command: tuple[str, ...], number: int, group: bool) -> Outcome:
+    """`omniopd run` or `repro` of a stale project ends by a signal; the next finishes it."""
+    outcome, work = Outcome(), Work(place)
+    edited = {"train__lr": place.draw.choice([1e-3, 2e-3, 3e-3])}
+    work.project.edit(**edited)
+    process = work.start(*command)
+    time.sleep(place.draw.uniform(0.5, 12))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number) if group else process.send_signal(number)
+    try:
+        process.wait(HANG_SECONDS)
+    except subprocess.TimeoutExpired:
+        outcome.hangs += 1
+        outcome.told.append(f"{command} did not end: {work.said()}")
+    left = place.left()
+    outcome.processes_left += len(left)
+    outcome.told += left
+    process.wait()
+    again = work.start(*command)
+    try:
+        if again.wait(REPRO_SECONDS):
+            outcome.silent += 1
+            outcome.told.append(f"{command} was not finished by the next: {work.said()}")
+    except subprocess.TimeoutExpired:
+        outcome.hangs += 1
+        outcome.told.append(f"the next {command} did not end: {work.said()}")
+        os.killpg(again.pid, signal.SIGKILL)
+    left = place.left()
+    outcome.processes_left += len(left)
+    outcome.told += left
+    found = contents(work.project.folder)
+    if wrong := different(edited["train__lr"], found):
+        outcome.silent += 1
+        outcome.told.append(f"{command}: {wrong} differ")
+    return outcome
+
+
+WHOLE: dict[float, dict[str, bytes]] = {}
+
+
+def different(lr: float, found: dict[str, bytes]) -> list[str]:
+    """Outs that are not those of the first run with the same learning rate that ended well."""
+    cells = {
+        path: data for path, data in found.items() if "/train/" in path or "/evaluate/" in path
+    }
+    known = WHOLE.setdefault(lr, cells)
+    return [path for path in known if path in cells and known[path] != cells[path]]
+
+
+for _command in (("omniopd", "run", "--parallel", "2"), ("omniopd", "repro")):
+    for _name, _number, _group_too in (
+        ("kill", signal.SIGKILL, False),
+        ("hup", signal.SIGHUP, False),
+        ("term", signal.SIGTERM, False),
+        ("term-group", signal.SIGTERM, True),
+    ):
+        kind(f"{_command[1]}-{_name}", 10, running=True)(
+            functools.partial(broken_off, command=_command, number=_number, group=_group_too)
+        )
+
+
+@kind("run-prefect-killed", 10, running=True)
+def _(place: Place) -> Outcome:
+    """Prefect's server is killed; the run goes on to its end."""
+    outcome, work = Outcome(), Work(place)
+    work.project.edit(train__lr=place.draw.choice([1e-3, 2e-3, 3e-3]))
+    process = work.start("omniopd", "run", "--parallel", "2")
+    deadline = time.monotonic() + 20
+    servers: list[psutil.Process] = []
+    while not servers and process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(psutil.Error):
+            servers = [
+                child
+                for child in psutil.Process(process.pid).children(recursive=True)
+                if "prefect.server" in " ".join(child.cmdline())
+            ]
+        time.sleep(0.05)
+    time.sleep(place.draw.uniform(0, 5))
+    for server in servers:
+        with contextlib.suppress(psutil.Error):
+            server.kill()
+    try:
+        if process.wait(REPRO_SECONDS):
+            outcome.silent += 1
+            outcome.told.append(f"the run failed without Prefect: {work.said()}")
+    except subprocess.TimeoutExpired:
+        outcome.hangs += 1
+        outcome.told.append(f"the run did not end without Prefect: {work.said()}")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    left = place.left()
+    outcome.processes_left += len(left)
+    outcome.told += left
+    return outcome
