@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.chaos import buying, damage, stages  # noqa: F401 - they register their kinds
+from tests.chaos import buying, damage, postgres, stages  # noqa: F401 - they register their kinds
 
 
 @contextmanager
 def ready() -> Iterator[None]:
     """What the kinds need, made before the first fault."""
     buying.undisturbed()
-    with stages.ready():
+    with stages.ready(), postgres.ready():
         yield
