@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from pipeline import params, teachers
 from pipeline.asking import Judging, Wanted
@@ -47,7 +48,7 @@ class Counting(Pure):
             return {key for key, count in came.items() if count > self.whole[key]}
 
 
-def buy(store_url, server_url, mark, results, offset, unguarded=()):
+def buy(store_url, server_url, spool, mark, results, offset, unguarded=()):
     """Ask for all answers and put their texts, or what went wrong, into `results`."""
     os.environ[MARK] = mark
     real = time.time
@@ -63,7 +64,7 @@ def buy(store_url, server_url, mark, results, offset, unguarded=()):
     )
     asked = teachers.Asked("prefill", 1.0, "live", params.Runtime())
     try:
-        with Store(store_url, "chaos") as store:
+        with Store(store_url, "chaos", Path(spool)) as store:
             store.holding = functools.partial(store.holding, lease=LEASE)
             teacher = teachers.load(config, "it", asked, None, None)
             judging = Judging(teacher, Wanted(SAMPLES, LIMIT, 0, 3, 0.5, False), Budget(store))
@@ -93,7 +94,8 @@ class Buyer:
     def __init__(self, place: Place, store_url: str, server_url: str, unguarded=()) -> None:
         self.results = FORKED.SimpleQueue()
         self.offset = FORKED.Value("d", 0.0)
-        args = (store_url, server_url, place.mark, self.results, self.offset, unguarded)
+        spool = str(place.folder / ".spool")
+        args = (store_url, server_url, spool, place.mark, self.results, self.offset, unguarded)
         self.process: BaseProcess = FORKED.Process(target=buy, args=args)
         self.process.start()
 
@@ -101,8 +103,9 @@ class Buyer:
         self.process.join(seconds)
         return not self.process.is_alive()
 
+    @functools.cached_property
     def texts(self) -> dict | None:
-        """All texts of a buyer that ended with exit 0."""
+        """All texts of a buyer that ended with exit 0; None of another."""
         return self.results.get() if self.process.exitcode == 0 else None
 
     def said(self) -> str:
@@ -117,14 +120,13 @@ class Buyer:
 def undisturbed() -> dict:
     """The texts of a run without a fault."""
     import tempfile
-    from pathlib import Path
     from random import Random
 
     with tempfile.TemporaryDirectory() as folder, Counting().running() as server:
         place = Place(Path(folder), Random(0))
         buyer = Buyer(place, f"sqlite:///{folder}/j.sqlite", server.url)
         assert buyer.ended()
-        found = buyer.texts()
+        found = buyer.texts
         assert found is not None, buyer.said()
         assert len(found) == RESPONSES * SAMPLES
         return found
@@ -159,24 +161,44 @@ class Purchase:
         if killed:
             self.uncommitted += CONCURRENCY
 
+    def broken_off(self) -> None:
+        """A buyer has ended early: what it had been given and is kept nowhere is lost."""
+        arrived = len(self.server.whole)
+        with Store(self.store_url) as store:
+            stored = store.stats().answers
+        kept = sum(
+            len(json.loads(json.loads(line)["kept"])["judgments"])
+            for path in self.place.folder.glob(".spool/*.jsonl")
+            for line in path.read_text().splitlines()
+        )
+        self.outcome.lost += max(0, arrived - stored - kept - self.uncommitted)
+
     def finish(self, buyer: Buyer | None = None) -> Outcome:
-        """Let one buyer come to its end and count."""
+        """Let one buyer come to its end, another where that one is broken off, and count."""
         buyer = buyer or self.start()
         limit = HANG_SECONDS + LEASE
+        if buyer.ended(limit) and buyer.process.exitcode:
+            self.outcome.told.append(buyer.said()[-2000:])
+            self.broken_off()
+            buyer = self.start()
         if not buyer.ended(limit):
             self.outcome.hangs += 1
             self.outcome.told.append("a buyer did not come to its end")
             buyer.kill()
-        elif (texts := buyer.texts()) is None:
-            self.outcome.hangs += 1  # it does not come to an end without being started again
+        elif buyer.texts is None:
+            self.outcome.hangs += 1  # it never comes to its end
             self.outcome.told.append(buyer.said()[-2000:])
-        else:
-            self.outcome.silent += sum(texts.get(k) != v for k, v in undisturbed().items())
+        self.compare(buyer)
         self.count()
         return self.outcome
 
+    def compare(self, buyer: Buyer) -> None:
+        """The texts of a buyer that ended well are those of an undisturbed one."""
+        if buyer.texts is not None:
+            self.outcome.silent += sum(buyer.texts.get(k) != v for k, v in undisturbed().items())
+
     def count(self) -> None:
-        """Answers bought twice, and those of them that the store does not have either way."""
+        """Answers that were bought twice, and those that the store does not have in the end."""
         again = {key for key, count in self.server.whole.items() if count > 1} - self.excused
         self.outcome.bought_twice += max(0, len(again) - self.uncommitted)
         with Store(self.store_url) as store:
@@ -221,6 +243,7 @@ def signalled(place: Place, store_url: str | None, number: int, unguarded=()) ->
             bought.outcome.hangs += 1
             bought.outcome.told.append(f"a buyer outlived signal {number}")
             buyer.kill()
+        bought.broken_off()
         return bought.finish()
 
 
@@ -236,9 +259,7 @@ def stopped(place: Place, store_url: str | None, unguarded=()) -> Outcome:
         second = bought.start()
         second.ended(HANG_SECONDS + LEASE)
         os.kill(first.process.pid, signal.SIGCONT)
-        bought.outcome.silent += sum(
-            (second.texts() or {}).get(k) != v for k, v in undisturbed().items()
-        )
+        bought.compare(second)
         return bought.finish(first)
 
 
