@@ -14,12 +14,12 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import platformdirs
 import sqlalchemy as sa
@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.errors import UserError
 from pipeline.judgments import database
 from pipeline.judgments.held import Held
+from pipeline.judgments.retries import Retries
 from pipeline.judgments.schema import (
     BATCHES,
     CHECKS,
@@ -47,7 +48,7 @@ REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
 
-
+T = TypeVar("T")
 _PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
 
 
@@ -118,9 +119,12 @@ class Store:
         self._writer = self._engine.execution_options(write=True)
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
-        database.check(self._writer, self.name, METADATA, MARK, VERSION)
+        self._writes = Retries(self.name)
+        database.check(self._writer, self._writes, self.name, METADATA, MARK, VERSION)
         if backend == "sqlite":
-            database.use_wal(self._engine, self.name)
+            database.use_wal(self._engine, self._writes, self.name)
+        # apart: a file that another process keeps locked can still be read
+        self._reads = Retries(self.name, reached=True)
 
     def __enter__(self) -> Self:
         return self
@@ -166,17 +170,21 @@ class Store:
         now = time.time()
         insert = self._insert(CLAIMS)
         new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
-        take = insert.on_conflict_do_update(
-            index_elements=["key"], set_=new, where=lapsed(now)
-        ).returning(CLAIMS.c.key)
         rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
-        with self.writing() as connection:
-            taken = set(connection.execute(take, rows).scalars())
+        # of this very call: it may have been committed before the connection broke off
+        own = (CLAIMS.c.owner == self._owner) & (CLAIMS.c.expires_at == now + lease)
+
+        def take(connection: sa.Connection) -> set[str]:
+            free = lapsed(time.time()) | own
+            query = insert.on_conflict_do_update(index_elements=["key"], set_=new, where=free)
+            taken = set(connection.execute(query.returning(CLAIMS.c.key), rows).scalars())
             # Only after the claim: whoever held it before stored its answer and let go at once.
             answered = sa.select(JUDGMENTS.c.key).where(*_serves(taken, limit))
             known = set(connection.execute(answered).scalars())
             self._drop(connection, known)
-        return taken - known
+            return taken - known
+
+        return self._write(take)
 
     def renew(self, keys: Iterable[str], lease: float = LEASE_SECONDS) -> set[str]:
         """Extend the claims on `keys` to `lease` seconds from now; returns those still held.
@@ -187,14 +195,18 @@ class Store:
         kept: set[str] = set()
         for chunk in _chunks(keys):
             mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(chunk))
-            with self.writing() as connection:
-                # rows are locked in the order of their keys: Postgres deadlocks otherwise
-                query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
-                found = connection.execute(query.with_for_update()).scalars().all()
-                new = CLAIMS.update().where(*mine)
-                connection.execute(new.values(expires_at=time.time() + lease))
-            kept.update(found)
+            kept |= self._write(functools.partial(self._extend, mine=mine, lease=lease))
         return kept
+
+    def _extend(
+        self, connection: sa.Connection, mine: tuple[sa.ColumnElement[bool], ...], lease: float
+    ) -> set[str]:
+        # rows are locked in the order of their keys: Postgres deadlocks otherwise
+        query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
+        found = connection.execute(query.with_for_update()).scalars().all()
+        new = CLAIMS.update().where(*mine)
+        connection.execute(new.values(expires_at=time.time() + lease))
+        return set(found)
 
     def expiry(self, keys: Collection[str]) -> float | None:
         """When the first of the claims on `keys` lapses, a time stamp; None without a claim."""
@@ -209,8 +221,7 @@ class Store:
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
         for chunk in _chunks(keys):
-            with self.writing() as connection:
-                self._drop(connection, chunk)
+            self._write(functools.partial(self._drop, keys=chunk))
 
     @contextmanager
     def holding(
@@ -241,21 +252,37 @@ class Store:
         rows = [
             to_row(f) for f in sorted(judgments, key=lambda found: (found.key, found.token_limit))
         ]
-        with self.writing() as connection:
+        enter = self._entering(paid)
+
+        def store(connection: sa.Connection) -> None:
             connection.execute(self._insert(JUDGMENTS).on_conflict_do_nothing(), rows)
             for chunk in _chunks(found.key for found in judgments):
                 self._drop(connection, chunk)
-            if paid is not None:
-                self._enter(connection, paid)
+            enter(connection)
+
+        self._write(store)
 
     def enter(self, entry: Entry) -> None:
         """A line more in the ledger."""
-        with self.writing() as connection:
-            self._enter(connection, entry)
+        self._write(self._entering(entry))
 
-    def _enter(self, connection: sa.Connection, entry: Entry) -> None:
+    def _entering(self, entry: Entry | None) -> Callable[[sa.Connection], None]:
+        """What enters a line once, however often it is called."""
+        if entry is None:
+            return lambda _: None
         values = asdict(entry) | {"project": self._project, "created_at": time.time()}
-        connection.execute(LEDGER.insert().values(values))
+        tried = False
+
+        def enter(connection: sa.Connection) -> None:
+            nonlocal tried
+            if tried:  # and perhaps committed, before the connection broke off
+                same = (LEDGER.c[name] == value for name, value in values.items())
+                if connection.execute(sa.select(LEDGER.c.id).where(*same)).first():
+                    return
+            tried = True
+            connection.execute(LEDGER.insert().values(values))
+
+        return enter
 
     def spent(self) -> Entry:
         """All that the ledger has of this project."""
@@ -286,18 +313,15 @@ class Store:
     def keep_batch(self, teacher: str, batch: Batch) -> None:
         """Remember a batch before waiting for it: a killed run takes it up again."""
         values = {"id": batch.id, "teacher": teacher, "keys": json.dumps(batch.keys)}
-        with self.writing() as connection:
-            connection.execute(BATCHES.insert().values(values | {"created_at": time.time()}))
+        row = values | {"created_at": time.time()}
+        self._execute(self._insert(BATCHES).values(row).on_conflict_do_nothing())
 
     def collected(self, batch: Batch, keys: Collection[str]) -> None:
         """Forget these keys of a batch, and the batch with its last one."""
         rest = [key for key in batch.keys if key not in keys]
         this = BATCHES.c.id == batch.id
-        with self.writing() as connection:
-            if rest:
-                connection.execute(BATCHES.update().where(this).values(keys=json.dumps(rest)))
-            else:
-                connection.execute(BATCHES.delete().where(this))
+        kept = BATCHES.update().where(this).values(keys=json.dumps(rest))
+        self._execute(kept if rest else BATCHES.delete().where(this))
 
     def checked(self, teacher: str) -> bool:
         """Whether this teacher, named by a hash of its settings, has passed its check."""
@@ -308,8 +332,7 @@ class Store:
     def passed(self, teacher: str) -> None:
         """Remember that this teacher passed its check."""
         row = {"teacher": teacher, "created_at": time.time()}
-        with self.writing() as connection:
-            connection.execute(self._insert(CHECKS).on_conflict_do_nothing(), [row])
+        self._execute(self._insert(CHECKS).values(row).on_conflict_do_nothing())
 
     def stream(self, *where: sa.ColumnElement[bool]) -> Iterator[list[tuple[Judgment, str]]]:
         """Answers with their stored checksums, in the order of their keys, a chunk at a time."""
@@ -339,16 +362,23 @@ class Store:
 
     def adopt(self, judgments: Sequence[Judgment]) -> int:
         """Store answers that were bought elsewhere; returns how many this store lacked."""
-        with self.writing() as connection:
-            insert = self._insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
-            rows = [to_row(found) for found in judgments]
-            return len(connection.execute(insert, rows).all()) if rows else 0
+        insert = self._insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
+        rows = [to_row(found) for found in judgments]
+        if not rows:
+            return 0
+        return self._write(lambda connection: len(connection.execute(insert, rows).all()))
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
-        return database.transaction(self._engine, self.name)
+        return database.transaction(self._engine, self._reads, self.name)
 
     def writing(self) -> AbstractContextManager[sa.Connection]:
-        return database.transaction(self._writer, self.name)
+        return database.transaction(self._writer, self._writes, self.name)
+
+    def _write(self, action: Callable[[sa.Connection], T]) -> T:
+        return database.write(self._writer, self._writes, self.name, action)
+
+    def _execute(self, statement: sa.Executable) -> None:
+        self._write(lambda connection: connection.execute(statement))
 
     def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
         mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))
