@@ -114,6 +114,10 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+class Refused(UserError):
+    """A row that the table's rules do not allow: another try would meet the same."""
+
+
 @contextmanager
 def transaction(engine: sa.Engine, waiting: Retries, shown: str) -> Iterator[sa.Connection]:
     """All or nothing; its begin is waited for. Raises UserError with what the database said."""
@@ -142,8 +146,8 @@ def write(
 def _told(shown: str) -> Iterator[None]:
     try:
         yield
-    except exc.IntegrityError as error:
-        raise UserError(
+    except (exc.IntegrityError, exc.DataError) as error:
+        raise Refused(
             f"judgments at {shown}: a row breaks the table's rules ({retries.reason(error)}). "
             "Nothing of its transaction was stored. Please report this: it is a mistake in the "
             "program."

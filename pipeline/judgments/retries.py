@@ -8,6 +8,7 @@ wrong table, a row that breaks its rules) is never tried again.
 import logging
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -42,6 +43,11 @@ class Retries:
         self._shown, self._reached = shown, reached
         self._since: float | None = None  # the first of the errors that no success has followed
         self._told = False
+        self._over = threading.Event()
+
+    def hurry(self) -> None:
+        """Try each call once from now on: the process is to end."""
+        self._over.set()
 
     def call(self, action: Callable[[], T]) -> T:
         """The result of `action`, tried again after errors that may pass.
@@ -62,13 +68,13 @@ class Retries:
     def _again(self, action: Callable[[], T], first: exc.SQLAlchemyError) -> T:
         if self._since is None:
             self._since, self._told = time.monotonic(), False
-        if self._waited() >= RETRY_SECONDS:
+        if self._over.wait(FIRST_WAIT) or self._waited() >= RETRY_SECONDS:
             raise first
-        time.sleep(FIRST_WAIT)
         return tenacity.Retrying(
+            sleep=tenacity.sleep_using_event(self._over),
             retry=tenacity.retry_if_exception(passes),
             wait=tenacity.wait_random_exponential(FIRST_WAIT, LONGEST_WAIT),
-            stop=lambda _: self._waited() >= RETRY_SECONDS,
+            stop=lambda _: self._over.is_set() or self._waited() >= RETRY_SECONDS,
             before_sleep=self._tell,
             reraise=True,
         )(action)

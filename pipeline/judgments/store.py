@@ -11,6 +11,7 @@ clock that is wrong can cost a second purchase, never a wrong answer.
 
 import functools
 import json
+import logging
 import os
 import time
 import uuid
@@ -18,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -42,12 +44,14 @@ from pipeline.judgments.schema import (
     from_row,
     to_row,
 )
+from pipeline.judgments.spool import Kept, Spool
 
 CHUNK = 500  # keys in one query or transaction
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
 
+log = logging.getLogger("omniopd")
 T = TypeVar("T")
 _PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
 
@@ -109,9 +113,12 @@ class Store:
     Raises UserError, without any password, when the store cannot be opened, read or written.
     """
 
-    def __init__(self, url: str, project: str = "") -> None:
-        """`project` names the experiment whose purchases the ledger adds up."""
+    def __init__(self, url: str, project: str = "", spool: Path | None = None) -> None:
+        """`project` names the experiment whose purchases the ledger adds up; `spool` is the folder
+        for what arrived and cannot be stored."""
         parsed = database.parse(url)
+        self.spool = None if spool is None else Spool(parsed, spool)
+        self._away: UserError | None = None  # why nothing more is written
         self._project = project
         self.name = database.name(parsed)
         self._owner = uuid.uuid4().hex
@@ -136,6 +143,13 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self._engine.dispose()
+        if self.spool is not None:
+            self.spool.close()
+
+    def hurry(self) -> None:
+        """Wait for no error to pass any more: the process is to end."""
+        self._reads.hurry()
+        self._writes.hurry()
 
     def find(self, keys: Iterable[str], limit: int) -> Iterator[Judgment]:
         """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
@@ -239,50 +253,82 @@ class Store:
             yield held
         finally:
             held.end()
-            self.release(held.keys)
+            try:
+                self.release(held.keys)
+            except UserError as error:  # it would hide why the block ended; claims lapse, too
+                log.warning(f"claims not released, they lapse in {lease:.0f} s: {error}")
 
     def add(self, judgments: Sequence[Judgment], paid: Entry | None = None) -> None:
         """Store all answers of one reply, or none, and release their claims with them.
 
         An answer that is there already stays as it is: the first writer wins. What the reply
-        cost enters the ledger in the same transaction.
+        cost enters the ledger in the same transaction. What cannot be stored goes to the spool,
+        where there is one, before UserError is raised.
         """
-        if not judgments:
-            return
-        rows = [
-            to_row(f) for f in sorted(judgments, key=lambda found: (found.key, found.token_limit))
-        ]
-        enter = self._entering(paid)
-
-        def store(connection: sa.Connection) -> None:
-            connection.execute(self._insert(JUDGMENTS).on_conflict_do_nothing(), rows)
-            for chunk in _chunks(found.key for found in judgments):
-                self._drop(connection, chunk)
-            enter(connection)
-
-        self._write(store)
+        if judgments:
+            self._keep(tuple(judgments), paid)
 
     def enter(self, entry: Entry) -> None:
-        """A line more in the ledger."""
-        self._write(self._entering(entry))
+        """A line more in the ledger; to the spool, like an answer, where that is not possible."""
+        self._keep((), entry)
 
-    def _entering(self, entry: Entry | None) -> Callable[[sa.Connection], None]:
-        """What enters a line once, however often it is called."""
-        if entry is None:
-            return lambda _: None
-        values = asdict(entry) | {"project": self._project, "created_at": time.time()}
-        tried = False
+    def _keep(self, judgments: tuple[Judgment, ...], entry: Entry | None) -> None:
+        paid = None if entry is None else asdict(entry)
+        kept = Kept(self.name, self._project, time.time(), judgments, paid)
+        if self.spool is None:
+            self._store(kept)
+            return
+        try:
+            if self._away is not None:  # that was waited for, and the stage is ending
+                raise self._away
+            self._store(kept)
+        except BaseException as error:
+            if isinstance(error, UserError) and not isinstance(error, database.Refused):
+                self._away = error
+            try:
+                self.spool.keep(kept)
+            except OSError as worse:
+                raise UserError(
+                    f"{error} And {len(judgments)} answers that were paid for are lost: "
+                    f"{self.spool.path} could not be written ({worse})."
+                ) from error
+            if not isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{error} What arrived and is not stored is kept in {self.spool.path}: the next "
+                "run takes it in before it asks for anything, `omniopd judgments recover` now."
+            ) from error
 
-        def enter(connection: sa.Connection) -> None:
-            nonlocal tried
-            if tried:  # and perhaps committed, before the connection broke off
-                same = (LEDGER.c[name] == value for name, value in values.items())
-                if connection.execute(sa.select(LEDGER.c.id).where(*same)).first():
-                    return
-            tried = True
-            connection.execute(LEDGER.insert().values(values))
+    def take_in(self, kept: Kept) -> int:
+        """Store what was kept, unless it is there; returns how many answers were not."""
+        return self._store(kept, again=True)
 
-        return enter
+    def _store(self, kept: Kept, again: bool = False) -> int:
+        """`again`: it may have been stored before; returns how many answers had not."""
+        ordered = sorted(kept.judgments, key=lambda found: (found.key, found.token_limit))
+        rows = [to_row(found) for found in ordered]
+        insert = self._insert(JUDGMENTS).on_conflict_do_nothing()
+        paid = None if kept.paid is None else kept.paid | _mark(kept)
+
+        def store(connection: sa.Connection) -> int:
+            nonlocal again
+            new = 0
+            if again and rows:
+                new = len(connection.execute(insert.returning(JUDGMENTS.c.key), rows).all())
+            elif rows:
+                connection.execute(insert, rows)
+            for chunk in _chunks(found.key for found in ordered):
+                self._drop(connection, chunk)
+            if paid is not None and not (again and self._entered(connection, paid)):
+                connection.execute(LEDGER.insert().values(paid))
+            again = True  # it may be committed, though the connection breaks off
+            return new
+
+        return self._write(store)
+
+    def _entered(self, connection: sa.Connection, paid: dict[str, Any]) -> bool:
+        same = (LEDGER.c[name] == value for name, value in paid.items())
+        return connection.execute(sa.select(LEDGER.c.id).where(*same)).first() is not None
 
     def spent(self) -> Entry:
         """All that the ledger has of this project."""
@@ -386,6 +432,10 @@ class Store:
         held = connection.execute(ordered).scalars().all()
         if held:
             connection.execute(CLAIMS.delete().where(CLAIMS.c.key.in_(held)))
+
+
+def _mark(kept: Kept) -> dict[str, Any]:
+    return {"project": kept.project, "created_at": kept.created_at}
 
 
 def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:
