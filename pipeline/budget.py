@@ -68,17 +68,20 @@ class Budget:
             if self._due():
                 self.look()
 
-    def take(self, usd: float) -> bool:
-        """Whether one request more, of at most `usd` dollars, may be sent now. After `looked`."""
-        with self._counts:
-            return self._take(usd)
+    def take(self, usd: float, look: bool = True) -> bool:
+        """Whether one request more, of at most `usd` dollars, may be sent now.
 
-    def _take(self, usd: float) -> bool:
+        `look`: at what others have spent, which waits for the database; else after `looked`.
+        """
+        with self._counts:
+            return self._take(usd, look)
+
+    def _take(self, usd: float, look: bool) -> bool:
         if self.refused or self.halted:
             return False
         if self.max_requests is None and self.max_usd is None:
             return True
-        if self._looked == float("-inf"):
+        if look and self._due():
             self.look()
         if self.max_requests is not None:
             sent = self._spent_requests + self._requests

@@ -173,16 +173,25 @@ def test_what_arrives_while_the_file_is_locked_is_taken_in_by_the_next_run(
     assert list(spool.iterdir()) == []
 
 
-def test_a_full_disk_loses_nothing_and_names_the_remedy(file_url, spool, soon, monkeypatch):
+def test_a_full_disk_loses_nothing_and_names_the_remedy(file_url, spool, soon):
     with Pure().running() as server:
         with Store(file_url, "mine", spool) as store:
-            with store._engine.connect() as connection:
-                pages = connection.exec_driver_sql("pragma page_count").scalar()
-            store._engine.dispose()
-            full = f"pragma max_page_count = {pages + 10}"
-            sa.event.listen(store._engine, "connect", lambda found, _: found.execute(full))
+            keep, engine = store._store, store._engine
+
+            def fill(kept, **more):
+                if kept.judgments and store._store is fill:
+                    store._store = keep
+                    with engine.connect() as connection:
+                        pages = connection.exec_driver_sql("pragma page_count").scalar()
+                    full = f"pragma max_page_count = {pages}"
+                    sa.event.listen(engine, "connect", lambda found, _: found.execute(full))
+                    engine.dispose()  # the connections without it
+                return keep(kept, **more)
+
+            store._store = fill
             with pytest.raises(UserError, match=r"full\. Free space.*kept in"):
                 ask(store, server.url, 40)
+        assert 0 < len(server.whole) < 40 * SAMPLES
         with Store(file_url, "mine", spool) as store:
             ask(store, server.url, 40)
             once_each(server, store, 40 * SAMPLES)

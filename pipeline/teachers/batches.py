@@ -92,7 +92,6 @@ class _Order:
             self.sent[key] = 1
         await self._drop_lost(underway)
         new = [key for key in self.waiting if key not in underway]
-        await self.budget.looked()
         allowed = itertools.takewhile(
             lambda key: self.budget.take(self.teacher.worst(self.waiting[key])[0]), new
         )

@@ -145,7 +145,7 @@ class _Line:
                         await self._gave_up(sent)
                         return left
                     await self.budget.looked()
-                    if self.stop.is_set() or not self.budget.take(worst):
+                    if self.stop.is_set() or not self.budget.take(worst, look=False):
                         await self._gave_up(sent)
                         return None
                     asked, sent = asked + 1, sent + 1
