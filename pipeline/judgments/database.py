@@ -55,7 +55,8 @@ def name(url: sa.URL) -> str:
 def connectable(url: sa.URL) -> sa.Engine:
     """An engine whose write transactions (execution option `write`) lock at their start."""
     if url.get_backend_name() != "sqlite":
-        alive = {name: value for name, value in ALIVE.items() if name not in url.query}
+        libpq = url.drivername in ("postgresql+psycopg", "postgresql+psycopg2")
+        alive = {k: value for k, value in ALIVE.items() if libpq and k not in url.query}
         try:
             engine = sa.create_engine(url, pool_pre_ping=True, connect_args=alive)
         except (ModuleNotFoundError, exc.NoSuchModuleError) as error:
@@ -63,7 +64,8 @@ def connectable(url: sa.URL) -> sa.Engine:
                 f"judgments at {name(url)}: its driver is not installed. "
                 "Run `pip install 'omniopd-pipeline[postgres]'`."
             ) from error
-        sa.event.listen(engine, "connect", _prepare_postgres)
+        if libpq:
+            sa.event.listen(engine, "connect", _prepare_postgres)
         return engine
     if url.database:
         Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +77,9 @@ def connectable(url: sa.URL) -> sa.Engine:
 
 def _prepare_postgres(connection: Any, _record: Any) -> None:
     connection.autocommit = True  # else the settings would go with the first rollback
-    for name, seconds in (
-        ("idle_in_transaction_session_timeout", IDLE_SECONDS),
-        ("lock_timeout", LOCK_SECONDS),
-    ):
-        connection.execute(f"SET {name} = '{seconds}s'")
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
     connection.autocommit = False
 
 
