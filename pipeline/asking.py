@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline import checkpoints, continuations
+from pipeline import checkpoints, continuations, taking
 from pipeline.budget import Budget
 from pipeline.errors import UserError
+from pipeline.judgments import recovery
 from pipeline.judgments.held import Held
 from pipeline.judgments.keys import Request, seed_for
 from pipeline.judgments.schema import Judgment, request_columns
@@ -46,6 +47,7 @@ class Judging:
     before_spending: Callable[[], None] = lambda: None  # called once, before the first purchase
     _may_spend: bool = False
     _doubted: bool = False  # whether the server reads whole prompts, which was said
+    _handed: Answered | None = None  # the last reply that went to the store
     _counted: set[str] = field(default_factory=set)  # keys of this block and the one before
 
     def judge(self, block: list[Response]) -> dict[Place, Judgment]:
@@ -144,6 +146,7 @@ class Judging:
         store, limit = self.budget.store, self.wanted.limit
         places = {request.key: place for place, request in reversed(requests.items())}
         found: dict[str, Judgment] = {}
+        recovery.take_in(store)
         for judgment in store.find(places, limit):
             found[judgment.key] = self._drawn(judgment)
         store.enter(Entry(reused=len(found), misses=len(places) - len(found)))
@@ -163,7 +166,9 @@ class Judging:
                 # in the order of the requests: a set's order changes from process to process
                 keys = [key for key in missing if key in held.keys]
                 wanted = {places[key]: requests[places[key]] for key in keys}
-                bought = self._bought(block, wanted, held)
+                # once more: who held these may just have kept them, and let go
+                stored = recovery.take_in(store)
+                bought = [] if stored else self._bought(block, wanted, held)
                 found |= {judgment.key: judgment for judgment in bought}
             rest = [key for key in missing if key not in found]
             if rest and not bought:
@@ -224,7 +229,9 @@ class Judging:
         of_ask = list(by_response.items())
         bought: list[Judgment] = []
         stopped: UserError | None = None
-        for answered in self.teacher.answer(asks, self.wanted.limit, self.budget) if asks else ():
+
+        def take(answered: Answered) -> None:
+            nonlocal stopped
             r, draws = of_ask[answered.ask]
             try:
                 self._check(answered, asks[answered.ask])
@@ -233,24 +240,30 @@ class Judging:
                     for draw, found in answered.continuations.items()
                 ]
                 self._keep(judgments, answered)
-                bought += map(self._drawn, judgments)
+                bought.extend(map(self._drawn, judgments))
                 self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
             except UserError as error:
                 stopped = stopped or error
                 self.budget.halted = True
+
+        if asks:
+            replies = self.teacher.answer(asks, self.wanted.limit, self.budget)
+            taking.each(replies, take, lambda answered: answered is self._handed)
         if stopped:
             raise stopped
         return bought
 
     def _keep(self, judgments: list[Judgment], answered: Answered) -> None:
+        self._handed = answered
         paid = Entry(
             bought=len(judgments),
             requests=answered.requests,
             tokens=answered.tokens,
             usd=answered.usd,
         )
-        self.budget.store.add(judgments, paid)
-        self.budget.arrived(answered.requests, answered.reserved, answered.usd)
+        with self.budget.settling():
+            self.budget.store.add(judgments, paid)
+            self.budget.arrived(answered.requests, answered.reserved, answered.usd)
         self.ledger.served(answered)
         self.ledger.bought += len(judgments)
         self.ledger.requests += answered.requests
@@ -264,9 +277,11 @@ class Judging:
         problem = self._replaced(answered) or self._unread(answered, ask)
         if problem is None:
             return
+        self._handed = answered
         paid = Entry(requests=answered.requests, tokens=answered.tokens, usd=answered.usd)
-        self.budget.store.enter(paid)
-        self.budget.arrived(answered.requests, answered.reserved, answered.usd)
+        with self.budget.settling():
+            self.budget.store.enter(paid)
+            self.budget.arrived(answered.requests, answered.reserved, answered.usd)
         raise UserError(f"teach: {problem}")
 
     def _replaced(self, answered: Answered) -> str | None:

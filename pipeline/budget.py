@@ -1,8 +1,10 @@
 """What may still be asked and spent: a hard stop that leaves a state to go on from."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserError
@@ -33,6 +35,10 @@ class Budget:
     _spent_requests: int = 0
     _spent_usd: float = 0.0
     _looked: float = field(default=float("-inf"))
+    # requests are sent by one thread, replies stored by another. The first is held over what enters
+    # the ledger and is counted here, so that no look falls between; the second for an instant
+    _settles: threading.Lock = field(default_factory=threading.Lock)
+    _counts: threading.RLock = field(default_factory=threading.RLock)
 
     async def still(self, keys: Collection[str]) -> set[str]:
         """Those of `keys` that no other process has taken meanwhile. Raises UserError."""
@@ -42,13 +48,40 @@ class Budget:
             return self.held.still(keys)
         return await asyncio.to_thread(self.held.still, keys)  # it waits for the database
 
-    def take(self, usd: float) -> bool:
-        """Whether one request more, of at most `usd` dollars, may be sent now."""
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Around storing a reply and `arrived`."""
+        with self._settles:
+            yield
+
+    async def looked(self) -> None:
+        """Look at what others have spent, where that is due. Raises UserError."""
+        if self._due():
+            await asyncio.to_thread(self._look_once)  # it waits for the database
+
+    def _due(self) -> bool:
+        limited = self.max_requests is not None or self.max_usd is not None
+        return limited and time.monotonic() - self._looked > LOOK_SECONDS
+
+    def _look_once(self) -> None:
+        with self._settles:
+            if self._due():
+                self.look()
+
+    def take(self, usd: float, look: bool = True) -> bool:
+        """Whether one request more, of at most `usd` dollars, may be sent now.
+
+        `look`: at what others have spent, which waits for the database; else after `looked`.
+        """
+        with self._counts:
+            return self._take(usd, look)
+
+    def _take(self, usd: float, look: bool) -> bool:
         if self.refused or self.halted:
             return False
         if self.max_requests is None and self.max_usd is None:
             return True
-        if time.monotonic() - self._looked > LOOK_SECONDS:
+        if look and self._due():
             self.look()
         if self.max_requests is not None:
             sent = self._spent_requests + self._requests
@@ -69,15 +102,17 @@ class Budget:
 
     def arrived(self, requests: int, reserved: float, usd: float) -> None:
         """A reply was committed: what it took moves from in flight to spent."""
-        self._requests -= requests
-        self._usd -= reserved
-        self._spent_requests += requests
-        self._spent_usd += usd
+        with self._counts:
+            self._requests -= requests
+            self._usd -= reserved
+            self._spent_requests += requests
+            self._spent_usd += usd
 
     def unsent(self, usd: float) -> None:
         """A request that was taken and could not be sent."""
-        self._requests -= 1
-        self._usd -= usd
+        with self._counts:
+            self._requests -= 1
+            self._usd -= usd
 
     def resumed(self, usd: float) -> None:
         """A request that a killed run had sent, and that no ledger has yet, is waited for."""
@@ -86,21 +121,26 @@ class Budget:
 
     def gave_up(self, requests: int) -> None:
         """Requests that brought nothing: they cost nothing, and the ledger has them as sent."""
-        self.store.enter(Entry(requests=requests))
-        self._requests -= requests
-        self._spent_requests += requests
+        with self.settling():
+            self.store.enter(Entry(requests=requests))
+            with self._counts:
+                self._requests -= requests
+                self._spent_requests += requests
 
     def failed(self, usd: float, billed: bool) -> None:
         """A request failed and still counts as sent. It costs nothing where the provider said so;
         one that broke off may have been billed, and counts at its highest price."""
-        self._usd -= usd
-        if billed and usd:
-            self.store.enter(Entry(usd=usd))
-            self._spent_usd += usd
+        with self.settling():
+            if billed and usd:
+                self.store.enter(Entry(usd=usd))
+            with self._counts:
+                self._usd -= usd
+                self._spent_usd += usd if billed else 0.0
 
     def look(self) -> None:
         spent = self.store.spent()
-        self._spent_requests, self._spent_usd = spent.requests, spent.usd
+        with self._counts:
+            self._spent_requests, self._spent_usd = spent.requests, spent.usd
         self._looked = time.monotonic()
 
     def check(self) -> None:

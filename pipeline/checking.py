@@ -87,8 +87,9 @@ def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict
         longest = max(longest, round(written / len(found.continuations)))
         requests, tokens, usd = requests + found.requests, tokens + found.tokens, usd + found.usd
         paid = Entry(requests=found.requests, tokens=found.tokens, usd=found.usd)
-        budget.store.enter(paid)
-        budget.arrived(found.requests, found.reserved, found.usd)
+        with budget.settling():
+            budget.store.enter(paid)
+            budget.arrived(found.requests, found.reserved, found.usd)
     seconds = time.monotonic() - start
     counts, stories = (
         [_text(teacher, prefixes[i], answers[d]) for d in draws if d.position == i] for i in (0, 1)

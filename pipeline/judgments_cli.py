@@ -70,6 +70,29 @@ def merge(other: Annotated[str, typer.Argument(help="URL of another store")]) ->
 
 
 @app.command()
+def recover(
+    files: Annotated[list[Path] | None, typer.Argument(help="of another store, too")] = None,
+) -> None:
+    """Take in answers that arrived and could not be stored, from this project's .spool."""
+    from pipeline import cells
+    from pipeline.judgments import recovery, spool, store
+
+    with store.Store(store.url(), cells.project(), spool.FOLDER) as opened:
+        assert opened.spool is not None
+        paths, others = files or opened.spool.waiting(), opened.spool.others()
+        found = recovery.recover(opened, paths)
+        name = opened.name
+    typer.echo(
+        f"{len(paths):,} files, {found.replies:,} replies read, {found.answers:,} answers new in "
+        f"{name}"
+    )
+    if found.busy:
+        typer.echo(f"{found.busy:,} files are still written to by another process, and stay")
+    if others and not files:
+        typer.echo(f"answers of another store, taken in only by name: {' '.join(map(str, others))}")
+
+
+@app.command()
 def verify() -> None:
     """Check that every answer is what its key and checksum say."""
     from pipeline.judgments import archive, store

@@ -21,6 +21,7 @@ from pipeline import estimate as costs
 from pipeline.budget import Budget
 from pipeline.compute import Experimental
 from pipeline.errors import UserError
+from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Entry, Store, url
 from pipeline.teachers.hosted import Hosted
 
@@ -76,7 +77,7 @@ def check(name: str | None, force: bool) -> checking.Verdict:
     """Check a teacher with the base block's mode and temperature, and remember it if it passed."""
     file, teacher = _teacher(name)
     accepted = file.teach.accept_terms
-    with Store(url(), cells.project()) as store:
+    with Store(url(), cells.project(), FOLDER) as store:
         budget = Budget(store, file.teach.max_requests, file.teach.max_usd)
         names = (accepted,) if isinstance(accepted, str) else accepted
         checking.allowed(teacher, budget, names)

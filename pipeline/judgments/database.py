@@ -1,24 +1,33 @@
 """SQLite or Postgres behind one URL: connect, check that it is ours, report errors plainly.
 
+A process that is stopped in the midst of a transaction keeps its locks. Postgres ends such a
+transaction after IDLE_SECONDS; nothing but the process itself can end one of SQLite.
+
 No message holds a password: URLs are rendered with it hidden, and the drivers' own texts, which
 may repeat what was sent, are cut to their first line.
 """
 
 import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from pipeline.errors import UserError
+from pipeline.judgments import retries
+from pipeline.judgments.retries import REMEDY, Retries
 
 LOCK = 260601476  # of the transactions that may create the tables; any number of our own
-BUSY_SECONDS = 60  # how long SQLite waits for another process's transaction
-REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
+BUSY_SECONDS = 5  # how long SQLite waits for another process's transaction before another try
+# seconds after which Postgres ends the transaction of a client that says nothing, and after which
+# it gives up waiting for a lock: the longer one, so that others outlast the stopped client
+IDLE_SECONDS, LOCK_SECONDS = 30, 45
+# of libpq: a server that does not answer at all is noticed, a URL can say otherwise
+ALIVE = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
+T = TypeVar("T")
 
 
 def parse(url: str) -> sa.URL:
@@ -46,22 +55,35 @@ def name(url: sa.URL) -> str:
 def connectable(url: sa.URL) -> sa.Engine:
     """An engine whose write transactions (execution option `write`) lock at their start."""
     if url.get_backend_name() != "sqlite":
+        libpq = url.drivername in ("postgresql+psycopg", "postgresql+psycopg2")
+        alive = {k: value for k, value in ALIVE.items() if libpq and k not in url.query}
         try:
-            return sa.create_engine(url, pool_pre_ping=True)
+            engine = sa.create_engine(url, pool_pre_ping=True, connect_args=alive)
         except (ModuleNotFoundError, exc.NoSuchModuleError) as error:
             raise UserError(
                 f"judgments at {name(url)}: its driver is not installed. "
                 "Run `pip install 'omniopd-pipeline[postgres]'`."
             ) from error
+        if libpq:
+            sa.event.listen(engine, "connect", _prepare_postgres)
+        return engine
     if url.database:
         Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-    sa.event.listen(engine, "connect", _prepare)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin)
     return engine
 
 
-def _prepare(connection: Any, _record: Any) -> None:
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    connection.autocommit = True  # else the settings would go with the first rollback
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    connection.autocommit = False
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # sqlite3 begins nothing by itself; _begin does
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     # With WAL, a killed process loses nothing that it committed: the pages are the kernel's by
@@ -69,21 +91,21 @@ def _prepare(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def use_wal(engine: sa.Engine, shown: str) -> None:
+def use_wal(engine: sa.Engine, waiting: Retries, shown: str) -> None:
     """Switch a SQLite file to WAL; the file keeps it, so only after it is known to be ours.
 
     SQLite does not wait here: a process that switches the same new file makes this one fail.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
-    with closing(engine.raw_connection()) as connection:
-        while True:
+
+    def switch() -> None:
+        with closing(engine.raw_connection()) as connection:
             try:
                 connection.cursor().execute("PRAGMA journal_mode = WAL")
-                return
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise UserError(f"judgments at {shown}: {error}. {REMEDY}") from error
-            time.sleep(0.01)
+                raise exc.OperationalError(None, None, error) from error
+
+    with _told(shown):
+        waiting.call(switch)
 
 
 def _begin(connection: sa.Connection) -> None:
@@ -92,35 +114,63 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+class Refused(UserError):
+    """A row that the table's rules do not allow: another try would meet the same."""
+
+
 @contextmanager
-def transaction(engine: sa.Engine, shown: str) -> Iterator[sa.Connection]:
-    """All or nothing. Raises UserError naming the store and what the database said."""
-    try:
+def transaction(engine: sa.Engine, waiting: Retries, shown: str) -> Iterator[sa.Connection]:
+    """All or nothing; its begin is waited for. Raises UserError with what the database said."""
+    with _told(shown), ExitStack() as stack:
+        yield waiting.call(lambda: stack.enter_context(engine.begin()))
+
+
+def write(
+    engine: sa.Engine, waiting: Retries, shown: str, action: Callable[[sa.Connection], T]
+) -> T:
+    """The result of `action` in a transaction, all of it tried again after errors that may pass.
+
+    A connection that breaks off while a transaction is committed leaves it unknown whether it was:
+    `action` may be run again after it succeeded. Raises UserError with what the database said.
+    """
+
+    def once() -> T:
         with engine.begin() as connection:
-            yield connection
-    except exc.IntegrityError as error:
-        raise UserError(
-            f"judgments at {shown}: a row breaks the table's rules ({_reason(error)}). Nothing of "
-            "its transaction was stored. Please report this: it is a mistake in the program."
+            return action(connection)
+
+    with _told(shown):
+        return waiting.call(once)
+
+
+@contextmanager
+def _told(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except (exc.IntegrityError, exc.DataError) as error:
+        raise Refused(
+            f"judgments at {shown}: a row breaks the table's rules ({retries.reason(error)}). "
+            "Nothing of its transaction was stored. Please report this: it is a mistake in the "
+            "program."
         ) from error
     except exc.SQLAlchemyError as error:
-        raise UserError(f"judgments at {shown}: {_reason(error)}. {REMEDY}") from error
-
-
-def _reason(error: exc.SQLAlchemyError) -> str:
-    cause = getattr(error, "orig", None)
-    found = str(cause if cause is not None else type(error).__name__).strip().splitlines()
-    return found[0] if found else type(error).__name__
+        raise UserError(
+            f"judgments at {shown}: {retries.reason(error)}. {retries.remedy(error)}"
+        ) from error
 
 
 def check(
-    engine: sa.Engine, shown: str, metadata: sa.MetaData, mark: sa.Table, version: int
+    engine: sa.Engine,
+    waiting: Retries,
+    shown: str,
+    metadata: sa.MetaData,
+    mark: sa.Table,
+    version: int,
 ) -> None:
     """Make the tables in an empty database, or raise UserError unless they are ours.
 
     `mark` is a table of one row that holds the version.
     """
-    with transaction(engine, shown) as connection:
+    with transaction(engine, waiting, shown) as connection:
         if connection.dialect.name == "postgresql":  # one at a time makes the tables
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         found = set(sa.inspect(connection).get_table_names())

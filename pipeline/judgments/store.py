@@ -11,15 +11,17 @@ clock that is wrong can cost a second purchase, never a wrong answer.
 
 import functools
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import platformdirs
 import sqlalchemy as sa
@@ -28,6 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.errors import UserError
 from pipeline.judgments import database
 from pipeline.judgments.held import Held
+from pipeline.judgments.retries import Retries
 from pipeline.judgments.schema import (
     BATCHES,
     CHECKS,
@@ -41,13 +44,15 @@ from pipeline.judgments.schema import (
     from_row,
     to_row,
 )
+from pipeline.judgments.spool import Kept, Spool
 
 CHUNK = 500  # keys in one query or transaction
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
 
-
+log = logging.getLogger("omniopd")
+T = TypeVar("T")
 _PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
 
 
@@ -108,9 +113,12 @@ class Store:
     Raises UserError, without any password, when the store cannot be opened, read or written.
     """
 
-    def __init__(self, url: str, project: str = "") -> None:
-        """`project` names the experiment whose purchases the ledger adds up."""
+    def __init__(self, url: str, project: str = "", spool: Path | None = None) -> None:
+        """`project` names the experiment whose purchases the ledger adds up; `spool` is the folder
+        for what arrived and cannot be stored."""
         parsed = database.parse(url)
+        self.spool = None if spool is None else Spool(parsed, spool)
+        self._away: UserError | None = None  # why nothing more is written
         self._project = project
         self.name = database.name(parsed)
         self._owner = uuid.uuid4().hex
@@ -118,9 +126,12 @@ class Store:
         self._writer = self._engine.execution_options(write=True)
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
-        database.check(self._writer, self.name, METADATA, MARK, VERSION)
+        self._writes = Retries(self.name)
+        database.check(self._writer, self._writes, self.name, METADATA, MARK, VERSION)
         if backend == "sqlite":
-            database.use_wal(self._engine, self.name)
+            database.use_wal(self._engine, self._writes, self.name)
+        # apart: a file that another process keeps locked can still be read
+        self._reads = Retries(self.name, reached=True)
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +143,13 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self._engine.dispose()
+        if self.spool is not None:
+            self.spool.close()
+
+    def hurry(self) -> None:
+        """Wait for no error to pass any more: the process is to end."""
+        self._reads.hurry()
+        self._writes.hurry()
 
     def find(self, keys: Iterable[str], limit: int) -> Iterator[Judgment]:
         """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
@@ -166,17 +184,21 @@ class Store:
         now = time.time()
         insert = self._insert(CLAIMS)
         new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
-        take = insert.on_conflict_do_update(
-            index_elements=["key"], set_=new, where=lapsed(now)
-        ).returning(CLAIMS.c.key)
         rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
-        with self.writing() as connection:
-            taken = set(connection.execute(take, rows).scalars())
+        # of this very call: it may have been committed before the connection broke off
+        own = (CLAIMS.c.owner == self._owner) & (CLAIMS.c.expires_at == now + lease)
+
+        def take(connection: sa.Connection) -> set[str]:
+            free = lapsed(time.time()) | own
+            query = insert.on_conflict_do_update(index_elements=["key"], set_=new, where=free)
+            taken = set(connection.execute(query.returning(CLAIMS.c.key), rows).scalars())
             # Only after the claim: whoever held it before stored its answer and let go at once.
             answered = sa.select(JUDGMENTS.c.key).where(*_serves(taken, limit))
             known = set(connection.execute(answered).scalars())
             self._drop(connection, known)
-        return taken - known
+            return taken - known
+
+        return self._write(take)
 
     def renew(self, keys: Iterable[str], lease: float = LEASE_SECONDS) -> set[str]:
         """Extend the claims on `keys` to `lease` seconds from now; returns those still held.
@@ -187,14 +209,18 @@ class Store:
         kept: set[str] = set()
         for chunk in _chunks(keys):
             mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(chunk))
-            with self.writing() as connection:
-                # rows are locked in the order of their keys: Postgres deadlocks otherwise
-                query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
-                found = connection.execute(query.with_for_update()).scalars().all()
-                new = CLAIMS.update().where(*mine)
-                connection.execute(new.values(expires_at=time.time() + lease))
-            kept.update(found)
+            kept |= self._write(functools.partial(self._extend, mine=mine, lease=lease))
         return kept
+
+    def _extend(
+        self, connection: sa.Connection, mine: tuple[sa.ColumnElement[bool], ...], lease: float
+    ) -> set[str]:
+        # rows are locked in the order of their keys: Postgres deadlocks otherwise
+        query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
+        found = connection.execute(query.with_for_update()).scalars().all()
+        new = CLAIMS.update().where(*mine)
+        connection.execute(new.values(expires_at=time.time() + lease))
+        return set(found)
 
     def expiry(self, keys: Collection[str]) -> float | None:
         """When the first of the claims on `keys` lapses, a time stamp; None without a claim."""
@@ -209,8 +235,7 @@ class Store:
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
         for chunk in _chunks(keys):
-            with self.writing() as connection:
-                self._drop(connection, chunk)
+            self._write(functools.partial(self._drop, keys=chunk))
 
     @contextmanager
     def holding(
@@ -228,34 +253,82 @@ class Store:
             yield held
         finally:
             held.end()
-            self.release(held.keys)
+            try:
+                self.release(held.keys)
+            except UserError as error:  # it would hide why the block ended; claims lapse, too
+                log.warning(f"claims not released, they lapse in {lease:.0f} s: {error}")
 
     def add(self, judgments: Sequence[Judgment], paid: Entry | None = None) -> None:
         """Store all answers of one reply, or none, and release their claims with them.
 
         An answer that is there already stays as it is: the first writer wins. What the reply
-        cost enters the ledger in the same transaction.
+        cost enters the ledger in the same transaction. What cannot be stored goes to the spool,
+        where there is one, before UserError is raised.
         """
-        if not judgments:
-            return
-        rows = [
-            to_row(f) for f in sorted(judgments, key=lambda found: (found.key, found.token_limit))
-        ]
-        with self.writing() as connection:
-            connection.execute(self._insert(JUDGMENTS).on_conflict_do_nothing(), rows)
-            for chunk in _chunks(found.key for found in judgments):
-                self._drop(connection, chunk)
-            if paid is not None:
-                self._enter(connection, paid)
+        if judgments:
+            self._keep(tuple(judgments), paid)
 
     def enter(self, entry: Entry) -> None:
-        """A line more in the ledger."""
-        with self.writing() as connection:
-            self._enter(connection, entry)
+        """A line more in the ledger; to the spool, like an answer, where that is not possible."""
+        self._keep((), entry)
 
-    def _enter(self, connection: sa.Connection, entry: Entry) -> None:
-        values = asdict(entry) | {"project": self._project, "created_at": time.time()}
-        connection.execute(LEDGER.insert().values(values))
+    def _keep(self, judgments: tuple[Judgment, ...], entry: Entry | None) -> None:
+        paid = None if entry is None else asdict(entry)
+        kept = Kept(self.name, self._project, time.time(), judgments, paid)
+        if self.spool is None:
+            self._store(kept)
+            return
+        try:
+            if self._away is not None:  # that was waited for, and the stage is ending
+                raise self._away
+            self._store(kept)
+        except BaseException as error:
+            if isinstance(error, UserError) and not isinstance(error, database.Refused):
+                self._away = error
+            try:
+                self.spool.keep(kept)
+            except OSError as worse:
+                raise UserError(
+                    f"{error} And {len(judgments)} answers that were paid for are lost: "
+                    f"{self.spool.path} could not be written ({worse})."
+                ) from error
+            if not isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{error} What arrived and is not stored is kept in {self.spool.path}: the next "
+                "run takes it in before it asks for anything, `omniopd judgments recover` now."
+            ) from error
+
+    def take_in(self, kept: Kept) -> int:
+        """Store what was kept, unless it is there; returns how many answers were not."""
+        return self._store(kept, again=True)
+
+    def _store(self, kept: Kept, again: bool = False) -> int:
+        """`again`: it may have been stored before; returns how many answers had not."""
+        ordered = sorted(kept.judgments, key=lambda found: (found.key, found.token_limit))
+        rows = [to_row(found) for found in ordered]
+        insert = self._insert(JUDGMENTS).on_conflict_do_nothing()
+        paid = None if kept.paid is None else kept.paid | _mark(kept)
+
+        def store(connection: sa.Connection) -> int:
+            nonlocal again
+            new = 0
+            if again and rows:
+                new = len(connection.execute(insert.returning(JUDGMENTS.c.key), rows).all())
+            elif rows:
+                connection.execute(insert, rows)
+            for chunk in _chunks(found.key for found in ordered):
+                self._drop(connection, chunk)
+            if paid is not None and not (again and self._entered(connection, paid)):
+                connection.execute(LEDGER.insert().values(paid))
+            again = True  # it may be committed, though the connection breaks off
+            return new
+
+        return self._write(store)
+
+    def _entered(self, connection: sa.Connection, paid: dict[str, Any]) -> bool:
+        same = (LEDGER.c[name] == value for name, value in paid.items())
+        return connection.execute(sa.select(LEDGER.c.id).where(*same)).first() is not None
 
     def spent(self) -> Entry:
         """All that the ledger has of this project."""
@@ -286,18 +359,15 @@ class Store:
     def keep_batch(self, teacher: str, batch: Batch) -> None:
         """Remember a batch before waiting for it: a killed run takes it up again."""
         values = {"id": batch.id, "teacher": teacher, "keys": json.dumps(batch.keys)}
-        with self.writing() as connection:
-            connection.execute(BATCHES.insert().values(values | {"created_at": time.time()}))
+        row = values | {"created_at": time.time()}
+        self._execute(self._insert(BATCHES).values(row).on_conflict_do_nothing())
 
     def collected(self, batch: Batch, keys: Collection[str]) -> None:
         """Forget these keys of a batch, and the batch with its last one."""
         rest = [key for key in batch.keys if key not in keys]
         this = BATCHES.c.id == batch.id
-        with self.writing() as connection:
-            if rest:
-                connection.execute(BATCHES.update().where(this).values(keys=json.dumps(rest)))
-            else:
-                connection.execute(BATCHES.delete().where(this))
+        kept = BATCHES.update().where(this).values(keys=json.dumps(rest))
+        self._execute(kept if rest else BATCHES.delete().where(this))
 
     def checked(self, teacher: str) -> bool:
         """Whether this teacher, named by a hash of its settings, has passed its check."""
@@ -308,8 +378,7 @@ class Store:
     def passed(self, teacher: str) -> None:
         """Remember that this teacher passed its check."""
         row = {"teacher": teacher, "created_at": time.time()}
-        with self.writing() as connection:
-            connection.execute(self._insert(CHECKS).on_conflict_do_nothing(), [row])
+        self._execute(self._insert(CHECKS).values(row).on_conflict_do_nothing())
 
     def stream(self, *where: sa.ColumnElement[bool]) -> Iterator[list[tuple[Judgment, str]]]:
         """Answers with their stored checksums, in the order of their keys, a chunk at a time."""
@@ -339,16 +408,23 @@ class Store:
 
     def adopt(self, judgments: Sequence[Judgment]) -> int:
         """Store answers that were bought elsewhere; returns how many this store lacked."""
-        with self.writing() as connection:
-            insert = self._insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
-            rows = [to_row(found) for found in judgments]
-            return len(connection.execute(insert, rows).all()) if rows else 0
+        insert = self._insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
+        rows = [to_row(found) for found in judgments]
+        if not rows:
+            return 0
+        return self._write(lambda connection: len(connection.execute(insert, rows).all()))
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
-        return database.transaction(self._engine, self.name)
+        return database.transaction(self._engine, self._reads, self.name)
 
     def writing(self) -> AbstractContextManager[sa.Connection]:
-        return database.transaction(self._writer, self.name)
+        return database.transaction(self._writer, self._writes, self.name)
+
+    def _write(self, action: Callable[[sa.Connection], T]) -> T:
+        return database.write(self._writer, self._writes, self.name, action)
+
+    def _execute(self, statement: sa.Executable) -> None:
+        self._write(lambda connection: connection.execute(statement))
 
     def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
         mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))
@@ -356,6 +432,10 @@ class Store:
         held = connection.execute(ordered).scalars().all()
         if held:
             connection.execute(CLAIMS.delete().where(CLAIMS.c.key.in_(held)))
+
+
+def _mark(kept: Kept) -> dict[str, Any]:
+    return {"project": kept.project, "created_at": kept.created_at}
 
 
 def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:

@@ -4,7 +4,6 @@ The adapter speaks the wire format; here is what all of them share. How the call
 or batches.py.
 """
 
-import asyncio
 import functools
 import json
 import logging
@@ -32,6 +31,7 @@ from pipeline.teachers import (
     Said,
     batches,
     live,
+    network,
     until_end,
 )
 from pipeline.teachers.calls import (
@@ -230,12 +230,7 @@ class Hosted:
             replies = batches.answer(self, calls, budget)
         else:
             replies = live.answer(self, calls, budget)
-        with asyncio.Runner() as runner:
-            try:
-                while (found := runner.run(anext(replies, None))) is not None:
-                    yield found
-            finally:
-                runner.run(replies.aclose())
+        yield from network.replies(replies, budget)
         budget.check()
 
     def batches(self, limit: int) -> str:

@@ -30,8 +30,8 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
     """
     _not_in_a_batch(teacher, calls, budget)
     async with teacher.adapter.open() as client:
-        line = _Line(teacher, client, budget, iter(calls), Pace(teacher.config))
         count = min(teacher.config.concurrency, len(calls))
+        line = _Line(teacher, client, budget, iter(calls), Pace(teacher.config), count)
         workers = [asyncio.create_task(line.work()) for _ in range(count)]
         try:
             while count:
@@ -40,6 +40,7 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
                     count -= 1
                 else:
                     yield found
+                    line.room.release()  # it is stored
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
@@ -86,8 +87,11 @@ class _Line:
     budget: Budget
     waiting: Iterator[Call]  # shared by the workers
     pace: Pace
+    concurrency: int
 
     def __post_init__(self) -> None:
+        # what is with the provider or not yet stored, and would be lost with this process
+        self.room = asyncio.Semaphore(2 * self.concurrency)
         self.arrived: asyncio.Queue[Answered | None] = asyncio.Queue()  # None: a worker ended
         self.stop = asyncio.Event()
 
@@ -110,10 +114,12 @@ class _Line:
         pending = [call]
         while pending:
             part = pending.pop(0)
+            await self.room.acquire()
             found = await self._answered(part)
             if found is None:
                 return False
             if isinstance(found, set):
+                self.room.release()
                 kept = [draw for draw in part.draws if draw.key in found]
                 pending[:0] = runs(part, kept, len(part.draws))
                 continue
@@ -136,28 +142,32 @@ class _Line:
                     await self.pace.wait(size)
                     left = await self.budget.still([draw.key for draw in call.draws])
                     if len(left) < len(call.draws):
-                        if sent:
-                            self.budget.gave_up(sent)
+                        await self._gave_up(sent)
                         return left
-                    if self.stop.is_set() or not self.budget.take(worst):
-                        if sent:
-                            self.budget.gave_up(sent)
+                    await self.budget.looked()
+                    if self.stop.is_set() or not self.budget.take(worst, look=False):
+                        await self._gave_up(sent)
                         return None
                     asked, sent = asked + 1, sent + 1
                     try:
                         reply = await self._send(call)
                     except (Transient, Refused) as error:
                         if error.reached:
-                            self.budget.failed(worst, billed=not error.answered)
+                            billed = not error.answered
+                            await asyncio.to_thread(self.budget.failed, worst, billed)
                         else:
                             self.budget.unsent(worst)
                             sent -= 1
                         raise
         except (Transient, Refused) as error:
-            self.budget.gave_up(sent)
+            await asyncio.to_thread(self.budget.gave_up, sent)
             raise self.teacher.error(call, error, asked) from None
         assert reply is not None
         return self.teacher.answered(call, reply, sent, worst)
+
+    async def _gave_up(self, sent: int) -> None:
+        if sent:
+            await asyncio.to_thread(self.budget.gave_up, sent)  # it waits for the database
 
     async def _send(self, call: Call) -> Reply:
         """One try. Raises Transient, also when nothing usable came back, or Refused."""
