@@ -14,7 +14,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -39,10 +39,17 @@ from pipeline.judgments.schema import (
     VERSION,
     Judgment,
     from_row,
+    judgment,
     to_row,
 )
 
 CHUNK = 500  # keys in one query or transaction
+DAMAGED = (
+    "Nothing was bought in its place. `omniopd judgments repair` lists every damaged answer, mends "
+    "what it can, and says what the rest costs to buy again; with --drop-damaged it removes those, "
+    "and the next run buys them. `omniopd judgments import FILE` brings them back from an export "
+    "for nothing."
+)
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
@@ -137,14 +144,32 @@ class Store:
         """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
 
         Of several rows that serve, the one with the smallest limit. Order within a chunk is the
-        keys' own; a key without an answer is left out.
+        keys' own; a key without an answer is left out. Every row is held against its checksum:
+        raises UserError naming the first damaged one.
         """
         for chunk in _chunks(keys):
-            query = sa.select(JUDGMENTS).where(*_serves(chunk, limit)).order_by(*_PLACE)
+            # also those that do not serve: of a damaged one it is not known which limit it had
+            query = sa.select(JUDGMENTS).where(JUDGMENTS.c.key.in_(sorted(chunk)))
+            found = [self._judgment(row) for row in self.rows(query.order_by(*_PLACE))]
+            serve = {one.key: one for one in reversed(found) if one.token_limit >= limit}
+            yield from (serve[key] for key in chunk if key in serve)
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """What a query finds; text that is no UTF-8 any more with a surrogate for each such byte,
+        so that its row can be named."""
+        try:
             with self.reading() as connection:
-                rows = connection.execute(query).mappings().all()
-            found = {row["key"]: row for row in reversed(rows)}  # the smallest limit is set last
-            yield from (self._judgment(found[key]) for key in chunk if key in found)
+                return connection.execute(query).all()
+        except UserError as error:
+            if "decode to UTF-8" not in str(error):  # as SQLite says it; Postgres checks on entry
+                raise
+        with self.reading() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            raw.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+            try:
+                return connection.execute(query).all()
+            finally:
+                raw.text_factory = str
 
     def claim(self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS) -> set[str]:
         """Those of `keys` that the caller may now buy, for `lease` seconds.
@@ -312,29 +337,25 @@ class Store:
             connection.execute(self._insert(CHECKS).on_conflict_do_nothing(), [row])
 
     def stream(self, *where: sa.ColumnElement[bool]) -> Iterator[list[tuple[Judgment, str]]]:
-        """Answers with their stored checksums, in the order of their keys, a chunk at a time."""
-        last: tuple[str, int] = ("", 0)
-        query = (
-            sa.select(JUDGMENTS).where(*where).order_by(JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
-        )
-        while True:
-            with self.reading() as connection:
-                rows = (
-                    connection.execute(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK))
-                    .mappings()
-                    .all()
-                )
-            if not rows:
-                return
-            last = (rows[-1]["key"], rows[-1]["token_limit"])
-            yield [(self._judgment(row), row["checksum"]) for row in rows]
+        """Answers with their stored checksums, in the order of their keys, a chunk at a time.
 
-    def _judgment(self, row: sa.RowMapping) -> Judgment:
+        Nothing is held against them. Raises UserError for a row that is none of an answer.
+        """
+        last: tuple[str, int] = ("", 0)
+        query = sa.select(JUDGMENTS).where(*where).order_by(*_PLACE)
+        while rows := self.rows(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK)):
+            last = rows[-1][:2]
+            yield [(self._judgment(row, judgment), row.checksum) for row in rows]
+
+    def _judgment(
+        self, row: sa.Row[Any], read: Callable[[Sequence[Any]], Judgment] = from_row
+    ) -> Judgment:
         try:
-            return from_row(row)
+            return read(row)
         except (ValueError, TypeError) as error:
+            what = f"{str(row.key)[:12]} of {row.provider} {row.model}"
             raise UserError(
-                f"{self.name}: the answer {row['key'][:12]} is damaged: {error}. {REMEDY}"
+                f"{self.name}: the answer {what} is damaged: {error}. {DAMAGED}"
             ) from error
 
     def adopt(self, judgments: Sequence[Judgment]) -> int:
