@@ -200,8 +200,9 @@ def test_a_key_that_is_another_in_table_or_index_is_repaired_for_nothing(file_ur
     data[places[copy]] ^= 1
     path.write_bytes(data)
     with Store(file_url) as store:
-        with pytest.raises(UserError, match="damaged"):
-            archive.verify(store)
+        for look in (lambda: store.claim([KEY], 8), lambda: archive.verify(store)):
+            with pytest.raises(UserError, match=r"damaged.* `omniopd judgments repair`"):
+                look()
         done = repair.repair(store)
         assert done.reindexed
         assert done.damaged == []
@@ -209,7 +210,7 @@ def test_a_key_that_is_another_in_table_or_index_is_repaired_for_nothing(file_ur
     assert KEY in found(file_url)
 
 
-def test_whichever_bit_of_the_file_is_flipped_no_other_answer_is_found(file_url, tmp_path):
+def test_whichever_bit_of_the_file_is_flipped_no_answer_is_another_or_bought_again(file_url):
     with Store(file_url) as store:
         store.add(answers := [sound(i, text=f"{i}+5={i + 5}, " * 9) for i in range(100)])
     path = Path(sa.make_url(file_url).database)
@@ -221,7 +222,9 @@ def test_whichever_bit_of_the_file_is_flipped_no_other_answer_is_found(file_url,
         path.write_bytes(damaged)
         try:
             with Store(file_url) as store:
-                assert set(store.find(keys, 8)) <= set(answers), bit
+                found = list(store.find(keys, 8))
+                assert set(found) <= set(answers), bit
+                assert len(found) == 100 or not store.claim(keys, 8), bit
         except UserError:
             refused += 1
-    assert refused > 75
+    assert refused > 30

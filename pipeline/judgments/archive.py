@@ -136,18 +136,9 @@ def merge(store: Store, other: Store) -> Moved:
 
 def verify(store: Store) -> int:
     """Check the database and every row; returns how many. Raises UserError naming the damage."""
-    if why := integrity(store):
+    if why := store.integrity():
         raise UserError(f"{store.name}: the file is damaged: {why}. {REPAIR}")
     return check(store.stream(), store.name, REPAIR)
-
-
-def integrity(store: Store) -> str | None:
-    """What SQLite finds wrong with its file; None where nothing is, and of Postgres."""
-    with store.reading() as connection:
-        if connection.dialect.name != "sqlite":
-            return None
-        found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().first()
-        return None if found == "ok" else " ".join(str(found).split())  # it may have several lines
 
 
 def gc(store: Store) -> Removed:

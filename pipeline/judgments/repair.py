@@ -51,7 +51,9 @@ class Repaired:
 def repair(store: Store) -> Repaired:
     """Mend what can be mended. Raises UserError where the file is past it."""
     reindexed = _reindexed(store)
-    mended, damaged, count = [], [], 0
+    mended: list[Damaged] = []
+    damaged: list[Damaged] = []
+    count = 0
     for row, where in tqdm(_rows(store), desc="repair", unit="answer", disable=None):
         count += 1
         if why := _fault(row):
@@ -106,10 +108,10 @@ def _rows(store: Store) -> Iterator[tuple[tuple[Any, ...], tuple[sa.ColumnElemen
 
 def _reindexed(store: Store) -> bool:
     """Build the indexes of a SQLite file anew where they do not fit the tables."""
-    if archive.integrity(store) is None:
+    if store.integrity() is None:
         return False
     with store.writing() as connection:
         connection.exec_driver_sql("REINDEX")
-    if why := archive.integrity(store):
+    if why := store.integrity():
         raise UserError(f"{store.name}: the file is damaged: {why}. {REMEDY}")
     return True

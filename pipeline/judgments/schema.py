@@ -199,12 +199,12 @@ def from_row(row: Sequence[Any]) -> Judgment:
 
 def judgment(row: Sequence[Any]) -> Judgment:
     """The same, whatever its checksum says. Raises ValueError or TypeError."""
-    ids = row[IDS]
+    values = [*row[:-1]]
     try:
-        read = None if ids is None else tuple(json.loads(ids))
+        values[IDS] = None if values[IDS] is None else tuple(json.loads(values[IDS]))
     except (ValueError, TypeError) as error:
         raise ValueError(f"its token_ids are no JSON list ({error})") from error
-    return Judgment(*row[:IDS], read, *row[IDS + 1 : -1])
+    return Judgment(*values)
 
 
 def wrong(found: Judgment, kept: str) -> str | None:

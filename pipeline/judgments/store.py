@@ -121,6 +121,7 @@ class Store:
         self._project = project
         self.name = database.name(parsed)
         self._owner = uuid.uuid4().hex
+        self._checked = False  # whether the file is whole
         self._engine = database.connectable(parsed)
         self._writer = self._engine.execution_options(write=True)
         backend = parsed.get_backend_name()
@@ -175,8 +176,10 @@ class Store:
         """Those of `keys` that the caller may now buy, for `lease` seconds.
 
         Left out: keys that another holds, at whatever limit (also another thread of this store),
-        and keys that have been answered for `limit` by now. Look both up again with `find`.
+        and keys that have been answered for `limit` by now. Look both up again with `find`. Raises
+        UserError where the file hides answers that it has, before they are bought again.
         """
+        self._whole()
         mine: set[str] = set()
         for chunk in _chunks(keys):
             # read first: who waits for another's purchase would keep the database's one writer busy
@@ -186,6 +189,23 @@ class Store:
             if free := sorted(set(chunk) - taken):
                 mine |= self._claim(free, limit, lease)
         return mine
+
+    def _whole(self) -> None:
+        """Once, before anything is bought: a million answers take some seconds."""
+        if not self._checked:
+            if why := self.integrity("judgments"):
+                raise UserError(f"{self.name}: the file is damaged: {why}. {DAMAGED}")
+            self._checked = True
+
+    def integrity(self, table: str = "") -> str | None:
+        """What SQLite finds wrong with its file, or with a table and its index; None where nothing
+        is, and of Postgres, which keeps checksums of its own."""
+        with self.reading() as connection:
+            if connection.dialect.name != "sqlite":
+                return None
+            check = f"PRAGMA integrity_check({table})" if table else "PRAGMA integrity_check"
+            found = connection.exec_driver_sql(check).scalars().first()
+        return None if found == "ok" else " ".join(str(found).split())  # it may have several lines
 
     def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
         now = time.time()
@@ -344,7 +364,7 @@ class Store:
         last: tuple[str, int] = ("", 0)
         query = sa.select(JUDGMENTS).where(*where).order_by(*_PLACE)
         while rows := self.rows(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK)):
-            last = rows[-1][:2]
+            last = (rows[-1].key, rows[-1].token_limit)
             yield [(self._judgment(row, judgment), row.checksum) for row in rows]
 
     def _judgment(

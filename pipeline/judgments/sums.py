@@ -31,8 +31,8 @@ def fits(values: Sequence[Any], kept: Any) -> bool:
     """Whether a row has the checksum `kept`, of whichever version."""
     try:
         if str(kept).startswith(WHOLE):
-            return checksum(values) == kept
-        return earlier(values) == kept and _key(values) == values[0]
+            return bool(checksum(values) == kept)
+        return bool(earlier(values) == kept and _key(values) == values[0])
     except (ValueError, TypeError):  # a column of another type
         return False
 
