@@ -1,17 +1,15 @@
 """A flipped bit or an edited row of a judgment store: seen when read, bought again when told."""
 
 import contextlib
-import os
 import random
 import sqlite3
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from pipeline import judgments_cli
 from pipeline.errors import UserError
 from pipeline.judgments import archive, repair, sums
 from pipeline.judgments.schema import (
@@ -27,7 +25,6 @@ from pipeline.judgments.schema import (
 from pipeline.judgments.store import Store
 from tests.answers import sound
 
-OMNIOPD = [sys.executable, "-c", "from pipeline import cli; cli.main()", "judgments"]
 KEY = sound(1).key
 CHANGES = {  # of each column, by a person or a disk
     "key": "z" * 64,
@@ -84,11 +81,6 @@ def filled(url, earlier=False):
 def found(url, limit=8):
     with Store(url) as store:
         return [one.key for one in store.find([sound(i).key for i in range(3)], limit)]
-
-
-def omniopd(url, *words):
-    environment = os.environ | {"JUDGMENTS_URL": url}
-    return subprocess.run([*OMNIOPD, *words], env=environment, capture_output=True, text=True)
 
 
 def test_an_answer_has_its_columns_in_the_order_of_the_table():
@@ -168,21 +160,20 @@ def test_text_that_is_no_utf_8_any_more_is_named_by_its_key(file_url):
         found(file_url)
 
 
-def test_repair_says_what_it_costs_and_buys_nothing_until_it_is_told(file_url):
+def test_repair_says_what_it_costs_and_buys_nothing_until_it_is_told(file_url, monkeypatch, capsys):
+    monkeypatch.setenv("JUDGMENTS_URL", file_url)
     edit(filled(file_url), "text", "another answer")
-    told = omniopd(file_url, "repair")
-    assert told.returncode == 1
-    assert f"damaged: {KEY[:12]} of local m1: its checksum" in told.stdout
-    assert "1 damaged answers cost $0.2500" in told.stderr
-    assert "--drop-damaged" in told.stderr
+    with pytest.raises(UserError, match=r"1 damaged answers cost \$0\.2500.*--drop-damaged"):
+        judgments_cli.repair(drop_damaged=False)
+    assert f"damaged: {KEY[:12]} of local m1: its checksum" in capsys.readouterr().out
     with pytest.raises(UserError):
         found(file_url)
-    dropped = omniopd(file_url, "repair", "--drop-damaged")
-    assert dropped.returncode == 0
-    assert "1 removed" in dropped.stdout
+    judgments_cli.repair(drop_damaged=True)
+    assert "1 removed" in capsys.readouterr().out
     assert KEY not in found(file_url)
     assert len(found(file_url)) == 2
-    assert omniopd(file_url, "repair").stdout.endswith("2 answers, 0 mended\n")
+    judgments_cli.repair(drop_damaged=False)
+    assert capsys.readouterr().out.endswith("2 answers, 0 mended\n")
 
 
 def test_a_damaged_answer_is_not_for_sale(file_url):

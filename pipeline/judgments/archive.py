@@ -28,13 +28,9 @@ from pipeline.judgments.schema import (
     to_row,
     wrong,
 )
-from pipeline.judgments.store import REMEDY, Store, lapsed
+from pipeline.judgments.store import DAMAGED, REMEDY, Store, lapsed
 from pipeline.tables import column
 
-REPAIR = (
-    "Nothing was changed. Restore it from a copy, or run `omniopd judgments repair`, which mends "
-    "what it can and says what the rest costs to buy again."
-)
 BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
 SCHEMA = pa.schema(
     [
@@ -94,7 +90,7 @@ def export(store: Store, path: Path, without: Collection[str] = ()) -> int:
     count = 0
     where = [JUDGMENTS.c.provider.not_in(sorted(without))] if without else []
     with tables.writer(path, SCHEMA) as out:
-        rows = _checked(store.stream(*where), store.name, REPAIR)
+        rows = _checked(store.stream(*where), store.name, DAMAGED)
         for chunk in tqdm(rows, desc="export", unit="chunk", disable=None):
             records = [to_row(found) | {"token_ids": found.token_ids} for found, _ in chunk]
             out.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
@@ -137,8 +133,8 @@ def merge(store: Store, other: Store) -> Moved:
 def verify(store: Store) -> int:
     """Check the database and every row; returns how many. Raises UserError naming the damage."""
     if why := store.integrity():
-        raise UserError(f"{store.name}: the file is damaged: {why}. {REPAIR}")
-    return check(store.stream(), store.name, REPAIR)
+        raise UserError(f"{store.name}: the file is damaged: {why}. {DAMAGED}")
+    return check(store.stream(), store.name, DAMAGED)
 
 
 def gc(store: Store) -> Removed:
@@ -174,14 +170,14 @@ def _checked(rows: Rows, name: str, remedy: str = REMEDY) -> Rows:
 
 def fault(found: Judgment, kept: str) -> str | None:
     """What is wrong with an answer; more than a look-up asks, which has the key by itself."""
+    if not (math.isfinite(found.usd) and math.isfinite(found.created_at)):
+        return "its price or its time is not a number"
     if why := wrong(found, kept):
         return why
     if not keyed(found):
         return UNKEYED
     if found.finish_reason != ("stop" if found.ended else "length"):
         return "its finish reason contradicts its end"
-    if not (math.isfinite(found.usd) and math.isfinite(found.created_at)):
-        return "its price or its time is not a number"
     return None
 
 

@@ -45,10 +45,10 @@ from pipeline.judgments.schema import (
 
 CHUNK = 500  # keys in one query or transaction
 DAMAGED = (
-    "Nothing was bought in its place. `omniopd judgments repair` lists every damaged answer, mends "
-    "what it can, and says what the rest costs to buy again; with --drop-damaged it removes those, "
-    "and the next run buys them. `omniopd judgments import FILE` brings them back from an export "
-    "for nothing."
+    "Nothing was changed, and nothing bought in its place. Restore it from a copy, or run "
+    "`omniopd judgments repair`: it lists every damaged answer, mends what it can, and says what "
+    "the rest costs to buy again; with --drop-damaged it removes those, and the next run buys "
+    "them. `omniopd judgments import FILE` brings them back from an export for nothing."
 )
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
