@@ -217,8 +217,9 @@ def check(
 
 
 def main() -> None:
-    from pipeline import cells
+    from pipeline import cells, verified
 
+    verified.command = True
     cells.log_to_stderr()
     try:
         app()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import parquet
+from pipeline import parquet, verified
 from pipeline.errors import UserError
 
 REMEDY = "Run `omniopd verify --repair`, which restores it, or says which cell to rerun."
@@ -264,6 +264,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def _open(path: Path, schema: pa.Schema) -> parquet.File:
     if not path.is_file():
         raise UserError(f"{path}: no such table. Run `dvc repro` to make it, or check the path.")
+    verified.once(path)
     try:
         file = parquet.opened(path, pre_buffer=False)
     except parquet.BROKEN as error:
