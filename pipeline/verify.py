@@ -46,17 +46,17 @@ class Found:
             self.mended.append(f"{what}: {mended}")
 
 
-def hashed(paths: Iterable[Path], found: Found, what: str) -> dict[Path, str]:
-    """MD5 of each file. Links to one file are read once."""
+def hashed(paths: Iterable[Path], found: Found, what: str) -> list[str]:
+    """MD5 of each file, in their order."""
     batches = list(_batches(paths))
     size = sum(size for _, size in batches)
-    digests: dict[Path, str] = {}
+    digests: list[str] = []
     with (
         ThreadPoolExecutor(THREADS) as pool,
         tqdm(total=size, desc=what, unit="B", unit_scale=True, disable=None) as bar,
     ):
-        for (names, read), values in zip(batches, pool.map(_read, batches), strict=True):
-            digests.update(zip((Path(name) for name in names), values, strict=True))
+        for (_, read), values in zip(batches, pool.map(_read, batches), strict=True):
+            digests += values
             bar.update(read)
     found.files, found.bytes = found.files + len(digests), found.bytes + size
     return digests
@@ -103,10 +103,9 @@ class Verifier:
     def cache(self) -> None:
         """Objects whose content is not what their name says."""
         there = [path for path in self._cache.glob("??/*") if len(path.stem) == 30]
-        digests = hashed(there, self.found, "cache")
-        for path in there:
+        for path, digest in zip(there, hashed(there, self.found, "cache"), strict=True):
             oid = path.parent.name + path.name
-            if digests[path] != oid.removesuffix(objects.FOLDER):
+            if digest != oid.removesuffix(objects.FOLDER):
                 self._object(path, oid)
 
     def _object(self, path: Path, oid: str) -> None:
@@ -168,8 +167,8 @@ class Verifier:
             if path.is_file():
                 wanted[path] = oid, cell
         digests = hashed(wanted, self.found, "workspace")
-        for path, (oid, cell) in wanted.items():
-            if digests[path] == oid or objects.place(self._cache, digests[path]).is_file():
+        for (path, (oid, cell)), digest in zip(wanted.items(), digests, strict=True):
+            if digest == oid or objects.place(self._cache, digest).is_file():
                 continue  # the second is of a run that dvc.lock does not have yet
             mended = None
             if not self._repair:
