@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline import parquet as parquets
 from pipeline.errors import UserError
 
 BATCH = 1024
@@ -27,9 +27,10 @@ def parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     def batches() -> Iterator[pa.RecordBatch]:
         # with a buffer, pages are read as they are wanted, and not a whole column of a row group
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        with parquets.opened(path, buffer_size=1 << 20) as file:
             _no_twins(path, file.schema_arrow)
-            yield from file.iter_batches(BATCH, use_threads=False)
+            for group in range(file.num_row_groups):
+                yield from parquets.batches(file, BATCH, group)
 
     return _rows(path, "Parquet", batches)
 

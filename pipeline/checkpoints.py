@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pipeline import cells, digests
+from pipeline import cells, digests, verified
 from pipeline.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -43,6 +43,7 @@ def check(folder: Path) -> Path:
             f"{folder}: not a checkpoint, lacks {', '.join(missing)}. "
             "Run `dvc repro` to make it, or `dvc checkout` to restore it."
         )
+    verified.once(folder)
     return folder
 
 
@@ -125,6 +126,7 @@ def tokenizer(path: Path) -> Tokenizer:
     """The light tokenizer of a checkpoint's tokenizer.json."""
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer. Run `dvc repro` to make the checkpoint.")
+    verified.once(path)
     text = path.read_text(errors="replace")
     try:
         json.loads(text)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import exchange_cli, judgments_cli
+from pipeline import exchange_cli, judgments_cli, verify_cli
 from pipeline.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -16,6 +16,7 @@ teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
 app.add_typer(teacher, name="teacher")
 app.command()(exchange_cli.export)
 app.command("import")(exchange_cli.import_)
+app.command()(verify_cli.verify)
 
 
 @app.command()
@@ -216,8 +217,9 @@ def check(
 
 
 def main() -> None:
-    from pipeline import cells
+    from pipeline import cells, verified
 
+    verified.command = True
     cells.log_to_stderr()
     try:
         app()

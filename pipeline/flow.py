@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server
+from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server, verified
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 from pipeline.processes import Processes
@@ -116,7 +116,8 @@ def run_graph(
     again = f", {project.revived()}" if project.revived() else ""
     typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
     with server.alone(), _interruptible(), forkserver.serving() as warm, lending() as lent:
-        flow = _Flow(project, graph, stale, parallel, {**dag.environment(), **warm, **lent}, keep)
+        environment = {**dag.environment(), **warm, **lent, verified.STAGE: "omniopd run"}
+        flow = _Flow(project, graph, stale, parallel, environment, keep)
         try:
             flow.run(results)
         except KeyboardInterrupt:

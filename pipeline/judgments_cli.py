@@ -102,6 +102,41 @@ def verify() -> None:
 
 
 @app.command()
+def repair(
+    drop_damaged: Annotated[
+        bool, typer.Option("--drop-damaged", help="remove what cannot be mended, to buy it again")
+    ] = False,
+) -> None:
+    """Mend damaged answers where it costs nothing; name the others, and what buying them costs."""
+    from pipeline.judgments import repair, store
+
+    with store.Store(store.url()) as opened:
+        done = repair.repair(opened)
+        dropped = repair.drop(opened, done.damaged) if drop_damaged else 0
+        name = opened.name
+    for what, rows in (("mended", done.mended), ("damaged", done.damaged)):
+        for row in rows:
+            typer.echo(f"{what}: {row.name}: {row.why}")
+    if done.reindexed:
+        typer.echo("mended: the indexes of the file did not fit its tables")
+    typer.echo(f"{name}: {done.rows:,} answers, {len(done.mended):,} mended")
+    if not done.damaged:
+        return
+    cost = (
+        f"{len(done.damaged):,} damaged answers cost ${sum(row.usd for row in done.damaged):.4f} "
+        "when they were bought"
+    )
+    if drop_damaged:
+        typer.echo(f"{cost}; {dropped:,} removed. The next run that needs them buys them again.")
+        return
+    raise UserError(
+        f"{cost}. Nothing of them was changed. `omniopd judgments repair --drop-damaged` removes "
+        "them, and the next run that needs them buys them again; `omniopd judgments import FILE` "
+        "after it brings them back from an export for nothing."
+    )
+
+
+@app.command()
 def gc() -> None:
     """Remove lapsed claims, batches too old to collect, unused space. Answers are never removed."""
     from pipeline.judgments import archive, store

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pipeline import verified
 from pipeline.errors import UserError
 from pipeline.tables import replacing
 
@@ -75,6 +76,7 @@ class Optimizer:
     def load(self, path: Path, moments: bool = True) -> None:
         """Take up what is in `path`, or of it the weights alone. Raises UserError if it is of
         another model."""
+        verified.once(path)
         try:
             state = load_file(path)
         except (OSError, SafetensorError) as error:

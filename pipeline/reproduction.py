@@ -8,15 +8,17 @@ dvc.lock with others: after a kill -9 in between, DVC restores it from there and
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline import dropping, lookup
+from pipeline import dropping, lookup, objects, verified
 from pipeline.cells import log
 from pipeline.dropping import Dropping, above
 from pipeline.errors import UserError
@@ -129,6 +131,8 @@ class Project:
                 self._keep(stage)
         except self._fault as error:
             raise CellFailed(f"DVC: {error}", None) from error
+        except UserError as error:  # what DVC restored is damaged
+            raise CellFailed(str(error), None) from error
         return True
 
     def again(self) -> list[str]:
@@ -270,6 +274,9 @@ class Project:
         except RunCacheNotFoundError:
             return False
         self._keep(stage)
+        for out in stage.outs:  # dvc.lock may get them later than who reads them first
+            path = Path(os.path.relpath(out.fs_path, self._repo.root_dir))
+            verified.hold(path, objects.Out(str(out.hash_info.value), stage.addressing))
         return True
 
     def _keep(self, stage: "Stage") -> None:

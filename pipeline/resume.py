@@ -107,17 +107,12 @@ class State:
 
     def kept(self, name: str) -> "tuple[Tensors, Any] | None":
         """Tensors and values under `name`; None where there are none, or no whole ones."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         path = self._path(name)
         if not path.is_file():
             return None
         try:
-            metadata, tensors = _metadata(path), load_file(path)
-            if _checksum(tensors, metadata["values"]) != metadata["checksum"]:
-                raise ValueError("its checksum is another")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            metadata, tensors = whole(path)
+        except ValueError as error:
             self._drop(path, f"damaged ({error})")
             return None
         self.earlier = max(self.earlier, float(metadata["seconds"]))
@@ -258,6 +253,20 @@ def _files(path: Path) -> list[Path]:
 
 def _digest(path: Path) -> list[tuple[str, str]]:
     return [(str(file), digests.sha256(file)) for file in _files(path)]
+
+
+def whole(path: Path) -> "tuple[dict[str, str], Tensors]":
+    """Metadata and tensors of a file that was kept. Raises ValueError where it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        metadata, tensors = _metadata(path), load_file(path)
+        if _checksum(tensors, metadata["values"]) != metadata["checksum"]:
+            raise ValueError("its checksum is another")
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    return metadata, tensors
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline import verified
 from pipeline.errors import UserError
 
 DATA = Path("data")
@@ -21,6 +22,7 @@ def run_json(stage: str, key: str) -> dict[str, Any]:
     path = folder(stage, key) / "run.json"
     if not path.is_file():
         raise UserError(f"{path}: missing. Run `dvc repro`.")
+    verified.once(path)
     return dict(json.loads(path.read_text()))
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline import parquet, verified
 from pipeline.errors import UserError
 
+REMEDY = "Run `omniopd verify --repair`, which restores it, or says which cell to rerun."
 ROWS_PER_GROUP = 1024  # rows in a row group: what a streaming reader holds at once
 
 
@@ -137,8 +138,8 @@ def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) 
     file = _open(path, schema)
     try:
         table = file.read(columns=columns or schema.names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
+    except parquet.BROKEN as error:
+        raise _damaged(path, error) from error
     return _cast(table, path, schema)
 
 
@@ -158,19 +159,19 @@ def stream(
         try:
             for part in _parts(file, index, columns or schema.names, most):
                 yield _cast(part, path, schema)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
+        except parquet.BROKEN as error:
+            raise _damaged(path, error) from error
         pa.default_memory_pool().release_unused()  # or what stays behind adds up over many groups
 
 
 def _parts(
-    file: pq.ParquetFile, index: int, columns: list[str], most: int | None
+    file: parquet.File, index: int, columns: list[str], most: int | None
 ) -> Iterator[pa.Table]:
-    """A row group. On one thread: each of several would keep memory of its own."""
-    if most is None:
+    """A row group."""
+    if most is None:  # on one thread, as there
         yield file.read_row_group(index, columns=columns, use_threads=False)
         return
-    for batch in file.iter_batches(most, [index], columns, use_threads=False):
+    for batch in parquet.batches(file, most, index, columns):
         yield pa.Table.from_batches([batch])
 
 
@@ -234,11 +235,11 @@ def growing(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table]
 
 
 @contextmanager
-def writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+def writer(path: str | Path, schema: pa.Schema) -> Iterator[parquet.Writer]:
     """A Parquet writer whose file appears under `path` only when the block ends well."""
     with (
         replacing(Path(path)) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as out,
+        parquet.writing(temporary, schema) as out,
     ):
         yield out
 
@@ -260,13 +261,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+def _open(path: Path, schema: pa.Schema) -> parquet.File:
     if not path.is_file():
         raise UserError(f"{path}: no such table. Run `dvc repro` to make it, or check the path.")
+    verified.once(path)
     try:
-        file = pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a whole Parquet file ({error}). Rerun its stage.") from error
+        file = parquet.opened(path, pre_buffer=False)
+    except parquet.BROKEN as error:
+        raise UserError(f"{path}: not a whole Parquet file ({error}). {REMEDY}") from error
     found = file.schema_arrow
     missing = [name for name in schema.names if name not in found.names]
     extra = [name for name in found.names if name not in (*schema.names, STEP.name)]
@@ -282,6 +284,10 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
                 f"wanted {field.type}. Rerun the stage that wrote it."
             )
     return file
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged Parquet file ({error}). {REMEDY}")
 
 
 def _kind(type_: pa.DataType) -> str:

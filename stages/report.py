@@ -28,6 +28,7 @@ from pipeline import (
     results,
     tables,
     verdicts,
+    verified,
 )
 from pipeline.calibration import picture
 from pipeline.calibration import summary as calibration
@@ -109,12 +110,14 @@ def weights(arms: Arms) -> dict[str, np.ndarray]:
 
 def losses(arms: Arms) -> list[dict[str, Any]]:
     """Metrics of every optimizer step, with arm and seed."""
-    return [
-        {"arm": arm, "seed": seed, **json.loads(line)}
-        for arm, seed, _, own in rounds(arms)
-        if "train" in own
-        for line in (folder("train", own["train"]) / "metrics.jsonl").read_text().splitlines()
-    ]
+    found = []
+    for arm, seed, _, own in rounds(arms):
+        if "train" in own:
+            path = folder("train", own["train"]) / "metrics.jsonl"
+            verified.once(path)
+            lines = path.read_text().splitlines()
+            found += [{"arm": arm, "seed": seed, **json.loads(line)} for line in lines]
+    return found
 
 
 def summary(evals: Evals, rows: list[Row]) -> dict[str, Any]:

@@ -18,8 +18,17 @@ from tqdm import tqdm
 from pipeline import tables
 from pipeline.errors import UserError
 from pipeline.judgments import database
-from pipeline.judgments.schema import BATCHES, CLAIMS, JUDGMENTS, Judgment, checksum, to_row
-from pipeline.judgments.store import REMEDY, Store, lapsed
+from pipeline.judgments.schema import (
+    BATCHES,
+    CLAIMS,
+    JUDGMENTS,
+    UNKEYED,
+    Judgment,
+    keyed,
+    to_row,
+    wrong,
+)
+from pipeline.judgments.store import DAMAGED, REMEDY, Store, lapsed
 from pipeline.tables import column
 
 BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
@@ -81,7 +90,7 @@ def export(store: Store, path: Path, without: Collection[str] = ()) -> int:
     count = 0
     where = [JUDGMENTS.c.provider.not_in(sorted(without))] if without else []
     with tables.writer(path, SCHEMA) as out:
-        rows = _checked(store.stream(*where), store.name)
+        rows = _checked(store.stream(*where), store.name, DAMAGED)
         for chunk in tqdm(rows, desc="export", unit="chunk", disable=None):
             records = [to_row(found) | {"token_ids": found.token_ids} for found, _ in chunk]
             out.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
@@ -123,13 +132,9 @@ def merge(store: Store, other: Store) -> Moved:
 
 def verify(store: Store) -> int:
     """Check the database and every row; returns how many. Raises UserError naming the damage."""
-    with store.reading() as connection:
-        if connection.dialect.name == "sqlite":
-            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().first()
-            if found != "ok":
-                why = " ".join(str(found).split())  # it may have several lines
-                raise UserError(f"{store.name}: the file is damaged: {why}. {REMEDY}")
-    return check(store.stream(), store.name)
+    if why := store.integrity():
+        raise UserError(f"{store.name}: the file is damaged: {why}. {DAMAGED}")
+    return check(store.stream(), store.name, DAMAGED)
 
 
 def gc(store: Store) -> Removed:
@@ -146,36 +151,33 @@ def gc(store: Store) -> Removed:
     return removed
 
 
-def check(rows: Rows, name: str) -> int:
+def check(rows: Rows, name: str, remedy: str = REMEDY) -> int:
     """Count the rows. Raises UserError for one that is not what its hashes say."""
-    found = tqdm(_checked(rows, name), desc="verify", unit="chunk", disable=None)
+    found = tqdm(_checked(rows, name, remedy), desc="verify", unit="chunk", disable=None)
     return sum(len(chunk) for chunk in found)
 
 
-def _checked(rows: Rows, name: str) -> Rows:
+def _checked(rows: Rows, name: str, remedy: str = REMEDY) -> Rows:
     for chunk in rows:
-        for found, stored in chunk:
-            if why := _wrong(found, stored):
+        for found, kept in chunk:
+            if why := fault(found, kept):
                 raise UserError(
                     f"{name}: the answer {found.key[:12]} of {found.provider} {found.model} is "
-                    f"damaged: {why}. {REMEDY}"
+                    f"damaged: {why}. {remedy}"
                 )
         yield chunk
 
 
-def _wrong(found: Judgment, stored: str) -> str | None:
-    try:
-        fits = found.expected_key() == found.key
-    except (ValueError, AttributeError):  # its sampler is no JSON, or no object
-        fits = False
-    if not fits:
-        return "its key is not the hash of its request"
-    if checksum(found) != stored:
-        return "its checksum is not that of its answer"
-    if found.finish_reason != ("stop" if found.ended else "length"):
-        return "its finish reason contradicts its end"
+def fault(found: Judgment, kept: str) -> str | None:
+    """What is wrong with an answer; more than a look-up asks, which has the key by itself."""
     if not (math.isfinite(found.usd) and math.isfinite(found.created_at)):
         return "its price or its time is not a number"
+    if why := wrong(found, kept):
+        return why
+    if not keyed(found):
+        return UNKEYED
+    if found.finish_reason != ("stop" if found.ended else "length"):
+        return "its finish reason contradicts its end"
     return None
 
 

@@ -1,13 +1,14 @@
 """The tables of a judgment store and the row that is an answer."""
 
-import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from pipeline.judgments import sums
 from pipeline.judgments.keys import Request, canonical, digest, key_of, plain
 
 VERSION = 2  # of the tables below
@@ -99,9 +100,18 @@ CHECKS = sa.Table(  # teachers that passed `omniopd teacher check`
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+COLUMNS = tuple(column.name for column in JUDGMENTS.columns if column.name != "checksum")
+NAMES = (*COLUMNS, "checksum")
+IDS = COLUMNS.index("token_ids")
+UNKEYED = "its key is not the hash of its request"
+
+
+@dataclass(frozen=True, slots=True)
 class Judgment:
-    """An answer as the teacher gave it, uncut; failed draws are kept with their reason."""
+    """An answer as the teacher gave it, uncut; failed draws are kept with their reason.
+
+    In the order of the table's columns.
+    """
 
     key: str
     token_limit: int  # tokens asked for at most; the answer serves every limit up to this one
@@ -144,19 +154,6 @@ class Judgment:
         )
 
 
-ANSWER = (
-    "token_limit",
-    "text",
-    "token_ids",
-    "ended",
-    "finish_reason",
-    "model_returned",
-    "prompt_tokens",
-    "completion_tokens",
-    "failure",
-)
-
-
 def request_columns(request: Request) -> dict[str, Any]:
     """The columns of a judgment that its request decides, key included."""
     return {
@@ -173,20 +170,58 @@ def request_columns(request: Request) -> dict[str, Any]:
     }
 
 
-def checksum(found: Judgment) -> str:
-    """Hash of the answer's own columns, so that a damaged row is seen."""
-    values = [found.key, *(getattr(found, name) for name in ANSWER)]
-    return hashlib.sha256(canonical(values)).hexdigest()[:32]
-
-
 def to_row(found: Judgment) -> dict[str, Any]:
-    token_ids = None if found.token_ids is None else json.dumps(found.token_ids)
-    return asdict(found) | {"token_ids": token_ids, "checksum": checksum(found)}
+    """The columns of the answer's row, by name."""
+    values = stored(found)
+    return dict(zip(COLUMNS, values, strict=True)) | {"checksum": sums.checksum(values)}
 
 
-def from_row(row: Any) -> Judgment:
-    values = dict(row)
-    del values["checksum"]
-    if values["token_ids"] is not None:
-        values["token_ids"] = tuple(json.loads(values["token_ids"]))
-    return Judgment(**values)
+def stored(found: Judgment) -> tuple[Any, ...]:
+    """The columns of a row but for the checksum, as the database has them."""
+    ids = None if found.token_ids is None else json.dumps(found.token_ids)
+    return tuple(ids if name == "token_ids" else getattr(found, name) for name in COLUMNS)
+
+
+def checksum(found: Judgment) -> str:
+    """Hash of all columns, so that a damaged row is seen."""
+    return sums.checksum(stored(found))
+
+
+def from_row(row: Sequence[Any]) -> Judgment:
+    """The answer in a row of all columns. Raises ValueError or TypeError saying what is wrong."""
+    found = judgment(row)
+    *values, kept = row
+    # as it lies there first, which is fast; then by its meaning, whatever blanks its lists have
+    if not sums.fits(values, kept) and (why := wrong(found, kept)):
+        raise ValueError(why)
+    return found
+
+
+def judgment(row: Sequence[Any]) -> Judgment:
+    """The same, whatever its checksum says. Raises ValueError or TypeError."""
+    values = [*row[:-1]]
+    try:
+        values[IDS] = None if values[IDS] is None else tuple(json.loads(values[IDS]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its token_ids are no JSON list ({error})") from error
+    return Judgment(*values)
+
+
+def wrong(found: Judgment, kept: str) -> str | None:
+    """What is wrong with an answer that has the checksum `kept`; None where nothing is."""
+    values = stored(found)
+    if sums.fits(values, kept):
+        return None
+    if (hashed := keyed(found)) and sums.earlier(values) == kept:  # its sampler's JSON has blanks
+        return None
+    what = "its checksum is not that of its answer" if hashed else UNKEYED
+    place = sums.flipped(values, kept)
+    return what if place is None else f"{what}: a bit of {NAMES[place[0]]} was flipped"
+
+
+def keyed(found: Judgment) -> bool:
+    """Whether the key is the hash of the request's columns."""
+    try:
+        return found.expected_key() == found.key
+    except (ValueError, TypeError, AttributeError):  # its sampler is no JSON, or no object
+        return False

@@ -42,11 +42,18 @@ from pipeline.judgments.schema import (
     VERSION,
     Judgment,
     from_row,
+    judgment,
     to_row,
 )
 from pipeline.judgments.spool import Kept, Spool
 
 CHUNK = 500  # keys in one query or transaction
+DAMAGED = (
+    "Nothing was changed, and nothing bought in its place. Restore it from a copy, or run "
+    "`omniopd judgments repair`: it lists every damaged answer, mends what it can, and says what "
+    "the rest costs to buy again; with --drop-damaged it removes those, and the next run buys "
+    "them. `omniopd judgments import FILE` brings them back from an export for nothing."
+)
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
@@ -122,6 +129,7 @@ class Store:
         self._project = project
         self.name = database.name(parsed)
         self._owner = uuid.uuid4().hex
+        self._checked = False  # whether the file is whole
         self._engine = database.connectable(parsed)
         self._writer = self._engine.execution_options(write=True)
         backend = parsed.get_backend_name()
@@ -155,21 +163,41 @@ class Store:
         """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
 
         Of several rows that serve, the one with the smallest limit. Order within a chunk is the
-        keys' own; a key without an answer is left out.
+        keys' own; a key without an answer is left out. Every row is held against its checksum:
+        raises UserError naming the first damaged one.
         """
         for chunk in _chunks(keys):
-            query = sa.select(JUDGMENTS).where(*_serves(chunk, limit)).order_by(*_PLACE)
+            # also those that do not serve: of a damaged one it is not known which limit it had
+            query = sa.select(JUDGMENTS).where(JUDGMENTS.c.key.in_(sorted(chunk)))
+            found = [self._judgment(row) for row in self.rows(query.order_by(*_PLACE))]
+            serve = {one.key: one for one in reversed(found) if one.token_limit >= limit}
+            yield from (serve[key] for key in chunk if key in serve)
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """What a query finds; text that is no UTF-8 any more with a surrogate for each such byte,
+        so that its row can be named."""
+        try:
             with self.reading() as connection:
-                rows = connection.execute(query).mappings().all()
-            found = {row["key"]: row for row in reversed(rows)}  # the smallest limit is set last
-            yield from (self._judgment(found[key]) for key in chunk if key in found)
+                return connection.execute(query).all()
+        except UserError as error:
+            if "decode to UTF-8" not in str(error):  # as SQLite says it; Postgres checks on entry
+                raise
+        with self.reading() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            raw.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+            try:
+                return connection.execute(query).all()
+            finally:
+                raw.text_factory = str
 
     def claim(self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS) -> set[str]:
         """Those of `keys` that the caller may now buy, for `lease` seconds.
 
         Left out: keys that another holds, at whatever limit (also another thread of this store),
-        and keys that have been answered for `limit` by now. Look both up again with `find`.
+        and keys that have been answered for `limit` by now. Look both up again with `find`. Raises
+        UserError where the file hides answers that it has, before they are bought again.
         """
+        self._whole()
         mine: set[str] = set()
         for chunk in _chunks(keys):
             # read first: who waits for another's purchase would keep the database's one writer busy
@@ -179,6 +207,23 @@ class Store:
             if free := sorted(set(chunk) - taken):
                 mine |= self._claim(free, limit, lease)
         return mine
+
+    def _whole(self) -> None:
+        """Once, before anything is bought: a million answers take some seconds."""
+        if not self._checked:
+            if why := self.integrity("judgments"):
+                raise UserError(f"{self.name}: the file is damaged: {why}. {DAMAGED}")
+            self._checked = True
+
+    def integrity(self, table: str = "") -> str | None:
+        """What SQLite finds wrong with its file, or with a table and its index; None where nothing
+        is, and of Postgres, which keeps checksums of its own."""
+        with self.reading() as connection:
+            if connection.dialect.name != "sqlite":
+                return None
+            check = f"PRAGMA integrity_check({table})" if table else "PRAGMA integrity_check"
+            found = connection.exec_driver_sql(check).scalars().first()
+        return None if found == "ok" else " ".join(str(found).split())  # it may have several lines
 
     def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
         now = time.time()
@@ -381,29 +426,25 @@ class Store:
         self._execute(self._insert(CHECKS).values(row).on_conflict_do_nothing())
 
     def stream(self, *where: sa.ColumnElement[bool]) -> Iterator[list[tuple[Judgment, str]]]:
-        """Answers with their stored checksums, in the order of their keys, a chunk at a time."""
-        last: tuple[str, int] = ("", 0)
-        query = (
-            sa.select(JUDGMENTS).where(*where).order_by(JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
-        )
-        while True:
-            with self.reading() as connection:
-                rows = (
-                    connection.execute(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK))
-                    .mappings()
-                    .all()
-                )
-            if not rows:
-                return
-            last = (rows[-1]["key"], rows[-1]["token_limit"])
-            yield [(self._judgment(row), row["checksum"]) for row in rows]
+        """Answers with their stored checksums, in the order of their keys, a chunk at a time.
 
-    def _judgment(self, row: sa.RowMapping) -> Judgment:
+        Nothing is held against them. Raises UserError for a row that is none of an answer.
+        """
+        last: tuple[str, int] = ("", 0)
+        query = sa.select(JUDGMENTS).where(*where).order_by(*_PLACE)
+        while rows := self.rows(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK)):
+            last = (rows[-1].key, rows[-1].token_limit)
+            yield [(self._judgment(row, judgment), row.checksum) for row in rows]
+
+    def _judgment(
+        self, row: sa.Row[Any], read: Callable[[Sequence[Any]], Judgment] = from_row
+    ) -> Judgment:
         try:
-            return from_row(row)
+            return read(row)
         except (ValueError, TypeError) as error:
+            what = f"{str(row.key)[:12]} of {row.provider} {row.model}"
             raise UserError(
-                f"{self.name}: the answer {row['key'][:12]} is damaged: {error}. {REMEDY}"
+                f"{self.name}: the answer {what} is damaged: {error}. {DAMAGED}"
             ) from error
 
     def adopt(self, judgments: Sequence[Judgment]) -> int:
