@@ -25,7 +25,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple, NoReturn
+
+from pipeline import cell_lock
 
 ENV = "OMNIOPD_FORKSERVER"  # path of the server's socket
 POSSIBLE = hasattr(os, "fork") and hasattr(socket, "AF_UNIX")
@@ -88,6 +91,7 @@ class _Waiting(threading.Thread):
         )
         # the server's alone from now on: when it is gone, stages are refused and run by themselves
         self._listener.close()
+        select.select([self._over], [], [])  # while it imports it dies with the thread that began it
 
     def end(self) -> None:
         from pipeline import processes
@@ -102,13 +106,29 @@ class _Waiting(threading.Thread):
             self._server.stdin.close()
 
 
-def hand_over() -> None:
-    """Let the server run this stage and end as it ends; return if it is to run here.
+def begin() -> None:
+    """For `stages/__init__.py`, before a stage has imported anything: hand it over to the server,
+    or return where it is to run here, with the lock of the cell that it writes."""
+    if not _stage(sys.orig_argv):
+        return
+    _hand_over()
+    sys.excepthook = _in_a_line
+    if "--out" in sys.orig_argv[:-1]:
+        cell_lock.hold(Path(sys.orig_argv[sys.orig_argv.index("--out") + 1]))
 
-    For `stages/__init__.py`, before a stage has imported anything.
-    """
+
+def _in_a_line(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """An interrupt is no fault of the stage: nobody needs to see where it came."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, at)
+
+
+def _hand_over() -> None:
+    """Let the server run this stage and end as it ends; return if it is to run here."""
     address = os.environ.get(ENV)
-    if not address or not POSSIBLE or not _stage(sys.orig_argv):
+    if not address or not POSSIBLE:
         return
     if sys.orig_argv[2] in LIGHT and not ready(address).exists():
         return

@@ -1,5 +1,5 @@
 """The DAG, one module per stage. A stage never imports another stage."""
 
-from pipeline.forkserver import hand_over
+from pipeline.forkserver import begin
 
-hand_over()
+begin()
