@@ -25,10 +25,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, NoReturn
-
-from pipeline import cell_lock
 
 ENV = "OMNIOPD_FORKSERVER"  # path of the server's socket
 POSSIBLE = hasattr(os, "fork") and hasattr(socket, "AF_UNIX")
@@ -91,7 +88,8 @@ class _Waiting(threading.Thread):
         )
         # the server's alone from now on: when it is gone, stages are refused and run by themselves
         self._listener.close()
-        select.select([self._over], [], [])  # while it imports it dies with the thread that began it
+        # while it imports, it dies with the thread that started it
+        select.select([self._over], [], [])
 
     def end(self) -> None:
         from pipeline import processes
@@ -106,29 +104,13 @@ class _Waiting(threading.Thread):
             self._server.stdin.close()
 
 
-def begin() -> None:
-    """For `stages/__init__.py`, before a stage has imported anything: hand it over to the server,
-    or return where it is to run here, with the lock of the cell that it writes."""
-    if not _stage(sys.orig_argv):
-        return
-    _hand_over()
-    sys.excepthook = _in_a_line
-    if "--out" in sys.orig_argv[:-1]:
-        cell_lock.hold(Path(sys.orig_argv[sys.orig_argv.index("--out") + 1]))
+def hand_over() -> None:
+    """Let the server run this stage and end as it ends; return if it is to run here.
 
-
-def _in_a_line(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    """An interrupt is no fault of the stage: nobody needs to see where it came."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, at)
-
-
-def _hand_over() -> None:
-    """Let the server run this stage and end as it ends; return if it is to run here."""
+    For `stages/__init__.py`, before a stage has imported anything.
+    """
     address = os.environ.get(ENV)
-    if not address or not POSSIBLE:
+    if not address or not POSSIBLE or not stage(sys.orig_argv):
         return
     if sys.orig_argv[2] in LIGHT and not ready(address).exists():
         return
@@ -156,7 +138,8 @@ def ready(address: str) -> Path:
     return Path(f"{address}.ready")
 
 
-def _stage(argv: list[str]) -> bool:
+def stage(argv: list[str]) -> bool:
+    """Whether this is `python -m stages.X`."""
     return argv[1:2] == ["-m"] and argv[2].split(".")[0] == "stages"
 
 

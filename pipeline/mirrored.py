@@ -22,7 +22,7 @@ from pipeline.mirror import BEAT_SECONDS, DATABASE, GPU_CELLS, HOME
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.states import State
+    from prefect.client.schemas.objects import State
 
 NICENESS = 10  # the cells go first
 DAMAGED = {sqlite3.SQLITE_NOTADB: "not-a-database", sqlite3.SQLITE_CORRUPT: "corrupt"}
@@ -73,7 +73,8 @@ def moved_aside(database: Path) -> str:
 
 
 def say(word: str, text: object = "") -> None:
-    print(word, " ".join(str(text).split()), flush=True)
+    sys.stdout.write(f"{word} {' '.join(str(text).split())}\n")
+    sys.stdout.flush()
 
 
 def beat() -> None:
@@ -137,7 +138,7 @@ def _cell() -> None:
 
 
 def _state(told: dict[str, Any]) -> "State[Any]":
-    from prefect.states import State, StateType
+    from prefect.client.schemas.objects import State, StateType
 
     return State(
         type=StateType(told["type"]),
@@ -171,7 +172,8 @@ async def _bury(client: "PrefectClient") -> None:
         flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=["omniopd"])),
         flow_run_filter=filters.FlowRunFilter(state=state),
     ):
-        left = filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=running))
+        type_ = filters.TaskRunFilterStateType(any_=running)
+        left = filters.TaskRunFilterState(type=type_, name=None)
         for task_run in await client.read_task_runs(
             flow_run_filter=filters.FlowRunFilter(
                 id=filters.FlowRunFilterId(any_=[flow_run.id])

@@ -22,7 +22,7 @@ class Stopped(UserError):
     """The command has ended what it started. `status` is 130, 143 or 129, as a shell has it."""
 
     def __init__(self, message: str, asked: Asked) -> None:
-        super().__init__(f"stopped by {asked}; {message}")
+        super().__init__(f"stopped by a signal; {message}")
         self.status = asked.status
 
 
