@@ -175,9 +175,7 @@ async def _bury(client: "PrefectClient") -> None:
         type_ = filters.TaskRunFilterStateType(any_=running)
         left = filters.TaskRunFilterState(type=type_, name=None)
         for task_run in await client.read_task_runs(
-            flow_run_filter=filters.FlowRunFilter(
-                id=filters.FlowRunFilterId(any_=[flow_run.id])
-            ),
+            flow_run_filter=filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[flow_run.id])),
             task_run_filter=filters.TaskRunFilter(state=left),
         ):
             await client.set_task_run_state(task_run.id, Crashed(message="killed"), force=True)
