@@ -23,10 +23,10 @@ import typer
 HOME = Path(".prefect")
 DATABASE = HOME / "prefect.db"
 GPU_CELLS = 1  # at a time; another limit that you set on Prefect's tag `gpu` is kept
-BEAT_SECONDS = 1.0  # between signs of life
-SILENT_SECONDS = 15.0  # without one, at the end of a run, until it is given up
-END_SECONDS = 180.0  # to write the rest, alive: the first start makes the database
-ASKED_SECONDS = 2.0  # the same where a signal asked the run to end
+# without a word from it, at the end of a run, until it is given up: it may have to make the database
+END_SECONDS = 120.0
+ASKED_SECONDS = 2.0  # in all, where a signal asked the run to end
+TOLD_SECONDS = 10.0  # until a wait is said
 LOOK_SECONDS = 0.1
 WITHOUT = "The run itself does not depend on it."
 
@@ -38,7 +38,7 @@ class Mirror:
         """`gpu`: whether a cell has the tag; `changed` is called when `gpu_cells` did."""
         self.gpu_cells = GPU_CELLS
         self._changed = changed
-        self._seen = time.monotonic()  # when it last gave a sign of life
+        self._heard = time.monotonic()  # when it last said a word
         self._why = "it was killed"
         self._over = Event()
         self._left = False  # given up or told to end: nothing more is said
@@ -77,17 +77,22 @@ class Mirror:
     def close(self, asked: bool) -> None:
         """Let it write the rest while it gets on; `asked`: the run was asked to end."""
         self._queue.put(None)
-        limit = time.monotonic() + (ASKED_SECONDS if asked else END_SECONDS)
+        start, told = time.monotonic(), asked
         while not self._over.wait(LOOK_SECONDS):
-            silent = time.monotonic() - self._seen > SILENT_SECONDS
-            if silent or self._stopped() or time.monotonic() > limit:
-                self._left = asked
-                self._why = "it does not answer"
+            now = time.monotonic()
+            limit = start + ASKED_SECONDS if asked else max(start, self._heard) + END_SECONDS
+            if self._stopped() or now > limit:
+                self._left, self._why = asked, "it does not answer"
                 break
+            if not told and now > start + TOLD_SECONDS:
+                typer.echo(
+                    "Prefect is still told what ran. Ctrl-C ends that and loses nothing else."
+                )
+                told = True
         with suppress(OSError):
             self._process.kill()
         self._process.wait()
-        self._over.wait(SILENT_SECONDS)
+        self._over.wait()
 
     def _stopped(self) -> bool:
         with suppress(psutil.NoSuchProcess):
@@ -111,7 +116,7 @@ class Mirror:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._seen = time.monotonic()
+            self._heard = time.monotonic()
             word, _, text = line.strip().partition(" ")
             match word:
                 case "limit":

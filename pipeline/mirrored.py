@@ -10,20 +10,19 @@ import json
 import os
 import sqlite3
 import sys
-import threading
-import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pipeline.mirror import BEAT_SECONDS, DATABASE, GPU_CELLS, HOME
+from pipeline.mirror import DATABASE, GPU_CELLS, HOME
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State
 
+BUSY_SECONDS = 5.0  # for which a locked database is waited for
 NICENESS = 10  # the cells go first
 DAMAGED = {sqlite3.SQLITE_NOTADB: "not-a-database", sqlite3.SQLITE_CORRUPT: "corrupt"}
 SETTINGS = {
@@ -55,7 +54,7 @@ def moved_aside(database: Path) -> str:
     if not database.is_file():
         return ""
     try:
-        with closing(sqlite3.connect(database)) as connection:
+        with closing(sqlite3.connect(database, BUSY_SECONDS)) as connection:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         why = "" if found == "ok" else "corrupt"
     except sqlite3.DatabaseError as error:
@@ -75,13 +74,6 @@ def moved_aside(database: Path) -> str:
 def say(word: str, text: object = "") -> None:
     sys.stdout.write(f"{word} {' '.join(str(text).split())}\n")
     sys.stdout.flush()
-
-
-def beat() -> None:
-    """Say that the process is alive, until it ends."""
-    while True:
-        say("alive")
-        time.sleep(BEAT_SECONDS)
 
 
 class Mirror:
@@ -188,11 +180,13 @@ async def serve() -> None:
     from prefect.client.orchestration import PrefectClient
     from prefect.server.api.server import create_app
 
+    say("imported")
     first = json.loads(await asyncio.to_thread(sys.stdin.readline) or "null")
     if first is None:
         return
     flow: Any = Flow(_cell, name="omniopd")
     async with PrefectClient(create_app(ephemeral=True)) as client:
+        say("opened")
         await _bury(client)
         if first["gpu"]:
             say("limit", await _limit(client))
@@ -206,7 +200,6 @@ async def serve() -> None:
 
 def main() -> None:
     os.nice(NICENESS)
-    threading.Thread(target=beat, daemon=True).start()
     configure()
     try:
         HOME.mkdir(exist_ok=True)

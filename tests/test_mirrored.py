@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import mirrored
 from pipeline.mirrored import moved_aside
 
 
@@ -60,7 +61,8 @@ def test_a_damaged_one_is_moved_with_what_lies_beside_it(database: Path, damage:
     assert not database.with_name("prefect.db-wal").exists()
 
 
-def test_a_locked_one_is_not_damaged(database: Path) -> None:
+def test_a_locked_one_is_not_damaged(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrored, "BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(database)) as holder:
         holder.execute("begin exclusive")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
