@@ -19,6 +19,7 @@ from types import TracebackType
 
 from pipeline.forkserver import hand_over, stage
 
+COMMAND = "OMNIOPD_RUN"  # of pipeline/reaper.py, which stages do not load
 HELD = "OMNIOPD_WRITES"  # the folder, for processes that a stage starts to write with it
 WAIT_SECONDS = 10.0  # for a holder that was just killed: taking its memory apart takes time
 LOOK_SECONDS = 0.1
@@ -77,11 +78,11 @@ def _remove(path: Path, pid: int) -> None:
 
 
 def _told(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    """An interrupt is no fault of the stage: where it came is nobody's concern."""
-    if issubclass(kind, KeyboardInterrupt):
-        sys.stderr.write("interrupted\n")
-    else:
+    """An interrupt is no fault of the stage, and the command that passes it on says it."""
+    if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, at)
+    elif COMMAND not in os.environ:
+        sys.stderr.write("interrupted\n")
 
 
 if stage(sys.orig_argv):

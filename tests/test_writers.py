@@ -1,5 +1,7 @@
 """Two processes never write one cell."""
 
+import atexit
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import stages
+from pipeline import reaper
 from tests.project import ROOT
 from tests.telling import Stages, gone, wait_for
 
@@ -26,7 +29,7 @@ sys.stdin.read()
 def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(stages.HELD, "")  # and put back what was there
     monkeypatch.setattr(stages, "WAIT_SECONDS", 0.2)
-    monkeypatch.setattr(stages.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(atexit, "register", lambda *_: None)
     return tmp_path / "data" / "train" / "ca"
 
 
@@ -77,16 +80,20 @@ def test_a_lock_that_was_removed_while_it_was_awaited_is_not_held(
 ) -> None:
     path = cell.with_name(".ca.lock")
     path.parent.mkdir(parents=True)
-    real = stages.fcntl.flock
+    real = fcntl.flock
 
     def late(descriptor: int, how: int) -> None:
         path.unlink()  # by the holder that ends just now
         real(descriptor, how)
 
-    monkeypatch.setattr(stages.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     assert stages._taken(path) is None
-    monkeypatch.setattr(stages.fcntl, "flock", real)
+    monkeypatch.setattr(fcntl, "flock", real)
     assert stages._taken(path) is not None
+
+
+def test_stages_know_the_mark_of_the_command_that_runs_them() -> None:
+    assert stages.COMMAND == reaper.ENV
 
 
 def test_a_stage_holds_its_cell_from_its_first_import_to_its_end(tmp_path: Path) -> None:
