@@ -166,7 +166,7 @@ def _run(
 
 
 def _status(command: list[str], folder: Path, path: str) -> int:
-    """The stage's exit status. Raises Stopped where a signal asked for the end, when it has come."""
+    """The exit status of a stage. Raises Stopped, after its end, where a signal asked for that."""
     try:
         with stopping.heard(), reaper.watched():
             environment = {**os.environ, "PYTHONPATH": path}
