@@ -24,7 +24,7 @@ HOME = Path(".prefect")
 DATABASE = HOME / "prefect.db"
 GPU_CELLS = 1  # at a time; another limit that you set on Prefect's tag `gpu` is kept
 # without a word from it, at the end of a run, until it is given up; it may make the database first
-END_SECONDS = 120.0
+END_SECONDS = 180.0
 ASKED_SECONDS = 2.0  # in all, where a signal asked the run to end
 TOLD_SECONDS = 10.0  # until a wait is said
 LOOK_SECONDS = 0.1

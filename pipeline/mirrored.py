@@ -176,6 +176,7 @@ async def _bury(client: "PrefectClient") -> None:
 
 async def serve() -> None:
     """Write what comes on stdin until it ends. Raises whatever Prefect raises."""
+    from asgi_lifespan import LifespanManager
     from prefect import Flow
     from prefect.client.orchestration import PrefectClient
     from prefect.server.api.server import create_app
@@ -185,7 +186,10 @@ async def serve() -> None:
     if first is None:
         return
     flow: Any = Flow(_cell, name="omniopd")
-    async with PrefectClient(create_app(ephemeral=True)) as client:
+    app = create_app(ephemeral=True)
+    client = PrefectClient(app)
+    client.manage_lifespan = False  # it would have the server start within 30 s, on any machine
+    async with LifespanManager(app, startup_timeout=None), client:
         say("opened")
         await _bury(client)
         if first["gpu"]:
