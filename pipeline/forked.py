@@ -224,7 +224,7 @@ def _become(request: Request, streams: list[int], server: int, made: dict[str, s
     if os.getppid() != server:
         os._exit(KILLED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # SIGINT ends it as it is, until stages/__init__.py has it raise KeyboardInterrupt
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

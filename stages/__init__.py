@@ -10,6 +10,7 @@ file that a kill has left says who it was, and holds nothing.
 import atexit
 import fcntl
 import os
+import signal
 import socket
 import sys
 import time
@@ -81,12 +82,16 @@ def _told(kind: type[BaseException], error: BaseException, at: TracebackType | N
     """An interrupt is no fault of the stage, and the command that passes it on says it."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, at)
-    elif COMMAND not in os.environ:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
+    if COMMAND not in os.environ:
         sys.stderr.write("interrupted\n")
 
 
 if stage(sys.orig_argv):
-    hand_over()
     sys.excepthook = _told
+    hand_over()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # in a fork
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "--out" in sys.orig_argv[:-1]:
         hold(Path(sys.orig_argv[sys.orig_argv.index("--out") + 1]))
