@@ -23,7 +23,10 @@ from pipeline import (
     params,
     plan,
     plan_round,
+    processes,
     prompt_view,
+    reaper,
+    stopping,
     tables,
     teachers,
 )
@@ -142,7 +145,7 @@ def _run(
     """
     names = list(plan.upstream(found))
     cells.write_text(folder / cells.PLAN, as_yaml(found))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    path = os.pathsep.join(sys.path)
     for number, name in enumerate(names, 1):
         group, _, key = name.partition("@")
         stage, cell = group.partition("-")[0], found["cells"][group][key]
@@ -151,8 +154,7 @@ def _run(
         if (folder / "data" / stage / key / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
-        done = subprocess.run([*command(stage, key, cell)], cwd=folder, env=environment)
-        if done.returncode:
+        if _status([*command(stage, key, cell)], folder, path):
             named = (
                 " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
             )
@@ -161,6 +163,23 @@ def _run(
                 "that and run the same command again: finished stages are not repeated, answers "
                 "are kept."
             )
+
+
+def _status(command: list[str], folder: Path, path: str) -> int:
+    """The exit status of a stage. Raises Stopped, after its end, where a signal asked for that."""
+    try:
+        with stopping.heard(), reaper.watched():
+            environment = {**os.environ, "PYTHONPATH": path}
+            process = subprocess.Popen(command, cwd=folder, env=environment)
+            try:
+                return process.wait()
+            except stopping.Asked:
+                processes.end([process.pid])
+                raise
+    except stopping.Asked as asked:
+        raise stopping.Stopped(
+            "finished stages and all answers are kept. Run the same command again to go on.", asked
+        ) from None
 
 
 def command(stage: str, key: str, cell: dict[str, Any]) -> Iterator[str]:

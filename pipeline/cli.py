@@ -217,11 +217,14 @@ def check(
 
 
 def main() -> None:
-    from pipeline import cells, verified
+    from pipeline import cells, stopping, verified
 
     verified.command = True
     cells.log_to_stderr()
     try:
         app()
+    except stopping.Stopped as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.status)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,32 +1,42 @@
-"""The plan's cells as a Prefect flow: a task run each, independent ones side by side.
+"""The plan's cells, independent ones side by side, shown by Prefect as a flow of a task run each.
 
-DVC stays the only cache and the only judge of what is stale: a task run brings one cell up to date
-as `dvc repro` does, or does nothing where neither the cell nor anything that it reads changed. A
-cell is handed to Prefect when all that it reads is done, so no worker waits for another. Prefect's
-database is .prefect/prefect.db; `PREFECT_HOME=.prefect prefect server start` shows it in a browser.
+DVC stays the only cache and the only judge of what is stale: a cell is brought up to date as
+`dvc repro` does, or nothing is done where neither the cell nor anything that it reads changed.
+Prefect is told what happens (pipeline/mirror.py) and decides nothing: without it, or with a damaged
+database, the run is the same. Its database is .prefect/prefect.db; `PREFECT_HOME=.prefect prefect
+server start` shows it in a browser.
 """
 
-import signal
+import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from threading import Event, Thread
+from typing import Any
 
 import typer
 
-from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server, verified
+from pipeline import (
+    cells,
+    dag,
+    forkserver,
+    keeping,
+    mirror,
+    plan,
+    reaper,
+    reproduction,
+    stopping,
+    verified,
+)
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 from pipeline.processes import Processes
 
-if TYPE_CHECKING:
-    from prefect import State
-    from prefect.futures import PrefectFuture
-
 RESULTS = Path("data/report/results.md")
+FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
 # stages, or groups of one, that load a model
 GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
 GPU |= {"steps"}
@@ -115,22 +125,30 @@ def run_graph(
         return True
     again = f", {project.revived()}" if project.revived() else ""
     typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
-    with server.alone(), _interruptible(), forkserver.serving() as warm, lending() as lent:
-        environment = {**dag.environment(), **warm, **lent, verified.STAGE: "omniopd run"}
-        flow = _Flow(project, graph, stale, parallel, environment, keep)
-        try:
+    done: list[str] = []
+    try:
+        with (
+            _alone(),
+            stopping.heard(),
+            reaper.watched(),
+            forkserver.serving() as warm,
+            lending() as lent,
+        ):
+            environment = {**dag.environment(), **warm, **lent, verified.STAGE: "omniopd run"}
+            flow = _Flow(project, graph, stale, parallel, environment, keep, done)
             flow.run(results)
-        except KeyboardInterrupt:
-            raise UserError(
-                f"stopped by a signal; {len(flow.done)} of {len(graph)} cells are done and kept. "
-                "Nothing that was started still runs. Run it again to go on."
-            ) from None
+    except stopping.Asked as asked:
+        raise stopping.Stopped(
+            f"{len(done)} of {len(graph)} cells are done and kept. Nothing that was started "
+            "still runs. Run it again to go on.",
+            asked,
+        ) from None
     typer.echo(f"run: {time.perf_counter() - start:.0f} s")
     return not flow.starved
 
 
 class _Flow:
-    """One run of the graph. Prefect is imported below here and nowhere else."""
+    """One run of the graph."""
 
     def __init__(
         self,
@@ -140,89 +158,92 @@ class _Flow:
         parallel: int,
         environment: dict[str, str],
         keep: keeping.Keep,
+        done: list[str],
     ) -> None:
         self.project, self.graph, self.stale, self.parallel = project, graph, stale, parallel
-        self.keep = keep
+        self.keep, self.done = keep, done
         self.starved = False  # a cell failed because it reads a dropped checkpoint
         self.processes = Processes(environment)
+        self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
+        self.stopping = Event()
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
-        self.done: list[str] = []
         self.failed: dict[str, str] = {}  # cell: the last that it said
         self.skipped: list[str] = []
 
     def run(self, results: Path) -> None:
         """Raises UserError if a cell failed."""
-        server.configure()
-        from prefect import flow
-        from prefect.artifacts import create_markdown_artifact
-        from prefect.task_runners import ThreadPoolTaskRunner
-
-        server.start(any(cell.gpu for cell in self.graph.values()))
-        runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=self.parallel)
-
-        @flow(name="omniopd", task_runner=runner, persist_result=False)  # type: ignore[arg-type]
-        def omniopd() -> None:
+        gpu = any(cell.gpu for cell in self.graph.values())
+        with mirror.shown(gpu, lambda: self.finished.put(("", None)), results) as self.shown:
             try:
                 self.schedule()
             finally:
-                _deaf()
-                self.processes.stop()
-                self.project.settle(self.done)
+                with stopping.later():
+                    self.stopping.set()
+                    self.processes.stop()
+                    self.project.settle(self.done)
             self.complain()
-            if results.is_file():
-                create_markdown_artifact(results.read_text(), key="results")
-
-        omniopd()
 
     def schedule(self) -> None:
-        """Submit each cell when all that it reads is done, those with the most to follow first."""
+        """Start each cell when all that it reads is done, those with the most to follow first."""
         following = _following(self.graph)
         waiting = sorted(self.graph, key=lambda name: -following[name])
-        futures: dict[str, PrefectFuture[None]] = {}
-        finished: SimpleQueue[str] = SimpleQueue()
+        running: set[str] = set()
         over: set[str] = set()  # done, failed or skipped
-        submit = self.submitter()
         while len(over) < len(self.graph):
-            free = self.parallel - (len(futures) - len(over))
-            for name in [name for name in waiting if self.graph[name].reads <= over][:free]:
-                waiting.remove(name)
-                cell = self.graph[name]
-                futures[name] = submit(cell, [futures[read] for read in cell.reads])
-                futures[name].add_done_callback(lambda _, name=name: finished.put(name))  # type: ignore[misc]
-            name = finished.get()
+            for name in [name for name in waiting if self.graph[name].reads <= over]:
+                if self.may_start(name, running):
+                    waiting.remove(name)
+                    running.add(name)
+                    self.start(self.graph[name])
+            name, error = self.finished.get()
+            if not name:  # Prefect's limit is another
+                continue
+            running.remove(name)
             over.add(name)
-            outcome = self.outcome(name, futures[name])
+            outcome = self.outcome(name, error)
             self.project.drop(self.keep.over(self.done))
             typer.echo(f"cell {len(over)} of {len(self.graph)}: {self.graph[name].label} {outcome}")
 
-    def submitter(self) -> "Callable[[Cell, list[PrefectFuture[None]]], PrefectFuture[None]]":
-        """A function that hands Prefect a cell with the futures of the cells that it reads."""
-        from prefect import task
-        from prefect.cache_policies import NO_CACHE
-
-        def may_help(_task: object, _run: object, state: "State[Any]") -> bool:
-            error = state.data
-            return isinstance(error, reproduction.CellFailed) and error.killed
-
-        @task(
-            task_run_name="{label}",
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retry_delay_seconds=RETRY_SECONDS,
-            retry_condition_fn=may_help,
+    def may_start(self, name: str, running: set[str]) -> bool:
+        """Whether there is a place for one more cell, and on the GPU for one that wants it."""
+        busy = sum(self.graph[one].gpu for one in running)
+        return len(running) < self.parallel and (
+            not self.graph[name].gpu or busy < self.shown.gpu_cells
         )
-        def cell(name: str, label: str) -> None:
-            self.work(self.graph[name])
 
-        def submit(one: Cell, reads: "list[PrefectFuture[None]]") -> "PrefectFuture[None]":
-            fitted = cell.with_options(tags=["gpu"] if one.gpu else [], retries=one.retries)
-            return fitted.submit(one.name, one.label, wait_for=reads, return_state=False)
+    def start(self, cell: Cell) -> None:
+        """Do the cell in a thread of its own, which ends with a word in `finished`."""
+        if not cell.reads <= set(self.done):
+            self.finished.put((cell.name, _Unread()))
+        else:
+            Thread(target=self.attempts, args=[cell], daemon=True).start()
 
-        return submit
+    def attempts(self, cell: Cell) -> None:
+        """Once, and again while its stage is killed and tries are left."""
+        error: Exception | None = None
+        for left in range(cell.retries, -1, -1):
+            self.show(cell, "RUNNING", "Running" if error is None else "Retrying")
+            try:
+                self.work(cell)
+            except reproduction.CellFailed as failed:
+                error = failed
+                if left and failed.killed:
+                    self.show(cell, "SCHEDULED", "AwaitingRetry", str(failed))
+                    if not self.stopping.wait(RETRY_SECONDS):
+                        continue
+            except Exception as other:  # noqa: BLE001 - `outcome` raises it in the main thread
+                error = other
+            else:
+                error = None
+            break
+        self.finished.put((cell.name, error))
+
+    def show(self, cell: Cell, type_: str, name: str, message: str = "") -> None:
+        self.shown.cell(cell.name, cell.label, cell.gpu, cell.reads, type_, name, message)
 
     def work(self, cell: Cell) -> None:
-        """What a task run does. Raises CellFailed."""
+        """Bring one cell up to date. Raises CellFailed."""
         if cell.name not in self.stale and not cell.reads & self.ran:
             return
         start = time.perf_counter()
@@ -234,23 +255,27 @@ class _Flow:
         """Run a stage's command as DVC does, by the shell; its status."""
         return self.processes.run(["/bin/sh", "-c", text], line)
 
-    def outcome(self, name: str, future: "PrefectFuture[None]") -> str:
-        """Note how a task run ended; in words. Raises what is not the cell's own failure."""
-        future.wait()
-        if future.state.is_completed():
-            self.done.append(name)
-            return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
-        if future.state.is_pending():
-            self.skipped.append(name)
-            return "not run: a cell that it reads failed"
-        try:
-            future.result()
-        except reproduction.CellFailed as error:
-            if isinstance(error, reproduction.Starved):
-                self.starved = True
-                return str(error)
-            self.failed[name] = str(error)
-        return "failed"
+    def outcome(self, name: str, error: Exception | None) -> str:
+        """Note how a cell ended; in words. Raises what is not the cell's own failure."""
+        cell = self.graph[name]
+        match error:
+            case None:
+                self.done.append(name)
+                self.show(cell, "COMPLETED", "Completed")
+                return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
+            case _Unread():
+                self.skipped.append(name)
+                self.show(cell, "PENDING", "NotReady", str(error))
+                return f"not run: {error}"
+            case reproduction.CellFailed():
+                self.show(cell, "FAILED", "Failed", str(error))
+                if isinstance(error, reproduction.Starved):
+                    self.starved = True
+                    return str(error)
+                self.failed[name] = str(error)
+                return "failed"
+            case _:
+                raise error
 
     def complain(self) -> None:
         """Raise UserError if a cell failed."""
@@ -263,6 +288,13 @@ class _Flow:
             )
 
 
+class _Unread(Exception):
+    """A cell was not run."""
+
+    def __str__(self) -> str:
+        return "a cell that it reads failed"
+
+
 def _following(graph: dict[str, Cell]) -> dict[str, int]:
     """Length of the longest chain of cells that waits for each cell."""
     length = dict.fromkeys(graph, 0)
@@ -273,18 +305,13 @@ def _following(graph: dict[str, Cell]) -> dict[str, int]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in wanted}
-    try:
+def _alone() -> Iterator[None]:
+    """Hold the project's flow lock. Raises UserError if another flow has it."""
+    with FLOW_LOCK.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                "another `omniopd run` is at work in this folder. Wait for it or stop it."
+            ) from error
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _deaf() -> None:
-    """Ignore further signals while the last ones are obeyed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

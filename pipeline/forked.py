@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -60,14 +61,24 @@ THEN = (
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent(signal.SIGKILL)
+    if select.select([0], [], [], 0)[0]:  # it was gone before
+        return
     with socket.socket(fileno=int(sys.argv[1])) as listener:
         environment = dict(os.environ)
         preload()
+        end_with_parent(0)  # from here on `serve` sees it, and ends the stages first
         ready(listener.getsockname()).touch()
         request = _Server(listener, environment).serve()
     if request is None:
         os._exit(0)
     run(request)
+
+
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this signal when the thread that started this process ends; 0: none."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def preload() -> None:
@@ -209,12 +220,11 @@ def _become(request: Request, streams: list[int], server: int, made: dict[str, s
     `made`: variables that imports have set, as they would have there.
     """
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != server:
         os._exit(KILLED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # SIGINT ends it as it is, until stages/__init__.py has it raise KeyboardInterrupt
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

@@ -88,6 +88,8 @@ class _Waiting(threading.Thread):
         )
         # the server's alone from now on: when it is gone, stages are refused and run by themselves
         self._listener.close()
+        # while it imports, it dies with the thread that started it
+        select.select([self._over], [], [])
 
     def end(self) -> None:
         from pipeline import processes
@@ -108,7 +110,7 @@ def hand_over() -> None:
     For `stages/__init__.py`, before a stage has imported anything.
     """
     address = os.environ.get(ENV)
-    if not address or not POSSIBLE or not _stage(sys.orig_argv):
+    if not address or not POSSIBLE or not stage(sys.orig_argv):
         return
     if sys.orig_argv[2] in LIGHT and not ready(address).exists():
         return
@@ -136,7 +138,8 @@ def ready(address: str) -> Path:
     return Path(f"{address}.ready")
 
 
-def _stage(argv: list[str]) -> bool:
+def stage(argv: list[str]) -> bool:
+    """Whether this is `python -m stages.X`."""
     return argv[1:2] == ["-m"] and argv[2].split(".")[0] == "stages"
 
 

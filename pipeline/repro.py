@@ -7,7 +7,17 @@ from typing import Any
 
 import typer
 
-from pipeline import cells, dag, forkserver, keeping, plan, processes, reproduction
+from pipeline import (
+    cells,
+    dag,
+    forkserver,
+    keeping,
+    plan,
+    processes,
+    reaper,
+    reproduction,
+    stopping,
+)
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 
@@ -19,12 +29,20 @@ def repro() -> float:
     found = dag.current()
     total, keep = len(plan.upstream(found)) + 1, keeping.of(found, keeping.wanted())
     start = time.perf_counter()
-    with forkserver.serving() as server, lending() as lent:
-        environment = {**dag.environment(), **server, **lent}
-        if keep.readers:
-            keeping_repro(found, keep, environment, cells.runtime().drop_shared)
-        else:
-            _run(environment, total)
+    try:
+        with (
+            stopping.heard(),
+            reaper.watched(),
+            forkserver.serving() as server,
+            lending() as lent,
+        ):
+            environment = {**dag.environment(), **server, **lent}
+            if keep.readers:
+                keeping_repro(found, keep, environment, cells.runtime().drop_shared)
+            else:
+                _run(environment, total)
+    except stopping.Asked as asked:
+        raise stopping.Stopped("finished stages are kept. Run it again to go on.", asked) from None
     return time.perf_counter() - start
 
 
@@ -92,11 +110,12 @@ def _run(environment: dict[str, str], total: int, *arguments: str) -> None:
                 count += 1
                 typer.echo(f"stage {count} of {total}")
             typer.echo(line, nl=False)
-    except KeyboardInterrupt as error:
+        status = process.wait()
+    except stopping.Asked:
         processes.end([process.pid])
-        raise UserError("stopped by a signal; finished stages are kept. Run it again.") from error
-    if process.wait():
+        raise
+    if status:
         raise UserError(
-            f"`dvc repro` stopped with status {process.returncode}; its own message is above. "
+            f"`dvc repro` stopped with status {status}; its own message is above. "
             "Mend that and run it again: finished stages are not repeated."
         )

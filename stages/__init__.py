@@ -1,5 +1,97 @@
-"""The DAG, one module per stage. A stage never imports another stage."""
+"""The DAG, one module per stage. A stage never imports another stage.
 
-from pipeline.forkserver import hand_over
+Here is how each begins: in the process that the fork server makes for it, where there is one, and
+with the lock of the cell that it writes. The lock is the kernel's (flock on data/STAGE/.KEY.lock):
+it goes with its holder, however that ends, and on a network file system holds between machines. It
+lies beside the cell's folder, as DVC removes what a cell has written before it runs it again. A
+file that a kill has left says who it was, and holds nothing.
+"""
 
-hand_over()
+import atexit
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.forkserver import hand_over, stage
+
+COMMAND = "OMNIOPD_RUN"  # of pipeline/reaper.py, which stages do not load
+HELD = "OMNIOPD_WRITES"  # the folder, for processes that a stage starts to write with it
+WAIT_SECONDS = 10.0  # for a holder that was just killed: taking its memory apart takes time
+LOOK_SECONDS = 0.1
+
+
+def hold(folder: Path) -> None:
+    """Hold the lock of the cell in `folder` until this process ends.
+
+    Ends the process with one paragraph where another one has it.
+    """
+    whole = str(folder.resolve())
+    if os.environ.get(HELD) == whole:
+        return
+    path = folder.parent / f".{folder.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    limit = time.monotonic() + WAIT_SECONDS
+    while (descriptor := _taken(path)) is None:
+        if time.monotonic() > limit:
+            sys.exit(
+                f"error: {folder} is being written by {_holder(path)}. Two at a time would mix "
+                "what they write. Wait until that one ends, or end it, and run this again."
+            )
+        time.sleep(LOOK_SECONDS)
+    since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+    who = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+    os.truncate(descriptor, 0)
+    os.write(descriptor, who.encode())
+    os.environ[HELD] = whole
+    atexit.register(_remove, path, os.getpid())
+
+
+def _taken(path: Path) -> int | None:
+    """A descriptor of the file, locked; None while another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):  # it is held, or was removed as its holder ended
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace") or "another process"
+    except FileNotFoundError:
+        return "another process"
+
+
+def _remove(path: Path, pid: int) -> None:
+    """At the holder's end, whose lock the kernel frees; not at that of a fork of it."""
+    if os.getpid() == pid:
+        path.unlink(missing_ok=True)
+
+
+def _told(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """An interrupt is no fault of the stage, and the command that passes it on says it."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, at)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
+    if COMMAND not in os.environ:
+        sys.stderr.write("interrupted\n")
+
+
+if stage(sys.orig_argv):
+    sys.excepthook = _told
+    hand_over()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # in a fork
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "--out" in sys.orig_argv[:-1]:
+        hold(Path(sys.orig_argv[sys.orig_argv.index("--out") + 1]))

@@ -94,6 +94,14 @@ def test_a_program_that_used_up_its_time_of_the_processor_timed_out(monkeypatch)
 
 
 @needs_sandbox
+def test_a_program_does_not_start_when_who_asked_for_it_is_gone(monkeypatch):
+    source, limits, whole = "import os; os.write(3, b'ran')", sandbox.Limits(20.0), sandbox._job
+    assert sandbox.run(source, None, limits).result == b"ran"
+    monkeypatch.setattr(sandbox, "_job", lambda *given: whole(*given) | {"parent": 1})
+    assert sandbox.run(source, None, limits).result == b""
+
+
+@needs_sandbox
 def test_the_canaries_of_these_tests_can_be_found_outside_the_sandbox(tmp_path):
     """So that the deeds above fail because of the sandbox, not because they are badly written."""
     canary = tmp_path / "canary"

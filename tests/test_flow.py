@@ -16,10 +16,11 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiment, flow, plan
+from pipeline import experiment, flow, mirror, plan
 from pipeline.flow import Cell
 from pipeline.reproduction import CellFailed
 from tests.project import BIN, ROOT
+from tests.telling import wait_for
 
 DAG = """
 stages:
@@ -40,8 +41,9 @@ GO = """
 import logging, sys
 from pathlib import Path
 from pipeline.errors import UserError
-from pipeline import reproduction
+from pipeline import mirror, reproduction, stopping
 from pipeline.flow import Cell, run_graph
+mirror.END_SECONDS = 3600.0  # on a busy machine, too, Prefect is told all
 reproduction.FIRST_SECONDS = 3600.0  # until dvc.lock is written first: not before the end
 before = {"first": None, "second": "first", "third": "second"}
 graph = {
@@ -57,6 +59,9 @@ graph = {
 logging.basicConfig(level=logging.INFO)  # as the command `omniopd` does
 try:
     run_graph(graph, 2, Path("results.md"))
+except stopping.Stopped as error:
+    print(f"error: {error}")
+    sys.exit(error.status)
 except UserError as error:
     sys.exit(f"error: {error}")
 print("prefect was imported:", "prefect" in sys.modules)
@@ -218,7 +223,7 @@ def test_a_failed_cell_stops_what_reads_it_and_a_killed_one_is_tried_again(toy: 
     assert [line for line in lines if line.startswith("third@a |")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_every_process_even_those_that_ignore_it(
     toy: Toy, number: signal.Signals
 ) -> None:
@@ -231,13 +236,14 @@ def test_a_signal_ends_every_process_even_those_that_ignore_it(
         assert time.monotonic() < limit
         time.sleep(0.2)
         family = [p for p in psutil.Process(process.pid).children(recursive=True) if alive(p)]
-    if number is signal.SIGINT:  # as a terminal does it: all that are in its group hear it
-        os.killpg(process.pid, number)
-    else:
+    if number is signal.SIGTERM:
         process.send_signal(number)
+    else:  # as a terminal does it: all that are in its group hear it
+        os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 128 + number
     assert output.splitlines()[-1].startswith("error: stopped by a signal; 0 of 6 cells")
+    assert len(output.split("Running stage 'first@b'")[1].splitlines()) <= 5
     assert "Traceback" not in output
     assert [one for one in family if alive(one)] == []
 
@@ -253,11 +259,10 @@ def test_after_a_kill_the_finished_cells_are_restored_and_none_runs_again(toy: T
         family = psutil.Process(process.pid).children(recursive=True)
         if "third of a" in line:
             break
+    assert {"sleep", "sh"} <= {one.name() for one in family}
     process.kill()
-    for one in family:  # its server and the stage that hangs
-        if alive(one):
-            one.kill()
     process.wait()
+    wait_for(lambda: not any(alive(one) for one in family))
     assert toy.lock() == before  # which is written at the end
     (toy.folder / "in-b").write_text("sleep 1; echo b > $1\n")
     status, output = toy.run()
@@ -266,6 +271,60 @@ def test_after_a_kill_the_finished_cells_are_restored_and_none_runs_again(toy: T
     assert output.count("is cached - skipping run") == 3
     assert (toy.folder / "third-a").read_text() == "other\n"
     assert toy.lock() != before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_run_goes_on_when_prefect_is_killed_or_stopped(toy: Toy, number: signal.Signals) -> None:
+    (toy.folder / "in-a").write_text("while [ ! -e go ]; do sleep 0.1; done; echo new > $1\n")
+    process = toy.start()
+    found: list[psutil.Process] = []
+    limit = time.monotonic() + 120
+    while not found:
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children()
+        found = [one for one in children if "pipeline.mirrored" in one.cmdline()]
+    found[0].send_signal(number)
+    (toy.folder / "go").touch()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert (toy.folder / "third-a").read_text() == "new\n"
+    said = [line for line in output.splitlines() if line.startswith("Prefect does")]
+    why = "it was killed" if number is signal.SIGKILL else "it does not answer"
+    assert said == [f"Prefect does not show this run to its end: {why}. {mirror.WITHOUT}"]
+    assert not alive(found[0])
+
+
+def test_a_run_goes_on_where_prefect_has_no_folder(toy: Toy) -> None:
+    shutil.rmtree(toy.folder / ".prefect")
+    (toy.folder / ".prefect").write_text("a file\n")
+    (toy.folder / "in-a").write_text("echo new > $1\n")
+    status, output = toy.run()
+    assert status == 0
+    assert (toy.folder / "third-a").read_text() == "new\n"
+    (said,) = [line for line in output.splitlines() if line.startswith("Prefect does")]
+    assert "FileExistsError" in said
+    assert said.endswith(mirror.WITHOUT)
+
+
+@pytest.mark.slow
+def test_a_damaged_database_is_moved_aside_and_a_new_one_shows_the_run(toy: Toy) -> None:
+    database = toy.folder / ".prefect" / "prefect.db"
+    damage = b"not a database at all " * 1000
+    for name in ("prefect.db", "prefect.db-wal", "prefect.db-shm"):
+        database.with_name(name).write_bytes(damage)
+    (toy.folder / "in-a").write_text("echo new > $1\n")
+    status, output = toy.run()
+    assert status == 0
+    assert "Traceback" not in output
+    (said,) = [line for line in output.splitlines() if line.startswith("Prefect: ")]
+    (aside,) = database.parent.glob("prefect.db.not-a-database-*Z")
+    assert said == (
+        "Prefect: .prefect/prefect.db is damaged (file is not a database): moved to "
+        f"{aside.name}, a new one is made."
+    )
+    assert aside.read_bytes() == damage
+    assert {state for state, _ in toy.last_states().values()} == {"Completed"}
 
 
 def alive(process: psutil.Process) -> bool:

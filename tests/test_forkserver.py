@@ -174,6 +174,31 @@ def test_the_server_ends_with_a_killed_parent(stages: Stages) -> None:
     shutil.rmtree(Path(server[forkserver.ENV]).parent)
 
 
+def test_a_server_that_still_imports_ends_with_a_killed_parent(stages: Stages) -> None:
+    source = """
+        import os, socket, time
+        from pipeline import forkserver
+        with forkserver.serving() as server:
+            with socket.socket(socket.AF_UNIX) as stage:
+                stage.connect(server[forkserver.ENV])
+                print(server[forkserver.ENV], flush=True)
+                time.sleep(300)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(source)]
+    parent = subprocess.Popen(command, cwd=stages.folder, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    address = parent.stdout.readline().strip()
+    wait_for(lambda: bool(psutil.Process(parent.pid).children()))
+    (server,) = psutil.Process(parent.pid).children()
+    wait_for(lambda: any("numpy" in one.path for one in server.memory_maps()))  # as it imports
+    server.suspend()  # for as long as that may take
+    assert not forkserver.ready(address).exists()
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: gone(server.pid))
+    shutil.rmtree(Path(address).parent)
+
+
 def test_no_server_starts_before_a_stage_asks(stages: Stages) -> None:
     before = {one.pid for one in servers()}
     with forkserver.serving() as server:

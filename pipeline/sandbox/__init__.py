@@ -132,6 +132,7 @@ def _job(source: str, given: Any, limits: Limits) -> dict[str, Any]:
     ]
     cpu = int(limits.seconds) + 1
     return {
+        "parent": os.getpid(),
         "python": python,
         "source": source,
         "given": json.dumps(given),

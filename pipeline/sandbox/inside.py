@@ -202,6 +202,8 @@ def main() -> None:
         os.close(job["result"])
     guarded(namespaces)
     guarded(end_with_parent)  # only now: new rights forget it
+    if os.getppid() != job["parent"]:  # gone before
+        os._exit(1)
     child = os.fork()
     if child == 0:
         guarded(first, job)

@@ -1,0 +1,70 @@
+"""Which of Prefect's databases are moved aside, and which are not."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pipeline import mirrored
+from pipeline.mirrored import moved_aside
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "prefect.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table run (name text)")
+        rows = [(f"run {i} " * 50,) for i in range(500)]
+        connection.executemany("insert into run values (?)", rows)
+        connection.commit()
+    return path
+
+
+def names(database: Path) -> list[str]:
+    return sorted(one.name for one in database.parent.iterdir())
+
+
+def test_a_whole_database_stays_where_it_is(database: Path) -> None:
+    before = database.read_bytes()
+    assert moved_aside(database) == ""
+    assert (names(database), database.read_bytes()) == (["prefect.db"], before)
+
+
+def test_one_that_does_not_exist_or_is_empty_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "prefect.db"
+    assert moved_aside(path) == ""
+    path.touch()
+    assert moved_aside(path) == ""
+    assert names(path) == ["prefect.db"]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "zeros"])
+def test_a_damaged_one_is_moved_with_what_lies_beside_it(database: Path, damage: str) -> None:
+    content = bytearray(database.read_bytes())
+    match damage:
+        case "garbage":
+            content[:] = b"\xff" * len(content)
+        case "cut":
+            del content[len(content) // 2 :]
+        case "zeros":
+            content[4096:] = bytes(len(content) - 4096)
+    database.write_bytes(content)
+    database.with_name("prefect.db-wal").write_bytes(b"old")
+    said = moved_aside(database)
+    why = "not-a-database" if damage == "garbage" else "corrupt"
+    (aside,) = database.parent.glob(f"prefect.db.{why}-*Z")
+    assert said.startswith(f"{database} is damaged (")
+    assert aside.name in said
+    assert aside.read_bytes() == content
+    assert not database.exists()
+    assert not database.with_name("prefect.db-wal").exists()
+
+
+def test_a_locked_one_is_not_damaged(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrored, "BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(database)) as holder:
+        holder.execute("begin exclusive")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            moved_aside(database)
+    assert names(database) == ["prefect.db"]
