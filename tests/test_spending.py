@@ -184,7 +184,7 @@ def test_max_usd_without_a_price_is_refused_before_any_request(server, store):
 def test_a_paid_provider_needs_its_terms_accepted_before_any_request(
     provider, server, store, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.teachers.hosted.KEYS", {})
+    monkeypatch.setattr("pipeline.teachers.api_keys.KEYS", {})
     models = {"openai": "gpt-4.1", "deepseek": "deepseek-chat", "groq": "llama-3.3-70b-versatile"}
     models["mistral"] = "mistral-small-2603"
     if provider in ("anthropic", "google"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import AnthropicTeacher
-from pipeline.teachers import Asked, hosted, replies
+from pipeline.teachers import Asked, api_keys, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -68,7 +68,7 @@ class Anthropic:
         except ModuleNotFoundError as error:
             raise missing_sdk("anthropic", "anthropic") from error
         async with anthropic.AsyncAnthropic(
-            api_key=hosted.api_key(self.config),
+            api_key=api_keys.api_key(self.config),
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import GoogleTeacher
-from pipeline.teachers import Asked, hosted, replies
+from pipeline.teachers import Asked, api_keys, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -78,7 +78,7 @@ class Google:
             # the first is httpx's name for it, the second aiohttp's, which it uses where it is
             async_client_args={"follow_redirects": False, "allow_redirects": False},
         )
-        key = hosted.api_key(self.config)  # not Vertex, whatever the environment says
+        key = api_keys.api_key(self.config)  # not Vertex, whatever the environment says
         client = genai.Client(vertexai=False, api_key=key, http_options=options)
         try:
             yield client.aio

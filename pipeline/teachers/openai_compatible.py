@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.params import OpenAICompatibleTeacher
-from pipeline.teachers import Asked, Reason, hosted, replies
+from pipeline.teachers import Asked, Reason, api_keys, hosted, replies
 from pipeline.teachers.calls import (
     MISSING,
     Asking,
@@ -99,7 +99,7 @@ class OpenAICompatible:
         except ModuleNotFoundError as error:
             raise missing_sdk("openai", "openai") from error
         async with openai.AsyncOpenAI(
-            api_key=hosted.api_key(self.config),
+            api_key=api_keys.api_key(self.config),
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,
