@@ -1,4 +1,4 @@
-"""API keys: read and checked before anything is sent, and found in nothing that leaves a teacher."""
+"""API keys: read and checked before anything is sent, and found in nothing that is written."""
 
 import base64
 import html
@@ -204,9 +204,8 @@ def test_no_failure_of_a_batch_shows_a_key_or_writes_it_anywhere(
             text = text.replace(word, f" {said}")
         return text
 
+    monkeypatch.setattr("tests.providers.json.dumps", repeating)
     with server.running(), pytest.raises(UserError) as caught:
-        monkeypatch.setattr("tests.providers.json.dumps", repeating)
-        monkeypatch.setattr("tests.servers.json.dumps", repeating)
         ask(judging(provider, server.url, store, tmp_path, transport="batch", tries=2))
     monkeypatch.undo()
     assert server.batches

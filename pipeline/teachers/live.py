@@ -15,7 +15,7 @@ from pipeline import params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.teachers import Answered
-from pipeline.teachers.calls import Call, Refused, Reply, Transient, runs, tries
+from pipeline.teachers.calls import Call, Refused, Reply, Transient, room, runs, tries
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted
@@ -164,7 +164,8 @@ class _Line:
         seconds = self.teacher.config.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                reply = await self.teacher.adapter.send(self.client, call)
+                with room(call):
+                    reply = await self.teacher.adapter.send(self.client, call)
         except TimeoutError as error:
             raise Transient(f"no reply in {seconds} s") from error
         samples = [choice.sample for choice in reply.choices]
