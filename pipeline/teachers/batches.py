@@ -25,6 +25,7 @@ from pipeline.teachers.calls import (
     Refused,
     Result,
     Transient,
+    room,
     runs,
     tries,
 )
@@ -166,7 +167,7 @@ class _Order:
         refused: tuple[Call, Refused] | None = None
         for key, call in known.items():
             worst, _ = self.teacher.worst(call)
-            match results.get(key, results.get(MISSING, _absent(batch))):
+            match _fitting(results.get(key, results.get(MISSING, _absent(batch))), call):
                 case Transient() as error:
                     self.why = str(error)
                     self.budget.failed(worst, billed=not error.answered)
@@ -209,6 +210,17 @@ class _Order:
 
     async def _tried(self, action: Callable[[], Awaitable[T]]) -> T:
         return await tries(self.teacher.config.tries, asyncio.Event())(partial(_in_time, action))
+
+
+def _fitting(result: Result, call: Call) -> Result:
+    """A result, unless it holds more than it may: a batch is read whole, with more room than one
+    reply has."""
+    if isinstance(result, Transient | Refused):
+        return result
+    size = sum(len(choice.text) for choice in result.choices)
+    if size <= room(call):
+        return result
+    return Transient(f"an answer of {size:,} characters, wanted one that fits what was asked for")
 
 
 def _absent(batch: Batch) -> Transient:

@@ -91,11 +91,16 @@ class Call:
         return last["content"] if last["role"] == "assistant" else ""
 
 
-@contextlib.contextmanager
-def room(call: Call) -> Iterator[None]:
-    """Room for the reply to `call`: rather much, as what does not fit was paid for."""
+def room(call: Call) -> int:
+    """Bytes that the reply to `call` may have: rather many, as what does not fit was paid for."""
     most = len(call.draws) * call.limit + len(call.prompt)
-    token = ROOM.set(LEAST_ROOM + ROOM_A_TOKEN * most)
+    return LEAST_ROOM + ROOM_A_TOKEN * most
+
+
+@contextlib.contextmanager
+def roomy(call: Call) -> Iterator[None]:
+    """Room for the reply to `call`, while it is waited for."""
+    token = ROOM.set(room(call))
     try:
         yield
     finally:

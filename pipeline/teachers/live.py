@@ -15,7 +15,7 @@ from pipeline import params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.teachers import Answered
-from pipeline.teachers.calls import Call, Refused, Reply, Transient, room, runs, tries
+from pipeline.teachers.calls import Call, Refused, Reply, Transient, roomy, runs, tries
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted
@@ -164,7 +164,7 @@ class _Line:
         seconds = self.teacher.config.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                with room(call):
+                with roomy(call):
                     reply = await self.teacher.adapter.send(self.client, call)
         except TimeoutError as error:
             raise Transient(f"no reply in {seconds} s") from error
