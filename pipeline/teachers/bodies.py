@@ -70,9 +70,10 @@ async def _body(found: httpx2.Response, most: int) -> bytes:
 
 
 def broken(error: Exception) -> Transient:
-    """What an SDK's error about a connection means."""
-    cause = error.__cause__ or error
+    """What an error about a connection means: of the HTTP client, or an SDK's with it as cause."""
+    own = isinstance(error, httpx2.HTTPError)
+    cause = error if own else error.__cause__
     if isinstance(cause, Transient):
         return cause
-    said = str(error) if cause is error else f"{error} {str(cause)[:200]}"
+    said = f"{type(error).__name__}: {error}" if own else f"{error} {str(cause or '')[:200]}"
     return Transient(said, reached=not isinstance(cause, UNSENT))
