@@ -176,6 +176,7 @@ class _Order:
                     self.budget.failed(worst, billed=False)
                 case reply:
                     found = self.teacher.answered(call, reply, self.sent[key], worst)
+                    self.budget.overrun.learn(worst, found.usd)
                     yield found
                     self._answered(call, found)
         self.budget.store.collected(batch, known)

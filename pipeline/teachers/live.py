@@ -157,7 +157,9 @@ class _Line:
             self.budget.gave_up(sent)
             raise self.teacher.error(call, error, asked) from None
         assert reply is not None
-        return self.teacher.answered(call, reply, sent, worst)
+        found = self.teacher.answered(call, reply, sent, worst)
+        self.budget.overrun.learn(worst, found.usd)
+        return found
 
     async def _send(self, call: Call) -> Reply:
         """One try. Raises Transient, also when nothing usable came back, or Refused."""
