@@ -25,13 +25,9 @@ NUMBERS = {
     "of 20 digits": b"1" + b"0" * 19,
     "of 5,000 digits": b"9" * 5000,
     "negative": b"-40",
-    "negative and huge": b"-1e300",
     "NaN": b"NaN",
-    "infinite": b"Infinity",
     "1e999": b"1e999",
-    "-1e999": b"-1e999",
     "a word": b'"many"',
-    "a list": b"[3]",
     "true": b"true",
     "deep": b"[" * 900 + b"]" * 900,
 }
@@ -51,13 +47,12 @@ SPOILT = {
     "index NaN": spoilt(INDEX, lambda m: m[:-1] + b"NaN"),
     "text in 100,000 lists": spoilt(TEXT, lambda m: b"[" * 100_000 + b"]" * 100_000),
     "text in 900 lists": spoilt(TEXT, lambda m: b"[" * 900 + m + b"]" * 900),
-    "text in 900 objects": spoilt(TEXT, lambda m: b'{"text":' * 900 + m + b"}" * 900),
     "no UTF-8": spoilt(TEXT, lambda m: m[:-1] + b'\xff\xfe"'),
     "a long model": spoilt(MODEL, lambda m: m + b"x" * 300_000),
     "a text of 5 MB": spoilt(TEXT, lambda m: m[:-1] + b"x" * 5_000_000 + b'"'),
 }
 OF_A_ROW = ("usage of 5,000 digits", "usage negative", "usage 1e999", "usage deep", "no UTF-8")
-OF_A_ROW += ("index infinite", "text in 900 objects", "text in 100,000 lists", "a text of 5 MB")
+OF_A_ROW += ("index infinite", "text in 100,000 lists", "a text of 5 MB")
 WHOLE = {
     "5 MB of blanks": b" " * 5_000_000 + b"{}",
     "100,000 lists": b"[" * 100_000,
@@ -65,9 +60,7 @@ WHOLE = {
     "100,000 objects": b'{"a":' * 100_000,
     "nothing": b"",
     "null": b"null",
-    "a number": b"1e999",
     "an empty object": b"{}",
-    "an empty list": b"[]",
     "no text": bytes(range(256)),
 }
 
@@ -95,7 +88,7 @@ def steps(provider):
     whole = json.dumps(message(provider, ["13, carry"])).encode()
     found = {name: (200, change(whole), {}) for name, change in SPOILT.items()}
     found |= {name: (200, body, {}) for name, body in WHOLE.items()}
-    errors = ("nothing", "100,000 lists", "5 MB of blanks", "no text")
+    errors = ("nothing", "100,000 lists", "5 MB of blanks")
     found |= {f"{name} as an error": (500, WHOLE[name], {}) for name in errors}
     return found | {"endless": endless, "packed": packed}
 

@@ -4,6 +4,8 @@ The SDKs read a reply whole before anyone can look at it, so an endless one, or 
 unpacks to gigabytes, would take the memory of the machine. Loaded where a client is made.
 """
 
+import functools
+import ssl
 from typing import Any
 
 import httpx2
@@ -22,6 +24,12 @@ UNSENT = (
 )
 
 
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Whom to trust: read once, as it takes longer than a request and a client is made a block."""
+    return httpx2.create_ssl_context()
+
+
 class Client(httpx2.AsyncClient):
     """An HTTP client that reads no more than there is room for, and sends the key nowhere else.
 
@@ -31,7 +39,7 @@ class Client(httpx2.AsyncClient):
     def __init__(self, seconds: float) -> None:
         # by default the SDKs' own clients follow a redirect wherever that leads
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-        super().__init__(timeout=seconds, follow_redirects=False, limits=limits)
+        super().__init__(timeout=seconds, follow_redirects=False, limits=limits, verify=_trusted())
 
     async def send(self, request: httpx2.Request, **more: Any) -> httpx2.Response:
         found = await super().send(request, **{**more, "stream": True})
