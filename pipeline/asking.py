@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline import checkpoints, continuations, taking
 from pipeline.budget import Budget
@@ -20,6 +20,7 @@ from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
 # between looks for an answer that another process is buying: the first, and after a while
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0
 TOLD_SECONDS = 30.0  # of waiting for others, before it is said
+SHORT = "failed-short"  # reason of an answer that was cut before it has the tokens that are wanted
 log = logging.getLogger("omniopd")
 Place = tuple[int, int, int]  # response in its block, position, sample
 
@@ -45,7 +46,10 @@ class Judging:
     budget: Budget
     ledger: Ledger = field(default_factory=Ledger)
     before_spending: Callable[[], None] = lambda: None  # called once, before the first purchase
+    # what an answer at a position of a response lacks in length, in words; None: nothing
+    lacking: Callable[[Response, int, Judgment], str | None] = lambda *_: None
     _may_spend: bool = False
+    _short: bool = False  # whether an answer was too short, which was said
     _doubted: bool = False  # whether the server reads whole prompts, which was said
     _handed: Answered | None = None  # the last reply that went to the store
     _counted: set[str] = field(default_factory=set)  # keys of this block and the one before
@@ -71,8 +75,10 @@ class Judging:
             self._alone(requests, found, known)
             pending = []
             for place, request in requests.items():
-                if found[request.key].failure is None:
-                    done[place] = found[request.key]
+                # an equal prefix of another response may have other tokens before the answer
+                judgment = self._judged(block, place, found[request.key])
+                if judgment.failure is None:
+                    done[place] = judgment
                 else:
                     pending.append(place)
             if not pending:
@@ -81,13 +87,30 @@ class Judging:
                 return done
             self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
         r, position, sample = pending[0]
-        reason = found[requests[pending[0]].key].failure
+        last = found[requests[pending[0]].key]
+        lacks = self.lacking(block[r], position, last)
         raise UserError(
-            f"teach: the teacher failed {self.wanted.max_attempts} times ({reason}) at position "
-            f"{position}, sample {sample} of {block[r].id}, and at {len(pending) - 1} other "
-            "places. Look at these prefixes, raise teach.max_attempts, or use another teacher or "
-            "continuation mode."
+            f"teach: the teacher failed {self.wanted.max_attempts} times "
+            f"({f'{SHORT}: {lacks}' if lacks else last.failure}) at position {position}, sample "
+            f"{sample} of {block[r].id}, last request {last.key[:12]}, and at {len(pending) - 1} "
+            "other places. Look at these prefixes, raise teach.max_attempts, or use another "
+            f"teacher or continuation mode{', or a shorter forks.chunk_tokens' if lacks else ''}."
         )
+
+    def _judged(self, block: list[Response], place: Place, judgment: Judgment) -> Judgment:
+        """The judgment as it counts at a place: whether it is long enough depends on what is wanted
+        there and on the student, not on the row in the store alone."""
+        if judgment.ended or judgment.failure not in (None, SHORT):
+            return judgment
+        lacks = self.lacking(block[place[0]], place[1], judgment)
+        if lacks and not self._short:
+            self._short = True
+            log.warning(
+                f"teach: the answer {judgment.key[:12]} at position {place[1]} of "
+                f"{block[place[0]].id} is too short: {lacks}. Such answers are kept as {SHORT} and "
+                "drawn again."
+            )
+        return replace(judgment, failure=SHORT if lacks else None)
 
     def fits(self, block: Iterable[Response]) -> None:
         """Raise UserError if a prompt leaves no room for an answer in what the teacher reads."""
@@ -148,7 +171,8 @@ class Judging:
         found: dict[str, Judgment] = {}
         recovery.take_in(store)
         for judgment in store.find(places, limit):
-            found[judgment.key] = self._drawn(judgment)
+            judged = self._judged(block, places[judgment.key], judgment)
+            found[judgment.key] = self._drawn(judged)
         store.enter(Entry(reused=len(found), misses=len(places) - len(found)))
         wait, waited = POLL_SECONDS, 0.0
         while missing := [key for key in places if key not in found]:
@@ -175,7 +199,8 @@ class Judging:
                 waited = self._waited(rest, waited, wait)
             wait = min(LONGEST_POLL_SECONDS, 1.5 * wait) if not bought else POLL_SECONDS
             for judgment in store.find(rest, limit):
-                found[judgment.key] = self._drawn(judgment)
+                judged = self._judged(block, places[judgment.key], judgment)
+                found[judgment.key] = self._drawn(judged)
         return found
 
     def _bought(
@@ -236,7 +261,13 @@ class Judging:
             try:
                 self._check(answered, asks[answered.ask])
                 judgments = [
-                    self._judgment(draws[draw], block[r].prefixes[draw.position], answered, found)
+                    self._judged(
+                        block,
+                        (r, draw.position, draw.sample),
+                        self._judgment(
+                            draws[draw], block[r].prefixes[draw.position], answered, found
+                        ),
+                    )
                     for draw, found in answered.continuations.items()
                 ]
                 self._keep(judgments, answered)

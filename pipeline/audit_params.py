@@ -241,7 +241,7 @@ def _served(o: Options) -> dict[str, Any]:
 def _only_model(config: params.OpenAICompatibleTeacher) -> str:
     from openai import OpenAI, OpenAIError
 
-    from pipeline.teachers.hosted import api_key
+    from pipeline.teachers.api_keys import api_key
 
     url, key = config.base_url, api_key(config)  # a key goes to no server but its own
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import UserError
 from pipeline.judgments.held import Held
 from pipeline.judgments.store import Entry, Store
+from pipeline.overrun import Overrun
 
 LOOK_SECONDS = 1.0  # between looks at what other processes of this project have spent
 
@@ -19,9 +20,10 @@ class Budget:
     """`teach.max_requests` and `teach.max_usd` over everything that this project ever bought.
 
     A project is a folder. What is in flight counts at the highest price that it is estimated to
-    have. Processes that run side by side see each other's purchases within a second, so together
-    they can pass the limit by what they send in that time; what a killed process had in flight is
-    not counted.
+    have, times what replies have cost beyond their estimates: so the limit is passed by no more
+    than what was in flight when that was first seen. Processes that run side by side see each
+    other's purchases within a second, so together they can pass the limit by what they send in that
+    time; what a killed process had in flight is not counted.
     """
 
     store: Store
@@ -30,8 +32,9 @@ class Budget:
     refused: str | None = None  # why nothing more may be sent
     halted: bool = False  # nothing more may be sent, for a reason that others report
     held: Held | None = None  # the claims on what is bought; None where nobody else may buy it
+    overrun: Overrun = field(default_factory=Overrun)
     _requests: int = 0  # in flight, or answered without an answer that could be kept
-    _usd: float = 0.0  # in flight
+    _usd: float = 0.0  # in flight, as estimated
     _spent_requests: int = 0
     _spent_usd: float = 0.0
     _looked: float = field(default=float("-inf"))
@@ -89,16 +92,21 @@ class Budget:
                 self.refused = f"{sent} requests sent, teach.max_requests is {self.max_requests}"
                 return False
         if self.max_usd is not None:
-            worst = self._spent_usd + self._usd + usd
+            worst = self._spent_usd + (self._usd + usd) * self.overrun.times
             if worst > self.max_usd:
                 self.refused = (
                     f"${self._spent_usd:.4f} spent, the next request and those in flight may cost "
-                    f"${worst - self._spent_usd:.4f}, and teach.max_usd is {self.max_usd}"
+                    f"${worst - self._spent_usd:.4f}{self._beyond()}, and teach.max_usd is "
+                    f"{self.max_usd}"
                 )
                 return False
         self._requests += 1
         self._usd += usd
         return True
+
+    def _beyond(self) -> str:
+        times = self.overrun.times
+        return "" if times == 1.0 else f" (replies cost up to {times:.2f} times their estimate)"
 
     def arrived(self, requests: int, reserved: float, usd: float) -> None:
         """A reply was committed: what it took moves from in flight to spent."""
@@ -130,12 +138,13 @@ class Budget:
     def failed(self, usd: float, billed: bool) -> None:
         """A request failed and still counts as sent. It costs nothing where the provider said so;
         one that broke off may have been billed, and counts at its highest price."""
+        cost = usd * self.overrun.times if billed else 0.0
         with self.settling():
-            if billed and usd:
-                self.store.enter(Entry(usd=usd))
+            if cost:
+                self.store.enter(Entry(usd=cost))
             with self._counts:
                 self._usd -= usd
-                self._spent_usd += usd if billed else 0.0
+                self._spent_usd += cost
 
     def look(self) -> None:
         spent = self.store.spent()

@@ -149,6 +149,17 @@ def allowed(teacher: Hosted, budget: Budget, accepted: tuple[str, ...]) -> None:
             f"teach.max_usd is {budget.max_usd}, and teachers.{teacher.name} has no price. "
             "Add price: {input: ..., output: ...} in dollars for a million tokens."
         )
+    if budget.max_usd is not None and not teacher.price(1.0, 1.0):
+        said = (
+            f"teach.max_usd is {budget.max_usd}, and by teachers.{teacher.name}.price everything "
+            f"costs $0 by transport {teacher.asked.transport}: the limit would stop nothing"
+        )
+        if teacher.provider not in OWN:
+            raise UserError(
+                f"{said}. {teacher.provider} sends bills: write its price in dollars for a million "
+                "tokens, or remove teach.max_usd and set teach.max_requests."
+            )
+        log.warning(f"{said}. Set teach.max_requests if it is to stop somewhere.")
 
 
 def identity(teacher: Hosted) -> str:

@@ -7,22 +7,19 @@ source  arXiv 2606.01476. Answers come from the judgment store where it has them
 """
 
 import argparse
-import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, continuations, params, responses, tables, teachers
-from pipeline import text as texts
+from pipeline import cells, checkpoints, params, responses, tables, teachers
 from pipeline.asking import Judging, Place, Wanted
 from pipeline.budget import Budget
-from pipeline.errors import UserError
+from pipeline.cut import cut, lacking, prefix_of
 from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
@@ -60,56 +57,6 @@ class Untracked(params.Params):
     max_usd: params.NonNegative | None = None
     max_requests: int | None = None
     accept_terms: str | tuple[str, ...] = ()
-
-
-class Prefix(NamedTuple):
-    """What an answer follows."""
-
-    text: str  # of the student's response up to the fork
-    before: list[int]  # the last student ids up to the fork, those of the prompt included
-    lead: str = ""  # blanks that the student's template writes before an answer
-
-
-class Cut(NamedTuple):
-    text: str
-    ended: bool
-    tokens: int  # student tokens of the cut text, the end included
-    token_ids: list[int]  # those of them that are whole characters, without the end
-
-
-def cut(
-    judgment: Judgment,
-    said: teachers.Said,
-    prefix: Prefix,
-    same_tokens: bool,
-    student: Tokenizer,
-    limit: int,
-) -> Cut:
-    """The first `limit` student tokens of an answer. An end within them counts as one token.
-
-    Its own ids where they are the student's; else those of its text behind the prefix. A character
-    that the cut leaves incomplete is dropped. Raises UserError if the answer stops short of the
-    limit because of its own token limit.
-    """
-    if same_tokens and said.token_ids is not None:
-        ids = said.token_ids
-    else:
-        text = said.text
-        if judgment.continuation == "instruct":
-            text = continuations.trim(prefix.text, text).text
-        if not prefix.text and not text[:1].isspace():
-            text = prefix.lead + text
-        ids = texts.encode_after(student, prefix.before, text)
-        if len(ids) < limit and not said.ended:
-            raise UserError(
-                f"teach: an answer of {judgment.token_limit} teacher tokens is only {len(ids)} "
-                f"student tokens long, wanted {limit}. Use a shorter forks.chunk_tokens."
-            )
-    length = len(ids) + said.ended
-    decode = functools.partial(texts.decode, student)
-    before = prefix.before if prefix.text else []
-    kept, text = texts.characters(decode, before, ids[:limit])
-    return Cut(text, said.ended and length <= limit, min(length, limit), kept)
 
 
 def teach(
@@ -154,7 +101,7 @@ def _table(
 ) -> pa.Table:
     rows = []
     for (r, position, sample), judgment in sorted(found.items()):
-        prefix = Prefix(block[r].prefixes[position], block[r].before.get(position, []), lead)
+        prefix = prefix_of(block[r], position, lead)
         said = teacher.said(block[r].prompts[position], prefix.text, judgment)
         answer = cut(judgment, said, prefix, teacher.same_tokens, student, p.chunk_tokens)
         rows.append(
@@ -258,6 +205,7 @@ def main() -> None:
             progress = tqdm(desc="teach", unit="answer", disable=None)
             size = BLOCK[cells.free("teach", Untracked).transport]
             lead = _lead(judging.teacher, args.tokenizer.parent)
+            judging.lacking = lacking(judging.teacher, student, p.chunk_tokens, lead)
             for table in teach(judging, asked, p, student, size, lead):
                 out.write_table(table, row_group_size=tables.ROWS_PER_GROUP)
                 used += sum(table["completion_tokens"].to_pylist())

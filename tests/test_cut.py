@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
+from pipeline.cut import Prefix, cut
 from pipeline.errors import UserError
 from pipeline.judgments.schema import Judgment
 from pipeline.teachers import Said, until_end
-from stages.teach import Prefix, cut
 
 END, TURN = 2, 3
 VOCABULARY = {x: i for i, x in enumerate(["<unk>", "<s>", "</s>", "<turn>"])}
@@ -108,7 +108,7 @@ def test_what_stands_for_no_character_is_never_encoded():
 
 
 def test_an_answer_too_short_in_student_tokens_is_an_error():
-    with pytest.raises(UserError, match="is only 2 student tokens long, wanted 5"):
+    with pytest.raises(UserError, match="are only 2 student tokens long, wanted 5"):
         after("the", Said("ab", False, None), 5, same=False)
 
 

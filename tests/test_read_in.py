@@ -9,11 +9,11 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken
 
 from pipeline import chat, teachers
+from pipeline.cut import Prefix, cut
 from pipeline.engines import hf, pretrained
 from pipeline.errors import UserError
 from pipeline.params import HubInit, OpenAICompatibleTeacher, Runtime
 from pipeline.text import encode_after
-from stages.teach import Prefix, cut
 from tests import layouts
 from tests.test_cut import Said, judgment
 

@@ -20,7 +20,7 @@ from pipeline.responses import Response
 from pipeline.teachers.capabilities import OWN, TABLE, TERMS, capability
 from tests import providers
 from tests.project import Project
-from tests.providers import PREFIX, Scripted
+from tests.providers import PREFIX, Batches, Scripted
 from tests.servers import Pure, text_of
 from tests.test_hosted import answers, api, run_json, setup, store_url, teach
 
@@ -110,6 +110,79 @@ def test_dollars_never_pass_their_limit_and_a_higher_one_buys_only_the_rest(chan
         assert store.spent().usd == pytest.approx(sum(billed) / 1e6)
 
 
+TOKENS = params.Price(input=0.0, output=1e6)  # a dollar a token: $12 are set aside for an answer
+
+
+def ignoring(tokens):
+    """A server's change: so many tokens an answer, whatever max_tokens is."""
+
+    def change(request, reply):
+        reply["usage"]["completion_tokens"] = tokens
+        return reply
+
+    return change
+
+
+@pytest.mark.parametrize(("most", "requests"), [(1200.0, 10), (1320.0, 11), (240.0, 8), (96.0, 8)])
+def test_a_server_that_ignores_max_tokens_takes_no_more_than_was_in_flight_when_it_was_seen(
+    most, requests, store, caplog
+):
+    with (  # ten times the estimate, eight at a time
+        Pure(seconds=0.05, change=ignoring(120)).running() as server,
+        pytest.raises(UserError, match=r"10\.00 times their estimate.*teach\.max_usd"),
+    ):
+        ask(buying(server.url, store, max_usd=most, price=TOKENS))
+    assert len(server.requests) == requests
+    assert store.spent().usd == requests * 120.0 <= max(most, 8 * 120.0)
+    assert caplog.text.count("10.0 times what was set aside for it ($12.0000)") == 1
+
+
+def test_the_check_of_a_teacher_teaches_what_its_answers_cost(store):
+    def change(request, reply):
+        return ignoring(3 * request["max_tokens"])(request, reply)
+
+    with Pure(change=change).running() as server:
+        run = buying(server.url, store, max_usd=1000.0, price=TOKENS)
+        checking.check(run.teacher, run.budget)
+        checked = store.spent().usd
+        assert run.budget.overrun.times == pytest.approx(3.0)
+        with pytest.raises(UserError, match=r"3\.00 times their estimate"):
+            ask(run)
+    assert 0 < 1000.0 - store.spent().usd < 36.0 < checked  # no room for one more
+
+
+def test_what_broke_off_counts_at_the_cost_that_was_seen(store):
+    budget = Budget(store, max_usd=100.0)
+    budget.overrun.learn(2.0, 10.0)
+    budget.overrun.learn(2.0, 1.0)  # a cheap one later takes nothing back
+    budget.overrun.learn(0.0, 1.0)
+    assert budget.take(2.0)
+    budget.failed(2.0, billed=True)
+    assert store.spent().usd == 10.0
+    assert budget.take(18.0)
+    assert not budget.take(0.1)
+
+
+def test_a_batch_is_set_aside_at_the_cost_that_was_seen_before(store, tmp_path, quick):
+    class Costly(Batches):
+        def results(self, number):
+            found = super().results(number)
+            for _, _, reply in found:
+                reply["usage"]["output_tokens"] = 120
+            return found
+
+    price = params.Price(input=0.0, output=1e6, batch=1.0)
+    with Costly("anthropic").running() as server:
+        how = {"transport": "batch", "price": price}
+        run = providers.judging("anthropic", server.url, store, tmp_path, **how)
+        run.budget.max_usd = 700.0
+        providers.ask(run, PREFIXES[:3])
+        with pytest.raises(UserError, match=r"10\.00 times their estimate"):
+            providers.ask(run, PREFIXES[3:])
+    assert [len(sent) for sent in server.batches] == [3, 2]
+    assert store.spent().usd == 600.0
+
+
 def test_a_limit_holds_for_the_same_project_in_a_later_process_and_for_no_other(server, tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
     with Store(url, "mine") as store, pytest.raises(UserError, match="max_requests"):
@@ -180,11 +253,33 @@ def test_max_usd_without_a_price_is_refused_before_any_request(server, store):
     assert server.requests == []
 
 
+FREE = {
+    "live": params.Price(input=0.0, output=0.0),
+    "batch": params.Price(input=1, output=1, batch=0),
+}
+
+
+@pytest.mark.parametrize("transport", list(FREE))
+def test_max_usd_with_a_price_of_zero_is_refused_of_a_service_and_said_of_ones_own_server(
+    transport, store, tmp_path, quick, caplog
+):
+    budget, how = Budget(store, max_usd=5.0), {"transport": transport, "price": FREE[transport]}
+    paid = providers.judging("anthropic", "http://127.0.0.1:9", store, tmp_path, **how).teacher
+    with pytest.raises(UserError, match=r"max_usd is 5\.0.*everything costs \$0.*write its price"):
+        checking.allowed(paid, budget, ("anthropic",))
+    checking.allowed(paid, Budget(store), ("anthropic",))
+    own = loaded("http://127.0.0.1:9", price=FREE["live"])
+    checking.allowed(own, Budget(store), ())
+    assert caplog.text == ""
+    checking.allowed(own, budget, ())
+    assert "the limit would stop nothing. Set teach.max_requests" in caplog.text
+
+
 @pytest.mark.parametrize("provider", sorted(TERMS))
 def test_a_paid_provider_needs_its_terms_accepted_before_any_request(
     provider, server, store, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.teachers.hosted.KEYS", {})
+    monkeypatch.setattr("pipeline.teachers.api_keys.KEYS", {})
     models = {"openai": "gpt-4.1", "deepseek": "deepseek-chat", "groq": "llama-3.3-70b-versatile"}
     models["mistral"] = "mistral-small-2603"
     if provider in ("anthropic", "google"):

@@ -131,7 +131,8 @@ class Judgment:
     model_returned: str
     prompt_tokens: int
     completion_tokens: int
-    failure: str | None  # None, or why it may not be scored: refusal, restart, failed-empty
+    # None, or why it may not be scored: refusal, restart, failed-empty, failed-short
+    failure: str | None
     requested_n: int  # n of the request that brought it
     seed_sent: int | None  # seed of that request
     usd: float = 0.0  # its share of what that request cost

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import AnthropicTeacher
-from pipeline.teachers import Asked, hosted, replies
+from pipeline.teachers import Asked, api_keys, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -38,21 +38,20 @@ def errors() -> Iterator[None]:
     import anthropic
     import httpx2
 
+    from pipeline.teachers import bodies
+
     try:
         yield
     except anthropic.APIStatusError as error:
         raise status_error(error.status_code, error.message, error.response.headers) from None
-    except anthropic.APIConnectionError as error:
-        reached = not isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
-        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}", reached=reached) from None
+    except (anthropic.APIConnectionError, httpx2.HTTPError) as error:
+        raise bodies.broken(error) from None
     except json.JSONDecodeError as error:
         raise replies.broken(error.doc) from None
-    except (
-        anthropic.AnthropicError,
-        httpx2.HTTPError,
-        ValueError,
-    ) as error:  # half a reply
+    except (anthropic.AnthropicError, ValueError) as error:  # half a reply
         raise Transient(f"not a whole reply: {error}") from None
+    except replies.MISSHAPEN as error:
+        raise replies.misshapen(error) from None
 
 
 class Anthropic:
@@ -67,15 +66,14 @@ class Anthropic:
             import anthropic
         except ModuleNotFoundError as error:
             raise missing_sdk("anthropic", "anthropic") from error
+        from pipeline.teachers import bodies
+
         async with anthropic.AsyncAnthropic(
-            api_key=hosted.api_key(self.config),
+            api_key=api_keys.api_key(self.config),
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,
-            # by default it follows a redirect wherever that leads
-            http_client=anthropic.DefaultAsyncHttpxClient(
-                timeout=self.config.timeout_seconds, follow_redirects=False
-            ),
+            http_client=bodies.Client(self.config.timeout_seconds),
         ) as client:
             yield client
 
@@ -94,7 +92,7 @@ class Anthropic:
     async def send(self, client: Any, call: Call) -> Reply:
         with errors():
             raw = await client.post("/v1/messages", body=self.body(call), cast_to=object)
-        return self.parse(raw)
+            return self.parse(raw)
 
     def parse(self, raw: Any) -> Reply:
         """Raises Transient for half of a reply or a busy server, Refused for another shape."""
@@ -113,40 +111,47 @@ class Anthropic:
                 failure="refusal" if reason == "refusal" else None,
             )
             cached = ("cache_read_input_tokens", "cache_creation_input_tokens")
-            read = [replies.count(usage.get(name)) or 0 for name in ("input_tokens", *cached)]
-            written = replies.count(usage.get("output_tokens"))
-            return Reply([choice], str(raw["model"]), sum(read), written)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise Refused(f"not a message: {error!r} in {replies.shown(raw)}") from None
+            told = [usage[name] for name in cached if usage.get(name) is not None]
+            read = replies.total([usage.get("input_tokens"), *told])
+            return Reply(
+                [choice], str(raw["model"]), read, replies.count(usage.get("output_tokens"))
+            )
+        except replies.MISSHAPEN as error:
+            raise replies.misshapen(error, raw) from None
 
     async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
         requests = [{"custom_id": key, "params": self.body(call)} for key, call in calls.items()]
         with errors():
             batch = await client.messages.batches.create(requests=requests)
-        return str(batch.id)
+            return replies.known_id(getattr(batch, "id", None))
 
     async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
-        results: dict[str, Result] = {}
+        import httpx2
+
         with errors():
             found = await client.messages.batches.retrieve(batch)
-            if found.processing_status != "ended":
+            state = getattr(found, "processing_status", None)
+            if state in ("in_progress", "canceling"):
                 return None
+            if state != "ended":
+                raise Transient(f"batch {batch}: found state {replies.shown(state)}, wanted one")
             if found.results_url is None:
                 raise Refused(f"batch {batch}: its results are no longer kept", "lost")
-            async for row in await client.messages.batches.results(batch):
-                results[row.custom_id] = self._result(row.result)
-        return results
+            path = f"/v1/messages/batches/{batch}/results"
+            return replies.rows(
+                (await client.get(path, cast_to=httpx2.Response)).text, self._result
+            )
 
-    def _result(self, result: Any) -> Result:
-        if result.type == "errored":
-            error = result.error.error
-            failed = Transient if error.type in BUSY_TYPES else Refused
-            return failed(f"{error.type}: {error.message}")
-        if result.type == "canceled":
-            return Refused("the batch was cancelled")
-        if result.type != "succeeded":
-            return Transient(result.type)  # expired
-        try:
-            return self.parse(result.message.model_dump(mode="json"))
-        except (Transient, Refused) as error:
-            return error
+    def _result(self, row: dict[str, Any]) -> Result:
+        result = row["result"]
+        match result["type"]:
+            case "succeeded":
+                return self.parse(result["message"])
+            case "errored":
+                error = result["error"]["error"]
+                said = f"{error['type']}: {error['message']}"
+                busy = error["type"] in BUSY_TYPES
+                return Transient(said, answered=True) if busy else Refused(said)
+            case "canceled":
+                return Refused("the batch was cancelled")
+        return Transient(replies.shown(result["type"]), answered=True)  # expired

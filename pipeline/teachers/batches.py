@@ -25,6 +25,7 @@ from pipeline.teachers.calls import (
     Refused,
     Result,
     Transient,
+    room,
     runs,
     tries,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MOST = 10_000  # requests in one batch; providers take 50,000 to 100,000
 OVERHEAD = 600  # bytes of a request around its prompt
 POLL_SECONDS = 20.0  # between looks at a batch
+LONGEST_SECONDS = 1800.0  # for handing a batch in, or for its results: hundreds of megabytes
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
 
@@ -134,7 +136,7 @@ class _Order:
         submit = partial(self.teacher.adapter.submit, self.client, calls)
         for left in reversed(range(self.teacher.config.tries)):
             try:
-                return await submit()
+                return await _in_time(submit)
             except Transient as error:
                 if not error.answered:
                     raise UserError(
@@ -165,15 +167,16 @@ class _Order:
         refused: tuple[Call, Refused] | None = None
         for key, call in known.items():
             worst, _ = self.teacher.worst(call)
-            match results.get(key, results.get(MISSING, Transient(f"not in batch {batch.id}"))):
+            match _fitting(results.get(key, results.get(MISSING, _absent(batch))), call):
                 case Transient() as error:
                     self.why = str(error)
-                    self.budget.failed(worst, billed=False)
+                    self.budget.failed(worst, billed=not error.answered)
                 case Refused() as error:
                     refused = (call, error)
                     self.budget.failed(worst, billed=False)
                 case reply:
                     found = self.teacher.answered(call, reply, self.sent[key], worst)
+                    self.budget.overrun.learn(worst, found.usd)
                     yield found
                     self._answered(call, found)
         self.budget.store.collected(batch, known)
@@ -195,7 +198,7 @@ class _Order:
             if error.batch == "ended":
                 return {MISSING: error}
             log.warning(f"teach: {self.teacher.redact(str(error))}; its requests are sent again")
-            return {MISSING: Transient(str(error))}
+            return {MISSING: Transient(str(error), answered=True)}
         except Transient as error:
             raise self.teacher.error(first, error, self.teacher.config.tries) from None
 
@@ -207,4 +210,29 @@ class _Order:
                 self.waiting[draw.key] = Call(call.ask, call.prompt, (draw,), call.limit)
 
     async def _tried(self, action: Callable[[], Awaitable[T]]) -> T:
-        return await tries(self.teacher.config.tries, asyncio.Event())(action)
+        return await tries(self.teacher.config.tries, asyncio.Event())(partial(_in_time, action))
+
+
+def _fitting(result: Result, call: Call) -> Result:
+    """A result, unless it holds more than it may: a batch is read whole, with more room than one
+    reply has."""
+    if isinstance(result, Transient | Refused):
+        return result
+    size = sum(len(choice.text) for choice in result.choices)
+    if size <= room(call):
+        return result
+    return Transient(f"an answer of {size:,} characters, wanted one that fits what was asked for")
+
+
+def _absent(batch: Batch) -> Transient:
+    """Of a request that the results leave out: it expired, so it costs nothing."""
+    return Transient(f"not in batch {batch.id}", answered=True)
+
+
+async def _in_time(action: Callable[[], Awaitable[T]]) -> T:
+    """What `action` gives. Raises Transient where a server goes on sending without an end."""
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await action()
+    except TimeoutError as error:
+        raise Transient(f"no reply in {LONGEST_SECONDS:.0f} s") from error

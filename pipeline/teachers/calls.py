@@ -5,8 +5,9 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,12 @@ Messages = list[dict[str, str]]
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before another try, where the provider names none
 LONGEST_RETRY_AFTER = 300.0  # seconds; a provider that wants more is asked again after this
+
+
+# bytes of a reply: what any may have, and for each token that was asked for or sent; text may be
+# escaped, and a token's id may come beside it
+LEAST_ROOM, ROOM_A_TOKEN = 1_000_000, 256
+ROOM: ContextVar[int] = ContextVar("ROOM", default=LEAST_ROOM)  # for the reply that is waited for
 
 
 class Transient(Exception):
@@ -82,6 +89,22 @@ class Call:
         """The prefix as the last message of mode prefill, or nothing."""
         last = self.messages[-1]
         return last["content"] if last["role"] == "assistant" else ""
+
+
+def room(call: Call) -> int:
+    """Bytes that the reply to `call` may have: rather many, as what does not fit was paid for."""
+    most = len(call.draws) * call.limit + len(call.prompt)
+    return LEAST_ROOM + ROOM_A_TOKEN * most
+
+
+@contextlib.contextmanager
+def roomy(call: Call) -> Iterator[None]:
+    """Room for the reply to `call`, while it is waited for."""
+    token = ROOM.set(room(call))
+    try:
+        yield
+    finally:
+        ROOM.reset(token)
 
 
 def runs(call: Call, draws: Sequence[Draw], most: int) -> list[Call]:

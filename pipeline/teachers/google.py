@@ -3,11 +3,12 @@
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.params import GoogleTeacher
-from pipeline.teachers import Asked, hosted, replies
+from pipeline.teachers import Asked, api_keys, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -25,6 +26,7 @@ from pipeline.teachers.capabilities import check
 
 BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"}
 
+RUNNING = {"UNSPECIFIED", "QUEUED", "PENDING", "RUNNING", "CANCELLING", "PAUSED", "UPDATING"}
 FLEETING = {"OTHER", "FINISH_REASON_UNSPECIFIED"}  # for reasons unknown: another try may do
 REFUSED = {1, 3, 5, 7, 9, 11, 12, 16}  # codes of google.rpc.Code that another try would meet again
 
@@ -38,23 +40,24 @@ def teacher(config: GoogleTeacher, name: str, asked: Asked, student: Path) -> ho
 @contextmanager
 def errors() -> Iterator[None]:
     """The SDK's errors, and those of the HTTP clients that it lets through, as ours."""
-    import aiohttp
-    import httpx
+    import httpx2
     from google.genai import errors as google
+
+    from pipeline.teachers import bodies
 
     try:
         yield
     except google.APIError as error:
         headers = getattr(error.response, "headers", None) or {}
         raise status_error(error.code, str(error.message), headers) from None
-    except (aiohttp.ClientConnectorError, httpx.ConnectError) as error:
-        raise Transient(f"{type(error).__name__}: {error}", reached=False) from None
-    except (httpx.HTTPError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-        raise Transient(f"{type(error).__name__}: {error}") from None
+    except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
+        raise bodies.broken(error) from None
     except json.JSONDecodeError as error:
         raise replies.broken(error.doc) from None
     except ValueError as error:
         raise Transient(f"not a whole reply: {error}") from None
+    except replies.MISSHAPEN as error:
+        raise replies.misshapen(error) from None
 
 
 class Google:
@@ -69,21 +72,22 @@ class Google:
             from google import genai
         except ModuleNotFoundError as error:
             raise missing_sdk("google-genai", "google") from error
-        options = genai.types.HttpOptions(
-            base_url=self.config.base_url,
-            api_version="v1beta",  # the one whose reference has thinkingConfig and batches
-            timeout=round(1000 * self.config.timeout_seconds),
-            retry_options=genai.types.HttpRetryOptions(attempts=1),
-            # by default it follows a redirect wherever that leads, and takes the key along:
-            # the first is httpx's name for it, the second aiohttp's, which it uses where it is
-            async_client_args={"follow_redirects": False, "allow_redirects": False},
-        )
-        key = hosted.api_key(self.config)  # not Vertex, whatever the environment says
-        client = genai.Client(vertexai=False, api_key=key, http_options=options)
-        try:
-            yield client.aio
-        finally:
-            await client.aio.aclose()
+        from pipeline.teachers import bodies
+
+        key = api_keys.api_key(self.config)  # not Vertex, whatever the environment says
+        async with bodies.Client(self.config.timeout_seconds) as http:
+            options = genai.types.HttpOptions(
+                base_url=self.config.base_url,
+                api_version="v1beta",  # the one whose reference has thinkingConfig and batches
+                timeout=round(1000 * self.config.timeout_seconds),
+                retry_options=genai.types.HttpRetryOptions(attempts=1),
+                httpx_async_client=http,
+            )
+            client = genai.Client(vertexai=False, api_key=key, http_options=options)
+            try:
+                yield client.aio
+            finally:
+                await client.aio.aclose()
 
     def body(self, call: Call) -> dict[str, Any]:
         """The keyword arguments of generate_content."""
@@ -106,7 +110,7 @@ class Google:
     async def send(self, client: Any, call: Call) -> Reply:
         with errors():
             raw = await client.models.generate_content(**self.body(call))
-        return self.parse(raw)
+            return self.parse(raw)
 
     def parse(self, raw: Any) -> Reply:
         """Raises Refused where the reply has not the shape of its kind."""
@@ -119,7 +123,7 @@ class Google:
             [Choice(0, "", True, failure="refusal")] if blocked and not choices else choices,
             raw.model_version.removeprefix("models/"),
             None if usage is None else replies.count(usage.prompt_token_count),
-            None if usage is None else replies.count(_written(usage)),
+            None if usage is None else _written(usage),
         )
 
     async def submit(self, client: Any, calls: Mapping[str, Call]) -> str:
@@ -131,35 +135,41 @@ class Google:
             )
         with errors():
             batch = await client.batches.create(model=self.asking.model, src=requests)
-        return str(batch.name)
+            return replies.known_id(getattr(batch, "name", None))
 
     async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
         with errors():
             found = await client.batches.get(name=batch)
-        state = found.state.name.removeprefix("JOB_STATE_")
-        if state == "EXPIRED":
-            return {}
-        if state in ("FAILED", "CANCELLED"):
-            raise Refused(f"batch {batch} {state.lower()}: {found.error}", "ended")
-        if state not in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
-            return None
-        rows = found.dest.inlined_responses if found.dest else None
-        if rows is None:
-            raise Refused(f"batch {batch}: its results are no longer kept", "lost")
-        return {(row.metadata or {}).get("key", ""): self._result(row) for row in rows}
+            state = found.state.name.removeprefix("JOB_STATE_") if found.state else None
+            if state == "EXPIRED":
+                return {}
+            if state in ("FAILED", "CANCELLED"):
+                raise Refused(f"batch {batch} {state.lower()}: {found.error}", "ended")
+            if state in RUNNING:
+                return None
+            if state not in ("SUCCEEDED", "PARTIALLY_SUCCEEDED"):
+                raise Transient(f"batch {batch}: found state {replies.shown(state)}, wanted one")
+            rows = found.dest.inlined_responses if found.dest else None
+            if rows is None:
+                raise Refused(f"batch {batch}: its results are no longer kept", "lost")
+            return {
+                str((row.metadata or {}).get("key", "")): replies.row(partial(self._result, row))
+                for row in rows
+            }
 
     def _result(self, row: Any) -> Result:
         if row.response is None:
-            code, said = (row.error.code, row.error.message) if row.error else (None, "no reply")
-            return (Refused if code in REFUSED else Transient)(f"code {code}: {said}")
-        try:
-            return self.parse(row.response)
-        except (Transient, Refused) as error:
-            return error
+            if row.error is None:
+                return Transient("no reply")
+            said = f"code {row.error.code}: {row.error.message}"
+            return Refused(said) if row.error.code in REFUSED else Transient(said, answered=True)
+        return self.parse(row.response)
 
 
-def _written(usage: Any) -> int:
-    return (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+def _written(usage: Any) -> int | None:
+    """What was written and what was thought; None where one of the two cannot be."""
+    parts = (usage.candidates_token_count, usage.thoughts_token_count)
+    return replies.total([part for part in parts if part is not None])
 
 
 def _choice(i: int, candidate: Any) -> Choice:

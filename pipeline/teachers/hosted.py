@@ -8,7 +8,6 @@ import functools
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from pipeline.teachers import (
     Continuation,
     Draw,
     Said,
+    api_keys,
     batches,
     live,
     network,
@@ -43,17 +43,13 @@ from pipeline.teachers.calls import (
     Transient,
     runs,
 )
-from pipeline.teachers.capabilities import OWN, Capability
+from pipeline.teachers.capabilities import Capability
 from pipeline.teachers.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PREFILL_REFUSED = re.compile(r"prefill|end with a user message|final turn|last message", re.I)
-KEYS = {"openai_compatible": "OPENAI_API_KEY"}  # where api_key_env is null, by kind or provider
-KEYS |= {"openrouter": "OPENROUTER_API_KEY", "deepseek": "DEEPSEEK_API_KEY"}
-KEYS |= {"mistral": "MISTRAL_API_KEY", "groq": "GROQ_API_KEY"}
-KEYS |= {"anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
 log = logging.getLogger("omniopd")
 
 
@@ -255,6 +251,7 @@ class Hosted:
         found = counted(reply, read, call.limit, self.can.first_alone, self._count)
         self._doubt(found.doubt)
         usd = self.price(found.prompt, found.completion)
+        model, fingerprint = self.redact(reply.model), self.redact(reply.fingerprint or "") or None
         choices = {
             call.draws[choice.sample]: (choice, written)
             for choice, written in zip(reply.choices, found.choices, strict=True)
@@ -267,13 +264,13 @@ class Hosted:
                     text=choice.text,
                     token_ids=choice.token_ids,
                     ended=choice.ended,
-                    model_returned=reply.model,
+                    model_returned=model,
                     prompt_tokens=found.prompt,
                     completion_tokens=written,
                     failure=choice.failure,
                     usd=usd / len(choices),
                     thought=choice.thought,
-                    fingerprint=reply.fingerprint,
+                    fingerprint=fingerprint,
                 )
                 for draw, (choice, written) in choices.items()
             },
@@ -344,10 +341,8 @@ class Hosted:
         )
 
     def redact(self, text: str) -> str:
-        """`text` without the API key, which some providers repeat."""
-        name = key_name(self.config)
-        key = os.environ.get(name or "")
-        return text.replace(key, f"[{name}]")[:500] if key else text[:500]
+        """The beginning of `text` without the API key, which some providers repeat."""
+        return api_keys.redact(text, self.config)
 
 
 def sampler(can: Capability, temperature: float) -> dict[str, Any]:
@@ -358,27 +353,6 @@ def sampler(can: Capability, temperature: float) -> dict[str, Any]:
 
 def asking(config: params.Hosted, asked: Asked, can: Capability) -> Asking:
     return Asking(config.model, asked.continuation, sampler(can, asked.temperature))
-
-
-def key_name(config: params.Hosted) -> str | None:
-    """Name of the environment variable with the API key; None for one's own keyless server."""
-    if config.api_key_env or config.provider in OWN:
-        return config.api_key_env
-    return KEYS.get(config.provider, KEYS.get(config.kind))
-
-
-def api_key(config: params.Hosted) -> str:
-    """The key. Raises UserError naming the variable that should hold it."""
-    name = key_name(config)
-    if name is None:
-        return "none"
-    key = os.environ.get(name)
-    if not key:
-        raise UserError(
-            f"teachers: {config.provider} needs a key, and the environment variable {name} is not "
-            "set. Export it; params.yaml holds only its name (api_key_env)."
-        )
-    return key
 
 
 def same_model(pinned: str, returned: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline import params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.teachers import Answered
-from pipeline.teachers.calls import Call, Refused, Reply, Transient, runs, tries
+from pipeline.teachers.calls import Call, Refused, Reply, Transient, roomy, runs, tries
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted
@@ -163,7 +163,9 @@ class _Line:
             await asyncio.to_thread(self.budget.gave_up, sent)
             raise self.teacher.error(call, error, asked) from None
         assert reply is not None
-        return self.teacher.answered(call, reply, sent, worst)
+        found = self.teacher.answered(call, reply, sent, worst)
+        self.budget.overrun.learn(worst, found.usd)
+        return found
 
     async def _gave_up(self, sent: int) -> None:
         if sent:
@@ -174,7 +176,8 @@ class _Line:
         seconds = self.teacher.config.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                reply = await self.teacher.adapter.send(self.client, call)
+                with roomy(call):
+                    reply = await self.teacher.adapter.send(self.client, call)
         except TimeoutError as error:
             raise Transient(f"no reply in {seconds} s") from error
         samples = [choice.sample for choice in reply.choices]

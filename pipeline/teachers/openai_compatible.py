@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.params import OpenAICompatibleTeacher
-from pipeline.teachers import Asked, Reason, hosted, replies
+from pipeline.teachers import Asked, Reason, api_keys, hosted, replies
 from pipeline.teachers.calls import (
     MISSING,
     Asking,
@@ -38,6 +38,8 @@ def errors(remedy: str | None = None) -> Iterator[None]:
     import httpx2
     import openai
 
+    from pipeline.teachers import bodies
+
     try:
         yield
     except openai.APIStatusError as error:
@@ -45,13 +47,14 @@ def errors(remedy: str | None = None) -> Iterator[None]:
         if isinstance(found, Refused) and error.status_code in (404, 405):
             found.remedy = remedy and f"{remedy} If that is right, correct the model's id."
         raise found from None
-    except openai.APIConnectionError as error:
-        reached = not isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
-        raise Transient(f"{error} {str(error.__cause__ or '')[:200]}", reached=reached) from None
+    except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        raise bodies.broken(error) from None
     except json.JSONDecodeError as error:
         raise replies.broken(error.doc, remedy) from None
-    except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:  # half a reply
+    except (openai.OpenAIError, ValueError) as error:  # half a reply
         raise Transient(f"not a whole reply: {error}") from None
+    except replies.MISSHAPEN as error:
+        raise replies.misshapen(error) from None
 
 
 def teacher(
@@ -98,15 +101,14 @@ class OpenAICompatible:
             import openai
         except ModuleNotFoundError as error:
             raise missing_sdk("openai", "openai") from error
+        from pipeline.teachers import bodies
+
         async with openai.AsyncOpenAI(
-            api_key=hosted.api_key(self.config),
+            api_key=api_keys.api_key(self.config),
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout_seconds,
-            # by default it follows a redirect wherever that leads
-            http_client=openai.DefaultAsyncHttpxClient(
-                timeout=self.config.timeout_seconds, follow_redirects=False
-            ),
+            http_client=bodies.Client(self.config.timeout_seconds),
         ) as client:
             yield client
 
@@ -138,7 +140,7 @@ class OpenAICompatible:
     async def send(self, client: Any, call: Call) -> Reply:
         with errors(self.remedy):
             raw = await client.post(self.path, body=self.body(call), cast_to=object)
-        reply = self.parse(raw)
+            reply = self.parse(raw)
         if self.can.echoes and self.asking.mode == "prefill":
             own = [replace(c, text=c.text.removeprefix(call.prefilled)) for c in reply.choices]
             reply = replace(reply, choices=own)
@@ -186,8 +188,8 @@ class OpenAICompatible:
                 replies.count(told.get("completion_tokens")),
                 str(print_)[:100] if print_ else None,
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise Refused(f"not a reply of this API: {error!r} in {replies.shown(found)}") from None
+        except replies.MISSHAPEN as error:
+            raise replies.misshapen(error, found) from None
 
     def _choice(self, index: int, choice: dict[str, Any]) -> Choice:
         message = choice.get("message") or {}
@@ -228,7 +230,7 @@ class OpenAICompatible:
             batch = await client.batches.create(
                 input_file_id=uploaded.id, endpoint=f"/v1{self.path}", completion_window="24h"
             )
-        return str(batch.id)
+            return replies.known_id(getattr(batch, "id", None))
 
     async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
         with errors():
@@ -237,34 +239,25 @@ class OpenAICompatible:
                 return None
             if found.status == "failed":
                 raise Refused(f"batch {batch} failed: {found.errors}", "ended")
+            if found.status not in ("completed", "expired", "cancelled"):
+                said = f"found status {replies.shown(found.status)}, wanted one"
+                raise Transient(f"batch {batch}: {said}")
             results: dict[str, Result] = {}
             if found.status == "cancelled":
                 results[MISSING] = Refused(f"batch {batch} was cancelled")
             for file in (found.output_file_id, found.error_file_id):
                 if file:
-                    results |= self._results((await client.files.content(file)).text)
+                    text = (await client.files.content(file)).text
+                    results |= replies.rows(text, self._result)
         return results
-
-    def _results(self, text: str) -> dict[str, Result]:
-        found: dict[str, Result] = {}
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-                found[row["custom_id"]] = self._result(row)
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise Transient(f"not a line of batch results: {line[:100]!r}") from None
-        return found
 
     def _result(self, row: dict[str, Any]) -> Result:
         response = row.get("response")
         if response is None:
-            return Transient(str(row["error"]))  # expired, or it never ran
+            return Transient(replies.shown(row["error"]), answered=True)  # expired, or never ran
         if response["status_code"] != 200:
-            return status_error(response["status_code"], str(response["body"]), {})
-        try:
-            return self.parse(response["body"])
-        except (Transient, Refused) as error:
-            return error
+            return status_error(int(response["status_code"]), str(response["body"]), {})
+        return self.parse(response["body"])
 
 
 def _joined(content: Any) -> str:

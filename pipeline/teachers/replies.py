@@ -5,11 +5,15 @@ themselves; what has another shape would have it again.
 """
 
 import json
+import logging
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from pipeline.teachers.calls import BUSY, Refused, Transient
+from pipeline.teachers.calls import BUSY, Refused, Result, Transient
 
+LONGEST_ID = 128  # characters of a batch's id, as the store keeps it
 MOST_TOKENS = 10_000_000  # that a reply can be about: more than any model reads or writes
 STOP = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete"}
 LENGTH = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
@@ -18,7 +22,10 @@ BROKEN_OFF = {"abort", "aborted", "cancelled", "canceled", "error", "timeout"}
 BUSY_WORDS = re.compile(
     r"overload|server_error|internal error|rate.?limit|unavailable|time.?out|timed out|busy", re.I
 )
+# what reading a reply of another shape raises: a word for a number, 1e999, lists in lists
+MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 STREAM = re.compile(r"(data|event|id|retry)?:")
+log = logging.getLogger("omniopd")
 
 
 def opened(raw: Any, remedy: str | None = None) -> dict[str, Any]:
@@ -31,11 +38,61 @@ def opened(raw: Any, remedy: str | None = None) -> dict[str, Any]:
             raw = json.loads(raw)
         except ValueError:
             raise broken(raw, remedy) from None
+        except RecursionError:
+            raise too_deep() from None
     if not isinstance(raw, dict):
         raise Refused(f"found {shown(raw)}, wanted an object of this API", remedy=remedy)
     if error := failure(raw):
         raise error
     return raw
+
+
+def too_deep() -> Transient:
+    return Transient("not a whole reply: lists in lists, deeper than any reply of this API goes")
+
+
+def misshapen(error: Exception, raw: Any = "") -> Transient | Refused:
+    """Why a reply could not be read: `error` is one of MISSHAPEN."""
+    if isinstance(error, RecursionError):
+        return too_deep()
+    shape = f"{type(error).__name__} {shown(str(error))}"
+    return Refused(f"not a reply of this API: {shape}" + (f" in {shown(raw)}" if raw else ""))
+
+
+def rows(lines: str, parse: Callable[[dict[str, Any]], Result]) -> dict[str, Result]:
+    """The results of a batch, JSON line by line, by the key of each request.
+
+    A line without a key that can be read is said and left out: what it was about is sent again.
+    """
+    found: dict[str, Result] = {}
+    for line in lines.split("\n"):  # str.splitlines ends lines inside of texts, too
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+            key = str(content["custom_id"])
+        except MISSHAPEN:
+            log.warning(f"teach: {len(line):,} characters of a batch's results are no result")
+            continue
+        found[key] = row(partial(parse, content))
+    return found
+
+
+def row(parse: Callable[[], Result]) -> Result:
+    """One request's result, whatever it holds: it costs no other request."""
+    try:
+        return parse()
+    except (Transient, Refused) as error:
+        return error
+    except MISSHAPEN as error:
+        return Transient(str(misshapen(error)))
+
+
+def known_id(found: Any) -> str:
+    """The id of a batch that was handed in. Raises Transient: nobody knows what became of it."""
+    if isinstance(found, str) and 0 < len(found) <= LONGEST_ID:
+        return found
+    raise Transient(f"found {shown(found)} as the id of a batch, wanted a name of it")
 
 
 def broken(text: str, remedy: str | None = None) -> Transient | Refused:
@@ -105,6 +162,15 @@ def count(value: Any) -> int | None:
     return int(found) if 0 <= found <= MOST_TOKENS else None
 
 
+def total(values: Sequence[Any]) -> int | None:
+    """The sum of several numbers of tokens; None where one of them cannot be one."""
+    counts = [count(value) for value in values]
+    return None if None in counts else sum(found or 0 for found in counts)
+
+
 def shown(value: Any) -> str:
     """The beginning of what was found."""
-    return repr((value if isinstance(value, str) else str(value))[:100])
+    try:
+        return repr((value if isinstance(value, str) else str(value))[:100])
+    except RecursionError:
+        return "lists in lists"
