@@ -37,7 +37,9 @@ def check(folder: Path) -> Path:
         _refuse_pickles(folder)
         missing.append("*.safetensors")
     if missing and (folder.parent / NOTE).is_file() and not folder.exists():
-        raise UserError(f"{folder}: not there. {(folder.parent / NOTE).read_text().strip()}")
+        raise UserError(
+            f"{folder}: not there. {(folder.parent / NOTE).read_text(encoding='utf-8').strip()}"
+        )
     if missing:
         raise UserError(
             f"{folder}: not a checkpoint, lacks {', '.join(missing)}. "
@@ -116,7 +118,7 @@ def verified_base(folder: Path) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}). Rerun its stage.") from error
 
@@ -125,7 +127,7 @@ def tokenizer(path: Path) -> Tokenizer:
     """The light tokenizer of a checkpoint's tokenizer.json."""
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer. Run `dvc repro` to make the checkpoint.")
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         json.loads(text)
     except ValueError as error:

@@ -11,14 +11,15 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import checkpoints, experiment, keeping, plan, resume
+from pipeline import checkpoints, experiment, keeping, plan, resume, yaml_files
 from pipeline.cells import PLAN, log, write_text
-from pipeline.errors import UserError
+from pipeline.errors import UserError, short
 from pipeline.tables import replacing
 
 DATA = Path("data")
 LOCK = Path("dvc.lock")
 OK = DATA / "plan.ok"
+LOCK_REMEDY = "Restore it with `git checkout dvc.lock`, or remove it: what DVC's cache knows is not run again."
 HEADER = "# Made by `omniopd plan` from params.yaml. Commit it; do not edit it.\n"
 
 
@@ -41,34 +42,39 @@ def expanded() -> dict[str, Any]:
 def current() -> dict[str, Any]:
     """The plan in plan.yaml. Raises UserError if it is stale."""
     check()
-    return dict(YAML(typ="safe").load(PLAN.read_text()))
+    return dict(YAML(typ="safe").load(yaml_files.text(PLAN)))
 
 
 def check() -> None:
     """Raise UserError unless plan.yaml is what params.yaml means."""
-    found = PLAN.read_text() if PLAN.is_file() else None
-    if found != _text(expanded()):
+    found = PLAN.read_bytes() if PLAN.is_file() else None
+    if found != _text(expanded()).encode():
         state = "does not exist" if found is None else "is not what params.yaml means now"
         raise UserError(f"{PLAN} {state}. Run `omniopd plan`, then `dvc repro`.")
 
 
 def write() -> dict[str, Any]:
     """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees."""
-    wanted = expanded()
-    text, before = _text(wanted), PLAN.read_text() if PLAN.is_file() else None
+    wanted, lock = expanded(), locked()
+    text, before = _text(wanted).encode(), PLAN.read_bytes() if PLAN.is_file() else None
     if text != before:
-        write_text(PLAN, text)
+        _put(text)
         try:
             _same_as_dvc(wanted)
         except UserError:
-            PLAN.unlink() if before is None else write_text(PLAN, before)
+            PLAN.unlink() if before is None else _put(before)
             raise
-    prune(wanted)
+    prune(wanted, lock)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
     keeping.tidy()
     _folders()
     return wanted
+
+
+def _put(content: bytes) -> None:
+    with replacing(PLAN) as temporary:
+        temporary.write_bytes(content)
 
 
 def _folders() -> None:
@@ -91,7 +97,9 @@ def _text(content: dict[str, Any]) -> str:
 def _same_as_dvc(wanted: dict[str, Any]) -> None:
     """DVC drops a key that reads as a number without a word: compare what it sees."""
     command = dvc("stage", "list", "--name-only")
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, encoding="utf-8"
+    )
     if done.returncode:
         raise UserError(f"`dvc stage list` failed: {done.stderr.strip() or done.stdout.strip()}")
     seen = set(done.stdout.split()) - {"plan"}
@@ -104,12 +112,32 @@ def _same_as_dvc(wanted: dict[str, Any]) -> None:
         )
 
 
-def prune(wanted: dict[str, Any]) -> None:
+def locked() -> dict[str, Any]:
+    """dvc.lock, or nothing where there is none. Raises UserError unless it is as DVC writes it."""
+    if not LOCK.is_file():
+        return {}
+    found = yaml_files.made(LOCK, LOCK_REMEDY)
+    stages = found.get("stages") or {}
+    if found.get("schema") != "2.0" or not isinstance(stages, dict):
+        shown = short({name: found[name] for name in list(found)[:2]})
+        raise UserError(f"{LOCK}: found {shown}, wanted schema '2.0' with stages. {LOCK_REMEDY}")
+    for name, stage in stages.items():
+        outs = stage.get("outs", []) if isinstance(stage, dict) else None
+        sound = isinstance(outs, list) and all(
+            isinstance(out, dict) and {str} == {type(out.get("path")), type(out.get("md5"))}
+            for out in outs
+        )
+        if not sound:
+            wanted = "outs with path and md5"
+            raise UserError(f"{LOCK}: {name}: found {short(stage)}, wanted {wanted}. {LOCK_REMEDY}")
+    return found
+
+
+def prune(wanted: dict[str, Any], lock: dict[str, Any]) -> None:
     """Drop cells that the plan lacks from dvc.lock and data/, if DVC's cache holds their outs.
 
     A cell that comes back is restored from there. What the cache lacks is named and left alone.
     """
-    lock = YAML(typ="safe", pure=True).load(LOCK.read_text()) if LOCK.is_file() else {}
     stages = dict(lock.get("stages") or {})
     names = {"plan", *plan.upstream(wanted)}
     left = []
@@ -141,13 +169,18 @@ def _cached(md5: str) -> bool:
         return False
     if not md5.endswith(".dir"):
         return True
-    return all(_cached(entry["md5"]) for entry in json.loads(found.read_text()))
+    return all(_cached(entry["md5"]) for entry in json.loads(found.read_text(encoding="utf-8")))
 
 
 @functools.cache
 def _cache_folder() -> Path:
     done = subprocess.run(
-        dvc("cache", "dir"), env=environment(), capture_output=True, text=True, check=True
+        dvc("cache", "dir"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     )
     return Path(done.stdout.strip()) / "files" / "md5"
 

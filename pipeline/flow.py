@@ -170,7 +170,7 @@ class _Flow:
                 self.project.settle(self.done)
             self.complain()
             if results.is_file():
-                create_markdown_artifact(results.read_text(), key="results")
+                create_markdown_artifact(results.read_text(encoding="utf-8"), key="results")
 
         omniopd()
 

@@ -47,6 +47,16 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def keys() -> set[str]:
+    """The names of all settings, for who has written one a little differently."""
+    found, queue = set[str](), [Params]
+    while queue:
+        model = queue.pop()
+        found |= set(model.model_fields)
+        queue += model.__subclasses__()
+    return found
+
+
 class Experiment(Params):
     student: Name  # the entry of pretrain.models that every arm starts from
     rounds: Count

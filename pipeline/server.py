@@ -65,7 +65,7 @@ def start(gpu: bool) -> None:
 def alone() -> Iterator[None]:
     """Hold the project's flow lock. Raises UserError if another flow has it."""
     HOME.mkdir(exist_ok=True)
-    with (HOME / "flow.lock").open("w") as file:
+    with (HOME / "flow.lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -113,7 +113,9 @@ def losses(arms: Arms) -> list[dict[str, Any]]:
         {"arm": arm, "seed": seed, **json.loads(line)}
         for arm, seed, _, own in rounds(arms)
         if "train" in own
-        for line in (folder("train", own["train"]) / "metrics.jsonl").read_text().splitlines()
+        for line in (folder("train", own["train"]) / "metrics.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
     ]
 
 
