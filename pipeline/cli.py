@@ -11,7 +11,9 @@ import typer
 from pipeline import exchange_cli, judgments_cli
 from pipeline.errors import STATUS, UserError, stop
 
-UNREADABLE = typer.BadParameter.__bases__[0]  # a command line; Typer gives its class no name
+UNREADABLE: type[Exception] = typer.BadParameter.__bases__[
+    0
+]  # a command line; Typer gives its class no name
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(judgments_cli.app, name="judgments")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")

@@ -19,7 +19,9 @@ from pipeline.tables import replacing
 DATA = Path("data")
 LOCK = Path("dvc.lock")
 OK = DATA / "plan.ok"
-LOCK_REMEDY = "Restore it with `git checkout dvc.lock`, or remove it: what DVC's cache knows is not run again."
+LOCK_REMEDY = (
+    "Restore it with `git checkout dvc.lock`, or remove it: what DVC's cache has is not run again."
+)
 HEADER = "# Made by `omniopd plan` from params.yaml. Commit it; do not edit it.\n"
 
 

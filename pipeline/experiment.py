@@ -113,14 +113,17 @@ def _validate(model: type[M], values: Any, where: str) -> M:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"])[:200]
     match error["type"]:
         case "extra_forbidden":
             near = difflib.get_close_matches(str(error["loc"][-1]), params.keys(), 1)
             asked = f" Is it {near[0]}?" if near else ""
-            return f"{short(key)}: unknown key. Remove it or correct its name.{asked}"
+            return f"{key}: unknown key. Remove it or correct its name.{asked}"
         case "missing":
             return f"{key}: missing. Add it; profiles/ has complete files to copy from."
+        case _ if error["loc"][-1:] == ("api_key_env",):  # it may be the key itself
+            wanted = "the name of an environment variable that holds the key. Write its name."
+            return f"{key}: found no such name, wanted {wanted}"
         case _:
             said = f"{key}: found {short(error['input'])}, wanted: {error['msg']}"
             return f"{said.rstrip('.')}. Correct it."

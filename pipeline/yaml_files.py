@@ -19,7 +19,7 @@ from pipeline.errors import UserError, short
 DEEPEST = 50  # brackets and indented blocks within each other
 MOST = 1_000_000  # values of a file, each alias counted as what it stands for
 WIDEST = 2**63  # of a whole number
-PLAIN = {f"tag:yaml.org,2002:{name}" for name in "null bool int float str seq map merge".split()}
+PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")  # tags
 NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 DIGITS = re.compile(r"[-+]?\d[\d_]{18,}")  # Python reads no number of over 4,300 digits
 MARKS = re.compile(r"^(<{7}|={7}|>{7}|\|{7})( .*)?$", re.M)  # of git, where a merge conflicted
@@ -66,17 +66,22 @@ def mapping(text: str, where: str, remedy: str) -> dict[str, Any]:
 
 def parsed(text: str, where: str, remedy: str = "Correct it.") -> Any:
     """The values of `text`, which errors call `where`. Raises UserError."""
+    _unmerged(text, where, remedy)
     _check(text, where, remedy)
     return plain(_values(text, where, remedy), where)
 
 
-def _values(text: str, where: str, remedy: str) -> Any:
+def _unmerged(text: str, where: str, remedy: str) -> None:
     if mark := MARKS.search(text):
         line = text.count("\n", 0, mark.start()) + 1
         raise UserError(
             f"{where}, line {line}: found {short(mark[0])}, the mark of a merge that conflicted, "
             f"wanted one version of it. Resolve the conflict with git. {remedy}"
         )
+
+
+def _values(text: str, where: str, remedy: str) -> Any:
+    _unmerged(text, where, remedy)
     try:
         return YAML(typ="safe", pure=True).load(text)
     except FAULTS as error:
@@ -120,7 +125,7 @@ def _name(name: Any, where: str, key: str) -> str:
         shown = f"the key {short(name, 40)}, which is no text"
         _refuse(where, key, shown, "a name", "Quote it, or correct it.")
     _text(name, where, f"a key of {key}" if key else "a key")
-    return name
+    return str(name)
 
 
 def _text(found: str, where: str, key: str) -> None:
@@ -135,45 +140,62 @@ def _refuse(where: str, key: str, found: str, wanted: str, remedy: str) -> None:
 
 def _check(text: str, where: str, remedy: str) -> None:
     """Raise UserError where values would not be plain, or not end, or be far too many."""
-    sizes: dict[str, int] = {}  # values that an anchor stands for
-    open_: list[tuple[str | None, int]] = []  # of the nodes around: anchor, values before it
-    total = 0
+    seen = _Seen()
     for event in _events(text, where, remedy):
-        name, line = type(event).__name__, event.start_mark.line + 1
-        anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
-        if tag is not None and str(tag) not in (*PLAIN, "!"):
-            raise UserError(
-                f"{where}, line {line}: found the tag {short(str(tag), 60)}, wanted plain values: "
-                "text, numbers, lists and mappings. Take the tag away."
-            )
-        if name == "AliasEvent":
-            if anchor in {one for one, _ in open_}:
-                raise UserError(
-                    f"{where}, line {line}: found *{anchor} within what it stands for, wanted "
-                    "values that end. Write them out."
-                )
-            total += sizes.get(str(anchor), 1)
-        elif name in ("SequenceStartEvent", "MappingStartEvent"):
-            open_.append((anchor, total))
-            total += 1
-        elif name in ("SequenceEndEvent", "MappingEndEvent"):
-            begun, before = open_.pop()
-            if begun is not None:
-                sizes[begun] = total - before
-        elif name == "ScalarEvent":
-            total += 1
-            if event.style is None and DIGITS.fullmatch(event.value):
-                raise UserError(
-                    f"{where}, line {line}: found a number of {len(event.value)} digits, wanted "
-                    "at most 18. Write a smaller one, or quote it where it is text."
-                )
-            if anchor is not None:
-                sizes[anchor] = 1
-        if len(open_) > DEEPEST or total > MOST:
-            deep = len(open_) > DEEPEST
-            found = f"over {DEEPEST} levels" if deep else f"over {MOST:,} values with its aliases"
-            wanted = "fewer. Write it flatter." if deep else "fewer. Write it without aliases."
-            raise UserError(f"{where}, line {line}: found {found}, wanted {wanted}")
+        if said := _tagged(event) or _long(event) or seen.after(event):
+            raise UserError(f"{where}, line {event.start_mark.line + 1}: found {said}")
+
+
+class _Seen:
+    """Of the events up to one: how many values they stand for, and what is open."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._sizes: dict[str | None, int] = {}  # values that an anchor stands for
+        self._open: list[tuple[str | None, int]] = []  # anchors around, and values before each
+
+    def after(self, event: Any) -> str:
+        """What is wrong when this one has come; else nothing."""
+        anchor = getattr(event, "anchor", None)
+        match type(event).__name__:
+            case "AliasEvent":
+                if anchor in {name for name, _ in self._open}:
+                    return f"*{anchor} within itself, wanted values that end. Write them out."
+                self.total += self._sizes.get(anchor, 1)
+            case "SequenceStartEvent" | "MappingStartEvent":
+                self._open.append((anchor, self.total))
+                self.total += 1
+            case "SequenceEndEvent" | "MappingEndEvent":
+                name, before = self._open.pop()
+                self._sizes[name] = self.total - before
+            case "ScalarEvent":
+                self.total += 1
+                self._sizes[anchor] = 1
+        if len(self._open) > DEEPEST:
+            return f"over {DEEPEST} levels, wanted fewer. Write it flatter."
+        if self.total > MOST:
+            return f"over {MOST:,} values with its aliases, wanted fewer. Write it without aliases."
+        return ""
+
+
+def _tagged(event: Any) -> str:
+    tag = str(getattr(event, "tag", None) or "!")
+    if tag == "!" or tag.removeprefix("tag:yaml.org,2002:") in PLAIN:
+        return ""
+    return (
+        f"the tag {short(tag, 60)}, wanted plain values: text, numbers, lists and mappings. Take "
+        "the tag away."
+    )
+
+
+def _long(event: Any) -> str:
+    value = getattr(event, "value", "")
+    if getattr(event, "style", "") is not None or not DIGITS.fullmatch(value):
+        return ""
+    return (
+        f"a number of {len(value)} digits, wanted at most 18. Write a smaller one, or quote it "
+        "where it is text."
+    )
 
 
 def _events(text: str, where: str, remedy: str) -> Iterator[Any]:

@@ -47,7 +47,7 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
         raise UserError(
             f"teach.transport: {teacher.provider} has no batch service. Set it to live."
         )
-    async with teacher.adapter.open(encoding="utf-8") as client:
+    async with teacher.adapter.open() as client:
         order = _Order(teacher, client, budget, {call.draws[0].key: call for call in calls})
         try:
             for _ in range(teacher.config.tries):

@@ -29,7 +29,7 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
     Raises UserError after everything in flight has arrived.
     """
     _not_in_a_batch(teacher, calls, budget)
-    async with teacher.adapter.open(encoding="utf-8") as client:
+    async with teacher.adapter.open() as client:
         line = _Line(teacher, client, budget, iter(calls), Pace(teacher.config))
         count = min(teacher.config.concurrency, len(calls))
         workers = [asyncio.create_task(line.work()) for _ in range(count)]
