@@ -99,31 +99,21 @@ def _content(path: Path) -> bytes:
 
 def faults(row: Row, done: Done, before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     """What is wrong with what came of a row."""
-    found = []
-    if not row.found:
-        if done.status not in (0, None):
-            found.append(f"status {done.status}, wanted 0")
-        return found
-    *_, last = done.errors.strip().splitlines() or [""]
-    if done.status != STATUS:
-        found.append(f"status {done.status}, wanted {STATUS}")
-    if not last.startswith("error: "):
-        found.append(f"no error on the last line: {done.errors[-300:]!r}")
-    if len(last) > LONGEST + len("error: "):
-        found.append(f"{len(last)} characters")
-    if done.errors.strip().count("\n") > done.errors.count("error: "):
-        found.append(f"more than a paragraph: {done.errors[:500]!r}")
-    if "Traceback" in done.errors:
-        found.append("a traceback")
-    if signs := {sign for sign in last if unicodedata.category(sign) in ("Cc", "Cf", "Cs")}:
-        found.append(f"control characters {signs}")
-    if not re.search(row.found, last):
-        found.append(f"the value found is not named by {row.found!r}")
-    if not WANTED.search(last):
-        found.append("no value wanted")
-    if not DO.search(last.rpartition(", wanted")[2]):
-        found.append("nothing to do")
     changed = {name for name in before | after if before.get(name) != after.get(name)}
-    if written := [name for name in sorted(changed) if not re.search(row.writes, name)]:
-        found.append(f"written: {written}")
-    return found
+    written = [name for name in sorted(changed) if not re.search(row.writes, name)]
+    if not row.found:
+        return [] if done.status in (0, None) else [f"status {done.status}, wanted 0"]
+    *others, last = done.errors.strip().splitlines() or [""]
+    hidden = {sign for sign in last if unicodedata.category(sign) in ("Cc", "Cf", "Cs")}
+    holds = {
+        f"status {done.status}, wanted {STATUS}": done.status == STATUS,
+        "no error on the last line": last.startswith("error: "),
+        f"{len(last)} characters": len(last) <= LONGEST + len("error: "),
+        f"lines before it: {others}": not others,
+        f"hidden characters {hidden}": not hidden,
+        f"the value found is not named by {row.found!r}": bool(re.search(row.found, last)),
+        "no value wanted": bool(WANTED.search(last)),
+        "nothing to do": bool(DO.search(last.rpartition(", wanted")[2])),
+        f"written: {written}": not written,
+    }
+    return [said for said, held in holds.items() if not held]
