@@ -138,7 +138,9 @@ def read(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) 
     try:
         table = file.read(columns=columns or schema.names)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
+        raise UserError(
+            f"{path}: damaged Parquet file ({error}), wanted a whole one. Rerun its stage."
+        ) from error
     return _cast(table, path, schema)
 
 
@@ -159,7 +161,9 @@ def stream(
             for part in _parts(file, index, columns or schema.names, most):
                 yield _cast(part, path, schema)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path}: damaged Parquet file ({error}). Rerun its stage.") from error
+            raise UserError(
+                f"{path}: damaged Parquet file ({error}), wanted a whole one. Rerun its stage."
+            ) from error
         pa.default_memory_pool().release_unused()  # or what stays behind adds up over many groups
 
 
@@ -268,6 +272,12 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}). Rerun its stage.") from error
     found = file.schema_arrow
+    if len(set(found.names)) < len(found.names):
+        twice = sorted({name for name in found.names if found.names.count(name) > 1})
+        raise UserError(
+            f"{path}: found the columns {twice} twice, wanted each once. Rerun the stage that "
+            "wrote it."
+        )
     missing = [name for name in schema.names if name not in found.names]
     extra = [name for name in found.names if name not in (*schema.names, STEP.name)]
     if missing or extra:
@@ -303,4 +313,6 @@ def _cast(table: pa.Table, path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return table.cast(wanted)
     except ValueError as error:  # ArrowInvalid: out of range, or a null where none may be
-        raise UserError(f"{path}: {error}. Rerun the stage that wrote it.") from error
+        raise UserError(
+            f"{path}: {error}, wanted values of its column's type. Rerun the stage that wrote it."
+        ) from error
