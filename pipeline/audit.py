@@ -23,6 +23,7 @@ from pipeline import (
     params,
     plan,
     plan_round,
+    preflight,
     prompt_view,
     tables,
     teachers,
@@ -50,6 +51,7 @@ def audit(options: Options) -> Path:
     options = fitted(options)
     file = _settings(options)
     found = plan.audited(file, METHOD)
+    preflight.check(file, found, lambda: _finished(found, options.out), buying=True)
     _run(found, options.out, ("prepare", "pretrain"))
     with contextlib.chdir(options.out):  # readers know artifacts as data/...
         views = _views(options, file, found)
@@ -66,16 +68,31 @@ def imported(options: Options) -> Path:
 
     An audit of the same file in the same folder goes on from there. Raises UserError.
     """
-    found = plan.imported(_settings(fitted(options)), METHOD)
+    file = _settings(fitted(options))
+    found = plan.imported(file, METHOD)
+    preflight.check(file, found, lambda: _finished(found, options.out), buying=False)
     _run(found, options.out, attempts=False)
     (key,) = found["cells"]["rollout"]
     return options.out / f"data/rollout/{key}/rollouts.parquet"
 
 
+def _finished(found: dict[str, Any], folder: Path) -> set[str]:
+    """Cells that have been run there."""
+    names = plan.upstream(found)
+    return {name for name in names if (_folder(folder, name) / "run.json").is_file()}
+
+
+def _folder(folder: Path, name: str) -> Path:
+    group, _, key = name.partition("@")
+    return folder / "data" / group.partition("-")[0] / key
+
+
 def _settings(options: Options) -> experiment.Experiment:
+    values = settings(options)
+    file = experiment.of(values, "the options")
     options.out.mkdir(parents=True, exist_ok=True)
-    cells.write_text(options.out / "params.yaml", as_yaml(settings(options)))
-    return experiment.load(options.out / "params.yaml")
+    cells.write_text(options.out / "params.yaml", as_yaml(values))
+    return file
 
 
 def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> list[View]:
@@ -148,7 +165,7 @@ def _run(
         stage, cell = group.partition("-")[0], found["cells"][group][key]
         if stages is not None and stage not in stages:
             continue
-        if (folder / "data" / stage / key / "run.json").is_file():
+        if (_folder(folder, name) / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
         done = subprocess.run([*command(stage, key, cell)], cwd=folder, env=environment)

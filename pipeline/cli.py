@@ -30,7 +30,7 @@ def plan(
     from pipeline import dag, experiment, keeping, plan
 
     if check:
-        dag.check()
+        dag.check(buying=True)
         dag.mark()
     else:
         wanted = dag.write()
@@ -46,7 +46,7 @@ def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
     from pipeline import dag, repro
 
-    dag.write()
+    dag.write(buying=True)
     typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
@@ -59,7 +59,7 @@ def run(
     """The same cells as a Prefect flow, independent ones side by side."""
     from pipeline import dag, flow
 
-    dag.write()
+    dag.write(buying=True)
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())

@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import checkpoints, experiment, keeping, plan, resume, yaml_files
+from pipeline import checkpoints, experiment, keeping, plan, preflight, resume, yaml_files
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError, short
 from pipeline.tables import replacing
@@ -47,17 +47,28 @@ def current() -> dict[str, Any]:
     return dict(YAML(typ="safe").load(yaml_files.text(PLAN)))
 
 
-def check() -> None:
-    """Raise UserError unless plan.yaml is what params.yaml means."""
+def check(buying: bool = False) -> None:
+    """Raise UserError unless plan.yaml is what params.yaml means; `buying` as in `write`."""
     found = PLAN.read_bytes() if PLAN.is_file() else None
-    if found != _text(expanded()).encode():
+    file = experiment.load()
+    wanted = plan.expand(file)
+    if found != _text(wanted).encode():
         state = "does not exist" if found is None else "is not what params.yaml means now"
-        raise UserError(f"{PLAN} {state}. Run `omniopd plan`, then `dvc repro`.")
+        raise UserError(
+            f"{PLAN} {state}, wanted the plan that it means. Run `omniopd plan`, then `dvc repro`."
+        )
+    if buying:
+        preflight.check(file, wanted, lambda: locked().get("stages") or {}, buying)
 
 
-def write() -> dict[str, Any]:
-    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees."""
-    wanted, lock = expanded(), locked()
+def write(buying: bool = False) -> dict[str, Any]:
+    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees.
+
+    `buying`: what the plan needs of its user before answers are bought has to be there, too.
+    """
+    file, lock = experiment.load(), locked()
+    wanted = plan.expand(file)
+    preflight.check(file, wanted, lambda: lock.get("stages") or {}, buying)
     text, before = _text(wanted).encode(), PLAN.read_bytes() if PLAN.is_file() else None
     if text != before:
         _put(text)

@@ -79,7 +79,12 @@ class Experiment(Settings):
 
 def load(path: Path = PARAMS) -> Experiment:
     """Read and check params.yaml, every arm included. Raises UserError naming key and remedy."""
-    experiment = _validate(Experiment, read_yaml(path), str(path))
+    return of(read_yaml(path), str(path))
+
+
+def of(values: dict[str, Any], where: str) -> Experiment:
+    """The experiment of these blocks, likewise; errors call them `where`."""
+    experiment = _validate(Experiment, values, where)
     consistency.experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)

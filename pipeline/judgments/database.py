@@ -4,12 +4,14 @@ No message holds a password: URLs are rendered with it hidden, and the drivers' 
 may repeat what was sent, are cut to their first line.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -43,6 +45,28 @@ def name(url: sa.URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
+def read_only(url: sa.URL) -> bool:
+    """Whether it is a SQLite file that this process may read and not write."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return False
+    file = Path(url.database).expanduser().absolute()
+    return file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
+
+
+def _unwritten(url: sa.URL) -> sa.URL:
+    """The URL that opens such a file as it is.
+
+    Without a WAL beside it nobody writes it now, and SQLite need not make files beside it.
+    """
+    assert url.database is not None
+    file = Path(url.database).expanduser().absolute()
+    wal = file.with_name(f"{file.name}-wal")
+    still = {} if wal.is_file() and wal.stat().st_size else {"immutable": "1"}
+    return url.set(
+        database=f"file:{quote(str(file))}", query={"mode": "ro", "uri": "true", **still}
+    )
+
+
 def connectable(url: sa.URL) -> sa.Engine:
     """An engine whose write transactions (execution option `write`) lock at their start."""
     if url.get_backend_name() != "sqlite":
@@ -53,7 +77,9 @@ def connectable(url: sa.URL) -> sa.Engine:
                 f"judgments at {name(url)}: its driver is not installed. "
                 "Run `pip install 'omniopd-pipeline[postgres]'`."
             ) from error
-    if url.database:
+    if read_only(url):
+        url = _unwritten(url)
+    elif url.database:
         Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     sa.event.listen(engine, "connect", _prepare)

@@ -9,6 +9,7 @@ lease is measured with each host's own clock, so hosts that share a store keep t
 clock that is wrong can cost a second purchase, never a wrong answer.
 """
 
+import errno
 import functools
 import json
 import os
@@ -55,7 +56,17 @@ def url() -> str:
     """Where the store is: JUDGMENTS_URL, or a SQLite file in the user's cache directory."""
     if given := os.environ.get("JUDGMENTS_URL"):
         return given
-    folder = platformdirs.user_cache_path("omniopd", ensure_exists=True)
+    folder = platformdirs.user_cache_path("omniopd")
+    try:
+        if not folder.is_absolute():
+            raise NotADirectoryError(errno.ENOTDIR, "no home folder", str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"JUDGMENTS_URL: not set, and found {folder}: {error.strerror}, wanted a folder for "
+            "the store of answers. Set HOME to one that can be written, or JUDGMENTS_URL to "
+            "sqlite:////PATH/judgments.sqlite."
+        ) from error
     file = str(folder / f"judgments-{VERSION}.sqlite")
     return sa.URL.create("sqlite", database=file).render_as_string()
 
@@ -114,12 +125,13 @@ class Store:
         self._project = project
         self.name = database.name(parsed)
         self._owner = uuid.uuid4().hex
+        self.read_only = database.read_only(parsed)
         self._engine = database.connectable(parsed)
-        self._writer = self._engine.execution_options(write=True)
+        self._writer = self._engine.execution_options(write=not self.read_only)
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
         database.check(self._writer, self.name, METADATA, MARK, VERSION)
-        if backend == "sqlite":
+        if backend == "sqlite" and not self.read_only:
             database.use_wal(self._engine, self.name)
 
     def __enter__(self) -> Self:
@@ -249,7 +261,9 @@ class Store:
                 self._enter(connection, paid)
 
     def enter(self, entry: Entry) -> None:
-        """A line more in the ledger."""
+        """A line more in the ledger; none in a store that is only read."""
+        if self.read_only:
+            return
         with self.writing() as connection:
             self._enter(connection, entry)
 
@@ -348,6 +362,12 @@ class Store:
         return database.transaction(self._engine, self.name)
 
     def writing(self) -> AbstractContextManager[sa.Connection]:
+        if self.read_only:
+            raise UserError(
+                f"judgments at {self.name}: found a file that this process may only read, wanted "
+                "one to store answers in. Change its rights or its folder's, or set JUDGMENTS_URL "
+                "to another store; what it holds is found all the same (teach.replay: true)."
+            )
         return database.transaction(self._writer, self.name)
 
     def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:

@@ -381,7 +381,7 @@ def api_key(config: params.Hosted) -> str:
     if not key:
         raise UserError(
             f"teachers: {config.provider} needs a key, and the environment variable {name} is not "
-            "set. Export it; params.yaml holds only its name (api_key_env)."
+            "set, wanted the key in it. Export it; params.yaml holds only its name (api_key_env)."
         )
     return key
 
