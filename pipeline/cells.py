@@ -50,9 +50,10 @@ def params(stage: str, key: str, model: type[M]) -> M:
     group, found = cell(stage, key)
     try:
         return model.model_validate_json(json.dumps(found["params"]))
-    except ValidationError as error:
+    except (ValidationError, KeyError, TypeError) as error:
         raise UserError(
-            f"{PLAN}: {group}.{key} is not what this code expects ({error}). Run `omniopd plan`."
+            f"{PLAN}: {group}.{key} is not what this code expects: found {short(found, 200)}, "
+            f"wanted params of {stage} ({error}). Run `omniopd plan`."
         ) from error
 
 
@@ -65,7 +66,8 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
     found = _cell(yaml_files.text(PLAN), stage, key)
     if found is None:
         raise UserError(
-            f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`."
+            f"{PLAN}: has no {stage} cell {key!r}, wanted one of its cells. Run `omniopd plan`, "
+            "then `dvc repro`."
         )
     return found
 

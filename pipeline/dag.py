@@ -109,13 +109,7 @@ def _text(content: dict[str, Any]) -> str:
 
 def _same_as_dvc(wanted: dict[str, Any]) -> None:
     """DVC drops a key that reads as a number without a word: compare what it sees."""
-    command = dvc("stage", "list", "--name-only")
-    done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, encoding="utf-8"
-    )
-    if done.returncode:
-        raise UserError(f"`dvc stage list` failed: {done.stderr.strip() or done.stdout.strip()}")
-    seen = set(done.stdout.split()) - {"plan"}
+    seen = set(_told("stage", "list", "--name-only").split()) - {"plan"}
     names = set(plan.upstream(wanted))
     if seen != names:
         raise UserError(
@@ -136,14 +130,32 @@ def locked() -> dict[str, Any]:
         raise UserError(f"{LOCK}: found {shown}, wanted schema '2.0' with stages. {LOCK_REMEDY}")
     for name, stage in stages.items():
         outs = stage.get("outs", []) if isinstance(stage, dict) else None
-        sound = isinstance(outs, list) and all(
-            isinstance(out, dict) and {str} == {type(out.get("path")), type(out.get("md5"))}
-            for out in outs
-        )
-        if not sound:
-            wanted = "outs with path and md5"
-            raise UserError(f"{LOCK}: {name}: found {short(stage)}, wanted {wanted}. {LOCK_REMEDY}")
+        if not isinstance(outs, list) or not all(map(_is_out, outs)):
+            wanted = "outs with md5 and a path inside the project"
+            shown = short(stage if outs is None else outs, 200)
+            raise UserError(f"{LOCK}: {name}: found {shown}, wanted {wanted}. {LOCK_REMEDY}")
     return found
+
+
+def _is_out(found: Any) -> bool:
+    """As DVC writes one; `prune` may remove what it names, so never outside the project."""
+    if not isinstance(found, dict) or {str} != {type(found.get("path")), type(found.get("md5"))}:
+        return False
+    path = Path(found["path"])
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _told(*arguments: str) -> str:
+    """What a command of DVC prints. Raises UserError with its own words where it fails."""
+    command = dvc(*arguments)
+    done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8")
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).rstrip(".")
+        raise UserError(
+            f"`dvc {' '.join(arguments)}` failed: {said}, wanted a project that DVC can read. Mend "
+            "what it names, or run this in the project's folder."
+        )
+    return done.stdout
 
 
 def prune(wanted: dict[str, Any], lock: dict[str, Any]) -> None:
@@ -187,15 +199,7 @@ def _cached(md5: str) -> bool:
 
 @functools.cache
 def _cache_folder() -> Path:
-    done = subprocess.run(
-        dvc("cache", "dir"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=True,
-    )
-    return Path(done.stdout.strip()) / "files" / "md5"
+    return Path(_told("cache", "dir").strip()) / "files" / "md5"
 
 
 def _remove(path: Path) -> None:
