@@ -253,6 +253,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A full disk or an error inside the block leaves nothing behind.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: found a folder, wanted a file to write. Name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -104,8 +104,8 @@ def source(url: str) -> Store:
         parsed = database.parse(url)
     except UserError as error:  # it names the variable of the other store
         raise UserError(
-            "merge: its argument is no URL of a store. Wanted sqlite:////folder/judgments.sqlite "
-            "or postgresql://user@host/database."
+            "merge: its argument is no URL of a store, wanted sqlite:////folder/judgments.sqlite "
+            "or postgresql://user@host/database. Write it so."
         ) from error
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise UserError(
@@ -166,7 +166,7 @@ def _checked(rows: Rows, name: str) -> Rows:
 def _wrong(found: Judgment, stored: str) -> str | None:
     try:
         fits = found.expected_key() == found.key
-    except (ValueError, AttributeError):  # its sampler is no JSON, or no object
+    except (ValueError, AttributeError, RecursionError):  # its sampler is no JSON, or no object
         fits = False
     if not fits:
         return "its key is not the hash of its request"

@@ -4,6 +4,7 @@ No message holds a password: URLs are rendered with it hidden, and the drivers' 
 may repeat what was sent, are cut to their first line.
 """
 
+import functools
 import os
 import sqlite3
 import time
@@ -19,6 +20,7 @@ from sqlalchemy import exc
 from pipeline.errors import UserError
 
 LOCK = 260601476  # of the transactions that may create the tables; any number of our own
+EFFECTIVE = os.access in os.supports_effective_ids
 BUSY_SECONDS = 60  # how long SQLite waits for another process's transaction
 REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
 
@@ -31,6 +33,10 @@ def parse(url: str) -> sa.URL:
     except (exc.ArgumentError, ValueError):
         # neither the text nor its cause is shown: a malformed URL may hold a password anywhere
         raise UserError(f"JUDGMENTS_URL is not a database URL. {REMEDY}") from None
+    if not url.isprintable():
+        raise UserError(f"JUDGMENTS_URL: found control characters, wanted none. {REMEDY}")
+    if backend == "sqlite" and parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise UserError(f"JUDGMENTS_URL: found {parsed.drivername}, wanted sqlite. {REMEDY}")
     if backend not in ("sqlite", "postgresql"):
         raise UserError(f"JUDGMENTS_URL: found {backend}, wanted sqlite or postgresql. {REMEDY}")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
@@ -50,7 +56,8 @@ def read_only(url: sa.URL) -> bool:
     if url.get_backend_name() != "sqlite" or not url.database:
         return False
     file = Path(url.database).expanduser().absolute()
-    return file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
+    may = functools.partial(os.access, mode=os.W_OK, effective_ids=EFFECTIVE)
+    return file.is_file() and not (may(file) and may(file.parent))
 
 
 def _unwritten(url: sa.URL) -> sa.URL:

@@ -9,7 +9,6 @@ lease is measured with each host's own clock, so hosts that share a store keep t
 clock that is wrong can cost a second purchase, never a wrong answer.
 """
 
-import errno
 import functools
 import json
 import os
@@ -58,8 +57,6 @@ def url() -> str:
         return given
     folder = platformdirs.user_cache_path("omniopd")
     try:
-        if not folder.is_absolute():
-            raise NotADirectoryError(errno.ENOTDIR, "no home folder", str(folder))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(

@@ -27,7 +27,7 @@ DO = re.compile(
 )
 WANTED = re.compile(
     r"\b(wanted|want|wants|must|needs?|unknown key|missing|one of|there are|defined are|are forked|"
-    r"at least|at most|takes|there is no|not a|no such|not set|not found|neither)\b",
+    r"at least|at most|takes|the right store|is not (the|that)|there is no|not a|no such|not set|not found|neither)\b",
     re.I,
 )
 
