@@ -27,6 +27,7 @@ from pipeline import (
     prompt_view,
     tables,
     teachers,
+    yaml_files,
 )
 from pipeline.audit_params import Options, fitted, settings
 from pipeline.errors import UserError
@@ -49,9 +50,10 @@ PATHS = {  # of an input of a cell: its argument on the stage's command line
 def audit(options: Options) -> Path:
     """Run the audit; returns its page. Raises UserError."""
     options = fitted(options)
-    file = _settings(options)
+    file, values = _settings(options)
     found = plan.audited(file, METHOD)
     preflight.check(file, found, lambda: _finished(found, options.out), buying=True)
+    _put(options.out, values)
     _run(found, options.out, ("prepare", "pretrain"))
     with contextlib.chdir(options.out):  # readers know artifacts as data/...
         views = _views(options, file, found)
@@ -68,9 +70,10 @@ def imported(options: Options) -> Path:
 
     An audit of the same file in the same folder goes on from there. Raises UserError.
     """
-    file = _settings(fitted(options))
+    file, values = _settings(fitted(options))
     found = plan.imported(file, METHOD)
     preflight.check(file, found, lambda: _finished(found, options.out), buying=False)
+    _put(options.out, values)
     _run(found, options.out, attempts=False)
     (key,) = found["cells"]["rollout"]
     return options.out / f"data/rollout/{key}/rollouts.parquet"
@@ -87,12 +90,15 @@ def _folder(folder: Path, name: str) -> Path:
     return folder / "data" / group.partition("-")[0] / key
 
 
-def _settings(options: Options) -> experiment.Experiment:
-    values = settings(options)
-    file = experiment.of(values, "the options")
-    options.out.mkdir(parents=True, exist_ok=True)
-    cells.write_text(options.out / "params.yaml", as_yaml(values))
-    return file
+def _settings(options: Options) -> tuple[experiment.Experiment, dict[str, Any]]:
+    """What the options mean, and its params.yaml; nothing is written. Raises UserError."""
+    values = yaml_files.plain(settings(options), "the options")
+    return experiment.of(values, "the options"), values
+
+
+def _put(folder: Path, values: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.write_text(folder / "params.yaml", as_yaml(values))
 
 
 def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> list[View]:

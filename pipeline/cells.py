@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import yaml_files
 from pipeline.errors import UserError, short, stop
-from pipeline.params import Params, Runtime
+from pipeline.params import Params, Runtime, explained
 from pipeline.tables import replacing
 
 PLAN = Path("plan.yaml")
@@ -148,9 +148,7 @@ def parsed(block: str, model: TypeAdapter[V], values: dict[str, Any]) -> V:
     try:
         return model.validate_json(json.dumps(values))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in (block, *first["loc"]))
-        raise UserError(f"{PARAMS}: {key}: {first['msg']}. Correct it.") from error
+        raise UserError(f"{PARAMS}: {explained(error.errors()[0], block)}") from error
 
 
 def runtime() -> Runtime:

@@ -165,7 +165,9 @@ def content(folder: Path) -> str:
     an adapter over its base's too, where that is a folder. Raises UserError without weights."""
     if not any(folder.glob("*.safetensors")):
         _refuse_pickles(folder)
-        raise UserError(f"{folder}: found no *.safetensors, wanted a model or an adapter.")
+        raise UserError(
+            f"{folder}: found no *.safetensors, wanted a model or an adapter. Name its folder."
+        )
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in READ and path.is_file():

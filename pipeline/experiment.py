@@ -4,7 +4,6 @@ The base blocks are the arm `omniopd`; every other arm is a set of overrides. Ev
 checked when the file loads, before anything runs.
 """
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,26 +111,9 @@ def _validate(model: type[M], values: Any, where: str) -> M:
     try:  # as JSON: a list is a tuple and 1 is a float, but "1" is no number
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        found = [_explain(one) for one in error.errors()]
-        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        raise UserError(f"{where}: {'; '.join(found[:SHOWN] + more)}") from error
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])[:200]
-    match error["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(str(error["loc"][-1]), params.keys(), 1)
-            asked = f" Is it {near[0]}?" if near else ""
-            return f"{key}: unknown key. Remove it or correct its name.{asked}"
-        case "missing":
-            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
-        case _ if error["loc"][-1:] == ("api_key_env",):  # it may be the key itself
-            wanted = "the name of an environment variable that holds the key. Write its name."
-            return f"{key}: found no such name, wanted {wanted}"
-        case _:
-            said = f"{key}: found {short(error['input'])}, wanted: {error['msg']}"
-            return f"{said.rstrip('.')}. Correct it."
+        found = [params.explained(one) for one in error.errors()]
+        more = [f"And {len(found) - SHOWN} more."] if len(found) > SHOWN else []
+        raise UserError(f"{where}: {' '.join(found[:SHOWN] + more)}") from error
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The blocks of params.yaml: names, types and ranges of every number that a stage may use."""
 
+import difflib
 import importlib
 import json
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from pydantic import (
     SerializeAsAny,
     model_validator,
 )
+
+from pipeline.errors import short
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,6 +63,24 @@ def keys() -> set[str]:
         found |= set(model.model_fields)
         queue += model.__subclasses__()
     return found
+
+
+def explained(error: Any, block: str = "") -> str:
+    """What pydantic says of a key of `block`: found, wanted, what to do."""
+    key = ".".join(str(part) for part in (block, *error["loc"]) if part != "")[:200]
+    match error["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(error["loc"][-1]), keys(), 1)
+            asked = f" Is it {near[0]}?" if near else ""
+            return f"{key}: unknown key. Remove it or correct its name.{asked}"
+        case "missing":
+            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
+        case _ if error["loc"][-1:] == ("api_key_env",):  # it may be the key itself
+            wanted = "the name of an environment variable that holds the key"
+            return f"{key}: found no such name, wanted {wanted}. Write its name."
+        case _:
+            said = f"{key}: found {short(error['input'])}, wanted: {error['msg']}"
+            return f"{said.rstrip('.')}. Correct it."
 
 
 class Experiment(Params):

@@ -34,7 +34,9 @@ def show(found: dict[str, Any], name: str) -> str:
                     }
                 }
             ).rstrip()
-    raise UserError(f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}.")
+    raise UserError(
+        f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}. Name one."
+    )
 
 
 def _dropped(key: str) -> dict[str, str]:

@@ -87,7 +87,8 @@ def find(name: str, seed: int | None, round_: int | None) -> Source:
     arms = found["cells"]["arms"]
     if arm not in arms:
         raise UserError(
-            f"{name!r} is neither an arm of the plan nor an audit's folder; arms: {sorted(arms)}."
+            f"{name!r} is neither an arm of the plan nor an audit's folder; arms: "
+            f"{sorted(arms)}. Name one."
         )
     seeds = {int(key.removeprefix("seed-")): rounds for key, rounds in arms[arm].items()}
     rounds = _one("--seed", seeds, min(seeds) if seed is None else seed, arm)

@@ -11,8 +11,7 @@ from tests.hostile.row import Row
 
 LONG = "x" * 5000
 ESCAPE = "\x1b[2J\x07\u202e"
-KEYED = """  api: {kind: KIND, model: m-1}
-"""
+MODELS = {"anthropic": "claude-haiku-4-5", "google": "gemini-2.5-flash-lite"}
 
 
 def words(
@@ -42,7 +41,8 @@ def bought(name: str, found: str, command: str, kind: str, **teach: str) -> Row:
             patch.delenv(variable, raising=False)
             if "key" in teach:
                 patch.setenv(variable, "sk-canary")
-        text = TEXT.replace("  carries: {kind", KEYED.replace("KIND", kind) + "  carries: {kind")
+        api = f"  api: {{kind: {kind}, model: {MODELS[kind]}}}\n"
+        text = TEXT.replace("  carries: {kind", api + "  carries: {kind")
         text = text.replace("teacher: carries\n", "teacher: api\n")
         text = text.replace("continuation: completions", "continuation: instruct")
         put(folder, text.replace("  epoch: 0", "  epoch: 0\n" + teach.get("more", "")))
@@ -55,7 +55,7 @@ def lines(folder: Path) -> None:
     (folder / "p.jsonl").write_text('{"prompt": "1+1?"}\n{"prompt": "2+2?"}\n')
 
 
-AUDIT = ("audit", "--student", "student", "--prompts", "p.jsonl")
+AUDIT = ("audit", "--student", "student", "--prompts", "p.jsonl", "--count", "2")
 ROWS = [
     words("no such command", "No such command 'nope'", "nope"),
     words("a near miss of a command", "No such command 'plam'", "plam"),
@@ -63,7 +63,7 @@ ROWS = [
     words("a command of 5,000 letters", "No such command 'xxx", LONG),
     words("no such option", "No such option", "plan", "--chekc"),
     words("an option without its value", "requires an argument", "run", "--parallel"),
-    words("a word for a number", "'two' is not a valid", "run", "--parallel", "two"),
+    words("a word for a number", "--parallel.*valid integer", "run", "--parallel", "two"),
     words("zero for a count", "parallel", "run", "--parallel", "0"),
     words("a number of 5,000 digits", "parallel", "run", "--parallel", "9" * 5000),
     words("an argument too many", "unexpected extra argument", "plan", "x"),
@@ -85,7 +85,7 @@ ROWS = [
     words("an arm that is not there", "'nobody' is neither an arm", "export", "nobody", "--to", "hf", "--out", "x"),
     words("a seed that is not there", "--seed", "export", "omniopd", "--to", "hf", "--out", "x", "--seed", "9"),
     words("a round that is not there", "--round", "export", "omniopd", "--to", "hf", "--out", "x", "--round", "9"),
-    words("a round that has not run", "data/train|checkpoint|not", "export", "omniopd", "--to", "hf", "--out", "x"),
+    words("a round that has not run", r"data/.*(not|no such)", "export", "omniopd", "--to", "jsonl", "--out", "x"),
     words("a harness of nothing", "nobody", "harness", "nobody", "--tasks", "x"),
     words("a project without params", "params.yaml: not found", "plan", make=lambda f: (f / "params.yaml").unlink()),
     words("an estimate without params", "params.yaml: not found", "estimate", make=lambda f: (f / "params.yaml").unlink()),
@@ -101,14 +101,14 @@ ROWS = [
     words("an audit on a toaster", "device: found 'toaster'", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", "m", "--device", "toaster", make=lines),
     words("an audit of no metric", "found 'bleu', wanted one of", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", "m", "--metric", "bleu", make=lines),
     words("an audit of no provider", "provider", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", "m", "--provider", "nobody", make=lines),
-    words("an audit without a model", "--model", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", make=lines),
+    words("an audit without a model", "APIConnectionError, wanted", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", make=lines),
     words("an audit with a key in its URL", "key", *AUDIT, "--teacher", "http://user:hunter2@127.0.0.1:9/v1", "--model", "m", make=lines),
-    words("an audit of a model of control characters", "model: found", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", ESCAPE, make=lines),
+    words("an audit of a model of control characters", r"teachers.audited.model: found '.x1b", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", ESCAPE, make=lines),
     words("an audit by vLLM where there is none", "engine vllm: found no package vllm, wanted", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", "m", "--engine", "vllm", make=lines),
     words("an audit to a file", "p.jsonl", *AUDIT, "--teacher", "http://127.0.0.1:9/v1", "--model", "m", "--out", "p.jsonl", make=lines),
-    words("a student that is not installed", "wanted PACKAGE/FILE.gguf", "audit", "--student", "no such/x.gguf", "--prompts", "p.jsonl", "--teacher", "http://127.0.0.1:9/v1", "--model", "m", make=lines),
-    words("a student of control characters", "name: found", "audit", "--student", ESCAPE, "--prompts", "p.jsonl", "--teacher", "http://127.0.0.1:9/v1", "--model", "m", make=lines),
-    words("a student of nothing", "name: found ''", "audit", "--student", "", "--prompts", "p.jsonl", "--teacher", "http://127.0.0.1:9/v1", "--model", "m", make=lines),
+    words("a student that is not installed", "wanted PACKAGE/FILE.gguf", *AUDIT, "--student", "no such/x.gguf", "--teacher", "http://127.0.0.1:9/v1", "--model", "m", make=lines),
+    words("a student of control characters", r"student.init.name: found '.x1b", *AUDIT, "--student", ESCAPE, "--teacher", "http://127.0.0.1:9/v1", "--model", "m", make=lines),
+    words("a student of nothing", "found no .*safetensors, wanted", *AUDIT, "--student", "", "--teacher", "http://127.0.0.1:9/v1", "--model", "m", make=lines),
     stage("a cell that is not planned", "has no prepare cell 'c00000000'", "--cell", "c00000000"),
     stage("a cell outside", r"has no prepare cell '\.\./x'", "--cell", "../x"),
     stage("a cell that is a pattern", r"has no prepare cell '\.\*'", "--cell", ".*"),
