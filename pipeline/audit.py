@@ -23,12 +23,14 @@ from pipeline import (
     params,
     plan,
     plan_round,
+    preflight,
     processes,
     prompt_view,
     reaper,
     stopping,
     tables,
     teachers,
+    yaml_files,
 )
 from pipeline.audit_params import Options, fitted, settings
 from pipeline.errors import UserError
@@ -51,8 +53,10 @@ PATHS = {  # of an input of a cell: its argument on the stage's command line
 def audit(options: Options) -> Path:
     """Run the audit; returns its page. Raises UserError."""
     options = fitted(options)
-    file = _settings(options)
+    file, values = _settings(options)
     found = plan.audited(file, METHOD)
+    preflight.check(file, found, lambda: _finished(found, options.out), buying=True)
+    _put(options.out, values)
     _run(found, options.out, ("prepare", "pretrain"))
     with contextlib.chdir(options.out):  # readers know artifacts as data/...
         views = _views(options, file, found)
@@ -69,16 +73,35 @@ def imported(options: Options) -> Path:
 
     An audit of the same file in the same folder goes on from there. Raises UserError.
     """
-    found = plan.imported(_settings(fitted(options)), METHOD)
+    file, values = _settings(fitted(options))
+    found = plan.imported(file, METHOD)
+    preflight.check(file, found, lambda: _finished(found, options.out), buying=False)
+    _put(options.out, values)
     _run(found, options.out, attempts=False)
     (key,) = found["cells"]["rollout"]
     return options.out / f"data/rollout/{key}/rollouts.parquet"
 
 
-def _settings(options: Options) -> experiment.Experiment:
-    options.out.mkdir(parents=True, exist_ok=True)
-    cells.write_text(options.out / "params.yaml", as_yaml(settings(options)))
-    return experiment.load(options.out / "params.yaml")
+def _finished(found: dict[str, Any], folder: Path) -> set[str]:
+    """Cells that have been run there."""
+    names = plan.upstream(found)
+    return {name for name in names if (_folder(folder, name) / "run.json").is_file()}
+
+
+def _folder(folder: Path, name: str) -> Path:
+    group, _, key = name.partition("@")
+    return folder / "data" / group.partition("-")[0] / key
+
+
+def _settings(options: Options) -> tuple[experiment.Experiment, dict[str, Any]]:
+    """What the options mean, and its params.yaml; nothing is written. Raises UserError."""
+    values = yaml_files.plain(settings(options), "the options")
+    return experiment.of(values, "the options"), values
+
+
+def _put(folder: Path, values: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.write_text(folder / "params.yaml", as_yaml(values))
 
 
 def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> list[View]:
@@ -151,7 +174,7 @@ def _run(
         stage, cell = group.partition("-")[0], found["cells"][group][key]
         if stages is not None and stage not in stages:
             continue
-        if (folder / "data" / stage / key / "run.json").is_file():
+        if (_folder(folder, name) / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
         if _status([*command(stage, key, cell)], folder, path):

@@ -229,7 +229,7 @@ def _served(o: Options) -> dict[str, Any]:
         "kind": "openai_compatible",
         "provider": o.provider,
         "base_url": o.teacher,
-        "model": o.model or "",
+        "model": o.model or "its only one",
         "tokenizer": _absolute(o.tokenizer) if o.tokenizer else None,
         "api_key_env": o.api_key_env,
         "price": o.price and {"input": o.price[0], "output": o.price[1]},
@@ -248,8 +248,9 @@ def _only_model(config: params.OpenAICompatibleTeacher) -> str:
         names = [model.id for model in OpenAI(base_url=url, api_key=key).models.list()]
     except OpenAIError as error:
         raise UserError(
-            f"--teacher {url}: {type(error).__name__}. Is the server up, and the URL's path right "
-            "(it usually ends in /v1)? Or name the model with --model."
+            f"--teacher {url}: {type(error).__name__}, wanted the list of its models. Is the "
+            "server up, and the URL's path right (it usually ends in /v1)? Or name the model with "
+            "--model."
         ) from None
     if len(names) != 1:
         raise UserError(f"--teacher {url}: serves {names[:5]}. Name one with --model.")

@@ -7,6 +7,7 @@ can be taken from the front of each table, and no more than a row group of each 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,7 +53,10 @@ class Side:
         self._rest = self._empty
 
     def of(self, ids: pa.Array | pa.ChunkedArray) -> pa.Table:
-        """The next rows, as far as they are of the responses `ids`."""
+        """The next rows, as far as they are of the responses `ids`, in their order.
+
+        Raises UserError for another order.
+        """
         values = pc.unique(ids)
         found = [self._empty]
         while True:
@@ -68,7 +72,11 @@ class Side:
             self._rest = self._rest.slice(len(taken))
             if end >= 0:
                 break
-        return pa.concat_tables(found).combine_chunks()
+        taken = pa.concat_tables(found).combine_chunks()
+        order = pc.index_in(taken["rollout_id"], values).to_numpy()
+        if (early := np.diff(order) < 0).any():
+            raise self._wrong(taken["rollout_id"][int(np.argmax(early)) + 1].as_py())
+        return taken
 
     def end(self) -> None:
         """Raise UserError if a row is left: of a response that `beside` has not, or not there."""
@@ -77,8 +85,10 @@ class Side:
             if group is None:
                 return
             self._rest = group
-        name = self._rest["rollout_id"][0].as_py()
-        raise UserError(
-            f"{self.path}: {name} is not among the {self.beside}, or not in their order. Rerun its "
-            f"stage on these {self.beside}."
+        raise self._wrong(self._rest["rollout_id"][0].as_py())
+
+    def _wrong(self, name: str) -> UserError:
+        return UserError(
+            f"{self.path}: {name} is not among the {self.beside}, or not in their order, wanted "
+            f"rows of these {self.beside} alone. Rerun its stage on them."
         )

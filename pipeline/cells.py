@@ -10,19 +10,22 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import UserError
-from pipeline.params import Params, Runtime
+from pipeline import yaml_files
+from pipeline.errors import UserError, short, stop
+from pipeline.params import Params, Runtime, explained
 from pipeline.tables import replacing
 
 PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
+REMEDY = "Run `omniopd plan`, which writes it again."
 GROUP = re.compile(r"^  (\S+):\n((?: {4}.*\n|\n)+)", re.M)  # of plan.yaml, with its lines
 HELD = "OMNIOPD_CELL"  # for a process of a stage: the cell that no line of plan.yaml has
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
@@ -47,9 +50,10 @@ def params(stage: str, key: str, model: type[M]) -> M:
     group, found = cell(stage, key)
     try:
         return model.model_validate_json(json.dumps(found["params"]))
-    except ValidationError as error:
+    except (ValidationError, KeyError, TypeError) as error:
         raise UserError(
-            f"{PLAN}: {group}.{key} is not what this code expects ({error}). Run `omniopd plan`."
+            f"{PLAN}: {group}.{key} is not what this code expects: found {short(found, 200)}, "
+            f"wanted params of {stage} ({error}). Run `omniopd plan`."
         ) from error
 
 
@@ -59,10 +63,11 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
         return _inside[stage, key]
     if not PLAN.is_file():
         raise UserError(f"{PLAN}: not found. Run `omniopd plan` in the project's folder.")
-    found = _cell(PLAN.read_text(), stage, key)
+    found = _cell(yaml_files.text(PLAN), stage, key)
     if found is None:
         raise UserError(
-            f"{PLAN}: has no {stage} cell {key!r}. Run `omniopd plan`, then `dvc repro`."
+            f"{PLAN}: has no {stage} cell {key!r}, wanted one of its cells. Run `omniopd plan`, "
+            "then `dvc repro`."
         )
     return found
 
@@ -101,9 +106,11 @@ def _cell(text: str, stage: str, key: str) -> tuple[str, dict[str, Any]] | None:
     for group, lines in GROUP.findall(text):
         if group.split("-")[0] == stage:
             for block in re.findall(rf"^    {re.escape(key)}:\n((?: {{6}}.*\n|\n)+)", lines, re.M):
-                return group, yaml.load(block)
-    for group, cells in yaml.load(text)["cells"].items():
-        if group.split("-")[0] == stage and key in cells:
+                with suppress(YAMLError):  # broken: then so is the whole
+                    return group, yaml.load(block)
+    groups = yaml_files.mapping(text, str(PLAN), REMEDY).get("cells")
+    for group, cells in groups.items() if isinstance(groups, dict) else ():
+        if group.split("-")[0] == stage and isinstance(cells, dict) and key in cells:
             return group, cells[key]
     return None
 
@@ -112,13 +119,21 @@ def untracked(block: str) -> dict[str, Any]:
     """A block of params.yaml whose settings change how a stage works, never what it computes."""
     if not PARAMS.is_file():
         return {}
-    return dict(_params(PARAMS.read_text()).get(block) or {})
+    found = _params(yaml_files.text(PARAMS)).get(block) or {}
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{PARAMS}: {block}: found {short(found)}, wanted its settings. Correct it."
+        )
+    return dict(found)
 
 
 @functools.lru_cache(1)
 def _params(text: str) -> dict[str, Any]:
     """params.yaml; a stage asks for several of its blocks, a cell of steps for many."""
-    return dict(YAML(typ="safe", pure=True).load(text))
+    found = yaml_files.parsed(text, str(PARAMS))
+    if not isinstance(found, dict):
+        raise UserError(f"{PARAMS}: found {short(found)}, wanted blocks of settings. Restore it.")
+    return found
 
 
 def free(block: str, model: type[M]) -> M:
@@ -133,9 +148,7 @@ def parsed(block: str, model: TypeAdapter[V], values: dict[str, Any]) -> V:
     try:
         return model.validate_json(json.dumps(values))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in (block, *first["loc"]))
-        raise UserError(f"{PARAMS}: {key}: {first['msg']}. Correct it.") from error
+        raise UserError(f"{PARAMS}: {explained(error.errors()[0], block)}") from error
 
 
 def runtime() -> Runtime:
@@ -185,7 +198,7 @@ def running(stage: str, args: argparse.Namespace) -> Iterator[Run]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def log_to_stderr() -> None:
@@ -196,7 +209,7 @@ def log_to_stderr() -> None:
 
 
 def entry(main: Callable[[], None]) -> Callable[[], None]:
-    """Make bad input a one-paragraph message on stderr and exit status 1."""
+    """Make bad input a one-paragraph message on stderr and exit status `errors.STATUS`."""
 
     @functools.wraps(main)
     def guarded() -> None:
@@ -204,7 +217,7 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
         except (UserError, OSError) as error:
-            sys.exit(f"error: {error}")
+            stop(error)
 
     return guarded
 

@@ -168,7 +168,9 @@ def save(tokenizer: Any, folder: Path) -> None:
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE of whoever loaded it
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    values = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    values = json.loads(path.read_text(encoding="utf-8")) | {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -358,7 +360,7 @@ def listed_ends(where: str | Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         path = cached_file(str(where), name, _raise_exceptions_for_missing_entries=False)
         if path is not None:
-            found = json.loads(Path(path).read_text()).get("eos_token_id")
+            found = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
             if found is not None:
                 return tuple(found) if isinstance(found, list) else (int(found),)
     return ()

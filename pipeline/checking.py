@@ -138,12 +138,7 @@ def before_spending(
 
 def allowed(teacher: Hosted, budget: Budget, accepted: tuple[str, ...]) -> None:
     """Raise UserError unless params.yaml accepts a hosted service's terms and can count dollars."""
-    if teacher.provider not in OWN and teacher.provider not in accepted:
-        raise UserError(
-            f"teach.accept_terms: {teacher.provider} is not in it. Some providers forbid training "
-            f"other models on their output: read {TERMS[teacher.provider]}, then set "
-            f"teach.accept_terms: {teacher.provider}."
-        )
+    terms(teacher.provider, accepted)
     if budget.max_usd is not None and teacher.config.price is None:
         raise UserError(
             f"teach.max_usd is {budget.max_usd}, and teachers.{teacher.name} has no price. "
@@ -160,6 +155,16 @@ def allowed(teacher: Hosted, budget: Budget, accepted: tuple[str, ...]) -> None:
                 "tokens, or remove teach.max_usd and set teach.max_requests."
             )
         log.warning(f"{said}. Set teach.max_requests if it is to stop somewhere.")
+
+
+def terms(provider: str, accepted: tuple[str, ...]) -> None:
+    """Raise UserError unless a hosted service's terms are accepted."""
+    if provider not in OWN and provider not in accepted:
+        raise UserError(
+            f"teach.accept_terms: {provider} is not in it, found {sorted(accepted)}, wanted it "
+            "there. Some providers forbid training other models on their output: read "
+            f"{TERMS[provider]}, then set teach.accept_terms: {provider}."
+        )
 
 
 def identity(teacher: Hosted) -> str:

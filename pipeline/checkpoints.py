@@ -37,7 +37,9 @@ def check(folder: Path) -> Path:
         _refuse_pickles(folder)
         missing.append("*.safetensors")
     if missing and (folder.parent / NOTE).is_file() and not folder.exists():
-        raise UserError(f"{folder}: not there. {(folder.parent / NOTE).read_text().strip()}")
+        raise UserError(
+            f"{folder}: not there. {(folder.parent / NOTE).read_text(encoding='utf-8').strip()}"
+        )
     if missing:
         raise UserError(
             f"{folder}: not a checkpoint, lacks {', '.join(missing)}. "
@@ -117,7 +119,7 @@ def verified_base(folder: Path) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}). Rerun its stage.") from error
 
@@ -127,7 +129,7 @@ def tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer. Run `dvc repro` to make the checkpoint.")
     verified.once(path)
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         json.loads(text)
     except ValueError as error:
@@ -165,7 +167,9 @@ def content(folder: Path) -> str:
     an adapter over its base's too, where that is a folder. Raises UserError without weights."""
     if not any(folder.glob("*.safetensors")):
         _refuse_pickles(folder)
-        raise UserError(f"{folder}: found no *.safetensors, wanted a model or an adapter.")
+        raise UserError(
+            f"{folder}: found no *.safetensors, wanted a model or an adapter. Name its folder."
+        )
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in READ and path.is_file():

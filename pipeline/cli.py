@@ -1,15 +1,19 @@
 """The console command `omniopd`. Every command acts on the project in the current directory."""
 
+import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipeline import exchange_cli, judgments_cli, verify_cli
-from pipeline.errors import UserError
+from pipeline.errors import STATUS, UserError, stop
 
+UNREADABLE: type[Exception] = typer.BadParameter.__bases__[
+    0
+]  # a command line; Typer gives its class no name
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(judgments_cli.app, name="judgments")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
@@ -27,7 +31,7 @@ def plan(
     from pipeline import dag, experiment, keeping, plan
 
     if check:
-        dag.check()
+        dag.check(buying=True)
         dag.mark()
     else:
         wanted = dag.write()
@@ -43,7 +47,7 @@ def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
     from pipeline import dag, repro
 
-    dag.write()
+    dag.write(buying=True)
     typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
@@ -56,7 +60,7 @@ def run(
     """The same cells as a Prefect flow, independent ones side by side."""
     from pipeline import dag, flow
 
-    dag.write()
+    dag.write(buying=True)
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
@@ -220,11 +224,33 @@ def main() -> None:
     from pipeline import cells, stopping, verified
 
     verified.command = True
+    for stream in (sys.stdout, sys.stderr):  # in a locale without a sign, its number is shown
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cells.log_to_stderr()
     try:
-        app()
+        status = app(prog_name="omniopd", standalone_mode=False)
     except stopping.Stopped as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.status)
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+        stop(error)
+    except UNREADABLE as error:
+        stop(_usage(error))
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(status)
+
+
+def _usage(error: Any) -> UserError:
+    """A command line that cannot be read, as one paragraph; without a command, its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(STATUS)
+    path = "omniopd" if error.ctx is None else error.ctx.command_path
+    said = error.format_message().rstrip(".")
+    return UserError(f"{path}: {said}. Correct it: `{path} --help` says what it takes.")
+
+
+if __name__ == "__main__":
+    main()

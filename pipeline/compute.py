@@ -34,7 +34,7 @@ class Cell:
     def run(self) -> dict[str, Any]:
         """Its run.json; empty if it has not run."""
         path = self.folder / "run.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 class Experimental:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
+MOST_ROUNDS = 10_000  # cells of stage train that a plan may have
 UNTRACKED = {
     "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
     "train": {"processes"},
@@ -36,6 +37,15 @@ def experiment(file: "Experiment") -> None:
         refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
     if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
         refuse("experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats.")
+    arms = len(listed) + len(file.experiment.branch)
+    rounds = -(-file.experiment.rounds // file.experiment.steps_per_cell)
+    if arms * len(file.experiment.seeds) * rounds > MOST_ROUNDS:
+        refuse(
+            "experiment",
+            f"{arms} arms x {len(file.experiment.seeds)} seeds x {rounds} rounds",
+            f"at most {MOST_ROUNDS:,}, as DVC's own time grows with the square of the cells",
+            "Lower one of them, or set experiment.steps_per_cell.",
+        )
     if "base" in file.arms:
         refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
 

@@ -11,14 +11,17 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import checkpoints, experiment, keeping, plan, resume
+from pipeline import checkpoints, experiment, keeping, plan, preflight, resume, yaml_files
 from pipeline.cells import PLAN, log, write_text
-from pipeline.errors import UserError
+from pipeline.errors import UserError, short
 from pipeline.tables import replacing
 
 DATA = Path("data")
 LOCK = Path("dvc.lock")
 OK = DATA / "plan.ok"
+LOCK_REMEDY = (
+    "Restore it with `git checkout dvc.lock`, or remove it: what DVC's cache has is not run again."
+)
 HEADER = "# Made by `omniopd plan` from params.yaml. Commit it; do not edit it.\n"
 
 
@@ -41,34 +44,50 @@ def expanded() -> dict[str, Any]:
 def current() -> dict[str, Any]:
     """The plan in plan.yaml. Raises UserError if it is stale."""
     check()
-    return dict(YAML(typ="safe").load(PLAN.read_text()))
+    return dict(YAML(typ="safe").load(yaml_files.text(PLAN)))
 
 
-def check() -> None:
-    """Raise UserError unless plan.yaml is what params.yaml means."""
-    found = PLAN.read_text() if PLAN.is_file() else None
-    if found != _text(expanded()):
+def check(buying: bool = False) -> None:
+    """Raise UserError unless plan.yaml is what params.yaml means; `buying` as in `write`."""
+    found = PLAN.read_bytes() if PLAN.is_file() else None
+    file = experiment.load()
+    wanted = plan.expand(file)
+    if found != _text(wanted).encode():
         state = "does not exist" if found is None else "is not what params.yaml means now"
-        raise UserError(f"{PLAN} {state}. Run `omniopd plan`, then `dvc repro`.")
+        raise UserError(
+            f"{PLAN} {state}, wanted the plan that it means. Run `omniopd plan`, then `dvc repro`."
+        )
+    if buying:
+        preflight.check(file, wanted, lambda: locked().get("stages") or {}, buying)
 
 
-def write() -> dict[str, Any]:
-    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees."""
-    wanted = expanded()
-    text, before = _text(wanted), PLAN.read_text() if PLAN.is_file() else None
+def write(buying: bool = False) -> dict[str, Any]:
+    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees.
+
+    `buying`: what the plan needs of its user before answers are bought has to be there, too.
+    """
+    file, lock = experiment.load(), locked()
+    wanted = plan.expand(file)
+    preflight.check(file, wanted, lambda: lock.get("stages") or {}, buying)
+    text, before = _text(wanted).encode(), PLAN.read_bytes() if PLAN.is_file() else None
     if text != before:
-        write_text(PLAN, text)
+        _put(text)
         try:
             _same_as_dvc(wanted)
         except UserError:
-            PLAN.unlink() if before is None else write_text(PLAN, before)
+            PLAN.unlink() if before is None else _put(before)
             raise
-    prune(wanted)
+    prune(wanted, lock)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
     keeping.tidy()
     _folders()
     return wanted
+
+
+def _put(content: bytes) -> None:
+    with replacing(PLAN) as temporary:
+        temporary.write_bytes(content)
 
 
 def _folders() -> None:
@@ -90,11 +109,7 @@ def _text(content: dict[str, Any]) -> str:
 
 def _same_as_dvc(wanted: dict[str, Any]) -> None:
     """DVC drops a key that reads as a number without a word: compare what it sees."""
-    command = dvc("stage", "list", "--name-only")
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"`dvc stage list` failed: {done.stderr.strip() or done.stdout.strip()}")
-    seen = set(done.stdout.split()) - {"plan"}
+    seen = set(_told("stage", "list", "--name-only").split()) - {"plan"}
     names = set(plan.upstream(wanted))
     if seen != names:
         raise UserError(
@@ -104,12 +119,50 @@ def _same_as_dvc(wanted: dict[str, Any]) -> None:
         )
 
 
-def prune(wanted: dict[str, Any]) -> None:
+def locked() -> dict[str, Any]:
+    """dvc.lock, or nothing where there is none. Raises UserError unless it is as DVC writes it."""
+    if not LOCK.is_file():
+        return {}
+    found = yaml_files.made(LOCK, LOCK_REMEDY)
+    stages = found.get("stages") or {}
+    if found.get("schema") != "2.0" or not isinstance(stages, dict):
+        shown = short({name: found[name] for name in list(found)[:2]})
+        raise UserError(f"{LOCK}: found {shown}, wanted schema '2.0' with stages. {LOCK_REMEDY}")
+    for name, stage in stages.items():
+        outs = stage.get("outs", []) if isinstance(stage, dict) else None
+        if not isinstance(outs, list) or not all(map(_is_out, outs)):
+            wanted = "outs with md5 and a path inside the project"
+            shown = short(stage if outs is None else outs, 200)
+            raise UserError(f"{LOCK}: {name}: found {shown}, wanted {wanted}. {LOCK_REMEDY}")
+    return found
+
+
+def _is_out(found: Any) -> bool:
+    """As DVC writes one; `prune` may remove what it names, so never outside the project."""
+    if not isinstance(found, dict) or {str} != {type(found.get("path")), type(found.get("md5"))}:
+        return False
+    path = Path(found["path"])
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _told(*arguments: str) -> str:
+    """What a command of DVC prints. Raises UserError with its own words where it fails."""
+    command = dvc(*arguments)
+    done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8")
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).rstrip(".")
+        raise UserError(
+            f"`dvc {' '.join(arguments)}` failed: {said}, wanted a project that DVC can read. Mend "
+            "what it names, or run this in the project's folder."
+        )
+    return done.stdout
+
+
+def prune(wanted: dict[str, Any], lock: dict[str, Any]) -> None:
     """Drop cells that the plan lacks from dvc.lock and data/, if DVC's cache holds their outs.
 
     A cell that comes back is restored from there. What the cache lacks is named and left alone.
     """
-    lock = YAML(typ="safe", pure=True).load(LOCK.read_text()) if LOCK.is_file() else {}
     stages = dict(lock.get("stages") or {})
     names = {"plan", *plan.upstream(wanted)}
     left = []
@@ -141,15 +194,12 @@ def _cached(md5: str) -> bool:
         return False
     if not md5.endswith(".dir"):
         return True
-    return all(_cached(entry["md5"]) for entry in json.loads(found.read_text()))
+    return all(_cached(entry["md5"]) for entry in json.loads(found.read_text(encoding="utf-8")))
 
 
 @functools.cache
 def _cache_folder() -> Path:
-    done = subprocess.run(
-        dvc("cache", "dir"), env=environment(), capture_output=True, text=True, check=True
-    )
-    return Path(done.stdout.strip()) / "files" / "md5"
+    return Path(_told("cache", "dir").strip()) / "files" / "md5"
 
 
 def _remove(path: Path) -> None:

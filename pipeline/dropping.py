@@ -74,7 +74,7 @@ class Dropping:
     @functools.cached_property
     def _left(self) -> list[str]:
         """Of cells in dvc.lock that the plan no longer has."""
-        lock = YAML(typ="safe").load(LOCK.read_text()) if LOCK.is_file() else {}
+        lock = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
         left = {n: s for n, s in (lock.get("stages") or {}).items() if n not in self._stages}
         return [out["md5"] for stage in left.values() for out in stage.get("outs", [])]
 
@@ -82,7 +82,7 @@ class Dropping:
         """An object and, if it is a folder, its files."""
         yield oid
         if oid.endswith(".dir") and self._object(oid).is_file():
-            for entry in json.loads(self._object(oid).read_text()):
+            for entry in json.loads(self._object(oid).read_text(encoding="utf-8")):
                 yield entry["md5"]
 
     def _object(self, oid: str) -> Path:

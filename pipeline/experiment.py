@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline import ceilings, consistency, params, sizes, trainable
-from pipeline.errors import UserError
+from pipeline import ceilings, consistency, params, sizes, trainable, yaml_files
+from pipeline.errors import UserError, short
 from pipeline.params import METHOD, Params
 
 PARAMS = Path("params.yaml")
+SHOWN = 5  # of the faults that are found at once
 M = TypeVar("M", bound=Params)
 
 
@@ -79,7 +78,12 @@ class Experiment(Settings):
 
 def load(path: Path = PARAMS) -> Experiment:
     """Read and check params.yaml, every arm included. Raises UserError naming key and remedy."""
-    experiment = _validate(Experiment, read_yaml(path), str(path))
+    return of(read_yaml(path), str(path))
+
+
+def of(values: dict[str, Any], where: str) -> Experiment:
+    """The experiment of these blocks, likewise; errors call them `where`."""
+    experiment = _validate(Experiment, values, where)
     consistency.experiment(experiment)
     for name in experiment.experiment.arms:
         experiment.arm(name)
@@ -88,32 +92,28 @@ def load(path: Path = PARAMS) -> Experiment:
     return experiment
 
 
-def read_yaml(path: Path) -> Any:
-    try:  # YAML 1.2 as DVC reads it: 3e-4 is a number, `no` is a string
-        return YAML(typ="safe", pure=True).load(path.read_text())
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The blocks of params.yaml, as they are written. Raises UserError."""
+    try:
+        found = yaml_files.load(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found. Run this in the project's folder.") from error
-    except YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(found, dict):
+        shown = "nothing" if found is None else short(found)
+        raise UserError(
+            f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Copy a "
+            "file of profiles/ with `omniopd profile NAME`, or restore it with git."
+        )
+    return found
 
 
 def _validate(model: type[M], values: Any, where: str) -> M:
     try:  # as JSON: a list is a tuple and 1 is a float, but "1" is no number
-        # default: YAML reads a date where it is not quoted
-        return model.model_validate_json(json.dumps(values, default=str))
+        return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from error
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    match error["type"]:
-        case "extra_forbidden":
-            return f"{key}: unknown key. Remove it or correct its name."
-        case "missing":
-            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
-        case _:
-            return f"{key}: found {error['input']!r}, wanted: {error['msg']}."
+        found = [params.explained(one) for one in error.errors()]
+        more = [f"And {len(found) - SHOWN} more."] if len(found) > SHOWN else []
+        raise UserError(f"{where}: {' '.join(found[:SHOWN] + more)}") from error
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

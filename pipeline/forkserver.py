@@ -29,6 +29,8 @@ from typing import NamedTuple, NoReturn
 
 ENV = "OMNIOPD_FORKSERVER"  # path of the server's socket
 POSSIBLE = hasattr(os, "fork") and hasattr(socket, "AF_UNIX")
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # where TMPDIR is too long for a socket
+LONGEST = 70  # bytes of a folder's path: 104 of a socket's, which the smallest system takes
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 KILLED = 128 + signal.SIGKILL  # of a stage whose server is gone, as a shell has it
 WORD = struct.Struct("i")
@@ -52,10 +54,11 @@ def serving() -> Iterator[dict[str, str]]:
     environment names a server already, or where the system cannot fork and stages start by
     themselves.
     """
-    if not POSSIBLE or Path(os.environ.get(ENV, "")).is_socket():
+    place = for_sockets()
+    if place is None or Path(os.environ.get(ENV, "")).is_socket():
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="omniopd-", dir=place) as folder:
         address = str(Path(folder) / "socket")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
@@ -66,6 +69,18 @@ def serving() -> Iterator[dict[str, str]]:
                 yield {ENV: address}
             finally:
                 waiting.end()
+
+
+def for_sockets() -> str | None:
+    """A folder for temporary ones in which the path of a socket is not too long; None without.
+
+    The system holds a path of a hundred bytes, and TMPDIR may be longer.
+    """
+    for place in (tempfile.gettempdir(), *SHORT):
+        fits = len(os.fsencode(os.path.abspath(place))) <= LONGEST
+        if POSSIBLE and fits and os.access(place, os.W_OK | os.X_OK):
+            return place
+    return None
 
 
 class _Waiting(threading.Thread):

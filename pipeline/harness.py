@@ -22,7 +22,7 @@ def checkpoint(found: dict[str, Any], name: str, seed: int) -> Path:
     if not rounds:
         raise UserError(
             f"{name!r} with seed {seed} is neither a folder nor an arm of the plan; "
-            f"arms: {sorted(arms)}."
+            f"arms: {sorted(arms)}. Name one."
         )
     last = rounds[max(rounds, key=lambda key: int(key.removeprefix("round-")))]
     folder = last["policy"] if "policy" in last else f"data/train/{last['train']}"

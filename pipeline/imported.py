@@ -22,7 +22,9 @@ from pipeline.imported_rows import (
     PROMPT_IDS,
     TEXT,
     check_values,
+    ids_of,
     name_of,
+    once,
     read,
     reason_of,
     refused,
@@ -131,9 +133,7 @@ class Reader:
             sample = samples[prompt.prompt_id]
             samples[prompt.prompt_id] += 1
             name = name_of(row, f"{prompt.prompt_id}-{sample}")
-            if name in taken:
-                raise refused(row, "rollout_id", repr(name), "a name that no other row has")
-            taken.add(name)
+            once(row, name, taken)
             prompt_ids = self._prompt_ids(row, prompt)
             token_ids = self._token_ids(row, prompt_ids)
             self._same_prompt(row, found, prompt_ids)
@@ -226,9 +226,7 @@ class Reader:
         return ids
 
     def _ids(self, row: Row, names: tuple[str, ...]) -> list[int]:
-        found = row.first(*names)
-        if not isinstance(found, list) or not found or any(type(x) is not int for x in found):
-            raise row.wrong(names, found, "a list of token ids, at least one")
+        found = ids_of(row, names)
         strange = [x for x in found if x not in self.known]
         if strange:
             wanted = f"ids of the student's {len(self.known)} tokens"

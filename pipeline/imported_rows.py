@@ -1,6 +1,6 @@
 """Rows of rollouts that another trainer made, as far as they can be checked without the student."""
 
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ def prompts_of(path: Path, known: prerendered.Marks | None = None) -> int:
     All that can be told without the student's tokenizer is told here, before any stage runs.
     `known`: what the student's template writes, where that is known yet; no prompt may hold it.
     """
-    found = set()
+    found, names = set(), set[str]()
     for row in read(path):
         ids, asked = row.first(*IDS, *TEXT), problem(row)
         if all(row.values.get(name) is None for name in IDS):
             reason_of(row)
+        else:
+            ids = ids_of(row, IDS)
         check_values(row, len(ids) if isinstance(ids, list) else None)
-        name_of(row, "")
+        once(row, name_of(row, ""), names)
         if known is not None:
             prerendered.refuse(row.where, asked.messages, known)
         found.add(asked.prompt)
@@ -54,6 +56,23 @@ def name_of(row: Row, otherwise: str) -> str:
     return str(found)
 
 
+def once(row: Row, name: str, taken: set[str]) -> None:
+    """Add a rollout's name to those that are taken. Raises UserError where it is one of them."""
+    if name and name in taken:
+        raise refused(row, "rollout_id", repr(name), "a name that no other row has")
+    taken.add(name)
+
+
+def ids_of(row: Row, names: tuple[str, ...]) -> list[int]:
+    """Token ids. Raises UserError where the field holds anything else."""
+    found = row.first(*names)
+    if not isinstance(found, list) or not found or any(type(x) is not int for x in found):
+        raise row.wrong(names, found, "a list of token ids, at least one")
+    if min(found) < 0:
+        raise refused(row, names[0], f"{min(found)}", "ids from 0")
+    return found
+
+
 def reason_of(row: Row) -> str:
     """The finish_reason, which a text without ids needs. Raises UserError."""
     found = row.first("finish_reason")
@@ -74,7 +93,8 @@ def check_values(row: Row, tokens: int | None) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # also what no float holds, as a whole number of 400 digits, is none
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def refused(row: Row, name: str, found: str, wanted: str) -> UserError:

@@ -157,10 +157,11 @@ def _opened(path: Path) -> io.BufferedReader:
         head = _read(stream.peek, path, 64)
         for start, what in STARTS.items():
             if head.startswith(start):
-                raise UserError(f"{path}: found {what}")
+                raise UserError(f"{path}: wanted JSON, found {what}")
         if b"\0" in head[:4]:
             raise UserError(
-                f"{path}: found zero bytes as UTF-16 has them: not UTF-8. Save it as UTF-8."
+                f"{path}: wanted JSON, found zero bytes as UTF-16 has them: not UTF-8. Save it as "
+                "UTF-8."
             )
         if head.startswith(BOM):
             stream.read(len(BOM))
@@ -175,8 +176,8 @@ def _read(read: Any, path: Path, size: int) -> bytes:
         found: bytes = read(size)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"{path}: not readable to its end ({error}). Is it whole, and what its suffix says? "
-            "Copy or download it again."
+            f"{path}: not readable to its end ({error}), wanted a whole file of the kind that its "
+            "suffix says. Copy or download it again."
         ) from error
     return found
 
@@ -190,8 +191,8 @@ def _decoded(where: str, data: bytes) -> str:
 
 def _no_text(where: str, error: UnicodeDecodeError) -> UserError:
     return UserError(
-        f"{where}: not UTF-8 (found the bytes {error.object[error.start : error.start + 4]!r}, "
-        "which it does not have). Save the file as UTF-8: from Latin-1 that is "
+        f"{where}: not UTF-8 (found the bytes {error.object[error.start : error.start + 4]!r}), "
+        "wanted UTF-8. Save the file as UTF-8: from Latin-1 that is "
         "`iconv -f LATIN1 -t UTF-8`."
     )
 
@@ -202,7 +203,9 @@ def _whole(where: str, text: str) -> Any:
     except Refused as error:
         raise _bad(where, error) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({_said(error)}). Wanted one object a line.") from error
+        raise UserError(
+            f"{where}: not JSON ({_said(error)}), wanted one object a line. Correct it."
+        ) from error
     return sound(where, found, text)
 
 

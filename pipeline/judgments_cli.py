@@ -42,7 +42,9 @@ def export(
 
     known = {*TABLE, "local"}
     if wrong := set(without or ()) - known:
-        raise UserError(f"--without: found {sorted(wrong)}, wanted one of {sorted(known)}.")
+        raise UserError(
+            f"--without: found {sorted(wrong)}, wanted one of {sorted(known)}. Name one."
+        )
     with store.Store(store.url()) as opened:
         count = archive.export(opened, file, without or ())
         left = opened.stats().answers - count

@@ -102,7 +102,8 @@ def note(name: str, what: str) -> None:
     """Say in the cell's folder, which the links of data/arms lead to, what is not there."""
     (folder(name) / NOTE).write_text(
         f"{' and '.join(WEIGHTS)} were dropped by experiment.keep: {what}. They are trained again "
-        "when a changed cell reads them, and by `omniopd run` after experiment.keep: all.\n"
+        "when a changed cell reads them, and by `omniopd run` after experiment.keep: all.\n",
+        encoding="utf-8",
     )
 
 

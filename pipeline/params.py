@@ -1,5 +1,6 @@
 """The blocks of params.yaml: names, types and ranges of every number that a stage may use."""
 
+import difflib
 import importlib
 import json
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.errors import short
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -28,6 +31,11 @@ METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.bran
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
 Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Line = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=1000)]  # of text, not empty
+Url = Annotated[str, Field(pattern=r"^https?://\S+$", max_length=1000)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]  # of the environment
+Device = Annotated[str, Field(pattern=r"^(cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]  # as torch names it
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 TaskName = Literal["arithmetic", "reasoning-gym", "math", "code", "prompts"]  # a file each
 Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
@@ -45,6 +53,34 @@ class Params(BaseModel):
     """Base of every block: unknown keys are refused, values are not coerced, nothing mutates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def keys() -> set[str]:
+    """The names of all settings, for who has written one a little differently."""
+    found, queue = set[str](), [Params]
+    while queue:
+        model = queue.pop()
+        found |= set(model.model_fields)
+        queue += model.__subclasses__()
+    return found
+
+
+def explained(error: Any, block: str = "") -> str:
+    """What pydantic says of a key of `block`: found, wanted, what to do."""
+    key = ".".join(str(part) for part in (block, *error["loc"]) if part != "")[:200]
+    match error["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(error["loc"][-1]), keys(), 1)
+            asked = f" Is it {near[0]}?" if near else ""
+            return f"{key}: unknown key. Remove it or correct its name.{asked}"
+        case "missing":
+            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
+        case _ if error["loc"][-1:] == ("api_key_env",):  # it may be the key itself
+            wanted = "the name of an environment variable that holds the key"
+            return f"{key}: found no such name, wanted {wanted}. Write its name."
+        case _:
+            said = f"{key}: found {short(error['input'])}, wanted: {error['msg']}"
+            return f"{said.rstrip('.')}. Correct it."
 
 
 class Experiment(Params):
@@ -68,7 +104,7 @@ class Runtime(Params):
     """How to compute, never what: not part of any cell. Untracked."""
 
     threads: Count = 1  # torch threads of a process
-    device: str = "cpu"
+    device: Device = "cpu"
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
     keep_seconds: NonNegative = 60.0  # between what a stage keeps to go on from; 0: nothing
     gradient_checkpointing: bool = False  # train: less memory, a third more time
@@ -114,9 +150,9 @@ class HostedTeacher(Params):
     Only `kind`, `provider`, `model` and `tokenizer` can change an answer; the rest is untracked.
     """
 
-    model: str  # the provider's id of it, a dated one where there is one
-    base_url: str | None = None  # null is the SDK's own default
-    api_key_env: str | None = None  # name of the environment variable that holds the key
+    model: Line  # the provider's id of it, a dated one where there is one
+    base_url: Url | None = None  # null is the SDK's own default
+    api_key_env: Variable | None = None  # name of the environment variable that holds the key
     price: Price | None = None  # null: dollars are not counted, and max_usd is refused
     concurrency: Count = 16  # requests in flight
     requests_per_minute: Count | None = None
@@ -282,21 +318,27 @@ class LlamaInit(Params):
     heads: Count
     mlp: Count
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "LlamaInit":
+        if self.hidden % (2 * self.heads):
+            raise ValueError("hidden, a multiple of twice the heads")
+        return self
+
 
 class GgufInit(Params):
     """Weights in a GGUF file inside an installed Python package, dequantised."""
 
     kind: Literal["gguf"]
-    package: str
-    file: str
+    package: Line
+    file: Line
 
 
 class HubInit(Params):
     """A Hugging Face model by hub name or local directory, at a pinned revision."""
 
     kind: Literal["hub"]
-    name: str
-    revision: str | None = None
+    name: Line
+    revision: Line | None = None
     # own (or null): the checkpoint's; else the text of one, in Jinja
     chat_template: str | None = None
     # written into the template that checkpoints keep, so that whoever reads them renders the same;
@@ -463,7 +505,7 @@ class Train(Params):
     reduce: Literal["response_sum", "token_mean"]
     correction: Literal["none", "ratio"]
     optimizer: Literal["carry", "reset"]
-    betas: tuple[float, float]
+    betas: tuple[Decay, Decay]
     warmup_steps: Annotated[int, Field(ge=0)]
     clip: Positive
     answers: Count = 1  # imitate-forks: continuations of each fork that are imitated

@@ -1,5 +1,6 @@
 """Evidence at a fork: the student's own confidence in its chunk, and the posterior of the two."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,10 +23,16 @@ def pi_bar(rollouts: pa.Table, forks: pa.Table) -> np.ndarray:
     for i, row in enumerate(forks.select(["rollout_id", "position", "length"]).to_pylist()):
         start, end = row["position"], row["position"] + row["length"]
         own = logprobs.get(row["rollout_id"], [])
-        if end > len(own):
+        if not 0 <= start < end <= len(own or ()):
             raise UserError(
                 f"forks: the chunk from {start} to {end} of {row['rollout_id']} leaves its "
-                f"{len(own)} tokens. Rerun forks on these rollouts."
+                f"{len(own or ())} tokens, wanted one within them. Rerun forks on these rollouts."
+            )
+        wrong = [x for x in own[start:end] if x is None or not math.isfinite(x)]
+        if wrong:
+            raise UserError(
+                f"rollouts: logprobs of {row['rollout_id']}: found {wrong[0]}, wanted finite "
+                "numbers. Rerun rollout."
             )
         found[i] = confidence(own[start:end])
     return found

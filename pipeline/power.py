@@ -79,7 +79,7 @@ def spreads(students: Set[str] = frozenset(), report: Path = REPORT) -> dict[str
 
 
 def _rows(report: Path) -> list[dict[str, Any]]:
-    return list(json.loads((report / "verdicts.json").read_text()))
+    return list(json.loads((report / "verdicts.json").read_text(encoding="utf-8")))
 
 
 def _reported(report: Path) -> set[str]:
@@ -87,7 +87,7 @@ def _reported(report: Path) -> set[str]:
     paths = (report / "run.json", report / "verdicts.json")
     if not all(path.is_file() for path in paths):
         return set()
-    return set(json.loads(paths[0].read_text()).get("students", "").split())
+    return set(json.loads(paths[0].read_text(encoding="utf-8")).get("students", "").split())
 
 
 def _students(file: Experiment) -> set[str]:

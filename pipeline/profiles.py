@@ -20,10 +20,12 @@ def put(name: str) -> str:
         raise UserError(f"profiles: no {name!r}; there are {known}. Name one of them.")
     experiment.load(source)
     kept = ""
-    if PARAMS.is_file() and PARAMS.read_text() != source.read_text():
+    if PARAMS.is_file() and PARAMS.read_text(encoding="utf-8") != source.read_text(
+        encoding="utf-8"
+    ):
         old = _kept(PARAMS)
         kept = f" The one before it is {old}."
-    write_text(PARAMS, source.read_text())
+    write_text(PARAMS, source.read_text(encoding="utf-8"))
     return f"params.yaml is {source}.{kept} Next: `omniopd repro`."
 
 
@@ -33,6 +35,6 @@ def _kept(path: Path) -> Path:
         old = path.with_name(f"{path.name}.old" + f".{number}" * (number > 1))
         if not old.exists():
             shutil.copyfile(path, old)
-        if old.read_text() == path.read_text():
+        if old.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"):
             break
     return old

@@ -100,7 +100,7 @@ def drop(found: dict[str, Any], keep: keeping.Keep, shared: bool) -> str:
 def _run(environment: dict[str, str], total: int, *arguments: str) -> None:
     command = dag.dvc("repro", *arguments)
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8", bufsize=1
     )
     assert process.stdout is not None
     count = 0

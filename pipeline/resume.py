@@ -241,7 +241,7 @@ def _deps(stage: str, key: str) -> list[Path]:
     """What dvc.yaml says that the cell reads: a test compares it with what it loads."""
     group, cell = cells.cell(stage, key)
     names = {"key": key, **{f"item.{name}": value for name, value in cell.items()}}
-    deps = YAML(typ="safe").load(DAG.read_text())["stages"][group]["do"]["deps"]
+    deps = YAML(typ="safe").load(DAG.read_text(encoding="utf-8"))["stages"][group]["do"]["deps"]
     filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in deps)
     return [Path(cells.place(dep)) for dep in filled]
 

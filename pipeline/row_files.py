@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import arrow_rows, json_rows
-from pipeline.errors import UserError
+from pipeline.errors import UserError, paragraph
 
 Reader = Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]
 
@@ -126,7 +126,7 @@ def sha256(path: Path) -> str:
         for one in sorted(files(path), key=lambda x: x.name):
             digest.update(f"{one.name}:{_sha256(one)};".encode())
     except OSError as error:
-        raise UserError(f"{path}: not readable ({error}). Check its rights.") from error
+        raise UserError(paragraph(error)) from error
     return digest.hexdigest()
 
 

@@ -176,7 +176,9 @@ def _rows(path: Path, files: list[Path]) -> Iterator[Row]:
             found = True
             yield Row(where, values)
     if not found:
-        raise UserError(f"{path}: found no row, wanted rollouts, prompts or problems. Is it whole?")
+        raise UserError(
+            f"{path}: found no row, wanted rollouts, prompts or problems. Write it again."
+        )
 
 
 @functools.cache

@@ -23,7 +23,7 @@ def run_json(stage: str, key: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: missing. Run `dvc repro`.")
     verified.once(path)
-    return dict(json.loads(path.read_text()))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
@@ -44,5 +44,5 @@ def seconds(plan: dict[str, Any]) -> float:
     groups = (item for item in plan["cells"].items() if item[0] not in ("arms", "branches"))
     paths = [DATA / group.partition("-")[0] / key / "run.json" for group, c in groups for key in c]
     paths.append(DATA / "report" / "run.json")
-    found = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     return float(sum(run["seconds"] + run.get("start_seconds", 0.0) for run in found))

@@ -85,7 +85,7 @@ def size(experiment: "Experiment", name: str, folder: Path) -> Size:
     model = experiment.pretrain.models[name]
     config = folder / "checkpoint" / "config.json"
     if config.is_file():
-        shape, source = of_config(json.loads(config.read_text())), str(config)
+        shape, source = of_config(json.loads(config.read_text(encoding="utf-8"))), str(config)
     elif model.shape is not None:
         shape, source = model.shape, f"pretrain.models.{name}.shape"
     else:
@@ -103,7 +103,7 @@ def context(experiment: "Experiment", name: str) -> int | None:
         case params.HubInit() as init:
             config = Path(init.name) / "config.json"
             if config.is_file():
-                return checkpoints.context_of(json.loads(config.read_text()))
+                return checkpoints.context_of(json.loads(config.read_text(encoding="utf-8")))
     return None
 
 
@@ -120,7 +120,7 @@ def _of_init(experiment: "Experiment", name: str, folder: Path) -> tuple[params.
             known = init.name
             config = Path(known) / "config.json"
             if config.is_file():
-                return of_config(json.loads(config.read_text())), str(config)
+                return of_config(json.loads(config.read_text(encoding="utf-8"))), str(config)
     if known not in TABLE:
         raise UserError(
             f"pretrain.models.{name}: no shape is known of {known}, wanted one of {sorted(TABLE)}. "

@@ -34,13 +34,15 @@ def show(found: dict[str, Any], name: str) -> str:
                     }
                 }
             ).rstrip()
-    raise UserError(f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}.")
+    raise UserError(
+        f"{name!r} is neither a cell nor an arm of the plan; arms: {sorted(arms)}. Name one."
+    )
 
 
 def _dropped(key: str) -> dict[str, str]:
     path = Path("data/train") / key / NOTE
     gone = path.is_file() and not (path.parent / "checkpoint").exists()
-    return {"dropped": path.read_text().strip()} if gone else {}
+    return {"dropped": path.read_text(encoding="utf-8").strip()} if gone else {}
 
 
 def _users(arms: dict[str, Any], key: str) -> list[str]:

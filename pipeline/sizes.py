@@ -81,7 +81,9 @@ def _shape(name: str, models: dict[str, params.PretrainModel]) -> params.Shape |
         case params.GgufInit(file=known) if known in shapes.TABLE:
             values = shapes.TABLE[known]
         case params.HubInit(name=known) if (Path(known) / "config.json").is_file():
-            return shapes.of_config(json.loads((Path(known) / "config.json").read_text()))
+            return shapes.of_config(
+                json.loads((Path(known) / "config.json").read_text(encoding="utf-8"))
+            )
         case params.HubInit(name=known) if known in shapes.TABLE:
             values = shapes.TABLE[known]
         case _:

@@ -1,6 +1,7 @@
 """What the command line does with money: estimate it, and check a teacher before it is spent."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,18 @@ HEADERS = (
 def estimate(as_json: bool, tflops: float | None = None, gb_per_s: float | None = None) -> str:
     """The teachers' bill and what else the experiment takes, as tables, or as JSON with `rows`,
     `total`, `spent` and `compute`."""
+    for name, stated in (("--tflops", tflops), ("--gb-per-s", gb_per_s)):
+        if stated is not None and not 0 < stated < math.inf:
+            raise UserError(f"{name}: found {stated}, wanted a number above 0. Correct it.")
     file, expanded = experiment.load(), dag.expanded()
     with Store(url(), cells.project()) as store:
         rows = costs.estimate(file, expanded, store)
         spent = store.spent()
     total = costs.total(rows)
-    stated = compute_table.card(file.runtime, tflops, gb_per_s)
+    card = compute_table.card(file.runtime, tflops, gb_per_s)
     found = unknown = None
     try:
-        found = compute_table.found(Experimental(file, expanded), stated)
+        found = compute_table.found(Experimental(file, expanded), card)
     except UserError as error:  # the bill stands without the sizes of models
         unknown = str(error)
     if as_json:
@@ -93,7 +97,7 @@ def _teacher(name: str | None) -> tuple[experiment.Experiment, Hosted]:
     name = name or file.teach.teachers[0]
     config = file.teachers.get(name)
     if config is None:
-        raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}.")
+        raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}. Name one.")
     if isinstance(config, params.LocalTeacher):
         raise UserError(
             f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "

@@ -102,7 +102,7 @@ def command(one: Inner) -> tuple[str, list[str]]:
 @functools.cache
 def _lines() -> dict[str, str]:
     """Command lines of dvc.yaml by group; read once, as it takes a second."""
-    stages = YAML(typ="safe").load(resume.DAG.read_text())["stages"]
+    stages = YAML(typ="safe").load(resume.DAG.read_text(encoding="utf-8"))["stages"]
     return {name: stage["do"]["cmd"] for name, stage in stages.items() if "do" in stage}
 
 
@@ -118,7 +118,9 @@ def finish(key: str, whole: Sequence[Inner]) -> None:
     for stage in dict.fromkeys(one.stage for one in whole):
         own, out = [one for one in whole if one.stage == stage], DATA / stage / key
         out.mkdir(parents=True, exist_ok=True)
-        runs = [dict(json.loads((one.folder / "run.json").read_text())) for one in own]
+        runs = [
+            dict(json.loads((one.folder / "run.json").read_text(encoding="utf-8"))) for one in own
+        ]
         text = json.dumps({**merged(runs), "cell": key}, indent=1, allow_nan=False)
         cells.write_text(out / "run.json", text + "\n")
         if stage in TABLES:
@@ -126,7 +128,7 @@ def finish(key: str, whole: Sequence[Inner]) -> None:
             paths = [one.folder / f"{name}.parquet" for one in own]
             tables.merge(paths, out / f"{name}.parquet", schema)
         else:
-            lines = [(one.folder / "metrics.jsonl").read_text() for one in own]
+            lines = [(one.folder / "metrics.jsonl").read_text(encoding="utf-8") for one in own]
             cells.write_text(out / "metrics.jsonl", "".join(lines))
     shutil.rmtree(out / "checkpoint", ignore_errors=True)  # where no DVC has removed it
     for name in ("optimizer.safetensors", "checkpoint"):

@@ -155,7 +155,7 @@ def keep_moments(
 
 def dtype(policy: Path) -> Any:
     """What whole checkpoints of this student are kept in."""
-    config = json.loads((checkpoints.base(policy) / "config.json").read_text())
+    config = json.loads((checkpoints.base(policy) / "config.json").read_text(encoding="utf-8"))
     found = getattr(torch, config.get("dtype") or "float32")
     assert isinstance(found, torch.dtype)
     return found

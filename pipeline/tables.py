@@ -250,6 +250,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A full disk or an error inside the block leaves nothing behind.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: found a folder, wanted a file to write. Name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -270,6 +272,12 @@ def _open(path: Path, schema: pa.Schema) -> parquet.File:
     except parquet.BROKEN as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}). {REMEDY}") from error
     found = file.schema_arrow
+    if len(set(found.names)) < len(found.names):
+        twice = sorted({name for name in found.names if found.names.count(name) > 1})
+        raise UserError(
+            f"{path}: found the columns {twice} twice, wanted each once. Rerun the stage that "
+            "wrote it."
+        )
     missing = [name for name in schema.names if name not in found.names]
     extra = [name for name in found.names if name not in (*schema.names, STEP.name)]
     if missing or extra:
@@ -309,4 +317,6 @@ def _cast(table: pa.Table, path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return table.cast(wanted)
     except ValueError as error:  # ArrowInvalid: out of range, or a null where none may be
-        raise UserError(f"{path}: {error}. Rerun the stage that wrote it.") from error
+        raise UserError(
+            f"{path}: {error}, wanted values of its column's type. Rerun the stage that wrote it."
+        ) from error

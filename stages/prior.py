@@ -39,7 +39,9 @@ def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
     try:
         fork_of = np.array([index[place] for place in found], np.int64)
     except KeyError as error:
-        raise UserError(f"scores: {error} is no fork. Rerun score on these forks.") from error
+        raise UserError(
+            f"scores: {error} is no fork, wanted those of these forks. Rerun score."
+        ) from error
     values = scores["similarity"].to_numpy()
     if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise UserError(
@@ -52,6 +54,14 @@ def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
         raise UserError(
             f"scores: fork {places[wrong]} has {counts[wrong]} scores, wanted {samples}. "
             "Rerun score."
+        )
+    sample = scores["sample"].to_numpy()
+    sample_FN = sample[np.lexsort((sample, fork_of))].reshape(len(places), samples)
+    if (wrong_F := (sample_FN != np.arange(samples)).any(1)).any():
+        wrong = int(np.argmax(wrong_F))
+        raise UserError(
+            f"scores: fork {places[wrong]} has the samples {sample_FN[wrong].tolist()}, wanted 0 "
+            f"to {samples - 1} once each. Rerun score."
         )
     return np.bincount(fork_of, weights=values, minlength=len(places))
 
@@ -142,7 +152,7 @@ def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray
 
 def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
     """k_sem of every fork (F,)."""
-    side = beside.Side(scores, tables.SCORES, "forks", [*PLACE, "similarity"])
+    side = beside.Side(scores, tables.SCORES, "forks", [*PLACE, "sample", "similarity"])
     found = [np.zeros(0)]
     for forks in beside.blocks(args.forks, tables.FORKS, PLACE):
         found.append(k_sem(forks, side.of(forks["rollout_id"]), samples))

@@ -115,7 +115,7 @@ def losses(arms: Arms) -> list[dict[str, Any]]:
         if "train" in own:
             path = folder("train", own["train"]) / "metrics.jsonl"
             verified.once(path)
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
             found += [{"arm": arm, "seed": seed, **json.loads(line)} for line in lines]
     return found
 

@@ -57,7 +57,9 @@ def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
     for row in answers.to_pylist():
         place = (row["rollout_id"], row["position"])
         if place not in found:
-            raise UserError(f"answers: {place} is no fork. Rerun teach on these forks.")
+            raise UserError(
+                f"answers: {place} is no fork, wanted those of these forks. Rerun teach."
+            )
         found[place].append(row)
     for place, rows in found.items():
         rows.sort(key=lambda row: row["sample"])

@@ -422,7 +422,7 @@ def test_a_dropped_cell_that_the_plan_no_longer_has_is_pruned(
         del one["cells"][group][cell]
     for cell in ("c2e", "c3e"):
         del one["cells"]["evaluate"][cell]
-    dag.prune(one)
+    dag.prune(one, dag.locked())
     dag._cache_folder.cache_clear()
     assert {name for name in toy.lock() if name.startswith("train")} == {"train@c1t"}
     assert not (toy.folder / "data/train/c2t").exists()

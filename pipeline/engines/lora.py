@@ -52,7 +52,7 @@ def load(model: Any, folder: Path) -> None:
     from peft import LoraConfig
     from peft.utils import set_peft_model_state_dict
 
-    values = json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text())
+    values = json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if values.get("peft_type") != "LORA":
         found = values.get("peft_type")
         raise UserError(f"{folder}: found an adapter of type {found}, wanted LORA.")
@@ -189,4 +189,5 @@ def _state(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8")

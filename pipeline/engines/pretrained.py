@@ -179,7 +179,7 @@ def _base(adapter: Path, owner: str) -> tuple[str, str | None, str]:
 
     Raises UserError without one.
     """
-    values = json.loads((adapter / checkpoints.ADAPTER_CONFIG).read_text())
+    values = json.loads((adapter / checkpoints.ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = values.get("base_model_name_or_path")
     told = f"{owner}: it is an adapter ({values.get('peft_type')}) on the base {base!r}"
     if not isinstance(base, str) or not base:

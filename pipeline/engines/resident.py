@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from pipeline.engines import vllm_process
 from pipeline.engines.vllm_process import ENV, REST, Child, asked, write
-from pipeline.forkserver import POSSIBLE, WORD
+from pipeline.forkserver import WORD, for_sockets
 
 DEVICE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # of its environment, what it keeps to
 
@@ -40,10 +40,11 @@ def lending() -> Iterator[dict[str, str]]:
 
     At the end they are gone, lent or not. Yields nothing where the system has no such sockets.
     """
-    if not POSSIBLE:
+    place = for_sockets()
+    if place is None:
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="omniopd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="omniopd-", dir=place) as folder:
         lender = _Lender(Path(folder) / "engines")
         lender.start()
         try:

@@ -205,7 +205,7 @@ def adapter(folder: Path) -> dict[str, Any]:
     """
     if not checkpoints.is_adapter(folder):
         return {}
-    rank = int(json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text())["r"])
+    rank = int(json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
     room = next((most for most in VLLM_RANKS if most >= rank), rank)
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
@@ -221,7 +221,7 @@ def _cpu(runtime: Runtime) -> dict[str, Any]:
 
 def _gpu(folder: Path, runtime: Runtime) -> dict[str, Any]:
     """In the checkpoint's dtype: vLLM's `auto` would halve float32."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
     return {"dtype": dtype, "gpu_memory_utilization": runtime.engine_memory or GPU_SHARE}
 

@@ -43,7 +43,7 @@ class Child:
 
     def __init__(self, started: Mapping[str, Any], env: Mapping[str, str]) -> None:
         answers, out = os.pipe()
-        self.log: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self.log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.engines.vllm_worker", str(out)],
             env=dict(env),
@@ -52,11 +52,12 @@ class Child:
             stderr=subprocess.STDOUT,
             pass_fds=[out],
             text=True,
+            encoding="utf-8",
         )
         os.close(out)
         assert self._process.stdin is not None
         self.asks: IO[str] = self._process.stdin
-        self.answers: IO[str] = os.fdopen(answers)
+        self.answers: IO[str] = os.fdopen(answers, encoding="utf-8")
         write(self.asks, json.dumps(started))
 
     def end(self, idle: bool) -> None:
@@ -94,9 +95,9 @@ class Lent:
         if not files:
             raise ConnectionResetError("no engine came")
         asks, answers, log = files
-        self.asks: IO[str] = os.fdopen(asks, "w")
-        self.answers: IO[str] = os.fdopen(answers)
-        self.log: IO[str] = os.fdopen(log, errors="replace")
+        self.asks: IO[str] = os.fdopen(asks, "w", encoding="utf-8")
+        self.answers: IO[str] = os.fdopen(answers, encoding="utf-8")
+        self.log: IO[str] = os.fdopen(log, encoding="utf-8", errors="replace")
 
     def end(self, idle: bool) -> None:
         """Give it back, and wait until it leaves the device to others; a busy one is ended by whom

@@ -133,7 +133,7 @@ def say(out: IO[str], what: Any) -> None:
 def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    out = os.fdopen(int(sys.argv[1]), "w")
+    out = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
     engine = LLMEngine.from_engine_args(EngineArgs(**json.loads(sys.stdin.readline())))
     for line in sys.stdin:
         match json.loads(line):

@@ -128,7 +128,7 @@ def _report(source: Source) -> list[dict[str, Any]]:
     folder = source.root / runs.DATA / "report"
     if not (folder / "results.json").is_file() or not (folder / "run.json").is_file():
         return []
-    made_of = json.loads((folder / "run.json").read_text())["cell"]
+    made_of = json.loads((folder / "run.json").read_text(encoding="utf-8"))["cell"]
     if made_of not in source.plan["cells"]["report"]:  # of another plan
         return []
-    return list(json.loads((folder / "results.json").read_text()))
+    return list(json.loads((folder / "results.json").read_text(encoding="utf-8")))

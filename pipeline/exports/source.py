@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from pipeline import cells, experiment, runs
+from pipeline import cells, experiment, runs, yaml_files
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.plan import GROUPS
@@ -81,7 +79,7 @@ def find(name: str, seed: int | None, round_: int | None) -> Source:
     """
     root = Path(name) if (Path(name) / cells.PLAN).is_file() else Path()
     if root != Path():
-        found, arm = dict(YAML(typ="safe").load((root / cells.PLAN).read_text())), METHOD
+        found, arm = yaml_files.made(root / cells.PLAN, "Run the audit again."), METHOD
     else:
         from pipeline import dag
 
@@ -89,7 +87,8 @@ def find(name: str, seed: int | None, round_: int | None) -> Source:
     arms = found["cells"]["arms"]
     if arm not in arms:
         raise UserError(
-            f"{name!r} is neither an arm of the plan nor an audit's folder; arms: {sorted(arms)}."
+            f"{name!r} is neither an arm of the plan nor an audit's folder; arms: "
+            f"{sorted(arms)}. Name one."
         )
     seeds = {int(key.removeprefix("seed-")): rounds for key, rounds in arms[arm].items()}
     rounds = _one("--seed", seeds, min(seeds) if seed is None else seed, arm)

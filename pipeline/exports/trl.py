@@ -37,7 +37,7 @@ TRL = pa.schema(
 def write(source: Source, folder: Path) -> None:
     parquet(map(row, trained(source)), folder / "data.parquet", TRL)
     text = json.dumps(settings(source), indent=1) + "\n"
-    (folder / "settings.json").write_text(text)
+    (folder / "settings.json").write_text(text, encoding="utf-8")
     for name in ("loss", "train"):
         shutil.copyfile(HERE / f"trl_{name}.py", folder / f"{name}.py")
 
@@ -85,4 +85,6 @@ def silent(checkpoint: Path) -> list[int]:
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:
-    return dict(json.loads((checkpoints.base(checkpoint) / "config.json").read_text()))
+    return dict(
+        json.loads((checkpoints.base(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    )

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 HERE = Path(__file__).parent
-SETTINGS = json.loads((HERE / "settings.json").read_text())
+SETTINGS = json.loads((HERE / "settings.json").read_text(encoding="utf-8"))
 
 
 class Trainer(SFTTrainer):

@@ -113,8 +113,8 @@ def source(url: str) -> Store:
         parsed = database.parse(url)
     except UserError as error:  # it names the variable of the other store
         raise UserError(
-            "merge: its argument is no URL of a store. Wanted sqlite:////folder/judgments.sqlite "
-            "or postgresql://user@host/database."
+            "merge: its argument is no URL of a store, wanted sqlite:////folder/judgments.sqlite "
+            "or postgresql://user@host/database. Write it so."
         ) from error
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise UserError(

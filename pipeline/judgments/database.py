@@ -7,11 +7,14 @@ No message holds a password: URLs are rendered with it hidden, and the drivers' 
 may repeat what was sent, are cut to their first line.
 """
 
+import functools
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -27,6 +30,7 @@ BUSY_SECONDS = 5  # how long SQLite waits for another process's transaction befo
 IDLE_SECONDS, LOCK_SECONDS = 30, 45
 # of libpq: a server that does not answer at all is noticed, a URL can say otherwise
 ALIVE = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
+EFFECTIVE = os.access in os.supports_effective_ids
 T = TypeVar("T")
 
 
@@ -38,6 +42,10 @@ def parse(url: str) -> sa.URL:
     except (exc.ArgumentError, ValueError):
         # neither the text nor its cause is shown: a malformed URL may hold a password anywhere
         raise UserError(f"JUDGMENTS_URL is not a database URL. {REMEDY}") from None
+    if not url.isprintable():
+        raise UserError(f"JUDGMENTS_URL: found control characters, wanted none. {REMEDY}")
+    if backend == "sqlite" and parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise UserError(f"JUDGMENTS_URL: found {parsed.drivername}, wanted sqlite. {REMEDY}")
     if backend not in ("sqlite", "postgresql"):
         raise UserError(f"JUDGMENTS_URL: found {backend}, wanted sqlite or postgresql. {REMEDY}")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
@@ -50,6 +58,29 @@ def parse(url: str) -> sa.URL:
 def name(url: sa.URL) -> str:
     """The URL as it may be shown."""
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+def read_only(url: sa.URL) -> bool:
+    """Whether it is a SQLite file that this process may read and not write."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return False
+    file = Path(url.database).expanduser().absolute()
+    may = functools.partial(os.access, mode=os.W_OK, effective_ids=EFFECTIVE)
+    return file.is_file() and not (may(file) and may(file.parent))
+
+
+def _unwritten(url: sa.URL) -> sa.URL:
+    """The URL that opens such a file as it is.
+
+    Without a WAL beside it nobody writes it now, and SQLite need not make files beside it.
+    """
+    assert url.database is not None
+    file = Path(url.database).expanduser().absolute()
+    wal = file.with_name(f"{file.name}-wal")
+    still = {} if wal.is_file() and wal.stat().st_size else {"immutable": "1"}
+    return url.set(
+        database=f"file:{quote(str(file))}", query={"mode": "ro", "uri": "true", **still}
+    )
 
 
 def connectable(url: sa.URL) -> sa.Engine:
@@ -67,7 +98,9 @@ def connectable(url: sa.URL) -> sa.Engine:
         if libpq:
             sa.event.listen(engine, "connect", _prepare_postgres)
         return engine
-    if url.database:
+    if read_only(url):
+        url = _unwritten(url)
+    elif url.database:
         Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     sa.event.listen(engine, "connect", _prepare_sqlite)

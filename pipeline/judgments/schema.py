@@ -224,5 +224,5 @@ def keyed(found: Judgment) -> bool:
     """Whether the key is the hash of the request's columns."""
     try:
         return found.expected_key() == found.key
-    except (ValueError, TypeError, AttributeError):  # its sampler is no JSON, or no object
+    except (ValueError, TypeError, AttributeError, RecursionError):  # its sampler is no JSON
         return False

@@ -67,7 +67,15 @@ def url() -> str:
     """Where the store is: JUDGMENTS_URL, or a SQLite file in the user's cache directory."""
     if given := os.environ.get("JUDGMENTS_URL"):
         return given
-    folder = platformdirs.user_cache_path("omniopd", ensure_exists=True)
+    folder = platformdirs.user_cache_path("omniopd")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"JUDGMENTS_URL: not set, and found {folder}: {error.strerror}, wanted a folder for "
+            "the store of answers. Set HOME to one that can be written, or JUDGMENTS_URL to "
+            "sqlite:////PATH/judgments.sqlite."
+        ) from error
     file = str(folder / f"judgments-{VERSION}.sqlite")
     return sa.URL.create("sqlite", database=file).render_as_string()
 
@@ -130,13 +138,14 @@ class Store:
         self.name = database.name(parsed)
         self._owner = uuid.uuid4().hex
         self._checked = False  # whether the file is whole
+        self.read_only = database.read_only(parsed)
         self._engine = database.connectable(parsed)
-        self._writer = self._engine.execution_options(write=True)
+        self._writer = self._engine.execution_options(write=not self.read_only)
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
         self._writes = Retries(self.name)
         database.check(self._writer, self._writes, self.name, METADATA, MARK, VERSION)
-        if backend == "sqlite":
+        if backend == "sqlite" and not self.read_only:
             database.use_wal(self._engine, self._writes, self.name)
         # apart: a file that another process keeps locked can still be read
         self._reads = Retries(self.name, reached=True)
@@ -314,8 +323,10 @@ class Store:
             self._keep(tuple(judgments), paid)
 
     def enter(self, entry: Entry) -> None:
-        """A line more in the ledger; to the spool, like an answer, where that is not possible."""
-        self._keep((), entry)
+        """A line more in the ledger; to the spool, like an answer, where that is not possible.
+        None in a store that is only read."""
+        if not self.read_only:
+            self._keep((), entry)
 
     def _keep(self, judgments: tuple[Judgment, ...], entry: Entry | None) -> None:
         paid = None if entry is None else asdict(entry)
@@ -459,13 +470,23 @@ class Store:
         return database.transaction(self._engine, self._reads, self.name)
 
     def writing(self) -> AbstractContextManager[sa.Connection]:
+        self._may_write()
         return database.transaction(self._writer, self._writes, self.name)
 
     def _write(self, action: Callable[[sa.Connection], T]) -> T:
+        self._may_write()
         return database.write(self._writer, self._writes, self.name, action)
 
     def _execute(self, statement: sa.Executable) -> None:
         self._write(lambda connection: connection.execute(statement))
+
+    def _may_write(self) -> None:
+        if self.read_only:
+            raise UserError(
+                f"judgments at {self.name}: found a file that this process may only read, wanted "
+                "one to store answers in. Change its rights or its folder's, or set JUDGMENTS_URL "
+                "to another store; what it holds is found all the same (teach.replay: true)."
+            )
 
     def _drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
         mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))

@@ -42,7 +42,7 @@ if set(os.listdir("/")) & {"home", "root", "proc", "sys"} - set(limit["shown"]):
     found.append("files outside it are seen")
 for path in ("/x", "/usr/lib/x"):
     try:
-        open(path, "w")
+        open(path, "w", encoding="utf-8")
         found.append(f"{path} can be written")
     except OSError:
         pass

@@ -65,7 +65,7 @@ def namespaces() -> None:
             if not os.read(ready[0], 1):
                 return  # there are no namespaces
             for name in ("uid", "gid"):
-                with open(f"/proc/{os.getppid()}/{name}_map", "w") as file:
+                with open(f"/proc/{os.getppid()}/{name}_map", "w", encoding="utf-8") as file:
                     file.write(f"0 0 1\n{NOBODY} {NOBODY} 1\n")
             os.write(done[1], b"x")
         finally:
@@ -73,10 +73,10 @@ def namespaces() -> None:
     os.close(done[1])
     call("unshare", LIBC.unshare(NEW))
     if helper is None:
-        with open("/proc/self/setgroups", "w") as file:
+        with open("/proc/self/setgroups", "w", encoding="utf-8") as file:
             file.write("deny")
         for name, outside in (("uid", uid), ("gid", gid)):
-            with open(f"/proc/self/{name}_map", "w") as file:
+            with open(f"/proc/self/{name}_map", "w", encoding="utf-8") as file:
                 file.write(f"{NOBODY} {outside} 1")
     else:
         os.write(ready[1], b"x")
@@ -91,10 +91,13 @@ def file_system(job: dict[str, Any]) -> None:
     """A new root: what the job shows, read-only, and an empty /tmp. Nothing else is left."""
     mount("", "/", "", REC | PRIVATE)
     # no process in here may make namespaces of its own, in which it would have rights
-    with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    with open("/proc/sys/user/max_user_namespaces", "w", encoding="utf-8") as file:
         file.write("0")
     # nor memory that outlives the process that filled it
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/shmmni", "w") as file:
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/sys/kernel/shmmni", "w", encoding="utf-8") as file,
+    ):
         file.write("0")  # Linux 5.19 lets root do this
     mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV, "size=1m,mode=755")
     os.mkdir("/tmp/old")

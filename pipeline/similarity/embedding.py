@@ -73,7 +73,7 @@ def _tokenizer() -> tuple[Tokenizer, int]:
     found = Tokenizer.from_file(str(folder / "tokenizer.json"))
     found.no_truncation()
     found.no_padding()
-    config = json.loads((folder / "sentence_bert_config.json").read_text())
+    config = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
     return found, int(config["max_seq_length"])
 
 

@@ -65,7 +65,7 @@ class Code:
         if len(response) > LONGEST:
             return Checked(response[:LONGEST], False, "too_long")
         given = {"response": response, **{x: problem[x] for x in ("prompt", "entry_point")}}
-        ended = sandbox.run(sandbox.EXTRACT.read_text(), given, self._limits())
+        ended = sandbox.run(sandbox.EXTRACT.read_text(encoding="utf-8"), given, self._limits())
         if ended.stopped is not None or not ended.result:
             return Checked(None, False, ended.stopped or "unfinished")
         found = json.loads(ended.result)
@@ -91,7 +91,7 @@ def judged(source: str, test: str, entry_point: str, limits: Any) -> str | None:
 
     token = secrets.token_hex(16)
     given = {"token": token, "answer": source, "test": test, "entry_point": entry_point}
-    ended = sandbox.run(sandbox.HARNESS.read_text(), given, limits)
+    ended = sandbox.run(sandbox.HARNESS.read_text(encoding="utf-8"), given, limits)
     if ended.stopped is not None:
         return ended.stopped
     try:

@@ -78,7 +78,7 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
     from pipeline.tasks.math.compare import verified  # the server has it already
 
     logging.disable()
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     pipe.send_bytes(b"ready")

@@ -21,7 +21,7 @@ TUPLE, DICT = "__tuple__", "__dict__"
 
 def serve() -> None:
     """The process: a line of JSON for a request, one for its reply, until stdin closes."""
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # scorers print
     import reasoning_gym  # about 2 s: it imports every dataset
 
@@ -29,7 +29,7 @@ def serve() -> None:
     def made(name: str, settings: str, copy: str) -> Any:
         return reasoning_gym.create_dataset(name, **json.loads(settings))
 
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     deeds: dict[str, Callable[..., Any]]
