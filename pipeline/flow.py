@@ -307,7 +307,7 @@ def _following(graph: dict[str, Cell]) -> dict[str, int]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Hold the project's flow lock. Raises UserError if another flow has it."""
-    with FLOW_LOCK.open("w") as file:
+    with FLOW_LOCK.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

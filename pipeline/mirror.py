@@ -71,7 +71,7 @@ class Mirror:
 
     def end(self, type_: str, name: str, message: str, results: Path) -> None:
         """The run has ended so; `results` is its table, where there is one."""
-        table = results.read_text() if results.is_file() else None
+        table = results.read_text(encoding="utf-8") if results.is_file() else None
         self._tell({"results": table}, type_, name, message)
 
     def close(self, asked: bool) -> None:

@@ -67,7 +67,7 @@ def _taken(path: Path) -> int | None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text(errors="replace") or "another process"
+        return path.read_text(encoding="utf-8", errors="replace") or "another process"
     except FileNotFoundError:
         return "another process"
 
