@@ -143,6 +143,19 @@ def test_a_store_that_cannot_be_reached_at_first_is_no_wait():
     assert time.monotonic() - start < 30
 
 
+def test_who_holds_a_claim_is_told_by_process_and_host(url, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "a-host-with-a-name-that-is-long-ü")
+    with Store(url) as store, Store(url) as other:
+        store.claim(["a"], 8)
+        other.claim(["b"], 8)
+        me = f"process {os.getpid()} on a-host"
+        assert all(who.startswith(me) for who in store.holders(["a", "b", "c"]))
+        with store.writing() as connection:  # as earlier releases wrote it
+            connection.execute(CLAIMS.update().values(owner="f" * 32))
+        assert store.holders(["a", "b"]) == ["another process"]
+        assert store.holders(["c"]) == []
+
+
 # what arrived and cannot be stored
 
 

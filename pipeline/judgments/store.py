@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import UserError
-from pipeline.judgments import database
+from pipeline.judgments import database, owner
 from pipeline.judgments.held import Held
 from pipeline.judgments.retries import Retries
 from pipeline.judgments.schema import (
@@ -53,6 +52,7 @@ FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock th
 
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
+_ENTER = LEDGER.insert()
 _PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
 
 
@@ -121,12 +121,14 @@ class Store:
         self._away: UserError | None = None  # why nothing more is written
         self._project = project
         self.name = database.name(parsed)
-        self._owner = uuid.uuid4().hex
+        self._owner = owner.new()
         self._engine = database.connectable(parsed)
         self._writer = self._engine.execution_options(write=True)
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
         self._writes = Retries(self.name)
+        # made once: they are executed for each reply
+        self._add = self._insert(JUDGMENTS).on_conflict_do_nothing()
         database.check(self._writer, self._writes, self.name, METADATA, MARK, VERSION)
         if backend == "sqlite":
             database.use_wal(self._engine, self._writes, self.name)
@@ -232,6 +234,15 @@ class Store:
             first = found if first is None or (found is not None and found < first) else first
         return first
 
+    def holders(self, keys: Collection[str]) -> list[str]:
+        """Who has claims on `keys`, as far as they said."""
+        found: set[str] = set()
+        for chunk in _chunks(keys):
+            query = sa.select(CLAIMS.c.owner).where(CLAIMS.c.key.in_(chunk)).distinct()
+            with self.reading() as connection:
+                found |= set(connection.execute(query).scalars())
+        return sorted({owner.shown(name) for name in found})
+
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
         for chunk in _chunks(keys):
@@ -307,7 +318,7 @@ class Store:
         """`again`: it may have been stored before; returns how many answers had not."""
         ordered = sorted(kept.judgments, key=lambda found: (found.key, found.token_limit))
         rows = [to_row(found) for found in ordered]
-        insert = self._insert(JUDGMENTS).on_conflict_do_nothing()
+        insert = self._add
         paid = None if kept.paid is None else kept.paid | _mark(kept)
 
         def store(connection: sa.Connection) -> int:
@@ -320,7 +331,7 @@ class Store:
             for chunk in _chunks(found.key for found in ordered):
                 self._drop(connection, chunk)
             if paid is not None and not (again and self._entered(connection, paid)):
-                connection.execute(LEDGER.insert().values(paid))
+                connection.execute(_ENTER, paid)
             again = True  # it may be committed, though the connection breaks off
             return new
 
