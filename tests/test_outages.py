@@ -68,6 +68,12 @@ def locked(url):
         other.execute("rollback")
 
 
+def lapse(store):
+    """The claims of a run that could not give them up."""
+    with store.writing() as connection:
+        connection.execute(CLAIMS.delete())
+
+
 def once_each(server, store, count, twice=0):
     """Every answer is there, the ledger has each reply once; how many were bought twice."""
     counts = Counter(server.whole.values())
@@ -180,6 +186,7 @@ def test_what_arrives_while_the_file_is_locked_is_taken_in_by_the_next_run(
         arrived = len(server.whole)
         assert 4 <= arrived < 20 * SAMPLES
         with Store(file_url, "mine", spool) as store:
+            lapse(store)
             ask(store, server.url, 20)
             once_each(server, store, 20 * SAMPLES)
     assert set(server.whole.values()) == {1}
@@ -432,9 +439,7 @@ def test_what_arrives_while_postgres_is_down_is_taken_in_later(
             thread.join()
             control(postgres_server, "restart")  # with its options
         with Store(url, "mine", spool) as store:
-            store.claim([], 8)
-            with store.writing() as connection:  # those of the run that ended lapse by themselves
-                connection.execute(CLAIMS.delete())
+            lapse(store)
             ask(store, server.url, 60)
             once_each(server, store, 60 * SAMPLES)
     assert set(server.whole.values()) == {1}
