@@ -17,6 +17,7 @@ from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments import database, recovery, retries
+from pipeline.judgments import spool as spool_module
 from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.store import Entry, Store
 from pipeline.teachers import network
@@ -105,7 +106,7 @@ def test_a_file_that_is_locked_for_a_while_costs_no_answer(file_url, spool, monk
         thread.join()
         assert held.is_set()
         once_each(server, store, 20 * SAMPLES)
-    assert not spool.exists()
+    assert list(spool.iterdir()) == []
 
 
 def test_a_mistake_is_not_tried_again(url, spool):
@@ -175,7 +176,7 @@ def test_what_arrives_while_the_file_is_locked_is_taken_in_by_the_next_run(
             with contextlib.ExitStack() as stack:
 
                 def lock_first(kept, **more):
-                    if kept.judgments and not spool.exists():
+                    if kept.judgments and store._store is lock_first:
                         stack.enter_context(locked(file_url))
                         store._store = keep
                     return keep(kept, **more)
@@ -280,6 +281,42 @@ def test_what_a_living_process_keeps_is_taken_in_and_its_file_stays(file_url, sp
     with Store(file_url, "mine", spool) as other:
         assert recovery.take_in(other) == 1
         assert list(spool.iterdir()) == []
+
+
+def test_room_for_what_arrives_is_taken_before_the_disk_is_full(file_url, spool, monkeypatch):
+    write, free = os.pwrite, spool_module.RESERVE
+
+    def full(file, data, offset):
+        if offset + len(data) > free:
+            raise OSError(28, "No space left on device")
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with Store(file_url, "mine", spool) as store, store.holding(["a"], 8):
+        (file,) = spool.iterdir()
+        assert file.stat().st_blocks * 512 >= free
+        monkeypatch.setattr(store, "_store", broken)
+        with pytest.raises(UserError, match="kept in"):
+            store.add([answer("a")], PAID)
+        with pytest.raises(UserError, match="are lost"):
+            store.add([answer("b", text="x" * free)], PAID)
+        with pytest.raises(UserError, match="kept in"):
+            store.add([answer("c")], PAID)
+    with Store(file_url, "mine", spool) as store:
+        assert recovery.take_in(store) == 2
+        assert list(spool.iterdir()) == []
+
+
+def test_what_a_killed_process_reserved_is_removed(file_url, spool):
+    spool.mkdir()
+    with Store(file_url, "mine", spool) as store:
+        store.spool.reserve()
+        left = store.spool.path.read_bytes()
+        path = store.spool.path.with_name(store.spool.path.name.replace("-", "-0", 1))
+        path.write_bytes(left)
+        assert recovery.take_in(store) == 0
+        assert list(spool.iterdir()) == [store.spool.path]
+    assert list(spool.iterdir()) == []
 
 
 def test_an_interrupt_drops_no_reply_that_arrived(file_url, spool):
@@ -412,7 +449,7 @@ def test_a_postgres_that_restarts_costs_no_answer(postgres, postgres_server, spo
         thread.join()
         once_each(server, store, 60 * SAMPLES)
     assert set(server.whole.values()) == {1}
-    assert not spool.exists()
+    assert list(spool.iterdir()) == []
 
 
 @pytest.mark.team

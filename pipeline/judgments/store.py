@@ -257,6 +257,8 @@ class Store:
         The caller asks `still` before it buys, then looks up the rest with `find` and claims again
         what is still missing: its holder may have been killed.
         """
+        if self.spool is not None:
+            self.spool.reserve()
         claimed = time.time()  # before the claims, which may have to wait for the database
         mine = self.claim(keys, limit, lease)
         held = Held(mine, claimed, functools.partial(self.renew, lease=lease), lease)
