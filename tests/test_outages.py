@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.judgments import database, recovery, retries
 from pipeline.judgments import spool as spool_module
 from pipeline.judgments.schema import CLAIMS
-from pipeline.judgments.store import Entry, Store
+from pipeline.judgments.store import Batch, Entry, Store
 from pipeline.teachers import network
 from tests import providers
 from tests.answers import answer
@@ -298,7 +298,7 @@ def test_room_for_what_arrives_is_taken_before_the_disk_is_full(file_url, spool,
         monkeypatch.setattr(store, "_store", broken)
         with pytest.raises(UserError, match="kept in"):
             store.add([answer("a")], PAID)
-        with pytest.raises(UserError, match="are lost"):
+        with pytest.raises(UserError, match="1 answers, paid for, could not be kept"):
             store.add([answer("b", text="x" * free)], PAID)
         with pytest.raises(UserError, match="kept in"):
             store.add([answer("c")], PAID)
@@ -317,6 +317,17 @@ def test_what_a_killed_process_reserved_is_removed(file_url, spool):
         assert recovery.take_in(store) == 0
         assert list(spool.iterdir()) == [store.spool.path]
     assert list(spool.iterdir()) == []
+
+
+def test_a_batch_that_was_handed_in_is_not_forgotten(url, spool, monkeypatch):
+    batch = Batch("b1", ("a", "b"))
+    with Store(url, "mine", spool) as store, monkeypatch.context() as patch:
+        patch.setattr(store, "_store", broken)
+        with pytest.raises(UserError, match="kept in"):
+            store.keep_batch("anthropic m", batch)
+    with Store(url, "mine", spool) as store:
+        recovery.take_in(store)
+        assert store.open_batches("anthropic m") == [batch]
 
 
 def test_an_interrupt_drops_no_reply_that_arrived(file_url, spool):

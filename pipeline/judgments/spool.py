@@ -35,13 +35,14 @@ log = logging.getLogger("omniopd")
 
 @dataclass(frozen=True)
 class Kept:
-    """A reply that was paid for, or what else belongs into the ledger."""
+    """A reply that was paid for, a batch that was handed in, or another line of the ledger."""
 
     store: str  # as it may be shown
     project: str
     created_at: float  # of its line in the ledger: with its counts what tells it from others
     judgments: tuple[Judgment, ...]
     paid: dict[str, Any] | None  # counts of the ledger, by name
+    batch: dict[str, Any] | None = None  # columns of a batch
 
 
 @dataclass(frozen=True)

@@ -279,15 +279,14 @@ class Store:
         where there is one, before UserError is raised.
         """
         if judgments:
-            self._keep(tuple(judgments), paid)
+            entry = None if paid is None else asdict(paid)
+            self._keep(Kept(self.name, self._project, time.time(), tuple(judgments), entry))
 
     def enter(self, entry: Entry) -> None:
         """A line more in the ledger; to the spool, like an answer, where that is not possible."""
-        self._keep((), entry)
+        self._keep(Kept(self.name, self._project, time.time(), (), asdict(entry)))
 
-    def _keep(self, judgments: tuple[Judgment, ...], entry: Entry | None) -> None:
-        paid = None if entry is None else asdict(entry)
-        kept = Kept(self.name, self._project, time.time(), judgments, paid)
+    def _keep(self, kept: Kept) -> None:
         if self.spool is None:
             self._store(kept)
             return
@@ -301,9 +300,12 @@ class Store:
             try:
                 self.spool.keep(kept)
             except OSError as worse:
+                lost = (
+                    f"batch {kept.batch['id']}" if kept.batch else f"{len(kept.judgments)} answers"
+                )
                 raise UserError(
-                    f"{error} And {len(judgments)} answers that were paid for are lost: "
-                    f"{self.spool.path} could not be written ({worse})."
+                    f"{error} And {lost}, paid for, could not be kept: {self.spool.path} could not "
+                    f"be written ({worse})."
                 ) from error
             if not isinstance(error, UserError):
                 raise
@@ -334,6 +336,9 @@ class Store:
                 self._drop(connection, chunk)
             if paid is not None and not (again and self._entered(connection, paid)):
                 connection.execute(_ENTER, paid)
+            if kept.batch is not None:
+                known = self._insert(BATCHES).on_conflict_do_nothing()
+                connection.execute(known, kept.batch)
             again = True  # it may be committed, though the connection breaks off
             return new
 
@@ -371,9 +376,9 @@ class Store:
 
     def keep_batch(self, teacher: str, batch: Batch) -> None:
         """Remember a batch before waiting for it: a killed run takes it up again."""
-        values = {"id": batch.id, "teacher": teacher, "keys": json.dumps(batch.keys)}
-        row = values | {"created_at": time.time()}
-        self._execute(self._insert(BATCHES).values(row).on_conflict_do_nothing())
+        now, keys = time.time(), json.dumps(batch.keys)
+        row = {"id": batch.id, "teacher": teacher, "keys": keys, "created_at": now}
+        self._keep(Kept(self.name, self._project, now, (), None, row))
 
     def collected(self, batch: Batch, keys: Collection[str]) -> None:
         """Forget these keys of a batch, and the batch with its last one."""
