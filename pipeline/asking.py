@@ -225,9 +225,10 @@ class Judging:
         if waited < TOLD_SECONDS <= waited + seconds:
             until = self.budget.store.expiry(keys)
             when = "" if until is None else f", and lapse at {time.ctime(until)} if they are not"
+            who = " and ".join(self.budget.store.holders(keys)) or "another process"
             log.warning(
-                f"teach: waiting for {len(keys)} answers that another process is buying. Its "
-                f"claims are renewed as long as it runs{when}."
+                f"teach: waiting for {len(keys)} answers that {who} is buying. Its claims are "
+                f"renewed as long as it runs{when}."
             )
         return waited + seconds
 

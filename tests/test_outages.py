@@ -17,8 +17,9 @@ from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments import database, recovery, retries
+from pipeline.judgments import spool as spool_module
 from pipeline.judgments.schema import CLAIMS
-from pipeline.judgments.store import Entry, Store
+from pipeline.judgments.store import Batch, Entry, Store
 from pipeline.teachers import network
 from tests import providers
 from tests.answers import answer
@@ -68,6 +69,12 @@ def locked(url):
         other.execute("rollback")
 
 
+def lapse(store):
+    """The claims of a run that could not give them up."""
+    with store.writing() as connection:
+        connection.execute(CLAIMS.delete())
+
+
 def once_each(server, store, count, twice=0):
     """Every answer is there, the ledger has each reply once; how many were bought twice."""
     counts = Counter(server.whole.values())
@@ -99,7 +106,7 @@ def test_a_file_that_is_locked_for_a_while_costs_no_answer(file_url, spool, monk
         thread.join()
         assert held.is_set()
         once_each(server, store, 20 * SAMPLES)
-    assert not spool.exists()
+    assert list(spool.iterdir()) == []
 
 
 def test_a_mistake_is_not_tried_again(url, spool):
@@ -143,6 +150,19 @@ def test_a_store_that_cannot_be_reached_at_first_is_no_wait():
     assert time.monotonic() - start < 30
 
 
+def test_who_holds_a_claim_is_told_by_process_and_host(url, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "a-host-with-a-name-that-is-long-ü")
+    with Store(url) as store, Store(url) as other:
+        store.claim(["a"], 8)
+        other.claim(["b"], 8)
+        me = f"process {os.getpid()} on a-host"
+        assert all(who.startswith(me) for who in store.holders(["a", "b", "c"]))
+        with store.writing() as connection:  # as earlier releases wrote it
+            connection.execute(CLAIMS.update().values(owner="f" * 32))
+        assert store.holders(["a", "b"]) == ["another process"]
+        assert store.holders(["c"]) == []
+
+
 # what arrived and cannot be stored
 
 
@@ -156,7 +176,7 @@ def test_what_arrives_while_the_file_is_locked_is_taken_in_by_the_next_run(
             with contextlib.ExitStack() as stack:
 
                 def lock_first(kept, **more):
-                    if kept.judgments and not spool.exists():
+                    if kept.judgments and store._store is lock_first:
                         stack.enter_context(locked(file_url))
                         store._store = keep
                     return keep(kept, **more)
@@ -167,6 +187,7 @@ def test_what_arrives_while_the_file_is_locked_is_taken_in_by_the_next_run(
         arrived = len(server.whole)
         assert 4 <= arrived < 20 * SAMPLES
         with Store(file_url, "mine", spool) as store:
+            lapse(store)
             ask(store, server.url, 20)
             once_each(server, store, 20 * SAMPLES)
     assert set(server.whole.values()) == {1}
@@ -260,6 +281,53 @@ def test_what_a_living_process_keeps_is_taken_in_and_its_file_stays(file_url, sp
     with Store(file_url, "mine", spool) as other:
         assert recovery.take_in(other) == 1
         assert list(spool.iterdir()) == []
+
+
+def test_room_for_what_arrives_is_taken_before_the_disk_is_full(file_url, spool, monkeypatch):
+    write, free = os.pwrite, spool_module.RESERVE
+
+    def full(file, data, offset):
+        if offset + len(data) > free:
+            raise OSError(28, "No space left on device")
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with Store(file_url, "mine", spool) as store, store.holding(["a"], 8):
+        (file,) = spool.iterdir()
+        assert file.stat().st_blocks * 512 >= free
+        monkeypatch.setattr(store, "_store", broken)
+        with pytest.raises(UserError, match="kept in"):
+            store.add([answer("a")], PAID)
+        with pytest.raises(UserError, match="1 answers, paid for, could not be kept"):
+            store.add([answer("b", text="x" * free)], PAID)
+        with pytest.raises(UserError, match="kept in"):
+            store.add([answer("c")], PAID)
+    with Store(file_url, "mine", spool) as store:
+        assert recovery.take_in(store) == 2
+        assert list(spool.iterdir()) == []
+
+
+def test_what_a_killed_process_reserved_is_removed(file_url, spool):
+    spool.mkdir()
+    with Store(file_url, "mine", spool) as store:
+        store.spool.reserve()
+        left = store.spool.path.read_bytes()
+        path = store.spool.path.with_name(store.spool.path.name.replace("-", "-0", 1))
+        path.write_bytes(left)
+        assert recovery.take_in(store) == 0
+        assert list(spool.iterdir()) == [store.spool.path]
+    assert list(spool.iterdir()) == []
+
+
+def test_a_batch_that_was_handed_in_is_not_forgotten(url, spool, monkeypatch):
+    batch = Batch("b1", ("a", "b"))
+    with Store(url, "mine", spool) as store, monkeypatch.context() as patch:
+        patch.setattr(store, "_store", broken)
+        with pytest.raises(UserError, match="kept in"):
+            store.keep_batch("anthropic m", batch)
+    with Store(url, "mine", spool) as store:
+        recovery.take_in(store)
+        assert store.open_batches("anthropic m") == [batch]
 
 
 def test_an_interrupt_drops_no_reply_that_arrived(file_url, spool):
@@ -392,7 +460,7 @@ def test_a_postgres_that_restarts_costs_no_answer(postgres, postgres_server, spo
         thread.join()
         once_each(server, store, 60 * SAMPLES)
     assert set(server.whole.values()) == {1}
-    assert not spool.exists()
+    assert list(spool.iterdir()) == []
 
 
 @pytest.mark.team
@@ -419,9 +487,7 @@ def test_what_arrives_while_postgres_is_down_is_taken_in_later(
             thread.join()
             control(postgres_server, "restart")  # with its options
         with Store(url, "mine", spool) as store:
-            store.claim([], 8)
-            with store.writing() as connection:  # those of the run that ended lapse by themselves
-                connection.execute(CLAIMS.delete())
+            lapse(store)
             ask(store, server.url, 60)
             once_each(server, store, 60 * SAMPLES)
     assert set(server.whole.values()) == {1}

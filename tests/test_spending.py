@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import re
 import time
 from datetime import date
@@ -220,8 +221,8 @@ def test_a_long_wait_for_another_process_is_said_once_with_when_its_claims_lapse
         other.claim([request.key for request in wanted.values()], 12, lease=1.5)
         lapse = time.ctime(other.expiry([next(iter(wanted.values())).key]))
         assert len(ask(run)) == ALL
-    (said,) = [x for x in caplog.messages if "another process is buying" in x]
-    assert f"waiting for {ALL} answers" in said
+    (said,) = [x for x in caplog.messages if "is buying" in x]
+    assert f"waiting for {ALL} answers that process {os.getpid()} on" in said
     assert f"lapse at {lapse}" in said
 
 

@@ -9,7 +9,9 @@ nothing. A line that is not whole, or that the store refuses, is moved to FILE.d
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,19 +26,23 @@ from pipeline.errors import UserError
 from pipeline.judgments.schema import Judgment
 
 FOLDER = Path(".spool")
+RESERVE = 1 << 20  # bytes of the disk that a process which buys takes in advance
 TURN_SECONDS = 120.0  # how long another process may take to take in
 PLACES = ("host", "port", "dbname", "service")  # what a query of a URL says of where a store is
+
+log = logging.getLogger("omniopd")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A reply that was paid for, or what else belongs into the ledger."""
+    """A reply that was paid for, a batch that was handed in, or another line of the ledger."""
 
     store: str  # as it may be shown
     project: str
     created_at: float  # of its line in the ledger: with its counts what tells it from others
     judgments: tuple[Judgment, ...]
     paid: dict[str, Any] | None  # counts of the ledger, by name
+    batch: dict[str, Any] | None = None  # columns of a batch
 
 
 @dataclass(frozen=True)
@@ -52,38 +58,63 @@ class Spool:
 
     def __init__(self, url: sa.URL, folder: Path = FOLDER) -> None:
         self.folder, self._store = folder, _identity(url)
-        self._file: int | None = None
         self.path = folder / f"{self._store}-{uuid.uuid4().hex}.jsonl"
+        self._file: int | None = None
+        self._end = 0  # of what was kept, bytes
+        self._lock = threading.Lock()
+
+    def reserve(self) -> None:
+        """Take RESERVE bytes of the disk now: the store's may be the same one, and fill up."""
+        with self._lock:
+            if self._file is not None:
+                return
+            try:
+                os.pwrite(self._opened(), bytes(RESERVE), 0)
+            except OSError as error:
+                log.warning(
+                    f"{self.folder}: no room is reserved for answers that the store cannot take "
+                    f"({error}). Free space: if both fail, such answers are lost."
+                )
 
     def keep(self, kept: Kept) -> None:
         """Write a line, and wait until it is on the disk. Raises OSError."""
-        if self._file is None:
-            self._file = self._open()
         text = json.dumps(asdict(kept))
         line = json.dumps({"checksum": _checksum(text), "kept": text}).encode() + b"\n"
-        start = os.lseek(self._file, 0, os.SEEK_END)
-        try:
-            while line:
-                line = line[os.write(self._file, line) :]
-            os.fsync(self._file)
-        except OSError:
-            os.ftruncate(self._file, start)  # half a line would hide the next one
-            raise
+        with self._lock:
+            file, written = self._opened(), 0
+            try:
+                while written < len(line):
+                    written += os.pwrite(file, line[written:], self._end + written)
+                os.fsync(file)
+            except OSError:
+                os.pwrite(file, bytes(written), self._end)  # half a line would hide the next one
+                raise
+            self._end += len(line)
 
-    def _open(self) -> int:
+    def _opened(self) -> int:
         """The file, locked for as long as this process has it: others do not remove it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file).st_nlink:
-                return file
-            os.close(file)  # removed as an empty one, before it was locked
+        while self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file).st_nlink:  # else removed as an empty one, before it was locked
+                    self._file = file
+            finally:
+                if self._file is None:
+                    os.close(file)
+        return self._file
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Give the file up to whoever takes it in; an empty one is removed."""
+        if self._file is None:
+            return
+        if self._end:
+            os.ftruncate(self._file, self._end)
+        else:
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = None
 
     def waiting(self) -> list[Path]:
         """Files with answers of this store, the process's own included."""
@@ -118,7 +149,8 @@ def turn(folder: Path) -> Iterator[None]:
 def read(path: Path) -> Found:
     """Raises OSError."""
     kept, damaged = [], b""
-    for line in path.read_bytes().splitlines(keepends=True):
+    # a process that was killed leaves the rest of its reserve
+    for line in path.read_bytes().rstrip(b"\0").splitlines(keepends=True):
         found = _parsed(line)
         if found is None:
             damaged += line

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import UserError
-from pipeline.judgments import database
+from pipeline.judgments import database, owner
 from pipeline.judgments.held import Held
 from pipeline.judgments.retries import Retries
 from pipeline.judgments.schema import (
@@ -60,6 +59,7 @@ FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock th
 
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
+_ENTER = LEDGER.insert()
 _PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
 
 
@@ -136,7 +136,7 @@ class Store:
         self._away: UserError | None = None  # why nothing more is written
         self._project = project
         self.name = database.name(parsed)
-        self._owner = uuid.uuid4().hex
+        self._owner = owner.new()
         self._checked = False  # whether the file is whole
         self.read_only = database.read_only(parsed)
         self._engine = database.connectable(parsed)
@@ -144,6 +144,8 @@ class Store:
         backend = parsed.get_backend_name()
         self._insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
         self._writes = Retries(self.name)
+        # made once: they are executed for each reply
+        self._add = self._insert(JUDGMENTS).on_conflict_do_nothing()
         database.check(self._writer, self._writes, self.name, METADATA, MARK, VERSION)
         if backend == "sqlite" and not self.read_only:
             database.use_wal(self._engine, self._writes, self.name)
@@ -286,6 +288,15 @@ class Store:
             first = found if first is None or (found is not None and found < first) else first
         return first
 
+    def holders(self, keys: Collection[str]) -> list[str]:
+        """Who has claims on `keys`, as far as they said."""
+        found: set[str] = set()
+        for chunk in _chunks(keys):
+            query = sa.select(CLAIMS.c.owner).where(CLAIMS.c.key.in_(chunk)).distinct()
+            with self.reading() as connection:
+                found |= set(connection.execute(query).scalars())
+        return sorted({owner.shown(name) for name in found})
+
     def release(self, keys: Iterable[str]) -> None:
         """Give up the claims on `keys`; those of others stay."""
         for chunk in _chunks(keys):
@@ -300,6 +311,8 @@ class Store:
         The caller asks `still` before it buys, then looks up the rest with `find` and claims again
         what is still missing: its holder may have been killed.
         """
+        if self.spool is not None:
+            self.spool.reserve()
         claimed = time.time()  # before the claims, which may have to wait for the database
         mine = self.claim(keys, limit, lease)
         held = Held(mine, claimed, functools.partial(self.renew, lease=lease), lease)
@@ -320,17 +333,16 @@ class Store:
         where there is one, before UserError is raised.
         """
         if judgments:
-            self._keep(tuple(judgments), paid)
+            entry = None if paid is None else asdict(paid)
+            self._keep(Kept(self.name, self._project, time.time(), tuple(judgments), entry))
 
     def enter(self, entry: Entry) -> None:
         """A line more in the ledger; to the spool, like an answer, where that is not possible.
         None in a store that is only read."""
         if not self.read_only:
-            self._keep((), entry)
+            self._keep(Kept(self.name, self._project, time.time(), (), asdict(entry)))
 
-    def _keep(self, judgments: tuple[Judgment, ...], entry: Entry | None) -> None:
-        paid = None if entry is None else asdict(entry)
-        kept = Kept(self.name, self._project, time.time(), judgments, paid)
+    def _keep(self, kept: Kept) -> None:
         if self.spool is None:
             self._store(kept)
             return
@@ -344,9 +356,12 @@ class Store:
             try:
                 self.spool.keep(kept)
             except OSError as worse:
+                lost = (
+                    f"batch {kept.batch['id']}" if kept.batch else f"{len(kept.judgments)} answers"
+                )
                 raise UserError(
-                    f"{error} And {len(judgments)} answers that were paid for are lost: "
-                    f"{self.spool.path} could not be written ({worse})."
+                    f"{error} And {lost}, paid for, could not be kept: {self.spool.path} could not "
+                    f"be written ({worse})."
                 ) from error
             if not isinstance(error, UserError):
                 raise
@@ -363,7 +378,7 @@ class Store:
         """`again`: it may have been stored before; returns how many answers had not."""
         ordered = sorted(kept.judgments, key=lambda found: (found.key, found.token_limit))
         rows = [to_row(found) for found in ordered]
-        insert = self._insert(JUDGMENTS).on_conflict_do_nothing()
+        insert = self._add
         paid = None if kept.paid is None else kept.paid | _mark(kept)
 
         def store(connection: sa.Connection) -> int:
@@ -376,7 +391,10 @@ class Store:
             for chunk in _chunks(found.key for found in ordered):
                 self._drop(connection, chunk)
             if paid is not None and not (again and self._entered(connection, paid)):
-                connection.execute(LEDGER.insert().values(paid))
+                connection.execute(_ENTER, paid)
+            if kept.batch is not None:
+                known = self._insert(BATCHES).on_conflict_do_nothing()
+                connection.execute(known, kept.batch)
             again = True  # it may be committed, though the connection breaks off
             return new
 
@@ -414,9 +432,9 @@ class Store:
 
     def keep_batch(self, teacher: str, batch: Batch) -> None:
         """Remember a batch before waiting for it: a killed run takes it up again."""
-        values = {"id": batch.id, "teacher": teacher, "keys": json.dumps(batch.keys)}
-        row = values | {"created_at": time.time()}
-        self._execute(self._insert(BATCHES).values(row).on_conflict_do_nothing())
+        now, keys = time.time(), json.dumps(batch.keys)
+        row = {"id": batch.id, "teacher": teacher, "keys": keys, "created_at": now}
+        self._keep(Kept(self.name, self._project, now, (), None, row))
 
     def collected(self, batch: Batch, keys: Collection[str]) -> None:
         """Forget these keys of a batch, and the batch with its last one."""
