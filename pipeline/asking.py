@@ -74,9 +74,11 @@ class Judging:
             found = self._acquire(block, requests)
             self._alone(requests, found, known)
             pending = []
+            first = {request.key: place for place, request in reversed(requests.items())}
             for place, request in requests.items():
-                # an equal prefix of another response may have other tokens before the answer
-                judgment = self._judged(block, place, found[request.key])
+                judgment = found[request.key]  # judged where it was wanted first
+                if place != first[request.key]:  # other tokens may stand before the same text
+                    judgment = self._judged(block, place, judgment)
                 if judgment.failure is None:
                     done[place] = judgment
                 else:
@@ -110,7 +112,8 @@ class Judging:
                 f"{block[place[0]].id} is too short: {lacks}. Such answers are kept as {SHORT} and "
                 "drawn again."
             )
-        return replace(judgment, failure=SHORT if lacks else None)
+        failure = SHORT if lacks else None
+        return judgment if judgment.failure == failure else replace(judgment, failure=failure)
 
     def fits(self, block: Iterable[Response]) -> None:
         """Raise UserError if a prompt leaves no room for an answer in what the teacher reads."""

@@ -1,5 +1,6 @@
 """Answers that are cut before they have the student tokens that are wanted: drawn again."""
 
+import dataclasses
 import logging
 
 import pytest
@@ -8,7 +9,7 @@ from pipeline.asking import SHORT
 from pipeline.cut import lacking
 from pipeline.errors import UserError
 from pipeline.judgments.schema import JUDGMENTS
-from tests.providers import Batches, Scripted, ask, judging, message
+from tests.providers import Batches, Scripted, ask, judging, message, response
 from tests.test_cut import STUDENT
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -107,3 +108,14 @@ def test_a_batch_draws_what_is_too_short_again(store, tmp_path):
         assert ask(run)[0, 0].text == ENOUGH
     assert len(server.batches) == 2
     assert run.ledger.failures == {SHORT: 1}
+
+
+def test_one_answer_to_equal_prefixes_can_be_too_short_for_one_of_them_alone(store, tmp_path):
+    with Scripted("anthropic").running() as server:
+        run = judging("anthropic", server.url, store, tmp_path)
+        run.lacking = lambda r, _, j: "a token" if (r.id, j.attempt) == ("r1", 0) else None
+        one = response(run, ["8+5="])
+        found = run.judge([one, dataclasses.replace(one, id="r1")])
+    assert [found[r, 0, 0].attempt for r in range(2)] == [0, 1]
+    assert [failure for _, _, failure in stored(store)] == [None, None]
+    assert len(server.requests) == 2

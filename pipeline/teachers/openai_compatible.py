@@ -243,12 +243,12 @@ class OpenAICompatible:
                 said = f"found status {replies.shown(found.status)}, wanted one"
                 raise Transient(f"batch {batch}: {said}")
             results: dict[str, Result] = {}
-            if found.status == "cancelled":
-                results[MISSING] = Refused(f"batch {batch} was cancelled")
             for file in (found.output_file_id, found.error_file_id):
                 if file:
                     text = (await client.files.content(file)).text
                     results |= replies.rows(text, self._result)
+            if found.status == "cancelled":
+                results[MISSING] = Refused(f"batch {batch} was cancelled")
         return results
 
     def _result(self, row: dict[str, Any]) -> Result:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pipeline.teachers.calls import BUSY, Refused, Result, Transient
+from pipeline.teachers.calls import BUSY, MISSING, Refused, Result, Transient
 
 LONGEST_ID = 128  # characters of a batch's id, as the store keeps it
 MOST_TOKENS = 10_000_000  # that a reply can be about: more than any model reads or writes
@@ -62,7 +62,8 @@ def misshapen(error: Exception, raw: Any = "") -> Transient | Refused:
 def rows(lines: str, parse: Callable[[dict[str, Any]], Result]) -> dict[str, Result]:
     """The results of a batch, JSON line by line, by the key of each request.
 
-    A line without a key that can be read is said and left out: what it was about is sent again.
+    A line without a key that can be read is said and left out: what it was about is sent again, and
+    counts as paid for.
     """
     found: dict[str, Result] = {}
     for line in lines.split("\n"):  # str.splitlines ends lines inside of texts, too
@@ -72,7 +73,9 @@ def rows(lines: str, parse: Callable[[dict[str, Any]], Result]) -> dict[str, Res
             content = json.loads(line)
             key = str(content["custom_id"])
         except MISSHAPEN:
-            log.warning(f"teach: {len(line):,} characters of a batch's results are no result")
+            said = f"{len(line):,} characters of a batch's results are no result"
+            log.warning(f"teach: {said}")
+            found[MISSING] = Transient(said)
             continue
         found[key] = row(partial(parse, content))
     return found
