@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server, verified
+from pipeline import (
+    cells,
+    dag,
+    forkserver,
+    keeping,
+    objects,
+    plan,
+    reproduction,
+    server,
+    verified,
+)
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 from pipeline.processes import Processes
@@ -116,7 +126,8 @@ def run_graph(
     again = f", {project.revived()}" if project.revived() else ""
     typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
     with server.alone(), _interruptible(), forkserver.serving() as warm, lending() as lent:
-        environment = {**dag.environment(), **warm, **lent, verified.STAGE: "omniopd run"}
+        said = {verified.STAGE: "omniopd run", objects.CACHE: str(project.cache)}
+        environment = {**dag.environment(), **warm, **lent, **said}
         flow = _Flow(project, graph, stale, parallel, environment, keep)
         try:
             flow.run(results)
