@@ -17,17 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline import (
-    cells,
-    dag,
-    forkserver,
-    keeping,
-    objects,
-    plan,
-    reproduction,
-    server,
-    verified,
-)
+from pipeline import cells, dag, forkserver, keeping, plan, reproduction, server, verified
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 from pipeline.processes import Processes
@@ -126,8 +116,7 @@ def run_graph(
     again = f", {project.revived()}" if project.revived() else ""
     typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
     with server.alone(), _interruptible(), forkserver.serving() as warm, lending() as lent:
-        said = {verified.STAGE: "omniopd run", objects.CACHE: str(project.cache)}
-        environment = {**dag.environment(), **warm, **lent, **said}
+        environment = {**dag.environment(), **warm, **lent, **verified.asked(project.cache)}
         flow = _Flow(project, graph, stale, parallel, environment, keep)
         try:
             flow.run(results)
