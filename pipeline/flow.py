@@ -134,7 +134,7 @@ def run_graph(
             forkserver.serving() as warm,
             lending() as lent,
         ):
-            environment = {**dag.environment(), **warm, **lent, verified.STAGE: "omniopd run"}
+            environment = {**dag.environment(), **warm, **lent, **verified.asked(project.cache)}
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
             flow.run(results)
     except stopping.Asked as asked:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOCK = Path("dvc.lock")
+CACHE = "OMNIOPD_DVC_CACHE"  # in the environment of stages: settings may lie outside the project
 FOLDER = ".dir"  # how the name of a folder's listing ends
 PIECE = 1 << 20  # bytes read at once
 
@@ -59,7 +60,10 @@ def outs() -> dict[str, Out]:
 
 
 def cache() -> Path:
-    """Where the objects of the cache lie, as the project's own settings say."""
+    """Where the objects of the cache lie, as whoever started us has it from DVC, or as the
+    project's own settings say."""
+    if CACHE in os.environ:
+        return Path(os.environ[CACHE])
     config = configparser.ConfigParser(strict=False, interpolation=None)
     config.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
     folder = config.get("cache", "dir", fallback="cache")

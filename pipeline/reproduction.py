@@ -70,6 +70,7 @@ class Project:
             self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
         except DvcException as error:
             raise UserError(f"DVC cannot read dvc.yaml and dvc.lock: {error}") from error
+        self.cache = Path(self._repo.cache.local.path)  # where its objects lie
         self._turn = Lock()
         self._keep_what = keep
         self._dropping = Dropping(self._repo, self._stages, shared)

@@ -36,6 +36,11 @@ def once(path: str | Path) -> None:
                 return
 
 
+def asked(cache: Path) -> dict[str, str]:
+    """What asks for it in the environment of stages; the cache's objects lie in `cache`."""
+    return {STAGE: "omniopd run", objects.CACHE: str(cache)}
+
+
 def hold(out: Path, wanted: objects.Out, path: Path | None = None) -> None:
     """Likewise of an out, or of the part of it at `path`, and of what it should be."""
     path = path or out

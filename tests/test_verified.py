@@ -120,3 +120,11 @@ def test_tables_checkpoints_and_counts_are_looked_at_where_they_are_opened(read,
         optimizer.Optimizer.load(None, Path("data/moments"))
     wanted = ["data/forks.parquet", str(CHECKPOINT), "data/train/c2/run.json", "data/moments"]
     assert asked == wanted
+
+
+def test_the_cache_is_where_whoever_started_the_stage_says(read, monkeypatch, tmp_path):
+    shutil.move(objects.cache(), tmp_path / "elsewhere")
+    monkeypatch.setenv(objects.CACHE, str(tmp_path / "elsewhere"))
+    flip(CHECKPOINT / "config.json", 1)
+    with pytest.raises(UserError, match=r"config\.json"):
+        verified.once(CHECKPOINT)

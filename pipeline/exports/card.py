@@ -4,7 +4,7 @@ import json
 from pathlib import PurePath
 from typing import Any
 
-from pipeline import params, runs
+from pipeline import params, runs, verified
 from pipeline.exports.source import Source
 from pipeline.sentences import interval
 
@@ -128,6 +128,8 @@ def _report(source: Source) -> list[dict[str, Any]]:
     folder = source.root / runs.DATA / "report"
     if not (folder / "results.json").is_file() or not (folder / "run.json").is_file():
         return []
+    verified.once(folder / "run.json")
+    verified.once(folder / "results.json")
     made_of = json.loads((folder / "run.json").read_text(encoding="utf-8"))["cell"]
     if made_of not in source.plan["cells"]["report"]:  # of another plan
         return []
