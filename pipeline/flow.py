@@ -19,9 +19,10 @@ from typing import Any
 
 import typer
 
-from pipeline import cells, dag, forkserver, keeping, mirror, plan, reaper, reproduction, stopping
+from pipeline import cells, dag, forkserver, keeping, plan, reaper, reproduction, stopping
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
+from pipeline.mirror import Mirror
 from pipeline.processes import Processes
 
 RESULTS = Path("data/report/results.md")
@@ -155,15 +156,17 @@ class _Flow:
         self.processes = Processes(environment)
         self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self.stopping = Event()
+        gpu = any(cell.gpu for cell in graph.values())
+        self.mirror = Mirror(gpu, changed=lambda: self.finished.put(("", None)))
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
         self.failed: dict[str, str] = {}  # cell: the last that it said
         self.skipped: list[str] = []
+        self.lost: set[str] = set()  # failed, starved or skipped
 
     def run(self, results: Path) -> None:
         """Raises UserError if a cell failed."""
-        gpu = any(cell.gpu for cell in self.graph.values())
-        with mirror.shown(gpu, lambda: self.finished.put(("", None)), results) as self.shown:
+        with self.mirror.showing(results):
             try:
                 self.schedule()
             finally:
@@ -198,13 +201,13 @@ class _Flow:
         """Whether there is a place for one more cell, and on the GPU for one that wants it."""
         busy = sum(self.graph[one].gpu for one in running)
         return len(running) < self.parallel and (
-            not self.graph[name].gpu or busy < self.shown.gpu_cells
+            not self.graph[name].gpu or busy < self.mirror.gpu_cells
         )
 
     def start(self, cell: Cell) -> None:
         """Do the cell in a thread of its own, which ends with a word in `finished`."""
-        if not cell.reads <= set(self.done):
-            self.finished.put((cell.name, _Unread()))
+        if cell.reads & self.lost:
+            self.finished.put((cell.name, None))
         else:
             Thread(target=self.attempts, args=[cell], daemon=True).start()
 
@@ -229,7 +232,7 @@ class _Flow:
         self.finished.put((cell.name, error))
 
     def show(self, cell: Cell, type_: str, name: str, message: str = "") -> None:
-        self.shown.cell(cell.name, cell.label, cell.gpu, cell.reads, type_, name, message)
+        self.mirror.cell(cell.name, cell.label, cell.gpu, cell.reads, type_, name, message)
 
     def work(self, cell: Cell) -> None:
         """Bring one cell up to date. Raises CellFailed."""
@@ -247,24 +250,24 @@ class _Flow:
     def outcome(self, name: str, error: Exception | None) -> str:
         """Note how a cell ended; in words. Raises what is not the cell's own failure."""
         cell = self.graph[name]
-        match error:
-            case None:
-                self.done.append(name)
-                self.show(cell, "COMPLETED", "Completed")
-                return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
-            case _Unread():
-                self.skipped.append(name)
-                self.show(cell, "PENDING", "NotReady", str(error))
-                return f"not run: {error}"
-            case reproduction.CellFailed():
-                self.show(cell, "FAILED", "Failed", str(error))
-                if isinstance(error, reproduction.Starved):
-                    self.starved = True
-                    return str(error)
-                self.failed[name] = str(error)
-                return "failed"
-            case _:
-                raise error
+        if cell.reads & self.lost:
+            self.lost.add(name)
+            self.skipped.append(name)
+            self.show(cell, "PENDING", "NotReady")
+            return "not run: a cell that it reads failed"
+        if error is None:
+            self.done.append(name)
+            self.show(cell, "COMPLETED", "Completed")
+            return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
+        if not isinstance(error, reproduction.CellFailed):
+            raise error
+        self.lost.add(name)
+        self.show(cell, "FAILED", "Failed", str(error))
+        if isinstance(error, reproduction.Starved):
+            self.starved = True
+            return str(error)
+        self.failed[name] = str(error)
+        return "failed"
 
     def complain(self) -> None:
         """Raise UserError if a cell failed."""
@@ -275,13 +278,6 @@ class _Flow:
                 f"that read them were not run. {said}. More of what they said is above. Mend that "
                 "and run it again: finished cells are not repeated."
             )
-
-
-class _Unread(Exception):
-    """A cell was not run."""
-
-    def __str__(self) -> str:
-        return "a cell that it reads failed"
 
 
 def _following(graph: dict[str, Cell]) -> dict[str, int]:
