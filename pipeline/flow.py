@@ -1,10 +1,9 @@
 """The plan's cells, independent ones side by side, shown by Prefect as a flow of a task run each.
 
 DVC stays the only cache and the only judge of what is stale: a cell is brought up to date as
-`dvc repro` does, or nothing is done where neither the cell nor anything that it reads changed.
-Prefect is told what happens (pipeline/mirror.py) and decides nothing: without it, or with a damaged
-database, the run is the same. Its database is .prefect/prefect.db; `PREFECT_HOME=.prefect prefect
-server start` shows it in a browser.
+`dvc repro` does, or left where neither it nor what it reads changed. Prefect is told what happens
+(pipeline/mirror.py) and decides nothing: without it the run is the same. To see it in a browser:
+`PREFECT_HOME=.prefect prefect server start`.
 """
 
 import fcntl
@@ -103,7 +102,7 @@ def run_graph(
 
     False if some turned out to read checkpoints that `keep` had dropped: call it again, and these
     are made first. Raises UserError naming the cells that failed, when those that do not read them
-    are done; or after Ctrl-C or SIGTERM, when everything that was started has ended.
+    are done; Stopped after Ctrl-C, SIGTERM or SIGHUP, when all that was started has ended.
     """
     start = time.perf_counter()
     project = reproduction.Project(keep, shared)
@@ -128,11 +127,9 @@ def run_graph(
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
             flow.run(results)
     except stopping.Asked as asked:
-        raise stopping.Stopped(
-            f"{len(done)} of {len(graph)} cells are done and kept. Nothing that was started "
-            "still runs. Run it again to go on.",
-            asked,
-        ) from None
+        kept = f"{len(done)} of {len(graph)} cells are done and kept"
+        still = "Nothing that was started still runs. Run it again to go on."
+        raise stopping.Stopped(f"{kept}. {still}", asked) from None
     typer.echo(f"run: {time.perf_counter() - start:.0f} s")
     return not flow.starved
 
