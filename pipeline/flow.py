@@ -1,10 +1,9 @@
 """The plan's cells, independent ones side by side, shown by Prefect as a flow of a task run each.
 
 DVC stays the only cache and the only judge of what is stale: a cell is brought up to date as
-`dvc repro` does, or nothing is done where neither the cell nor anything that it reads changed.
-Prefect is told what happens (pipeline/mirror.py) and decides nothing: without it, or with a damaged
-database, the run is the same. Its database is .prefect/prefect.db; `PREFECT_HOME=.prefect prefect
-server start` shows it in a browser.
+`dvc repro` does, or left where neither it nor what it reads changed. Prefect is told what happens
+(pipeline/mirror.py) and decides nothing: without it the run is the same. To see it in a browser:
+`PREFECT_HOME=.prefect prefect server start`.
 """
 
 import fcntl
@@ -24,7 +23,6 @@ from pipeline import (
     dag,
     forkserver,
     keeping,
-    mirror,
     plan,
     reaper,
     reproduction,
@@ -33,6 +31,7 @@ from pipeline import (
 )
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
+from pipeline.mirror import Mirror
 from pipeline.processes import Processes
 
 RESULTS = Path("data/report/results.md")
@@ -113,7 +112,7 @@ def run_graph(
 
     False if some turned out to read checkpoints that `keep` had dropped: call it again, and these
     are made first. Raises UserError naming the cells that failed, when those that do not read them
-    are done; or after Ctrl-C or SIGTERM, when everything that was started has ended.
+    are done; Stopped after Ctrl-C, SIGTERM or SIGHUP, when all that was started has ended.
     """
     start = time.perf_counter()
     project = reproduction.Project(keep, shared)
@@ -138,11 +137,9 @@ def run_graph(
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
             flow.run(results)
     except stopping.Asked as asked:
-        raise stopping.Stopped(
-            f"{len(done)} of {len(graph)} cells are done and kept. Nothing that was started "
-            "still runs. Run it again to go on.",
-            asked,
-        ) from None
+        kept = f"{len(done)} of {len(graph)} cells are done and kept"
+        still = "Nothing that was started still runs. Run it again to go on."
+        raise stopping.Stopped(f"{kept}. {still}", asked) from None
     typer.echo(f"run: {time.perf_counter() - start:.0f} s")
     return not flow.starved
 
@@ -166,15 +163,17 @@ class _Flow:
         self.processes = Processes(environment)
         self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self.stopping = Event()
+        gpu = any(cell.gpu for cell in graph.values())
+        self.mirror = Mirror(gpu, changed=lambda: self.finished.put(("", None)))
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
         self.failed: dict[str, str] = {}  # cell: the last that it said
         self.skipped: list[str] = []
+        self.lost: set[str] = set()  # failed, starved or skipped
 
     def run(self, results: Path) -> None:
         """Raises UserError if a cell failed."""
-        gpu = any(cell.gpu for cell in self.graph.values())
-        with mirror.shown(gpu, lambda: self.finished.put(("", None)), results) as self.shown:
+        with self.mirror.showing(results):
             try:
                 self.schedule()
             finally:
@@ -209,13 +208,13 @@ class _Flow:
         """Whether there is a place for one more cell, and on the GPU for one that wants it."""
         busy = sum(self.graph[one].gpu for one in running)
         return len(running) < self.parallel and (
-            not self.graph[name].gpu or busy < self.shown.gpu_cells
+            not self.graph[name].gpu or busy < self.mirror.gpu_cells
         )
 
     def start(self, cell: Cell) -> None:
         """Do the cell in a thread of its own, which ends with a word in `finished`."""
-        if not cell.reads <= set(self.done):
-            self.finished.put((cell.name, _Unread()))
+        if cell.reads & self.lost:
+            self.finished.put((cell.name, None))
         else:
             Thread(target=self.attempts, args=[cell], daemon=True).start()
 
@@ -240,7 +239,7 @@ class _Flow:
         self.finished.put((cell.name, error))
 
     def show(self, cell: Cell, type_: str, name: str, message: str = "") -> None:
-        self.shown.cell(cell.name, cell.label, cell.gpu, cell.reads, type_, name, message)
+        self.mirror.cell(cell.name, cell.label, cell.gpu, cell.reads, type_, name, message)
 
     def work(self, cell: Cell) -> None:
         """Bring one cell up to date. Raises CellFailed."""
@@ -258,24 +257,24 @@ class _Flow:
     def outcome(self, name: str, error: Exception | None) -> str:
         """Note how a cell ended; in words. Raises what is not the cell's own failure."""
         cell = self.graph[name]
-        match error:
-            case None:
-                self.done.append(name)
-                self.show(cell, "COMPLETED", "Completed")
-                return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
-            case _Unread():
-                self.skipped.append(name)
-                self.show(cell, "PENDING", "NotReady", str(error))
-                return f"not run: {error}"
-            case reproduction.CellFailed():
-                self.show(cell, "FAILED", "Failed", str(error))
-                if isinstance(error, reproduction.Starved):
-                    self.starved = True
-                    return str(error)
-                self.failed[name] = str(error)
-                return "failed"
-            case _:
-                raise error
+        if cell.reads & self.lost:
+            self.lost.add(name)
+            self.skipped.append(name)
+            self.show(cell, "PENDING", "NotReady")
+            return "not run: a cell that it reads failed"
+        if error is None:
+            self.done.append(name)
+            self.show(cell, "COMPLETED", "Completed")
+            return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
+        if not isinstance(error, reproduction.CellFailed):
+            raise error
+        self.lost.add(name)
+        self.show(cell, "FAILED", "Failed", str(error))
+        if isinstance(error, reproduction.Starved):
+            self.starved = True
+            return str(error)
+        self.failed[name] = str(error)
+        return "failed"
 
     def complain(self) -> None:
         """Raise UserError if a cell failed."""
@@ -286,13 +285,6 @@ class _Flow:
                 f"that read them were not run. {said}. More of what they said is above. Mend that "
                 "and run it again: finished cells are not repeated."
             )
-
-
-class _Unread(Exception):
-    """A cell was not run."""
-
-    def __str__(self) -> str:
-        return "a cell that it reads failed"
 
 
 def _following(graph: dict[str, Cell]) -> dict[str, int]:

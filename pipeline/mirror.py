@@ -32,17 +32,38 @@ WITHOUT = "The run itself does not depend on it."
 
 
 class Mirror:
-    """The process, as long as it lives. No method raises or waits for it, but `close`."""
+    """The run in Prefect, within `showing`; before it and without it, nobody is told."""
 
     def __init__(self, gpu: bool, changed: Callable[[], None]) -> None:
         """`gpu`: whether a cell has the tag; `changed` is called when `gpu_cells` did."""
         self.gpu_cells = GPU_CELLS
-        self._changed = changed
-        self._heard = time.monotonic()  # when it last said a word
+        self._gpu, self._changed = gpu, changed
         self._why = "it was killed"
         self._over = Event()
         self._left = False  # given up or told to end: nothing more is said
         self._queue: SimpleQueue[str | None] = SimpleQueue()
+
+    @contextmanager
+    def showing(self, results: Path) -> Iterator[None]:
+        """Show the run that the block is, and at its end `results`. Raises only what it raises."""
+        self._start()
+        asked = False
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            asked = True
+            self._end("CANCELLED", "Cancelled", f"stopped by {error}", results)
+            raise
+        except Exception as error:
+            self._end("FAILED", "Failed", str(error), results)
+            raise
+        else:
+            self._end("COMPLETED", "Completed", "", results)
+        finally:
+            self._close(asked)
+
+    def _start(self) -> None:
+        self._heard = time.monotonic()  # when it last said a word
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.mirrored"],
             stdin=subprocess.PIPE,
@@ -53,7 +74,7 @@ class Mirror:
         )
         for work in (self._write, self._read):
             Thread(target=work, daemon=True).start()
-        self._tell({"gpu": gpu}, "RUNNING", "Running", "")
+        self._tell({"gpu": self._gpu}, "RUNNING", "Running", "")
 
     def cell(
         self,
@@ -69,12 +90,12 @@ class Mirror:
         about = {"cell": cell, "label": label, "gpu": gpu, "reads": sorted(reads)}
         self._tell(about, type_, name, message)
 
-    def end(self, type_: str, name: str, message: str, results: Path) -> None:
+    def _end(self, type_: str, name: str, message: str, results: Path) -> None:
         """The run has ended so; `results` is its table, where there is one."""
         table = results.read_text(encoding="utf-8") if results.is_file() else None
         self._tell({"results": table}, type_, name, message)
 
-    def close(self, asked: bool) -> None:
+    def _close(self, asked: bool) -> None:
         """Let it write the rest while it gets on; `asked`: the run was asked to end."""
         self._queue.put(None)
         start, told = time.monotonic(), asked
@@ -131,23 +152,3 @@ class Mirror:
         if not self._left:
             typer.echo(f"Prefect does not show this run to its end: {self._why}. {WITHOUT}")
         self._over.set()
-
-
-@contextmanager
-def shown(gpu: bool, changed: Callable[[], None], results: Path) -> Iterator[Mirror]:
-    """A mirror of the run that the block is."""
-    mirror = Mirror(gpu, changed)
-    asked = False
-    try:
-        yield mirror
-    except KeyboardInterrupt as error:
-        asked = True
-        mirror.end("CANCELLED", "Cancelled", f"stopped by {error}", results)
-        raise
-    except Exception as error:
-        mirror.end("FAILED", "Failed", str(error), results)
-        raise
-    else:
-        mirror.end("COMPLETED", "Completed", "", results)
-    finally:
-        mirror.close(asked)

@@ -96,25 +96,7 @@ how, what, shared = sys.argv[1:]
 logging.basicConfig(level=logging.INFO)  # as the command `omniopd` does
 found = json.load(open("plan.json"))
 keep = keeping.of(found, what)
-class State:
-    def is_completed(self): return self.done
-    def is_pending(self): return self.pending
-class Future:  # what the flow asks of Prefect's; the cell has run when it is made
-    def __init__(self, work, reads):
-        self.state, self.error = State(), None
-        self.state.pending = not all(read.state.done for read in reads)
-        self.state.done = False
-        try:
-            self.state.pending or work()
-            self.state.done = not self.state.pending
-        except Exception as error:
-            self.error = error
-    def add_done_callback(self, call): call(self)
-    def wait(self): pass
-    def result(self): raise self.error
-class Plain(flow._Flow):
-    def submitter(self):
-        return lambda cell, reads: Future(lambda: self.work(cell), reads)
+class Plain(flow._Flow):  # nobody is shown it
     def run(self, results):
         try:
             self.schedule()
