@@ -68,8 +68,8 @@ def ids_of(row: Row, names: tuple[str, ...]) -> list[int]:
     found = row.first(*names)
     if not isinstance(found, list) or not found or any(type(x) is not int for x in found):
         raise row.wrong(names, found, "a list of token ids, at least one")
-    if min(found) < 0:
-        raise refused(row, names[0], f"{min(found)}", "ids from 0")
+    if strange := [x for x in found if x < 0]:
+        raise refused(row, names[0], f"{strange[:5]}", "ids from 0")
     return found
 
 

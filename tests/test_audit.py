@@ -142,7 +142,7 @@ def test_a_prompt_that_a_template_refuses_stops_the_audit_before_anything_is_ask
             "--tokenizer", "teacher", "--provider", "vllm", "--count", "4", check=False,
         )  # fmt: skip
         assert server.requests == []
-    assert done.returncode == 1
+    assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: my.jsonl, prompt train-")
     assert "('How many legs has a cat?'): teachers.audited: its chat template refuses" in last

@@ -194,7 +194,7 @@ def test_show_explains_a_cell_and_an_arm(small):
     assert "omniopd seed-0 round-1" in shown
     assert key in small.run("omniopd", "show", "omniopd").stdout
     done = small.run("omniopd", "show", "nobody", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "neither a cell nor an arm" in done.stderr
 
 

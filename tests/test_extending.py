@@ -99,5 +99,5 @@ def test_a_name_that_is_not_listed_is_refused_with_those_that_are(tmp_path, kind
     (project.folder / path).write_text(text)
     project.edit(arms__omniopd={key: ARM[key]})
     done = project.run("omniopd", "plan", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"{key}.{kind}: found '{ARM[key][kind]}', wanted one of" in done.stderr

@@ -223,7 +223,7 @@ def test_a_key_is_found_nowhere_after_runs_with_failures(project, tmp_path):
             failed = project.run("omniopd", "run", check=False, **env)
             setup(project, line.url, config | {"tries": 12})
             done = project.run("omniopd", "run", **env)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "[MY_TEACHERS_KEY]" in failed.stdout + failed.stderr  # where the provider repeated it
     assert line.keys == {f"Bearer {CANARY}"}
     assert run_json(project)["answers"] > 0

@@ -82,7 +82,7 @@ def test_a_base_that_is_gone_is_named_with_its_remedy_and_repro_restores_it(proj
     )
     shutil.rmtree(base)
     done = copy.run("sh", "-c", command, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     remedy = f"dvc checkout {base.relative_to(copy.folder)}/checkpoint"
     assert remedy in done.stderr
     copy.run(*remedy.split())

@@ -120,7 +120,7 @@ def test_replay_never_asks_and_names_the_misses(project):
     project.run(*words)  # everything is in the store
     empty = f"sqlite:///{project.folder / 'empty.sqlite'}"
     done = project.run(*words, check=False, JUDGMENTS_URL=empty)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "answers are not in the store, the first at position" in done.stderr
     assert stored(empty) == 0
 
@@ -130,7 +130,7 @@ def fails(project, words, message):
     out = project.folder / words[words.index("--out") + 1]
     shutil.rmtree(out, ignore_errors=True)
     done = project.run(*words, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert message in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_nothing_behind(project):
         preexec_fn=no_room,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
@@ -215,7 +215,7 @@ def test_bad_params_stop_the_command_in_one_paragraph(tmp_path):
     project = Project(tmp_path / "project")
     project.edit(train__lr="fast")
     done = project.run("omniopd", "plan", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "train.lr: found 'fast', wanted" in done.stderr
     assert not (project.folder / "plan.yaml").exists()

@@ -499,7 +499,7 @@ def test_the_command_refuses_what_it_cannot_check_before_any_request(fresh, serv
     assert "has no price" in check(fresh).stderr
     fresh.edit(teach__max_usd=None, teachers__api__provider="openrouter")
     done = check(fresh)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "openrouter.ai/terms" in done.stderr
     assert server.requests == []
 

@@ -64,7 +64,7 @@ def read_only(url: sa.URL) -> bool:
     """Whether it is a SQLite file that this process may read and not write."""
     if url.get_backend_name() != "sqlite" or not url.database:
         return False
-    file = Path(url.database).expanduser().absolute()
+    file = Path(url.database)
     may = functools.partial(os.access, mode=os.W_OK, effective_ids=EFFECTIVE)
     return file.is_file() and not (may(file) and may(file.parent))
 
@@ -75,7 +75,7 @@ def _unwritten(url: sa.URL) -> sa.URL:
     Without a WAL beside it nobody writes it now, and SQLite need not make files beside it.
     """
     assert url.database is not None
-    file = Path(url.database).expanduser().absolute()
+    file = Path(url.database)
     wal = file.with_name(f"{file.name}-wal")
     still = {} if wal.is_file() and wal.stat().st_size else {"immutable": "1"}
     return url.set(

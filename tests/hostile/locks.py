@@ -102,6 +102,7 @@ ROWS = [
     command("a plan that is no text", lambda f: (f / "plan.yaml").write_bytes(b"\xff\xfe"), ["show", "base"], "plan.yaml is not what"),
     command("a folder in its place", lambda f: ((f / "plan.yaml").unlink(), (f / "plan.yaml").mkdir()), ["plan", "--check"], "plan.yaml does not exist"),
     command("no dvc.yaml", lambda f: (f / "plan.yaml").unlink(), ["plan"], "dvc stage list --name-only` failed: ERROR: you are not inside of a DVC"),
-    command("a device that is not there", lambda f: (f / "params.yaml").write_text(TEXT.replace("device: cpu", "device: mps")), ["plan"], "runtime.device: found 'mps', wanted a device"),
+    command("a device that is not there", lambda f: (f / "params.yaml").write_text(TEXT.replace("device: cpu", "device: cuda:99")), ["plan"], "runtime.device: found 'cuda:99', wanted a device"),
+    command("vLLM where there is none", lambda f: (f / "params.yaml").write_text(TEXT.replace("engine: hf", "engine: vllm")), ["plan"], "engine vllm: found no package vllm, wanted it"),
     command("a data folder that is a file", lambda f: (f / "data").write_text("x"), ["plan"], "data.*'(File exists|Not a directory)'"),
 ]  # fmt: skip

@@ -194,7 +194,7 @@ ROLLOUTS = [
     rollouts("log-probabilities of text", said(logprobs=["a"]), r"logprobs: found \['a'\]"),
     rollouts("too few log-probabilities", said(token_ids=[1, 2], logprobs=[-1.0]), "logprobs: found 1, wanted one"),
     rollouts("token ids of text", said(token_ids="1 2"), "token_ids: found '1 2', wanted"),
-    rollouts("token ids below zero", said(token_ids=[-1]), r"token_ids: found -1, wanted"),
+    rollouts("token ids below zero", said(token_ids=[-1]), r"token_ids: found \[-1\], wanted"),
     rollouts("token ids of halves", said(token_ids=[1.5]), r"token_ids: found"),
     rollouts("an empty id", said(rollout_id=" "), "rollout_id: found ' '"),
     rollouts("an id of a list", said(rollout_id=[1]), r"rollout_id: found \[1\]"),
