@@ -6,6 +6,7 @@ rots after it was looked at, `omniopd verify` finds.
 """
 
 import functools
+import hashlib
 import os
 import sqlite3
 from contextlib import closing, suppress
@@ -47,7 +48,10 @@ def hold(out: Path, wanted: objects.Out, path: Path | None = None) -> None:
     if not wanted.oid.endswith(objects.FOLDER):
         _file(path, wanted)
         return
-    listing = objects.listing(objects.cache(), wanted.oid) or {}
+    listing = objects.listing(objects.cache(), wanted.oid)
+    if listing is None:  # damaged, or the cache is gone
+        _whole(out, wanted)
+        return
     for name, oid in listing.items():
         file = out / name
         if file.is_relative_to(path) and file.is_file():
@@ -61,16 +65,27 @@ def _file(path: Path, wanted: objects.Out) -> None:
     token = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {wanted.oid}"
     if _seen.get(str(path)) == token or _noted(path) == token:
         return
-    found = objects.md5(path)
+    _compare(path, objects.md5(path), wanted)
+    _seen[str(path)] = token
+    _note(path, token)
+
+
+def _whole(out: Path, wanted: objects.Out) -> None:
+    """A folder by its listing, once a process."""
+    if out.is_dir() and _seen.get(str(out)) != wanted.oid:
+        listed = hashlib.md5(objects.listed(out), usedforsecurity=False).hexdigest()
+        _compare(out, listed + objects.FOLDER, wanted)
+        _seen[str(out)] = wanted.oid
+
+
+def _compare(path: Path, found: str, wanted: objects.Out) -> None:
     # another that the cache has is of a run that dvc.lock does not have yet
     if found != wanted.oid and not objects.place(objects.cache(), found).is_file():
         raise UserError(
-            f"{path}: found a file of MD5 {found}, wanted {wanted.oid}, which dvc.lock says that "
+            f"{path}: found content of MD5 {found}, wanted {wanted.oid}, which dvc.lock says that "
             f"{wanted.cell} wrote. It was damaged, or changed by hand. Run `omniopd verify "
             "--repair`, which restores it or says what runs again; `dvc commit` keeps a change."
         )
-    _seen[str(path)] = token
-    _note(path, token)
 
 
 @functools.cache

@@ -128,3 +128,12 @@ def test_the_cache_is_where_whoever_started_the_stage_says(read, monkeypatch, tm
     flip(CHECKPOINT / "config.json", 1)
     with pytest.raises(UserError, match=r"config\.json"):
         verified.once(CHECKPOINT)
+
+
+def test_a_folder_whose_listing_is_damaged_is_read_whole(read):
+    flip(of(CHECKPOINT))
+    verified.once(CHECKPOINT)
+    verified._seen.clear()
+    flip(CHECKPOINT / "config.json", 1)
+    with pytest.raises(UserError, match=r"checkpoint: found content"):
+        verified.once(CHECKPOINT / "code/a.py")
