@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -59,15 +59,22 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    found = Project(tmp_path / "project")
+    yield found
+    for process in at_work(found.folder):  # what a failed test has left
+        process.kill()
+
+
 @pytest.mark.parametrize(("command", "number", "to", "when"), CASES)
 def test_an_ending_leaves_no_process(
     command: str,
     number: signal.Signals,
     to: str,
     when: Callable[[Path], bool],
-    tmp_path: Path,
+    project: Project,
 ) -> None:
-    project = Project(tmp_path / "project")
     with (project.folder / "said").open("w") as said:
         process = subprocess.Popen(
             ["omniopd", command],
