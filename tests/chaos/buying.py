@@ -159,7 +159,7 @@ class Purchase:
         """What is in flight now may be asked for again; after a kill, what just came as well."""
         self.excused |= self.server.pending()
         if killed:
-            self.uncommitted += CONCURRENCY
+            self.uncommitted += 2 * CONCURRENCY
 
     def broken_off(self) -> None:
         """A buyer has ended early: what it had been given and is kept nowhere is lost."""
