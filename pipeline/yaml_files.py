@@ -17,7 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.errors import UserError, short
 
 DEEPEST = 50  # brackets and indented blocks within each other
-MOST = 1_000_000  # values of a file, each alias counted as what it stands for
+MOST = 100_000  # values of a file, each alias counted as what it stands for
 WIDEST = 2**63  # of a whole number
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")  # tags
 NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -111,19 +111,17 @@ def test_a_text_file_of_the_system_s_own_encoding_is_found():
 
 
 def test_files_are_utf_8_in_a_locale_that_knows_ascii_alone(tmp_path):
-    project.put(tmp_path, project.TEXT + "# Öl, 油\n")
+    project.put(tmp_path, project.TEXT + "öl: 油\n")
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     code = "import locale; from pipeline import cli; print(locale.getencoding()); cli.main()"
-    environment = {**os.environ, **ascii_alone, "PYTHONPATH": str(ROOT)}
-    for name, text in (("plan.yaml", ""), ("unknown.yaml", "öl: 1\n")):
-        with (tmp_path / "params.yaml").open("a", encoding="utf-8") as file:
-            file.write(text)
-        done = subprocess.run(
-            [sys.executable, "-c", code, "plan", "--check"],
-            cwd=tmp_path, env=environment, capture_output=True,
-        )  # fmt: skip
-        assert done.stdout.split()[0] in (b"ANSI_X3.4-1968", b"ascii", b"US-ASCII")
-        assert done.returncode == (2 if text else 0), (name, done.stderr)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "--check"],
+        cwd=tmp_path,
+        env={**os.environ, **ascii_alone, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert done.stdout.split()[0] in (b"ANSI_X3.4-1968", b"ascii", b"US-ASCII")
+    assert done.returncode == 2
     assert done.stderr == (
         rb"error: params.yaml: \xf6l: unknown key. Remove it or correct its name." + b"\n"
     )
