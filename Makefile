@@ -13,7 +13,7 @@ study: install                 ## every arm on five seeds, as params.yaml; goes 
 
 # three workers on two cores: tests wait a lot, for leases, servers and processes that end
 test: install lint             ## install, then linters and tests, the types among them
-	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow' --durations=40
 
 slow: install                  ## the tests that take minutes each, one after another
 	@python -m pytest -m slow

@@ -267,6 +267,7 @@ def content(path):
     return path.read_bytes().decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments_loses_only_what_was_in_flight(project, tmp_path):
     undisturbed = project.copy(tmp_path / "undisturbed")
     with Pure().running() as server:

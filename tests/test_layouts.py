@@ -642,7 +642,7 @@ def installed(monkeypatch):
 
 
 # an engine takes 20 s to start, so not slow are only the two most unlike in ends and characters
-QUICK = ("qwen3", "mistral")
+QUICK = ("qwen3",)
 
 
 @pytest.mark.services

@@ -203,6 +203,7 @@ def test_n_choices_of_llama_cpp_are_counted_as_it_counts_one(
     assert ledger.tokens_billed == read + ledger.tokens_bought
 
 
+@pytest.mark.slow
 def test_a_generation_config_with_top_k_1_leaks_into_no_path(greedy_model, vllm, tmp_path):
     runtime = params.Runtime()
     config = params.OpenAICompatibleTeacher(**teacher(vllm, "vllm"))

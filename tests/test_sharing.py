@@ -30,7 +30,20 @@ LEASE, SURE_LEASE = 3.0, 10.0
 LONGEST = 240.0  # seconds that a process may take
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.team)])
+def on(*quick):
+    """On both databases, which take half a minute each; those that are not `quick` where asked."""
+    marks = {"sqlite": [], "postgres": [pytest.mark.team]}
+    return pytest.mark.parametrize(
+        "url",
+        [
+            pytest.param(name, marks=own if name in quick else [*own, pytest.mark.slow])
+            for name, own in marks.items()
+        ],
+        indirect=True,
+    )
+
+
+@pytest.fixture
 def url(request, tmp_path):
     if request.param == "postgres":
         return request.getfixturevalue("postgres")()
@@ -112,6 +125,7 @@ def asked(server, count, process):
         time.sleep(0.01)
 
 
+@on("sqlite")
 def test_eight_processes_buy_each_of_2000_answers_once(url):
     with (
         Pure().running() as server,
@@ -127,6 +141,7 @@ def test_eight_processes_buy_each_of_2000_answers_once(url):
         assert store.stats().answers == store.stats().bought == RESPONSES * SAMPLES
 
 
+@on()
 def test_calls_that_outlast_the_lease_are_not_bought_twice(url):
     def seconds(request):
         return 3 * LEASE if request["messages"][0]["content"] == "problem 0" else 0
@@ -140,6 +155,7 @@ def test_calls_that_outlast_the_lease_are_not_bought_twice(url):
     assert set(server.whole.values()) == {1}
 
 
+@on("postgres")
 def test_when_a_holder_is_killed_only_what_it_had_in_flight_is_asked_again(url):
     with (
         Pure(seconds=0.01).running() as server,
@@ -171,6 +187,7 @@ def stop_outside_of_a_write(process, store_url):
     raise AssertionError("it writes all the time")
 
 
+@on("sqlite", "postgres")
 def test_a_holder_that_stood_still_longer_than_its_lease_buys_nothing_again(url):
     with (
         Pure(seconds=0.01).running() as server,

@@ -112,6 +112,7 @@ def test_rollouts_are_what_transformers_says_they_are(folder, installed):
     assert len({tuple(one.token_ids) for one in several}) > 1
 
 
+@pytest.mark.slow
 @services
 def test_copies_and_parts_of_an_engine_give_what_one_gives(folder, installed):
     with vllm.Engine(folder, params.Runtime(data_parallel=2)) as engine:
@@ -244,6 +245,7 @@ def test_the_engine_is_part_of_what_an_answer_is(folder):
     assert ways[0].sampler() == {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
+@pytest.mark.slow
 @services
 def test_more_samples_begin_with_those_that_were_bought_before(folder, installed, tmp_path):
     one, found = teacher(folder, "vllm"), {}

@@ -102,6 +102,7 @@ def test_a_stage_killed_at_work_leaves_no_engine_behind(folder, lender):  # noqa
     engine.wait(60)
 
 
+@pytest.mark.slow
 def test_a_lent_engine_that_is_lost_is_an_error_that_says_what_to_do(folder, lender):  # noqa: F811
     before = started()
     engine = vllm.Engine(folder, CPU, resident="one")
@@ -118,6 +119,7 @@ def test_where_nobody_lends_the_stage_has_its_own(monkeypatch):
     assert vllm_process.start({"model": "m"}, {"A": "b"}, "one") == ({"model": "m"}, {"A": "b"})
 
 
+@pytest.mark.slow
 def test_a_run_is_over_with_an_engine_still_lent(folder, installed, monkeypatch):  # noqa: F811
     lenders, before = [], children()  # kept, as a run that goes on may keep its lender
     start_lender = resident._Lender
