@@ -21,7 +21,7 @@ from types import TracebackType
 from pipeline.forkserver import hand_over, stage
 
 COMMAND = "OMNIOPD_RUN"  # of pipeline/reaper.py, which stages do not load
-HELD = "OMNIOPD_WRITES"  # the folder, for processes that a stage starts to write with it
+RANK = "OMNIOPD_RANK"  # of pipeline/ranks.py: a process that writes with the holder
 WAIT_SECONDS = 10.0  # for a holder that was just killed: taking its memory apart takes time
 LOOK_SECONDS = 0.1
 
@@ -31,8 +31,7 @@ def hold(folder: Path) -> None:
 
     Ends the process with one paragraph where another one has it.
     """
-    whole = str(folder.resolve())
-    if os.environ.get(HELD) == whole:
+    if RANK in os.environ:
         return
     path = folder.parent / f".{folder.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,6 @@ def hold(folder: Path) -> None:
     who = f"process {os.getpid()} on {socket.gethostname()} since {since}"
     os.truncate(descriptor, 0)
     os.write(descriptor, who.encode())
-    os.environ[HELD] = whole
     atexit.register(_remove, path, os.getpid())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from pipeline import reaper
+from pipeline import ranks, reaper
 from tests.project import ROOT
 from tests.telling import Stages, gone, wait_for
 
@@ -27,16 +27,15 @@ sys.stdin.read()
 
 @pytest.fixture
 def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(stages.HELD, "")  # and put back what was there
     monkeypatch.setattr(stages, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(atexit, "register", lambda *_: None)
     return tmp_path / "data" / "train" / "ca"
 
 
-def holder(cell: Path) -> "subprocess.Popen[str]":
+def holder(cell: Path, **env: str) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(cell)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -70,7 +69,7 @@ def test_the_lock_goes_with_a_killed_writer(cell: Path) -> None:
 def test_a_process_that_writes_with_the_holder_goes_on(cell: Path) -> None:
     """As the ranks of a train stage do, which are its own command line."""
     stages.hold(cell)
-    with holder(cell) as rank:
+    with holder(cell, **{stages.RANK: "1 2 3 meeting"}) as rank:
         rank.communicate()
     assert cell.with_name(".ca.lock").is_file()
 
@@ -92,8 +91,8 @@ def test_a_lock_that_was_removed_while_it_was_awaited_is_not_held(
     assert stages._taken(path) is not None
 
 
-def test_stages_know_the_mark_of_the_command_that_runs_them() -> None:
-    assert stages.COMMAND == reaper.ENV
+def test_stages_know_the_marks_of_commands_and_ranks() -> None:
+    assert (stages.COMMAND, stages.RANK) == (reaper.ENV, ranks.ENV)
 
 
 def test_a_stage_holds_its_cell_from_its_first_import_to_its_end(tmp_path: Path) -> None:
