@@ -46,6 +46,7 @@ def test_nothing_changed_runs_nothing(project):
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_train_lr_reruns_train_onward_and_reverting_reruns_nothing(project):
     project.edit(train__lr=2e-3)
     assert groups(project.repro()) == AGAIN | {"train": 2, "train-sft": 1, "evaluate": 3}
@@ -53,6 +54,7 @@ def test_train_lr_reruns_train_onward_and_reverting_reruns_nothing(project):
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_alpha_reruns_prior_onward(project):
     project.edit(prior__alpha=2.0)
     assert groups(project.repro()) == AGAIN | {"prior": 2, "train": 2, "evaluate": 2}
@@ -63,6 +65,7 @@ def test_the_metric_reruns_score_onward_and_asks_nothing(project):
     assert groups(project.repro()) == AGAIN | {"score": 2, "prior": 2, "train": 2, "evaluate": 2}
 
 
+@pytest.mark.slow
 def test_what_is_calibrated_reruns_calibration_alone(project):
     project.edit(calibrate={"metrics": ["exact", "edit"], "chunk_tokens": [6]})
     assert groups(project.repro()) == AGAIN | {"calibrate": 1}
@@ -73,6 +76,7 @@ def test_what_is_calibrated_reruns_calibration_alone(project):
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_one_arm_reruns_that_arm(project):
     project.edit(arms__omniopd={"train": {"lr": 3e-3}})
     names = project.repro()
@@ -94,6 +98,7 @@ def test_a_control_more_reuses_rollouts_forks_and_answers_and_asks_nothing(proje
     assert ledger(project) == before
 
 
+@pytest.mark.slow
 def test_branches_of_a_finished_experiment_run_only_their_cells_and_ask_nothing(project):
     project.edit(experiment__arms=["omniopd"], experiment__rounds=2)
     project.repro()
@@ -133,6 +138,7 @@ def test_one_round_more_runs_only_the_new_one_and_reverting_runs_nothing(project
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_fewer_samples_ask_for_nothing(project):
     project.edit(teach__samples=2)
     (name,) = [n for n in project.repro() if n.startswith("teach@")]
@@ -148,11 +154,13 @@ def test_lost_outputs_are_restored_from_the_cache(project):
     assert project.yaml("dvc.lock") == lock
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_change_a_result_rerun_nothing(project):
     project.edit(runtime__batch_tokens=4096, teach__replay=True)
     assert set(groups(project.repro())) == {"plan"}
 
 
+@pytest.mark.slow
 def test_pruning_keeps_only_the_plan_and_names_what_the_cache_lacks(project):
     project.edit(experiment__arms=["omniopd"])
     stranger = project.cell("sft", 1, "train")

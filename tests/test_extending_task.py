@@ -211,6 +211,7 @@ def test_mathematics_from_a_file_runs_and_reruns_when_the_file_changes(tmp_path,
     assert "Running stage" not in project.run("dvc", "repro", *before).stdout
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_code_from_a_file_is_graded_in_the_sandbox_by_cells_that_depend_on_it(tmp_path, imported):
     project = ready(tmp_path / "project", CODE, imported)

@@ -223,7 +223,14 @@ def test_a_failed_cell_stops_what_reads_it_and_a_killed_one_is_tried_again(toy: 
     assert [line for line in lines if line.startswith("third@a |")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_every_process_even_those_that_ignore_it(
     toy: Toy, number: signal.Signals
 ) -> None:
@@ -273,7 +280,9 @@ def test_after_a_kill_the_finished_cells_are_restored_and_none_runs_again(toy: T
     assert toy.lock() != before
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 def test_a_run_goes_on_when_prefect_is_killed_or_stopped(toy: Toy, number: signal.Signals) -> None:
     (toy.folder / "in-a").write_text("while [ ! -e go ]; do sleep 0.1; done; echo new > $1\n")
     process = toy.start()
@@ -295,6 +304,7 @@ def test_a_run_goes_on_when_prefect_is_killed_or_stopped(toy: Toy, number: signa
     assert not alive(found[0])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_prefect_has_no_folder(toy: Toy) -> None:
     shutil.rmtree(toy.folder / ".prefect")
     (toy.folder / ".prefect").write_text("a file\n")

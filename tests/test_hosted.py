@@ -141,6 +141,7 @@ def test_hosted_cells_depend_on_exactly_the_code_that_they_load(project):
             assert project.loaded(name) == project.declared(name)
 
 
+@pytest.mark.slow
 def test_a_second_clone_with_another_arm_asks_the_teacher_nothing(project, server, tmp_path):
     ask_alone(project, server.url)
     asked = len(server.requests)
@@ -168,6 +169,7 @@ def test_more_samples_buy_only_the_new_ones(project, server):
     assert all(count == 1 for count in server.whole.values())
 
 
+@pytest.mark.slow
 def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(project, server):
     ask_alone(project, server.url)
     asked = len(server.answers)
@@ -181,6 +183,7 @@ def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(pr
     assert len(server.answers) == 3 * asked
 
 
+@pytest.mark.slow
 def test_a_shorter_chunk_buys_only_positions_that_were_not_bought(project, server):
     ask_alone(project, server.url)
     known = {(row["rollout_id"], row["position"]) for row in answers(project).to_pylist()}
@@ -195,6 +198,7 @@ def test_a_shorter_chunk_buys_only_positions_that_were_not_bought(project, serve
     assert len(server.answers) - asked <= 3 * len(places - known)
 
 
+@pytest.mark.slow
 def test_on_a_bad_line_the_table_is_that_of_a_quiet_run_and_nothing_whole_is_asked_again(
     project, tmp_path
 ):
@@ -213,6 +217,7 @@ def test_on_a_bad_line_the_table_is_that_of_a_quiet_run_and_nothing_whole_is_ask
     assert answers(project).equals(answers(quiet))
 
 
+@pytest.mark.slow
 def test_a_key_is_found_nowhere_after_runs_with_failures(project, tmp_path):
     with Pure().running() as server, BadLine(server.url, 0.3).running() as line:
         config = api(line.url, api_key_env="MY_TEACHERS_KEY", tries=1)

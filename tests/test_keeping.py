@@ -249,7 +249,7 @@ def test_one_round_more_runs_that_round_and_drops_the_one_before(toy: Toy) -> No
     assert toy.weights() == {"c4t"}
 
 
-@pytest.mark.parametrize("how", ["plain", "repro"])
+@pytest.mark.parametrize("how", ["plain", pytest.param("repro", marks=pytest.mark.slow)])
 def test_what_changed_cells_read_is_trained_again_and_dropped_again(toy: Toy, how: str) -> None:
     before = toy.weights_locked()
     (toy.folder / "setting").write_text("2\n")
@@ -265,7 +265,7 @@ def test_what_changed_cells_read_is_trained_again_and_dropped_again(toy: Toy, ho
     nothing_runs(toy)
 
 
-@pytest.mark.parametrize("how", ["plain", "repro"])
+@pytest.mark.parametrize("how", ["plain", pytest.param("repro", marks=pytest.mark.slow)])
 def test_a_dropped_checkpoint_that_turns_out_to_be_read_is_made_when_it_does(
     toy: Toy, how: str
 ) -> None:
@@ -279,12 +279,14 @@ def test_a_dropped_checkpoint_that_turns_out_to_be_read_is_made_when_it_does(
     assert toy.weights() == {"c3t"}
 
 
+@pytest.mark.slow
 def test_an_edit_that_changes_no_table_trains_nothing_again(toy: Toy) -> None:
     own = toy.folder / "forks.sh"
     own.write_text(own.read_text() + "# a comment\n")
     assert set(toy.go("plain")) == {"forks@c1f", "forks@c2f", "forks@c3f"}
 
 
+@pytest.mark.slow
 def test_keep_all_brings_back_the_same_bytes_and_the_run_cache_no_empty_ones(toy: Toy) -> None:
     before = toy.weights_locked()
     (toy.folder / "ran").unlink(missing_ok=True)

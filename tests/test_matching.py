@@ -492,6 +492,7 @@ def run_json(project, arm, stage="train"):
     return json.loads((project.cell(arm, 1, stage) / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_arms_are_trained_under_an_equal_budget_and_say_what_was_cut(small, tmp_path):
     project = small.copy(tmp_path / "project")
     arms = ["omniopd", "sft", "shuffled-scores", "constant-scores", "grpo"]

@@ -148,7 +148,9 @@ def same_to_rounding(one, two, near):
     assert first == second
 
 
-@pytest.mark.parametrize(("cell", "near"), [("coarse", 0.1), ("adapter", 0.1)])
+@pytest.mark.parametrize(
+    ("cell", "near"), [("coarse", 0.1), pytest.param("adapter", 0.1, marks=pytest.mark.slow)]
+)
 def test_the_stage_writes_with_two_processes_what_it_writes_with_one(cells, cell, near):
     outs = cells.run(cell, 1, f"{cell}-1"), cells.run(cell, 2, f"{cell}-2")
     same_to_rounding(*outs, near)
@@ -171,6 +173,7 @@ def all_gone(several):
     wait_for(lambda: all(gone(rank.pid) for rank in several))
 
 
+@pytest.mark.slow
 def test_a_killed_group_leaves_no_rank_and_goes_on_with_any_number_of_them(cells, straight):
     process = cells.start("long", 2, "killed", keep=1e-3)
     several = cells.at_work(process, "long")

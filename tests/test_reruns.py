@@ -82,6 +82,7 @@ def stored(url):
         return connection.execute(sa.text("select count(*) from judgments")).scalar()
 
 
+@pytest.mark.slow
 def test_a_killed_teach_asks_for_nothing_that_it_has(project):
     url = f"sqlite:///{project.folder / 'killed.sqlite'}"
     words = command(project, "teach")[3:]
@@ -221,6 +222,7 @@ def test_bad_params_stop_the_command_in_one_paragraph(tmp_path):
     assert not (project.folder / "plan.yaml").exists()
 
 
+@pytest.mark.slow
 def test_plain_repro_leaves_the_lock_of_the_flow(small, tmp_path):
     project = Project(tmp_path / "project")
     project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores"])

@@ -152,8 +152,14 @@ def disturbed(found, kills):
     assert not (found.project.folder / ".resume").exists()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("group", ["train-opd", "rollout"])
+@pytest.mark.parametrize(
+    ("group", "kills"),
+    [
+        ("train-opd", 2),
+        pytest.param("train-opd", 10, marks=pytest.mark.slow),
+        pytest.param("rollout", 10, marks=pytest.mark.slow),
+    ],
+)
 def test_train_and_rollout_killed_at_random_moments_end_in_the_same_bytes(stage, group, kills):
     disturbed(stage(group), kills)
 
@@ -164,6 +170,7 @@ def test_so_do_evaluate_and_pretrain(stage, group):
     disturbed(stage(group), 4)
 
 
+@pytest.mark.slow
 def test_dvc_goes_on_with_a_killed_train_stage_and_the_lock_is_the_same(stage):
     found = stage("train-opd")
     project = found.project

@@ -180,6 +180,7 @@ def bought(server, student, store, samples, mode="completions", **more):
     return judging.judge(block), judging.ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "tokenizer"),
     [("completions", "student"), ("prefill", "student"), ("prefill", None)],  # None: the server's

@@ -140,6 +140,7 @@ def test_the_report_says_the_same_of_four_in_one(one, four):
         assert f"{cell(four, 'omniopd', 4, stage).name}.{stage}" in page
 
 
+@pytest.mark.slow
 def test_steps_that_several_processes_train_are_those_of_one_to_rounding(one, tmp_path):
     two = scratch(tmp_path / "two", ["omniopd"], 2, 2, train__processes=2)
     cellwise(two, "evaluate", "calibrate", "report")
@@ -162,6 +163,7 @@ def test_a_last_cell_may_hold_fewer_steps(one, tmp_path):
     assert all("evaluate" in cells for cells in found.values())
 
 
+@pytest.mark.slow
 def test_eight_steps_in_one_cell_equal_eight_in_eight_with_an_adapter(tmp_path):
     settings = {
         "train__lora": LORA,
@@ -238,6 +240,7 @@ def outs(project, key):
     return {str(path.relative_to(project.folder)): value for path, value in found.items()}
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_after_its_last_step_and_asks_nothing_twice(four, tmp_path):
     project = four.copy(tmp_path / "project")
     key = project.cell("omniopd", 4, "train").name
@@ -270,6 +273,7 @@ def test_a_killed_cell_goes_on_after_its_last_step_and_asks_nothing_twice(four, 
     assert not (project.folder / ".resume").exists()
 
 
+@pytest.mark.slow
 def test_what_was_kept_of_other_code_is_not_gone_on_from(four, tmp_path):
     project = four.copy(tmp_path / "project")
     key = project.cell("grpo", 4, "train").name

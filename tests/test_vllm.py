@@ -148,6 +148,7 @@ def test_an_engine_dies_with_the_stage_that_started_it(folder, installed, tmp_pa
         assert not any(map(psutil.pid_exists, pids))
 
 
+@pytest.mark.slow
 @services
 def test_a_lost_engine_is_an_error_that_says_what_to_do(folder, installed, tmp_path):
     broken = tmp_path / "checkpoint"
