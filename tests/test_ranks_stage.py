@@ -199,7 +199,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_stage_says_so(cells):
     several = cells.at_work(process, "long")
     second = next(rank for rank in several if rank.environ()[ranks.ENV].startswith("1 "))
     second.send_signal(signal.SIGKILL)
-    assert process.wait(60) == 1
+    assert process.wait(60) == 2  # of every UserError
     all_gone(several)
     assert "error: train: rank 1 of 2 ended by SIGKILL" in cells.log("lost").read_text()
     assert not list((cells.folder / "data" / "lost").glob("*"))

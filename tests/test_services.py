@@ -37,7 +37,8 @@ def project(tmp_path_factory):
         evaluate__max_new_tokens=8,
         runtime__threads=1,
     )
-    found.repro()
+    found.run("omniopd", "plan")
+    found.run("dvc", "repro", f"forks@{found.cell('prior-only', 1, 'forks').name}")
     return found
 
 
@@ -139,6 +140,11 @@ def test_a_round_taught_by_a_vllm_server(project, vllm, tmp_path):
     # the student's own ids were sent and came back: a chunk is exactly C of its tokens
     rows = answers(found, "completions").to_pylist()
     assert all(row["completion_tokens"] == 12 or row["ended"] for row in rows)
+
+
+@pytest.mark.slow
+def test_what_a_vllm_server_answered_is_trained_on(project, vllm, tmp_path):
+    found = setup(project, tmp_path, vllm, "vllm")
     found.edit(experiment__arms=["completions"])
     assert {name.partition("@")[0] for name in found.repro()} >= {"train", "evaluate", "report"}
     assert (found.cell("completions", 1, "train") / "checkpoint" / "model.safetensors").is_file()
