@@ -69,8 +69,9 @@ def _footer(file: BinaryIO) -> tuple[bytes, bytes]:
     before = len(MARK) + hashlib.sha256().digest_size
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - TAIL, 0))
-    length = int.from_bytes(file.read(4), "little")
-    if length + before + TAIL > size:
+    start = size - TAIL - int.from_bytes(file.read(4), "little")
+    if start < 0:
         return b"", b""
-    file.seek(-TAIL - length - before, os.SEEK_END)
-    return file.read(before), file.read(length)
+    file.seek(max(start - before, 0))  # of an empty table little stands before the footer
+    found = file.read(start - file.tell())
+    return found, file.read(size - TAIL - start)

@@ -87,12 +87,24 @@ def test_a_damaged_table_names_the_command_that_restores_it(written):
             read(written, tables.SCORES)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_table_of_no_rows_has_its_checksums_too(tmp_path, rows):
+    path = tmp_path / "small.parquet"
+    tables.write(table(rows), path, tables.SCORES)
+    assert parquet.MARK in path.read_bytes()
+    assert tables.read(path, tables.SCORES).equals(table(rows))
+    assert pq.read_table(path).equals(table(rows))
+
+
 def test_tables_without_checksums_are_read(tmp_path):
     path = tmp_path / "old.parquet"
     with pq.ParquetWriter(path, tables.SCORES, compression="zstd", version="2.6") as out:
         out.write_table(table())  # as versions before wrote it
     assert tables.read(path, tables.SCORES).equals(table())
     assert rows_of(path) == table().to_pylist()
+    with pq.ParquetWriter(path, tables.SCORES):
+        pass  # no rows at all
+    assert tables.read(path, tables.SCORES).num_rows == 0
 
 
 def test_other_programs_read_what_is_written(written):
