@@ -3,11 +3,13 @@
 import difflib
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,6 +17,7 @@ from pydantic import (
     SerializeAsAny,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pipeline.errors import short
 
@@ -32,7 +35,19 @@ Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omn
 Resource = Literal["teacher_output_tokens", "usd", "student_tokens", "optimizer_steps"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 Line = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=1000)]  # of text, not empty
-Url = Annotated[str, Field(pattern=r"^https?://\S+$", max_length=1000)]
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://\S+", text):
+        raise PydanticCustomError(
+            "url",
+            "one that begins with http:// or https://. Write http://{rest}",
+            {"rest": text.rpartition("//")[2]},
+        )
+    return text
+
+
+Url = Annotated[str, Field(max_length=1000), AfterValidator(_url)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]  # of the environment
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]  # as torch names it
 Decay = Annotated[float, Field(ge=0, lt=1)]

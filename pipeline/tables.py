@@ -295,7 +295,7 @@ def _open(path: Path, schema: pa.Schema) -> parquet.File:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: damaged Parquet file ({error}). {REMEDY}")
+    return UserError(f"{path}: damaged Parquet file ({error}), wanted a whole one. {REMEDY}")
 
 
 def _kind(type_: pa.DataType) -> str:

@@ -222,7 +222,7 @@ def test_a_server_that_is_asked_for_its_model_sees_no_key(folder, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     with Listing().running() as server:
         config = params.OpenAICompatibleTeacher(
-            kind="openai_compatible", model="", base_url=f"{server.url}/v1"
+            kind="openai_compatible", model="its only one", base_url=f"{server.url}/v1"
         )
         assert audit_params._only_model(config) == "only"
         assert "canary" not in str(server.seen)

@@ -5,6 +5,7 @@ import time
 from email.utils import formatdate
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline import checking
 from pipeline.budget import Budget
@@ -266,7 +267,7 @@ def test_a_url_of_an_endpoint_is_refused_with_the_root_to_write(path, said):
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9", "localhost:8000", "//host", "ftp://host"])
 def test_a_url_without_http_is_refused_with_what_to_write(url):
-    with pytest.raises(UserError, match=r"wanted one that begins with http.*base_url: http://\w"):
+    with pytest.raises(ValidationError, match=r"one that begins with http.*Write http://\w"):
         loaded(url)
 
 

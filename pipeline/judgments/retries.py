@@ -140,7 +140,7 @@ def remedy(error: exc.SQLAlchemyError) -> str:
     if state in STANDS_STILL | RIVALS:
         return "Let the processes that use the store go on or end them, and run this again."
     if passes(error):
-        return "See that the server runs and can be reached, and run this again."
+        return "Wanted a server that can be reached. See that it runs, and run this again."
     return REMEDY
 
 
