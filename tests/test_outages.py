@@ -417,7 +417,7 @@ def test_replies_that_are_not_stored_yet_are_few(store, monkeypatch):
 
 def test_an_interrupt_ends_a_wait_for_a_slow_provider(store, monkeypatch):
     monkeypatch.setattr(network, "STOP_SECONDS", 0.2)
-    with Pure(seconds=2.0).running() as server:
+    with Pure(seconds=60.0).running() as server:
         main = threading.get_ident()
 
         def interrupt():
@@ -429,7 +429,7 @@ def test_an_interrupt_ends_a_wait_for_a_slow_provider(store, monkeypatch):
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             ask(store, server.url, 2)
-        assert time.monotonic() - start < 1.9
+        assert time.monotonic() - start < 45
     assert "network" not in {thread.name for thread in threading.enumerate()}
 
 

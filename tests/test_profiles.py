@@ -81,6 +81,14 @@ def test_a_profile_plans_as_many_cells_as_a_count_by_hand(name):
     assert found == BY_HAND[name]
 
 
+# `omniopd` on a machine that has all that a plan needs
+ELSEWHERE = """
+from pipeline import cli, preflight
+preflight.check = lambda *wanted, **how: None
+cli.main()
+"""
+
+
 def test_a_profile_is_put_in_place_and_dvc_sees_its_cells_without_any_network(tmp_path):
     project = Project(tmp_path / "project")
     (project.folder / "profiles").mkdir()
@@ -90,7 +98,10 @@ def test_a_profile_is_put_in_place_and_dvc_sees_its_cells_without_any_network(tm
     nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     project.run("omniopd", "profile", name, **nowhere)
     assert (project.folder / "params.yaml").read_text() == text
-    said = project.run("omniopd", "plan", **nowhere).stdout
+    refused = project.run("omniopd", "plan", check=False, **nowhere)
+    assert refused.returncode == 2  # what it needs of a machine is not here
+    assert not (project.folder / "plan.yaml").exists()
+    said = project.run("python", "-c", ELSEWHERE, "plan", **nowhere).stdout
     assert f"plan.yaml: {sum(BY_HAND[name].values())} cells" in said
     stages = project.run("dvc", "stage", "list", "--name-only", **nowhere).stdout.split()
     assert Counter(x.partition("@")[0] for x in stages) == {**BY_HAND[name], "plan": 1}
