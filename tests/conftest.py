@@ -20,6 +20,14 @@ from pipeline.teachers import batches, calls
 from tests import databases
 from tests.browser import chromium, made, visit  # noqa: F401
 
+# a shell ignores both in what it runs in the background, and children inherit that
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 
 

@@ -118,6 +118,7 @@ def chat(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_what_a_teacher_does_not_read_is_told_before_anything_is_sampled_and_on_the_page(chat):
     templated.checkpoint(chat / "teacher", templated.CASES["dropsys-teacher"])
     done = run(chat, "--student", "student", "--teacher", "teacher", "--count", "4")

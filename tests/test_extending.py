@@ -59,6 +59,7 @@ def project(small, tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them(project):
     before = ledger(project)
     project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "mine"], arms__mine=ARM)

@@ -369,6 +369,7 @@ def omniopd(folder, *arguments):
     return done
 
 
+@pytest.mark.slow
 def test_rollouts_of_another_trainer_come_back_with_weights(policy, tmp_path):
     for name, seed in (("student", 1), ("teacher", 2)):
         found = naive.tiny(seed)

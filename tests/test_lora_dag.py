@@ -35,6 +35,7 @@ def checkpoint(project, round_):
     return project.cell("omniopd", round_, "train") / "checkpoint"
 
 
+@pytest.mark.slow
 def test_train_cells_keep_adapters_on_the_pretrained_student(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     base = project.cell("base", 0, "policy").relative_to(project.folder) / "checkpoint"
@@ -60,6 +61,7 @@ def test_every_stage_reads_an_adapter_and_loads_what_dvc_yaml_says(project):
         assert project.loaded(name) == project.declared(name)
 
 
+@pytest.mark.slow
 def test_the_anchor_pulls_in_round_2_and_a_round_of_it_is_saved_bit_by_bit_again(project, tmp_path):
     lines = (checkpoint(project, 2).parent / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["train/anchor"] > 1e-6  # round 1 moved away from the reference
@@ -72,6 +74,7 @@ def test_the_anchor_pulls_in_round_2_and_a_round_of_it_is_saved_bit_by_bit_again
     assert {path.name: path.read_bytes() for path in (folder / "checkpoint").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_base_that_is_gone_is_named_with_its_remedy_and_repro_restores_it(project, tmp_path):
     copy = project.copy(tmp_path / "project")
     base = copy.cell("base", 0, "policy")
