@@ -9,6 +9,7 @@ os.environ.pop("OMNIOPD_FORKSERVER", None)
 
 import itertools
 import json
+import signal
 
 import pytest
 from filelock import FileLock

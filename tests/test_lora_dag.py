@@ -53,6 +53,7 @@ def test_train_cells_keep_adapters_on_the_pretrained_student(project, monkeypatc
     assert any(not one[name].equal(two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_every_stage_reads_an_adapter_and_loads_what_dvc_yaml_says(project):
     stages = project.yaml("dvc.lock")["stages"]
     rounds = project.yaml("plan.yaml")["cells"]["arms"]["omniopd"]["seed-0"]["round-2"]
