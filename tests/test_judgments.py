@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.judgments import database
 from pipeline.judgments import store as judgments
 from pipeline.judgments.keys import seed_for
 from pipeline.judgments.store import Entry, Store
@@ -230,10 +231,30 @@ def test_what_another_took_while_the_holder_stood_still_is_not_bought(url, monke
 
 def test_a_clock_that_was_set_back_renews_before_it_buys(url, monkeypatch):
     with Store(url) as store, Store(url) as other, store.holding(["a"], 8, 90.0) as held:
-        now = time.time()
+        now, there = time.time(), database.now
         monkeypatch.setattr(time, "time", lambda: now - 3600)
-        assert other.claim(["a"], 8) == {"a"}  # whose clock is right finds a claim of an hour
+        monkeypatch.setattr(database, "now", lambda connection: there(connection) - 3600)
+        assert other.claim(["a"], 8) == {"a"}  # it finds a claim of an hour
         assert held.still(["a"]) == set()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_hosts_whose_clocks_differ_do_not_take_each_others_claims(url, monkeypatch, hours):
+    real = time.time
+    with Store(url) as store, Store(url) as other:
+        monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+        with store.holding(["a"], 8, 30.0) as held:
+            monkeypatch.setattr(time, "time", real)
+            assert other.claim(["a"], 8) == set()
+            monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+            assert held.still(["a"]) == {"a"}
+            monkeypatch.setattr(time, "time", real)
+            assert other.claim(["a"], 8) == set()
+
+
+def test_the_database_s_clock_is_that_of_this_host_here(url):
+    with Store(url) as store, store.reading() as connection:
+        assert abs(database.now(connection) - time.time()) < 60
 
 
 def test_claims_that_cannot_be_renewed_stop_the_purchase(store, monkeypatch):

@@ -141,7 +141,7 @@ def gc(store: Store) -> Removed:
     """Remove lapsed claims and batches whose results are gone, reclaim space. Answers stay."""
     now = time.time()
     with store.writing() as connection:
-        old = CLAIMS.delete().where(lapsed(now))
+        old = CLAIMS.delete().where(lapsed(database.now(connection)))
         gone = BATCHES.delete().where(BATCHES.c.created_at < now - BATCH_DAYS * 24 * 3600)
         removed = Removed(connection.execute(old).rowcount, connection.execute(gone).rowcount)
     with store.reading() as connection:

@@ -147,6 +147,16 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def now(connection: sa.Connection) -> float:
+    """Seconds since 1970 by the database's own clock, which all who share it have in common."""
+    asked = (
+        "select (julianday('now') - 2440587.5) * 86400.0"
+        if connection.dialect.name == "sqlite"
+        else "select extract(epoch from clock_timestamp())"
+    )
+    return float(connection.exec_driver_sql(asked).scalar_one())
+
+
 class Refused(UserError):
     """A row that the table's rules do not allow: another try would meet the same."""
 

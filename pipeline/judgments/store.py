@@ -5,8 +5,8 @@ at the same time; whoever holds one renews it while it works, and the claims of 
 lapse.
 
 SQLite needs a local disk (WAL does not work on network file systems); Postgres serves a team. The
-lease is measured with each host's own clock, so hosts that share a store keep theirs in step; a
-clock that is wrong can cost a second purchase, never a wrong answer.
+lease is measured with the database's clock, so those of the hosts that share it may differ. Should
+that one clock be stepped, it can cost a second purchase, never a wrong answer.
 """
 
 import functools
@@ -55,7 +55,7 @@ DAMAGED = (
 )
 REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
-FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer is of a clock that was set back
+FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer: the clock was set back since
 
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
@@ -212,8 +212,8 @@ class Store:
         mine: set[str] = set()
         for chunk in _chunks(keys):
             # read first: who waits for another's purchase would keep the database's one writer busy
-            held = (CLAIMS.c.key.in_(sorted(chunk)), ~lapsed(time.time()))
             with self.reading() as connection:
+                held = (CLAIMS.c.key.in_(sorted(chunk)), ~lapsed(database.now(connection)))
                 taken = set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
             if free := sorted(set(chunk) - taken):
                 mine |= self._claim(free, limit, lease)
@@ -237,15 +237,18 @@ class Store:
         return None if found == "ok" else " ".join(str(found).split())  # it may have several lines
 
     def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
-        now = time.time()
         insert = self._insert(CLAIMS)
         new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
-        rows = [{"key": key, "owner": self._owner, "expires_at": now + lease} for key in keys]
-        # of this very call: it may have been committed before the connection broke off
-        own = (CLAIMS.c.owner == self._owner) & (CLAIMS.c.expires_at == now + lease)
+        until: float | None = None
 
         def take(connection: sa.Connection) -> set[str]:
-            free = lapsed(time.time()) | own
+            nonlocal until
+            now = database.now(connection)
+            until = now + lease if until is None else until
+            # of this very call: it may have been committed before the connection broke off
+            own = (CLAIMS.c.owner == self._owner) & (CLAIMS.c.expires_at == until)
+            free = lapsed(now) | own
+            rows = [{"key": key, "owner": self._owner, "expires_at": until} for key in keys]
             query = insert.on_conflict_do_update(index_elements=["key"], set_=new, where=free)
             taken = set(connection.execute(query.returning(CLAIMS.c.key), rows).scalars())
             # Only after the claim: whoever held it before stored its answer and let go at once.
@@ -275,7 +278,7 @@ class Store:
         query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
         found = connection.execute(query.with_for_update()).scalars().all()
         new = CLAIMS.update().where(*mine)
-        connection.execute(new.values(expires_at=time.time() + lease))
+        connection.execute(new.values(expires_at=database.now(connection) + lease))
         return set(found)
 
     def expiry(self, keys: Collection[str]) -> float | None:

@@ -334,9 +334,9 @@ def _(place: Place) -> Outcome:
     return stepped(place, -3600.0)
 
 
-def stepped(place: Place, seconds: float) -> Outcome:
+def stepped(place: Place, seconds: float, store_url: str | None = None) -> Outcome:
     """The clock of one of two buyers is stepped by an hour."""
-    with purchase(place) as bought:
+    with purchase(place, store_url) as bought:
         first, second = bought.start(), bought.start()
         bought.sometime()
         first.offset.value = seconds

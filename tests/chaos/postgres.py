@@ -44,6 +44,13 @@ def _(place: Place) -> Outcome:
     return buying.stopped(place, database(SHARED[0]))
 
 
+for _name, _seconds in (("ahead", 3600.0), ("back", -3600.0)):
+
+    @kind(f"buyer-clock-{_name}-postgres", 12, running=True)
+    def _(place: Place, seconds: float = _seconds) -> Outcome:
+        return buying.stepped(place, seconds, database(SHARED[0]))
+
+
 @kind("one-of-two-buyers-killed-postgres", 12, running=True)
 def _(place: Place) -> Outcome:
     return buying.one_of_two(place, database(SHARED[0]))
