@@ -57,6 +57,7 @@ def made(path: Path, remedy: str) -> dict[str, Any]:
 
 def mapping(text: str, where: str, remedy: str) -> dict[str, Any]:
     """Likewise, of a text."""
+    _unmerged(text, where, remedy)
     found = _values(text, where, remedy)
     if not isinstance(found, dict):
         shown = "nothing" if found is None else short(found)
@@ -81,7 +82,6 @@ def _unmerged(text: str, where: str, remedy: str) -> None:
 
 
 def _values(text: str, where: str, remedy: str) -> Any:
-    _unmerged(text, where, remedy)
     try:
         return YAML(typ="safe", pure=True).load(text)
     except FAULTS as error:

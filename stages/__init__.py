@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.1
 def hold(folder: Path) -> None:
     """Hold the lock of the cell in `folder` until this process ends.
 
-    Ends the process with one paragraph where another one has it.
+    Ends the process with one paragraph and the status of bad input where another one has it.
     """
     if RANK in os.environ:
         return
@@ -38,9 +38,14 @@ def hold(folder: Path) -> None:
     limit = time.monotonic() + WAIT_SECONDS
     while (descriptor := _taken(path)) is None:
         if time.monotonic() > limit:
-            sys.exit(
-                f"error: {folder} is being written by {_holder(path)}. Two at a time would mix "
-                "what they write. Wait until that one ends, or end it, and run this again."
+            from pipeline.errors import UserError, stop
+
+            stop(
+                UserError(
+                    f"{folder} is being written by {_holder(path)}, wanted one process at a time: "
+                    "two would mix what they write. Wait until that one ends, or end it, and run "
+                    "this again."
+                )
             )
         time.sleep(LOOK_SECONDS)
     since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"

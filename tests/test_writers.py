@@ -12,6 +12,7 @@ import pytest
 
 import stages
 from pipeline import ranks, reaper
+from pipeline.errors import STATUS
 from tests.project import ROOT
 from tests.telling import Stages, gone, wait_for
 
@@ -45,11 +46,14 @@ def holder(cell: Path, **env: str) -> "subprocess.Popen[str]":
     return process
 
 
-def test_the_second_writer_of_a_cell_is_told_who_the_first_is(cell: Path) -> None:
+def test_the_second_writer_of_a_cell_is_told_who_the_first_is(
+    cell: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with holder(cell) as first:
         with pytest.raises(SystemExit) as refused:
             stages.hold(cell)
-        said = str(refused.value.code)
+        assert refused.value.code == STATUS
+        said = capsys.readouterr().err
         assert said.startswith(f"error: {cell} is being written by process {first.pid} on ")
         assert "Wait until that one ends, or end it" in said
         stages.hold(cell.with_name("cb"))  # another cell is free

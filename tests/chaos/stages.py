@@ -24,6 +24,7 @@ from tests.servers import Pure
 
 TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
 STAGES = ("rollout", "teach-hosted", "score", "train", "evaluate", "report")
+RATES = (1e-3, 2e-3, 3e-3)  # of train: another than that of the finished project makes it stale
 REPRO_SECONDS = 120.0  # that the whole miniature may take after a fault
 SHARED: dict[str, object] = {}  # what `ready` made
 
@@ -76,7 +77,7 @@ class Work:
         done = SHARED["project"]
         assert isinstance(done, Project)
         self.project = done.copy(place.folder / "project")
-        self.before = contents(done.folder)
+        self.outcome = Outcome()
 
     def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         with (self.place.folder / "log").open("w") as log:
@@ -89,8 +90,23 @@ class Work:
                 process_group=0,
             )
 
-    def said(self) -> str:
-        return (self.place.folder / "log").read_text()[-2000:]
+    def wrong(self, said: str) -> None:
+        self.outcome.silent += 1
+        self.outcome.told.append(f"{said}: {(self.place.folder / 'log').read_text()[-2000:]}")
+
+    def ended(self, process: subprocess.Popen[bytes], seconds: float, what: str) -> int:
+        """Its exit status, and what it leaves counted; one that hangs is killed with its group."""
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.wrong(f"{what} did not end")
+            self.outcome.silent -= 1
+            self.outcome.hangs += 1
+            os.killpg(process.pid, signal.SIGKILL)
+        left = self.place.left()
+        self.outcome.processes_left += len(left)
+        self.outcome.told += left
+        return process.wait()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -105,52 +121,43 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outcome:
     """One stage, signalled at a random moment, is run to its end by the next process."""
-    outcome, work = Outcome(), Work(place)
+    work = Work(place)
     stages = work.project.yaml("dvc.lock")["stages"]
     name = next(name for name in stages if name.startswith(f"{group}@") or name == group)
     before = folder_of(work.project, stages[name])
-    for out in stages[name]["outs"]:
-        path = work.project.folder / out["path"]
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if group.startswith("teach"):
-        (work.project.folder / "judgments.sqlite").unlink()
     _, *rest = shlex.split(stages[name]["cmd"])
-    begin = time.monotonic()
-    process = work.start(sys.executable, *rest)
-    time.sleep(place.draw.uniform(0, 4.0))
+    process, longest = begun(work, stages[name], rest), 4.0
+    time.sleep(place.draw.uniform(0, longest))
+    while process.poll() is not None:  # it was done before: once more, sooner
+        longest /= 2
+        process = begun(work, stages[name], rest)
+        time.sleep(place.draw.uniform(0, longest))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
         if number == signal.SIGSTOP:
             time.sleep(pause)
             os.killpg(process.pid, signal.SIGCONT)
-    try:
-        status = process.wait(HANG_SECONDS)
-    except subprocess.TimeoutExpired:
-        outcome.hangs += 1
-        outcome.told.append(f"{name} did not end: {work.said()}")
-        os.killpg(process.pid, signal.SIGKILL)
-        status = process.wait()
+    status = work.ended(process, HANG_SECONDS, name)
     if number == signal.SIGSTOP and status:
-        outcome.silent += 1
-        outcome.told.append(f"{name} failed after it stood still: {work.said()}")
+        work.wrong(f"{name} failed after it stood still")
     if status:
-        left = place.left()
-        outcome.processes_left += len(left)
-        outcome.told += left
         again = work.start(sys.executable, *rest)
-        try:
-            if again.wait(2 * HANG_SECONDS):
-                outcome.silent += 1
-                outcome.told.append(f"{name} was not done again: {work.said()}")
-        except subprocess.TimeoutExpired:
-            outcome.hangs += 1
-            outcome.told.append(f"{name}, done again, did not end: {work.said()}")
-            os.killpg(again.pid, signal.SIGKILL)
+        if work.ended(again, 2 * HANG_SECONDS, f"{name}, done again,"):
+            work.wrong(f"{name} was not done again")
     after = folder_of(work.project, stages[name])
     if differing := [path for path in before | after if before.get(path) != after.get(path)]:
-        outcome.silent += 1
-        outcome.told.append(f"{name}, {time.monotonic() - begin:.1f} s: {differing} differ")
-    return outcome
+        work.wrong(f"{name}: {differing} differ")
+    return work.outcome
+
+
+def begun(work: Work, locked: dict, rest: list[str]) -> subprocess.Popen[bytes]:
+    """A process of a stage, whose outs are removed first, as DVC does."""
+    for out in locked["outs"]:
+        path = work.project.folder / out["path"]
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if "stages.teach" in rest:
+        (work.project.folder / "judgments.sqlite").unlink()
+    return work.start(sys.executable, *rest)
 
 
 def folder_of(project: Project, locked: dict) -> dict[str, bytes]:
@@ -180,39 +187,18 @@ for _group in ("train", "teach-hosted"):
 
 def broken_off(place: Place, command: tuple[str, ...], number: int, group: bool) -> Outcome:
     """`omniopd run` or `repro` of a stale project ends by a signal; the next finishes it."""
-    outcome, work = Outcome(), Work(place)
-    edited = {"train__lr": place.draw.choice([1e-3, 2e-3, 3e-3])}
-    work.project.edit(**edited)
+    work, lr = Work(place), place.draw.choice(RATES)
+    work.project.edit(train__lr=lr)
     process = work.start(*command)
-    time.sleep(place.draw.uniform(0.5, 12))
+    time.sleep(place.draw.uniform(0.5, 6))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number) if group else process.send_signal(number)
-    try:
-        process.wait(HANG_SECONDS)
-    except subprocess.TimeoutExpired:
-        outcome.hangs += 1
-        outcome.told.append(f"{command} did not end: {work.said()}")
-    left = place.left()
-    outcome.processes_left += len(left)
-    outcome.told += left
-    process.wait()
-    again = work.start(*command)
-    try:
-        if again.wait(REPRO_SECONDS):
-            outcome.silent += 1
-            outcome.told.append(f"{command} was not finished by the next: {work.said()}")
-    except subprocess.TimeoutExpired:
-        outcome.hangs += 1
-        outcome.told.append(f"the next {command} did not end: {work.said()}")
-        os.killpg(again.pid, signal.SIGKILL)
-    left = place.left()
-    outcome.processes_left += len(left)
-    outcome.told += left
-    found = contents(work.project.folder)
-    if wrong := different(edited["train__lr"], found):
-        outcome.silent += 1
-        outcome.told.append(f"{command}: {wrong} differ")
-    return outcome
+    work.ended(process, HANG_SECONDS, str(command))
+    if work.ended(work.start(*command), REPRO_SECONDS, f"the next {command}"):
+        work.wrong(f"{command} was not finished by the next")
+    elif wrong := different(lr, contents(work.project.folder)):
+        work.wrong(f"{command}: {wrong} differ")
+    return work.outcome
 
 
 WHOLE: dict[float, dict[str, bytes]] = {}
@@ -242,8 +228,8 @@ for _command in (("omniopd", "run", "--parallel", "2"), ("omniopd", "repro")):
 @kind("run-prefect-killed", 10, running=True)
 def _(place: Place) -> Outcome:
     """Prefect's server is killed; the run goes on to its end."""
-    outcome, work = Outcome(), Work(place)
-    work.project.edit(train__lr=place.draw.choice([1e-3, 2e-3, 3e-3]))
+    work = Work(place)
+    work.project.edit(train__lr=place.draw.choice(RATES))
     process = work.start("omniopd", "run", "--parallel", "2")
     deadline = time.monotonic() + 20
     servers: list[psutil.Process] = []
@@ -252,23 +238,15 @@ def _(place: Place) -> Outcome:
             servers = [
                 child
                 for child in psutil.Process(process.pid).children(recursive=True)
-                if "prefect.server" in " ".join(child.cmdline())
+                if "pipeline.mirrored" in child.cmdline()
             ]
         time.sleep(0.05)
+    if not servers:
+        work.wrong("no process of Prefect was there to be killed")
     time.sleep(place.draw.uniform(0, 5))
     for server in servers:
         with contextlib.suppress(psutil.Error):
             server.kill()
-    try:
-        if process.wait(REPRO_SECONDS):
-            outcome.silent += 1
-            outcome.told.append(f"the run failed without Prefect: {work.said()}")
-    except subprocess.TimeoutExpired:
-        outcome.hangs += 1
-        outcome.told.append(f"the run did not end without Prefect: {work.said()}")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    left = place.left()
-    outcome.processes_left += len(left)
-    outcome.told += left
-    return outcome
+    if work.ended(process, REPRO_SECONDS, "the run without Prefect"):
+        work.wrong("the run failed without Prefect")
+    return work.outcome
