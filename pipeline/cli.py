@@ -223,13 +223,13 @@ def check(
 def main() -> None:
     from pipeline import cells, stopping, verified
 
-    verified.command = True
     for stream in (sys.stdout, sys.stderr):  # in a locale without a sign, its number is shown
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     cells.log_to_stderr()
     try:
-        status = app(prog_name="omniopd", standalone_mode=False)
+        with verified.reading():
+            status = app(prog_name="omniopd", standalone_mode=False)
     except stopping.Stopped as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.status)

@@ -9,7 +9,8 @@ import functools
 import hashlib
 import os
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from pipeline import objects
@@ -17,7 +18,7 @@ from pipeline.errors import UserError
 
 NOTES = Path(".dvc/tmp/omniopd-verified.sqlite")  # DVC keeps that folder out of git
 STAGE = "DVC_STAGE"  # in the environment of what `dvc repro` and `omniopd run` start
-command = False  # whether this process is a command of ours, which looks too
+_command = False  # whether a command of ours reads, in whatever thread: it looks too
 
 
 def once(path: str | Path) -> None:
@@ -25,7 +26,7 @@ def once(path: str | Path) -> None:
     else that the cache has. What dvc.lock does not name is left alone, and so is everything where
     a stage is run by hand, on whatever is there.
     """
-    if not command and STAGE not in os.environ:
+    if not _command and STAGE not in os.environ:
         return
     known, given = _outs(), Path(path)
     # data/ itself may be a link to another disk, and data/arms is links to cells
@@ -35,6 +36,17 @@ def once(path: str | Path) -> None:
             if out := known.get(parent.as_posix()):
                 hold(parent, out, there)
                 return
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What is read within is looked at, as in a stage that DVC or the flow started."""
+    global _command
+    before, _command = _command, True
+    try:
+        yield
+    finally:
+        _command = before
 
 
 def asked(cache: Path) -> dict[str, str]:

@@ -66,9 +66,9 @@ def test_by_hand_a_stage_takes_what_is_there(read, monkeypatch):
     flip(TABLE)
     monkeypatch.delenv(verified.STAGE)
     verified.once(TABLE)
-    monkeypatch.setattr(verified, "command", True)
-    with pytest.raises(UserError, match=r"data/table\.bin"):
+    with verified.reading(), pytest.raises(UserError, match=r"data/table\.bin"):
         verified.once(TABLE)
+    verified.once(TABLE)
 
 
 def test_what_a_run_made_that_dvc_lock_does_not_have_yet_is_taken(read):
