@@ -10,20 +10,26 @@ look_up_memory  peak memory of a process that looks up 200,000 answers; peer: on
 add             answers/s of `Store.add` in replies of 8, a transaction each; peer: diskcache `set`,
                 8 in a transaction
 bytes           of the file, an answer; peer: diskcache's file
+look_up_before, add_before
+                the same of `Store.find` and `Store.add`; peer: this project at commit a5430f8, on a
+                file of its own with the same answers, the two in turn
 
 Writes benchmarks/judgments.json: name, value, unit, peer, peer_value, ratio = ours / peer, better
 (higher or lower), repeats, spread (the ratios' maximum - minimum).
 """
 
 import json
+import os
 import random
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +38,7 @@ import diskcache
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import before
 from pipeline.judgments.keys import Request
 from pipeline.judgments.schema import Judgment, request_columns
 from pipeline.judgments.store import Store
@@ -172,6 +179,47 @@ def only_look_up(file: str, count: int) -> None:
     sys.stdout.write(f"{int(peak[1]) / 1024}\n")
 
 
+def compared_with_before(folder: Path, rows: int) -> list[dict[str, Any]]:
+    old = before.code(folder / "code", "pipeline", "benchmarks")
+    shutil.copy(before.HERE / "benchmarks" / "stored.py", old / "benchmarks")
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(_stored(code, folder / f"{name}.sqlite", rows))
+            for name, code in (("now", before.HERE), ("before", old))
+        ]
+        for one in both:
+            _answer(one)
+        starts = range(rows, rows + REPEATS * 4000, 4000)
+        found = [
+            [tuple(float(_answer(one, line)) for one in both) for line in lines]
+            for lines in (
+                [f"find {seed}" for seed in range(2 * REPEATS)],
+                [f"add {start}" for start in starts],
+            )
+        ]
+    peer = f"commit {before.COMMIT}"
+    return [
+        compared(name, "answers/s", peer, pairs)
+        for name, pairs in zip(("look_up_before", "add_before"), found, strict=True)
+    ]
+
+
+def _stored(code: Path, file: Path, rows: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(code / "benchmarks" / "stored.py"), str(file), str(rows)]
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, cwd=code, **pipes)
+
+
+def _answer(process: subprocess.Popen[str], line: str = "") -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if line:
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+    return process.stdout.readline()
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--look-up"]:
         only_look_up(sys.argv[2], int(sys.argv[3]))
@@ -190,6 +238,8 @@ def main() -> None:
         pairs = [(memory(file, many), memory(file, few)) for _ in range(3)]
         found.append(compared("look_up_memory", "MiB", f"{few:,} look-ups", pairs, "lower"))
         found.append(compared("bytes", "bytes an answer", "diskcache", bytes_, "lower"))
+    with tempfile.TemporaryDirectory() as folder:
+        found += compared_with_before(Path(folder), rows)
     report = {"rows": rows, "results": found}
     Path("benchmarks/judgments.json").write_text(json.dumps(report, indent=1) + "\n")
     for row in found:
