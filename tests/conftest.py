@@ -9,7 +9,6 @@ os.environ.pop("OMNIOPD_FORKSERVER", None)
 
 import itertools
 import json
-import signal
 
 import pytest
 from filelock import FileLock
@@ -18,16 +17,10 @@ from ruamel.yaml import YAML
 from pipeline import forkserver
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches, calls
-from tests import databases
+from tests import databases, signals
 from tests.browser import chromium, made, visit  # noqa: F401
 
-# a shell ignores both in what it runs in the background, and children inherit that
-for _number, _handler in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGQUIT, signal.SIG_DFL),
-):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
+signals.as_in_a_terminal()
 
 ARMS = list(YAML(typ="safe").load(MINIATURE.read_text())["arms"])
 

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tests import signals
 from tests.chaos import every
 from tests.chaos.counted import KINDS, Kind, Outcome, Place
 from tests.project import ROOT
@@ -41,6 +43,8 @@ def main() -> None:
     parser.add_argument("--faults", type=int, help="of each kind at most")
     parser.add_argument("--parallel", type=int, default=2)
     args = parser.parse_args()
+    signals.as_in_a_terminal()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what runs is ended
     whole = args.faults is None and set(args.kinds) == set(KINDS)
     faults = [
         (KINDS[name], number)

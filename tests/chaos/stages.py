@@ -6,6 +6,7 @@ whole, and its next run has to end in the bytes of one that was never disturbed.
 
 import contextlib
 import functools
+import json
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -20,12 +22,14 @@ import psutil
 from pipeline import forkserver
 from tests.chaos.counted import HANG_SECONDS, MARK, Outcome, Place, kind
 from tests.project import Project
-from tests.servers import Pure
+from tests.servers import Pure, of_check
 
 TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
 STAGES = ("rollout", "teach-hosted", "score", "train", "evaluate", "report")
 RATES = (1e-3, 2e-3, 3e-3)  # of train: another than that of the finished project makes it stale
 REPRO_SECONDS = 120.0  # that the whole miniature may take after a fault
+CONCURRENCY = 4  # of requests to the teacher
+KEY = "CHAOS_API_KEY"  # of the teacher's; its value tells a fault's requests from those of others
 SHARED: dict[str, object] = {}  # what `ready` made
 
 
@@ -54,7 +58,7 @@ def ready():
             evaluate__samples=2,
         )
         SHARED.update(project=project, server=server, forks=forks)
-        project.run("omniopd", "repro", **forks)
+        project.run("omniopd", "repro", **forks, **{KEY: "done"})
         yield
         SHARED.clear()
 
@@ -65,7 +69,8 @@ def api(url: str) -> dict[str, object]:
         "model": "stub-1",
         "base_url": f"{url}/v1",
         "timeout_seconds": 10.0,
-        "concurrency": 4,
+        "concurrency": CONCURRENCY,
+        "api_key_env": KEY,
     }
 
 
@@ -84,11 +89,21 @@ class Work:
             return subprocess.Popen(
                 command,
                 cwd=self.project.folder,
-                env=self.project.environment(**env) | {MARK: self.place.mark},
+                env=self.project.environment(**env) | {MARK: self.place.mark, KEY: self.place.mark},
                 stdout=log,
                 stderr=log,
                 process_group=0,
             )
+
+    def asked(self) -> Counter[str]:
+        """How often this work has asked the teacher for each answer, and what is no answer."""
+        server = SHARED["server"]
+        assert isinstance(server, Pure)
+        with server.lock:
+            came = list(zip(server.requests, server.headers, strict=True))
+        mine = f"Bearer {self.place.mark}"
+        found = (request for request, headers in came if mine in headers.values())
+        return Counter(json.dumps(request) for request in found if not of_check(request))
 
     def wrong(self, said: str) -> None:
         self.outcome.silent += 1
@@ -126,11 +141,11 @@ def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outc
     name = next(name for name in stages if name.startswith(f"{group}@") or name == group)
     before = folder_of(work.project, stages[name])
     _, *rest = shlex.split(stages[name]["cmd"])
-    process, longest = begun(work, stages[name], rest), 4.0
+    asked, process, longest = work.asked(), begun(work, stages[name], rest), 4.0
     time.sleep(place.draw.uniform(0, longest))
     while process.poll() is not None:  # it was done before: once more, sooner
         longest /= 2
-        process = begun(work, stages[name], rest)
+        asked, process = work.asked(), begun(work, stages[name], rest)
         time.sleep(place.draw.uniform(0, longest))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
@@ -147,6 +162,13 @@ def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outc
     after = folder_of(work.project, stages[name])
     if differing := [path for path in before | after if before.get(path) != after.get(path)]:
         work.wrong(f"{name}: {differing} differ")
+    if group == "teach-hosted":
+        again = work.asked() - asked
+        if not again:
+            work.wrong(f"{name} bought nothing at the counting server")
+        # a process that ended early had requests in flight, and replies it had not stored
+        in_flight = 2 * CONCURRENCY if status else 0
+        work.outcome.bought_twice += max(0, again.total() - len(again) - in_flight)
     return work.outcome
 
 
