@@ -2,20 +2,22 @@
 
     flow ── Mirror ── a pipe ── python -m pipeline.mirrored ── .prefect/prefect.db
 
-The run waits for that process only at its end, and only while it gets on. Whatever happens to it,
-the database or Prefect is said in one line; the cells do not notice.
+The run waits for that process only at its end, and not for long. What it was not told by then lies
+in .prefect/untold, and the next run's process is told it first. Whatever happens to it, the
+database or Prefect is said in one line; the cells do not notice.
 """
 
 import json
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import typer
@@ -23,12 +25,13 @@ import typer
 HOME = Path(".prefect")
 DATABASE = HOME / "prefect.db"
 GPU_CELLS = 1  # at a time; another limit that you set on Prefect's tag `gpu` is kept
-# without a word from it, at the end of a run, until it is given up; it may make the database first
-END_SECONDS = 180.0
+UNTOLD = HOME / "untold"  # a file for each run that Prefect was not told to its end: JSON lines
+END_SECONDS = 30.0  # that a run waits at its end; the database may have to be made first
 ASKED_SECONDS = 2.0  # in all, where a signal asked the run to end
 TOLD_SECONDS = 10.0  # until a wait is said
 LOOK_SECONDS = 0.1
 WITHOUT = "The run itself does not depend on it."
+LATER = "The next run tells it the rest."
 
 
 class Mirror:
@@ -41,7 +44,10 @@ class Mirror:
         self._why = "it was killed"
         self._over = Event()
         self._left = False  # given up or told to end: nothing more is said
+        self._whole = False  # it was told all
         self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._run = uuid.uuid4().hex
+        self._untold: TextIO | None = None
 
     @contextmanager
     def showing(self, results: Path) -> Iterator[None]:
@@ -63,7 +69,10 @@ class Mirror:
             self._close(asked)
 
     def _start(self) -> None:
-        self._heard = time.monotonic()  # when it last said a word
+        with suppress(OSError):  # a folder that cannot be written: the process says so
+            UNTOLD.mkdir(parents=True, exist_ok=True)
+            path = UNTOLD / f"{self._run}.jsonl"
+            self._untold = path.open("x", encoding="utf-8", buffering=1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.mirrored"],
             stdin=subprocess.PIPE,
@@ -74,7 +83,7 @@ class Mirror:
         )
         for work in (self._write, self._read):
             Thread(target=work, daemon=True).start()
-        self._tell({"gpu": self._gpu}, "RUNNING", "Running", "")
+        self._tell({"run": self._run, "gpu": self._gpu}, "RUNNING", "Running", "")
 
     def cell(
         self,
@@ -96,16 +105,16 @@ class Mirror:
         self._tell({"results": table}, type_, name, message)
 
     def _close(self, asked: bool) -> None:
-        """Let it write the rest while it gets on; `asked`: the run was asked to end."""
+        """Let it write the rest; `asked`: the run was asked to end."""
         self._queue.put(None)
         start, told = time.monotonic(), asked
         while not self._over.wait(LOOK_SECONDS):
-            now = time.monotonic()
-            limit = start + ASKED_SECONDS if asked else max(start, self._heard) + END_SECONDS
-            if self._stopped() or now > limit:
-                self._left, self._why = asked, "it does not answer"
+            taken = time.monotonic() - start
+            if self._stopped() or taken > (ASKED_SECONDS if asked else END_SECONDS):
+                self._left = asked
+                self._why = "it does not answer" if self._stopped() else "it takes too long"
                 break
-            if not told and now > start + TOLD_SECONDS:
+            if not told and taken > TOLD_SECONDS:
                 typer.echo(
                     "Prefect is still told what ran. Ctrl-C ends that and loses nothing else."
                 )
@@ -114,6 +123,10 @@ class Mirror:
             self._process.kill()
         self._process.wait()
         self._over.wait()
+        if self._untold is not None:
+            self._untold.close()
+            if self._whole:
+                Path(self._untold.name).unlink(missing_ok=True)
 
     def _stopped(self) -> bool:
         with suppress(psutil.NoSuchProcess):
@@ -122,7 +135,11 @@ class Mirror:
 
     def _tell(self, about: dict[str, Any], type_: str, name: str, message: str) -> None:
         state = {"type": type_, "name": name, "message": message, "at": time.time()}
-        self._queue.put(json.dumps({**about, **state}))
+        line = json.dumps({**about, **state})
+        if self._untold is not None:
+            with suppress(OSError):  # a full disk
+                self._untold.write(line + "\n")
+        self._queue.put(line)
 
     def _write(self) -> None:
         """Lines wait here, not in the run, while it is busy or stopped."""
@@ -137,7 +154,6 @@ class Mirror:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._heard = time.monotonic()
             word, _, text = line.strip().partition(" ")
             match word:
                 case "limit":
@@ -148,7 +164,8 @@ class Mirror:
                 case "failed":
                     self._why = text
                 case "done":
-                    self._left = True
+                    self._left = self._whole = True
         if not self._left:
-            typer.echo(f"Prefect does not show this run to its end: {self._why}. {WITHOUT}")
+            more = WITHOUT if self._untold is None else f"{WITHOUT} {LATER}"
+            typer.echo(f"Prefect does not show this run to its end: {self._why}. {more}")
         self._over.set()

@@ -1,8 +1,9 @@
 """The process that writes a run into Prefect's database: `python -m pipeline.mirrored`.
 
 On stdin a JSON line for each thing that happened, see pipeline/mirror.py; on stdout what that one
-reads: a word and its text. Prefect's server runs in this process and listens nowhere. It ends when
-its input does. Prefect is imported here and nowhere else.
+reads: a word and its text. Runs that Prefect was not told to their end come first, from their
+files. Prefect's server runs in this process and listens nowhere. It ends when its input does.
+Prefect is imported here and nowhere else.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pipeline.mirror import DATABASE, GPU_CELLS, HOME
+from pipeline.mirror import DATABASE, GPU_CELLS, HOME, UNTOLD
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 5.0  # for which a locked database is waited for
 NICENESS = 10  # the cells go first
+MOST_EARLIER = 10  # runs that are told later than they ran
 DAMAGED = {sqlite3.SQLITE_NOTADB: "not-a-database", sqlite3.SQLITE_CORRUPT: "corrupt"}
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -86,6 +88,10 @@ class Mirror:
         self.task: Any = Task(_cell, name="cell")
         self.runs: dict[str, UUID] = {}  # by cell
         self.running: set[str] = set()
+
+    async def told(self, told: dict[str, Any]) -> None:
+        """A line after the first."""
+        await (self.cell(told) if "cell" in told else self.end(told))
 
     async def cell(self, told: dict[str, Any]) -> None:
         """A cell's new state; the task run is made with its first."""
@@ -174,6 +180,36 @@ async def _bury(client: "PrefectClient") -> None:
         await client.set_flow_run_state(flow_run.id, Crashed(message="killed"), force=True)
 
 
+async def _begun(client: "PrefectClient", flow: Any, told: dict[str, Any]) -> Mirror:
+    """A flow run by its first line; what Prefect had of it goes."""
+    from prefect.client.schemas import filters
+
+    tag = filters.FlowRunFilterTags(all_=[told["run"]])
+    for found in await client.read_flow_runs(flow_run_filter=filters.FlowRunFilter(tags=tag)):
+        await client.delete_flow_run(found.id)
+    run = await client.create_flow_run(flow, state=_state(told), tags=[told["run"]])
+    return Mirror(client, run.id)
+
+
+async def _earlier(client: "PrefectClient", flow: Any, run: str) -> None:
+    """Tell runs that Prefect was not told to their end, the newest few, but not `run` itself."""
+    found = [path for path in UNTOLD.glob("*.jsonl") if path.stem != run]
+    found.sort(key=lambda path: path.stat().st_mtime)
+    for path in found[-MOST_EARLIER:]:
+        mirror = None
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                told = json.loads(line)
+            except json.JSONDecodeError:  # its run was killed while it wrote
+                break
+            if mirror is None:
+                mirror = await _begun(client, flow, told)
+            else:
+                await mirror.told(told)
+    for path in found:
+        path.unlink(missing_ok=True)
+
+
 async def serve() -> None:
     """Write what comes on stdin until it ends. Raises whatever Prefect raises."""
     from asgi_lifespan import LifespanManager
@@ -181,7 +217,6 @@ async def serve() -> None:
     from prefect.client.orchestration import PrefectClient
     from prefect.server.api.server import create_app
 
-    say("imported")
     first = json.loads(await asyncio.to_thread(sys.stdin.readline) or "null")
     if first is None:
         return
@@ -190,16 +225,13 @@ async def serve() -> None:
     client = PrefectClient(app)
     client.manage_lifespan = False  # it would have the server start within 30 s, on any machine
     async with LifespanManager(app, startup_timeout=None), client:
-        say("opened")
-        await _bury(client)
         if first["gpu"]:
             say("limit", await _limit(client))
-        run = await client.create_flow_run(flow, state=_state(first))
-        mirror = Mirror(client, run.id)
+        await _earlier(client, flow, first["run"])
+        await _bury(client)
+        mirror = await _begun(client, flow, first)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            told = json.loads(line)
-            await (mirror.cell(told) if "cell" in told else mirror.end(told))
-            say("stored")
+            await mirror.told(json.loads(line))
 
 
 def main() -> None:

@@ -107,9 +107,9 @@ class Toy:
             capture_output=True,
         )
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.folder / ".prefect" / "prefect.db") as database:
-            return database.execute(query).fetchall()
+            return database.execute(query, values).fetchall()
 
     def last_states(self) -> dict[str, tuple[str, int]]:
         """Each task run of the newest flow run with its state and how often it ran."""
@@ -300,8 +300,19 @@ def test_a_run_goes_on_when_prefect_is_killed_or_stopped(toy: Toy, number: signa
     assert (toy.folder / "third-a").read_text() == "new\n"
     said = [line for line in output.splitlines() if line.startswith("Prefect does")]
     why = "it was killed" if number is signal.SIGKILL else "it does not answer"
-    assert said == [f"Prefect does not show this run to its end: {why}. {mirror.WITHOUT}"]
+    more = f"{mirror.WITHOUT} {mirror.LATER}"
+    assert said == [f"Prefect does not show this run to its end: {why}. {more}"]
     assert not alive(found[0])
+    (untold,) = (toy.folder / mirror.UNTOLD).iterdir()
+    (toy.folder / "in-b").write_text("echo newer > $1\n")
+    status, output = toy.run()
+    assert status == 0, output
+    assert not any((toy.folder / mirror.UNTOLD).iterdir())
+    told = "select id from flow_run where tags like ?"
+    query = f"select name, state_name from task_run where flow_run_id in ({told})"
+    states = dict(toy.rows(query, f"%{untold.stem}%"))
+    assert states == {f"{level} of {key}": "Completed" for level in LEVELS for key in "ab"}
+    assert {state for (state,) in toy.rows("select state_name from flow_run")} == {"Completed"}
 
 
 @pytest.mark.slow
