@@ -1,12 +1,15 @@
 """A sample of `make chaos`, and its counters with the guards switched off: each can rise."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import psutil
 import pytest
 
 from pipeline import parquet
@@ -93,6 +96,23 @@ def test_without_a_reaper_a_killed_command_leaves_processes(place, how):
     process.wait()
     process.stdout.close()
     assert len(place.left(5.0 if how == "watched" else 0.5)) == (how == "alone")
+
+
+def test_what_does_nothing_hangs_and_what_is_busy_does_not():
+    programs = ("import time; time.sleep(60)", "while True: pass")
+    idle, busy = (psutil.Popen([sys.executable, "-c", program]) for program in programs)
+    try:
+        assert not counted.ended(idle, 1.5)
+        busy.send_signal(signal.SIGSTOP)
+        assert not counted.ended(busy, 1.5)
+        busy.send_signal(signal.SIGCONT)
+        threading.Timer(4, busy.kill).start()
+        assert counted.ended(busy, 1.5)
+    finally:
+        for process in (idle, busy):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+            process.wait()
 
 
 def test_an_outcome_is_clean_as_long_as_every_counter_is_0():

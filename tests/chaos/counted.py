@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import psutil
 
 MARK = "OMNIOPD_CHAOS"  # in the environment of all that a fault's work started
-HANG_SECONDS = 30.0  # after which work that should have ended counts as hanging
+HANG_SECONDS = 30.0  # of doing nothing, after which work that should have ended counts as hanging
+BUSY_SECONDS = 300.0  # of doing something, likewise: on a busy machine what takes long is no hang
+LOOK_SECONDS, BUSY_SHARE = 0.5, 0.05  # how often it is looked at, and what is not nothing
 LEFT_SECONDS = 10.0  # that processes have to end in
 
 
@@ -65,6 +68,32 @@ class Place:
                     continue
                 if process.environ().get(MARK) == self.mark:
                     yield process
+
+
+def ended(process: psutil.Popen, seconds: float = HANG_SECONDS) -> bool:
+    """Whether a process ends before it, with all that it started, has used no processor time for
+    `seconds`, or has gone on for BUSY_SECONDS."""
+    begin = busy = time.monotonic()
+    used = 0.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
+            process.wait(LOOK_SECONDS)
+            return True
+        now = time.monotonic()
+        if abs((found := _used(process)) - used) > BUSY_SHARE * LOOK_SECONDS:
+            used, busy = found, now
+        if now > min(busy + seconds, begin + BUSY_SECONDS):
+            return False
+
+
+def _used(process: psutil.Popen) -> float:
+    """Seconds of the processor that it and its children have taken."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += sum(one.cpu_times()[:2])  # user, system
+    return total
 
 
 Fault = Callable[[Place], Outcome]

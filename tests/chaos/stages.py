@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,14 +19,13 @@ from pathlib import Path
 import psutil
 
 from pipeline import forkserver
-from tests.chaos.counted import HANG_SECONDS, MARK, Outcome, Place, kind
+from tests.chaos.counted import MARK, Outcome, Place, ended, kind
 from tests.project import Project
 from tests.servers import Pure, of_check
 
 TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
 STAGES = ("rollout", "teach-hosted", "score", "train", "evaluate", "report")
 RATES = (1e-3, 2e-3, 3e-3)  # of train: another than that of the finished project makes it stale
-REPRO_SECONDS = 120.0  # that the whole miniature may take after a fault
 CONCURRENCY = 4  # of requests to the teacher
 KEY = "CHAOS_API_KEY"  # of the teacher's; its value tells a fault's requests from those of others
 SHARED: dict[str, object] = {}  # what `ready` made
@@ -84,9 +82,9 @@ class Work:
         self.project = done.copy(place.folder / "project")
         self.outcome = Outcome()
 
-    def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, **env: str) -> psutil.Popen:
         with (self.place.folder / "log").open("w") as log:
-            return subprocess.Popen(
+            return psutil.Popen(
                 command,
                 cwd=self.project.folder,
                 env=self.project.environment(**env) | {MARK: self.place.mark, KEY: self.place.mark},
@@ -109,11 +107,9 @@ class Work:
         self.outcome.silent += 1
         self.outcome.told.append(f"{said}: {(self.place.folder / 'log').read_text()[-2000:]}")
 
-    def ended(self, process: subprocess.Popen[bytes], seconds: float, what: str) -> int:
+    def ended(self, process: psutil.Popen, what: str) -> int:
         """Its exit status, and what it leaves counted; one that hangs is killed with its group."""
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        if not ended(process):
             self.wrong(f"{what} did not end")
             self.outcome.silent -= 1
             self.outcome.hangs += 1
@@ -152,12 +148,12 @@ def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outc
         if number == signal.SIGSTOP:
             time.sleep(pause)
             os.killpg(process.pid, signal.SIGCONT)
-    status = work.ended(process, HANG_SECONDS, name)
+    status = work.ended(process, name)
     if number == signal.SIGSTOP and status:
         work.wrong(f"{name} failed after it stood still")
     if status:
         again = work.start(sys.executable, *rest)
-        if work.ended(again, 2 * HANG_SECONDS, f"{name}, done again,"):
+        if work.ended(again, f"{name}, done again,"):
             work.wrong(f"{name} was not done again")
     after = folder_of(work.project, stages[name])
     if differing := [path for path in before | after if before.get(path) != after.get(path)]:
@@ -172,7 +168,7 @@ def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outc
     return work.outcome
 
 
-def begun(work: Work, locked: dict, rest: list[str]) -> subprocess.Popen[bytes]:
+def begun(work: Work, locked: dict, rest: list[str]) -> psutil.Popen:
     """A process of a stage, whose outs are removed first, as DVC does."""
     for out in locked["outs"]:
         path = work.project.folder / out["path"]
@@ -213,10 +209,10 @@ def broken_off(place: Place, command: tuple[str, ...], number: int, group: bool)
     work.project.edit(train__lr=lr)
     process = work.start(*command)
     time.sleep(place.draw.uniform(0.5, 6))
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
         os.killpg(process.pid, number) if group else process.send_signal(number)
-    work.ended(process, HANG_SECONDS, str(command))
-    if work.ended(work.start(*command), REPRO_SECONDS, f"the next {command}"):
+    work.ended(process, str(command))
+    if work.ended(work.start(*command), f"the next {command}"):
         work.wrong(f"{command} was not finished by the next")
     elif wrong := different(lr, contents(work.project.folder)):
         work.wrong(f"{command}: {wrong} differ")
@@ -269,6 +265,6 @@ def _(place: Place) -> Outcome:
     for server in servers:
         with contextlib.suppress(psutil.Error):
             server.kill()
-    if work.ended(process, REPRO_SECONDS, "the run without Prefect"):
+    if work.ended(process, "the run without Prefect"):
         work.wrong("the run failed without Prefect")
     return work.outcome
