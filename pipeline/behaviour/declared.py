@@ -1,0 +1,50 @@
+"""What the analysis of the code is told, because no text of it says so."""
+
+CHOICE = ("pipeline.chosen", "chosen")
+
+
+def _axis(axis: str, *values: str, package: str) -> dict[str, dict[str, frozenset[str]]]:
+    return {f"{package}.{value}": {axis: frozenset([value])} for value in values}
+
+
+HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
+# Modules of which a variant loads some in place of others: the axis, and the values with which
+# they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a
+# variant with another value; were it loaded all the same, pipeline/behaviour/guard.py would refuse.
+OPTIONS: dict[str, dict[str, frozenset[str]]] = {
+    **_axis("task", "arithmetic", "code", "math", "prompts", "reasoning_gym", package="pipeline.tasks"),
+    **_axis("scheduler", "peak_entropy", "uniform", "embedding_variance", package="pipeline.schedulers"),
+    **_axis(
+        "metric", "edit", "embedding", "exact", "prefix", "rouge", "token_edit",
+        package="pipeline.similarity",
+    ),
+    **_axis(
+        "objective", "gkd", "grpo", "imitate_forks", "omniopd", "opd", "opd_forks", "opd_sampled",
+        "rft", "sft", package="pipeline.objectives",
+    ),
+    **_axis("teacher", "local", *HOSTED, package="pipeline.teachers"),
+    "pipeline.teachers.hosted": {"teacher": HOSTED},
+    "pipeline.checking": {"teacher": HOSTED},
+    "pipeline.agreement": {"baseline": frozenset({"teacher-agreement"})},
+    "pipeline.imported": {"rows": frozenset({"imported"})},
+    "pipeline.engines.vllm": {"engine": frozenset({"vllm"})},
+    "pipeline.engines.vllm_student": {"engine": frozenset({"vllm"})},
+    "pipeline.elsewhere": {"engine": frozenset({"vllm"})},
+    "pipeline.engines.characters": {"init": frozenset({"characters"})},
+    "pipeline.engines.pretrained": {"init": frozenset({"pretrained"})},
+    # whether a stage that mostly loads no model loads one
+    "pipeline.engines.start": {"model": frozenset({"model"})},
+    "pipeline.engines.hf": {"model": frozenset({"model"})},
+    "pipeline.engines.exact": {"model": frozenset({"model"})},
+    "pipeline.teachers": {"model": frozenset({"model"})},
+    "pipeline.engines.branches": {"model": frozenset({"model"})},
+}  # fmt: skip
+
+# MODULE:SYMBOL, and the modules that it runs as programs or by a path that is put together
+REACHES: dict[str, tuple[str, ...]] = {
+    "pipeline.chosen:chosen": (),  # what its calls say
+    "pipeline.ranks:launched": (),  # the stage itself once more, in each of its processes
+    "pipeline.tasks.reasoning_gym.client:Worker": (),  # the folder that its server imports from
+    # names of settings in the message of an error
+    "pipeline.params:keys": (),
+}

@@ -1,0 +1,98 @@
+"""A variant's code as lines of text: what it can reach, without the names of our modules.
+
+    NAME HASH             a function, a class, a constant; or what an import runs
+    file NAME HASH        of a package, read as data
+    library NAME X.Y      one that computes
+    calls HASH            how all of these are put together
+
+The last tells codes apart that have the same symbols and use them otherwise: it is of the graph of
+references from each stage's `main`, numbered in the order in which they are come across, so that
+it is the same wherever a symbol lies.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.behaviour import libraries
+from pipeline.behaviour.closure import Reached, Reader, reach
+from pipeline.behaviour.source import Symbol, Tree
+from pipeline.behaviour.text import plain
+from pipeline.behaviour.variants import Variant
+
+FILE, LIBRARY, CALLS = "file", "library", "calls"
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a variant is made of."""
+
+    lines: tuple[str, ...]  # of symbols, files and calls
+    libraries: tuple[str, ...]  # by the names of their imports
+    modules: tuple[str, ...]  # ours, that it may load
+    places: tuple[tuple[str, str], ...]  # a line, and the path that it comes from
+
+    def text(self) -> str:
+        """The lines with the versions of the libraries as they are here."""
+        found = [f"{LIBRARY} {name} {libraries.version(name)}" for name in self.libraries]
+        return "".join(f"{line}\n" for line in (*self.lines, *found))
+
+
+def code(reader: Reader, variant: Variant) -> Code:
+    """Raises Unclear where it cannot be told what the variant reaches."""
+    parts = [reach(reader, part.entry, part.chosen) for part in variant.parts]
+    places = dict[str, str]()
+    lines = list[str]()
+    symbols = dict.fromkeys(s for part in parts for s in part.symbols)
+    for symbol in symbols:
+        line = f"{symbol.name} {reader.written(symbol).hash}"
+        lines.append(line)
+        places[line] = symbol.module.path.as_posix()
+    for path in sorted({path for part in parts for path in part.files}):
+        line = f"{FILE} {path.rpartition('/')[2]} {_of_file(reader.tree, path)}"
+        lines.append(line)
+        places[line] = path
+    calls = hashlib.sha256("\n".join(_graph(reader, part) for part in parts).encode())
+    externals = {name for part in parts for name in part.externals}
+    return Code(
+        (*sorted(lines), f"{CALLS} {calls.hexdigest()[:16]}"),
+        tuple(libraries.computing(externals)),
+        tuple(sorted({name for part in parts for name in part.modules})),
+        tuple(sorted(places.items())),
+    )
+
+
+def _of_file(tree: Tree, path: str) -> str:
+    if path.endswith(".py"):
+        return plain(tree.files[path], path)
+    return hashlib.sha256(tree.files[path]).hexdigest()[:16]
+
+
+def _graph(reader: Reader, part: Reached) -> str:
+    """The references among what is reached, and in which order imports act."""
+
+    def key(symbol: Symbol) -> tuple[str, str]:
+        return symbol.name, reader.written(symbol).hash
+
+    numbers: dict[Symbol, int] = {}
+    rest = sorted(part.symbols, key=lambda s: (*key(s), s.module.name))
+    for root in (*part.mains, *rest):
+        waiting = [root]
+        while waiting:
+            symbol = waiting.pop()
+            if symbol not in numbers:
+                numbers[symbol] = len(numbers)
+                waiting += reversed(part.edges[symbol])
+    lines = [
+        f"{' '.join(key(symbol))} {[numbers[x] for x in part.edges[symbol]]}" for symbol in numbers
+    ]
+    acts = (reader.tree.module(name).ordered for name in part.modules)
+    lines += sorted(f"{[numbers[x] for x in some]}" for some in acts if len(some) > 1)
+    effects = {x for name in part.modules for x in reader.tree.module(name).effects}
+    return "\n".join([*lines, *sorted(effects)])
+
+
+def codes(tree: Tree, variants: Iterable[Variant]) -> dict[str, Code]:
+    """By the names of the variants."""
+    reader = Reader(tree)
+    return {variant.name: code(reader, variant) for variant in variants}

@@ -1,0 +1,331 @@
+"""A symbol's syntax tree as text, and what it refers to.
+
+Left out is what cannot change behaviour: comments, formatting, docstrings, annotations of
+signatures. A name of ours that was imported is written without the module that it comes from. The
+text is the same under every version of Python: `ast.dump` is not.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.behaviour import resolve, scopes
+from pipeline.behaviour.source import PLAIN, Module, Symbol, Tree, Unclear, callee, loaded
+
+# decorators that do not read the annotations of what they decorate
+UNREAD = PLAIN | {"property", "staticmethod", "classmethod", "functools.cached_property"}
+SKIPPED = {"ctx", "kind", "type_comment", "type_ignores"}
+CHOICE = ("pipeline.chosen", "chosen")  # the one dynamic import: (package, name, symbol)
+# what may reach anything, so that where it leads is written down in `declared`
+DYNAMIC = {
+    *("runpy.run_module", "runpy.run_path", "exec", "eval"),
+    *("importlib.util.spec_from_file_location", "pickle.loads", "pickle.load"),
+}
+LISTS = {"globals", "vars", "locals"}
+READERS = {"importlib.resources.files", "jinja2.PackageLoader", "pkgutil.get_data"}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One reference, in the order of the text."""
+
+    symbols: tuple[Symbol, ...] = ()
+    wholes: tuple[str, ...] = ()
+    lazy: str = ""  # the module of an import inside the function, through which it goes
+
+
+@dataclass
+class Written:
+    """A symbol's text and all that is reached from it."""
+
+    hash: str = ""
+    edges: list[Edge] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)  # our modules, imported inside it
+    externals: set[str] = field(default_factory=set)  # modules of libraries, likewise
+    choices: list[tuple[str, str]] = field(default_factory=list)  # (package, symbol; "" for all)
+    started: list[str] = field(default_factory=list)  # modules run as a program
+    files: set[str] = field(default_factory=set)  # paths
+    unclear: list[str] = field(default_factory=list)  # what may reach more
+
+
+def write(tree: Tree, symbol: Symbol) -> Written:
+    writer = _Writer(tree, symbol)
+    text = "".join(writer.body(symbol.nodes))
+    writer.finish()
+    writer.found.hash = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return writer.found
+
+
+def plain(source: bytes, path: str) -> str:
+    """Hash of a program that is no module of ours to import, by the same text."""
+    module = Module("", Path(path))
+    return write(Tree(Path(), {}), Symbol(module, "", ast.parse(source, path).body)).hash
+
+
+class _Writer:
+    def __init__(self, tree: Tree, symbol: Symbol) -> None:
+        self.tree, self.module, self.symbol = tree, symbol.module, symbol
+        self.scopes: list[scopes.Scope] = []
+        self.found = Written()
+        self.constants: list[str] = []
+        self.reads_files = self.reads_package = self.in_class = False
+        used = [x.id for n in symbol.nodes for x in ast.walk(n) if isinstance(x, ast.Name)]
+        self.used = set(used)
+
+    def body(self, statements: list[ast.stmt]) -> list[str]:
+        """Statements without their docstring and without `pass`."""
+        first, kept = True, []
+        for one in statements:
+            constant = isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)
+            if isinstance(one, ast.Pass) or (constant and not (first and self.module.docs)):
+                first = False
+                continue
+            first = False
+            kept.append(self.node(one))
+        return kept
+
+    def node(self, node: Any) -> str:
+        match node:
+            case None | bool() | int() | str():
+                return repr(node)
+            case list():
+                return "[" + " ".join(map(self.node, node)) + "]"
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                return self.function(node)
+            case ast.Lambda():
+                defaults = self.node([*node.args.defaults, *node.args.kw_defaults])
+                with self.scope(scopes.of_function(self.tree, self.module, node)):
+                    return f"(Lambda {self.arguments(node.args, False)} {defaults} {self.node(node.body)})"
+            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                with self.scope(scopes.of_comprehension(node)):
+                    return self.generic(node)
+            case ast.ClassDef():
+                return self.class_(node)
+            case ast.AnnAssign():
+                return self.annotated(node)
+            case ast.Import() | ast.ImportFrom():
+                return self.imported(node)
+            case ast.Name() | ast.Attribute():
+                return self.reference(node)
+            case ast.Constant():
+                return self.constant(node)
+            case ast.JoinedStr():
+                return self.joined(node)
+            case ast.Call():
+                return self.call(node)
+        if isinstance(node, ast.AST):
+            return self.generic(node)
+        raise TypeError(type(node))
+
+    def generic(self, node: ast.AST) -> str:
+        parts = [type(node).__name__]
+        for name in sorted(node._fields):
+            value = getattr(node, name, None)
+            if name in SKIPPED or value is None or value == []:
+                continue
+            if name in ("body", "orelse", "finalbody") and isinstance(value, list):
+                parts.append(f"{name}=[{' '.join(self.body(value))}]")
+            else:
+                parts.append(f"{name}={self.node(value)}")
+        return f"({' '.join(parts)})"
+
+    @contextmanager
+    def scope(self, found: scopes.Scope) -> Iterator[None]:
+        self.scopes.append(found)
+        yield
+        self.scopes.pop()
+
+    def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+        decorators = self.node(node.decorator_list)
+        calls = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+        read = any(callee(self.module, call) not in UNREAD for call in calls)
+        defaults = self.node([*node.args.defaults, *node.args.kw_defaults])
+        before, self.in_class = self.in_class, False
+        returns = self.node(node.returns) if read else ""
+        arguments = self.arguments(node.args, read)
+        types = self.node(getattr(node, "type_params", []))
+        with self.scope(scopes.of_function(self.tree, self.module, node)):
+            body = " ".join(self.body(node.body))
+        self.in_class = before
+        kind = type(node).__name__
+        return f"({kind} {node.name} {decorators} {arguments} {defaults} {returns} {types} [{body}])"
+
+    def arguments(self, args: ast.arguments, annotated: bool) -> str:
+        def one(arg: ast.arg | None) -> str:
+            if arg is None:
+                return "-"
+            return arg.arg + (f":{self.node(arg.annotation)}" if annotated else "")
+
+        groups = (args.posonlyargs, args.args, [args.vararg], args.kwonlyargs, [args.kwarg])
+        return "(" + "/".join(",".join(map(one, group)) for group in groups) + ")"
+
+    def class_(self, node: ast.ClassDef) -> str:
+        head = [self.node(x) for x in (node.decorator_list, node.bases, node.keywords)]
+        types = self.node(getattr(node, "type_params", []))
+        before, self.in_class = self.in_class, True
+        body = " ".join(self.body(node.body))
+        self.in_class = before
+        return f"(ClassDef {node.name} {' '.join(head)} {types} [{body}])"
+
+    def annotated(self, node: ast.AnnAssign) -> str:
+        """The annotation counts in a class and at the top level; a function never evaluates it."""
+        annotation = ""
+        if self.in_class or not self.scopes:
+            annotation = self.node(node.annotation)
+            for x in ast.walk(node.annotation):  # a name in quotes is looked up, too
+                if isinstance(x, ast.Constant) and isinstance(x.value, str):
+                    self.quoted(x.value)
+        value = "" if node.value is None else self.node(node.value)
+        return f"(Assign {self.node(node.target)} {annotation} {value})"
+
+    def quoted(self, annotation: str) -> None:
+        try:
+            self.node(ast.parse(annotation, mode="eval").body)
+        except SyntaxError:
+            return
+
+    def imported(self, node: ast.Import | ast.ImportFrom) -> str:
+        """Of one inside a function: names that are used say themselves what they are."""
+        kept = []
+        for name in loaded(self.tree, self.module, node):
+            if self.tree.own(name):
+                self.found.loads.append(name)
+            else:
+                self.found.externals.add(name)
+                bound = {alias.asname or alias.name.split(".")[0] for alias in node.names}
+                kept += [] if bound & self.used else [name]
+        return f"(import {' '.join(kept)})" if kept else ""
+
+    def reference(self, node: ast.Name | ast.Attribute) -> str:
+        attributes, base = list[str](), node
+        while isinstance(base, ast.Attribute):
+            attributes.insert(0, base.attr)
+            base = base.value  # type: ignore[assignment]
+        if not isinstance(base, ast.Name):
+            return f"{self.node(base)}.{'.'.join(attributes)}"
+        found, lazy = self.look_up(base.id, tuple(attributes))
+        dotted = ".".join((base.id, *attributes))
+        if found is None:
+            self.special(dotted)
+            return dotted
+        if found.external:
+            self.special(found.external)
+            self.found.externals.add(found.external)
+        if found.symbols or found.wholes:
+            self.found.edges.append(Edge(found.symbols, found.wholes, lazy))
+        return found.text
+
+    def look_up(
+        self, name: str, attributes: tuple[str, ...]
+    ) -> tuple[resolve.Found | None, str]:
+        """What a name stands for, None of a local or built-in one; and the lazy module it is of."""
+        for scope in reversed(self.scopes):
+            if targets := scope.imports.get(name):
+                found, lazy = list[resolve.Found](), ""
+                for target, of in targets:
+                    found += resolve.follow(self.tree, target, ((of,) if of else ()) + attributes)
+                    whole = f"{target}.{of}"
+                    lazy = whole if of and self.tree.has(whole) else target
+                if not targets[0][1] and attributes:  # `import a.b`: the module is in the chain
+                    lazy = self.longest(targets[0][0], attributes)
+                return resolve.joined(found), lazy
+            if name in scope.names:
+                return None, ""
+        here = resolve.name(self.tree, self.module, name, attributes)
+        return (resolve.joined(here) if here else None), ""
+
+    def longest(self, module: str, attributes: tuple[str, ...]) -> str:
+        for attribute in attributes:
+            if not self.tree.has(f"{module}.{attribute}"):
+                break
+            module = f"{module}.{attribute}"
+        return module
+
+    def special(self, dotted: str) -> None:
+        """Names that read files, or that lead where no text says."""
+        self.reads_files |= dotted == "__file__"
+        self.reads_package |= dotted in READERS
+        if dotted in LISTS or dotted == "sys.modules.__name__":
+            self.found.edges.append(Edge(wholes=(self.module.name,)))
+        if dotted in DYNAMIC or dotted.endswith(".__subclasses__"):
+            self.found.unclear.append(dotted)
+
+    def constant(self, node: ast.Constant) -> str:
+        value = node.value
+        if isinstance(value, str):
+            self.constants.append(value)
+            if "." in value and self.tree.own(value) and self.tree.has(value):
+                self.found.started.append(value)
+                return "@module"
+        return f"{type(value).__name__}:{value!r}"
+
+    def joined(self, node: ast.JoinedStr) -> str:
+        """An f-string; versions of Python cut its constant parts differently."""
+        parts, text = list[str](), ""
+        for one in node.values:
+            if isinstance(one, ast.Constant):
+                text += str(one.value)
+                continue
+            parts += [repr(text)] if text else []
+            parts.append(self.node(one))
+            text = ""
+        parts += [repr(text)] if text else []
+        first = node.values[0] if node.values else None
+        if isinstance(first, ast.Constant) and str(first.value).startswith(("pipeline.", "stages.")):
+            self.found.unclear.append(f"f{str(first.value)!r}")
+        return f"(f {' '.join(parts)})"
+
+    def call(self, node: ast.Call) -> str:
+        """Of a call that loads a module by its name, what it may load."""
+        match self.loader(node.func), node.args:
+            case "", _:
+                pass
+            case "chosen", [ast.Constant(value=str(package)), by, ast.Constant(value=str(symbol))]:
+                self.found.choices.append((package, symbol))
+                return f"(chosen {self.node(by)} {symbol!r})"
+            case "import_module", [ast.Constant(value=str(module)), *_]:
+                if self.tree.own(module):
+                    self.found.loads.append(module)
+                    self.found.edges.append(Edge(wholes=(module,), lazy=module))
+                else:
+                    self.found.externals.add(module)
+            case "import_module", [ast.JoinedStr(values=[ast.Constant(value=str(package)), *_])]:
+                self.found.choices.append((package.rstrip("."), ""))  # as before there was CHOICE
+                return f"(import {package!r})"
+            case name, _:
+                self.found.unclear.append(f"{name}() of what is no plain string")
+        return self.generic(node)
+
+    def loader(self, function: ast.expr) -> str:
+        """chosen, import_module, or nothing."""
+        names = list[str]()
+        while isinstance(function, ast.Attribute):
+            names.insert(0, function.attr)
+            function = function.value
+        if not isinstance(function, ast.Name):
+            return ""
+        found, _ = self.look_up(function.id, tuple(names))
+        if found is None:
+            return "import_module" if function.id == "__import__" else ""
+        if any((x.module.name, x.name) == CHOICE for x in found.symbols):
+            return "chosen"
+        return "import_module" if found.external == "importlib.import_module" else ""
+
+    def finish(self) -> None:
+        """Files that it reads, as its strings name them."""
+        folder = self.module.path.parent
+        if self.reads_files:
+            named = {(folder / x).as_posix() for x in self.constants if x} & set(self.tree.files)
+            self.found.files |= named
+            if not named:
+                self.found.unclear.append("__file__")
+        if self.reads_package:
+            for package in (x for x in self.constants if self.tree.has(x)):
+                inside = f"{package.replace('.', '/')}/"
+                self.found.files |= {
+                    x for x in self.tree.files if x.startswith(inside) and not x.endswith(".py")
+                }
