@@ -36,13 +36,28 @@ V = TypeVar("V")
 
 
 def arguments(stage: str, *inputs: str) -> argparse.Namespace:
-    """Command line of a stage: --cell KEY, a path for each of `inputs`, --out FOLDER."""
+    """Command line of a stage: --cell KEY, a path for each of `inputs`, --out FOLDER.
+
+    Raises UserError unless the code that is about to run is what the cell's lock says.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}")
     parser.add_argument("--cell", required=True, help="key of the cell in plan.yaml")
     for name in inputs:
         parser.add_argument(f"--{name.rstrip('?')}", type=Path, required=not name.endswith("?"))
     parser.add_argument("--out", type=Path, required=True, help="folder for what the stage writes")
-    return parser.parse_args()
+    found = parser.parse_args()
+    check_code(stage, found.cell)
+    return found
+
+
+def check_code(stage: str, key: str) -> None:
+    """Raise UserError unless the code of this process is what the lock of the cell says."""
+    from pipeline.behaviour import guard, variants
+    from pipeline.forkserver import stage as alone
+
+    if "/" in key:  # of a step: the cell of its steps has the lock
+        stage, key = "steps", key.partition("/")[0]
+    guard.check(variants.of(*cell(stage, key)), confine=alone(sys.orig_argv))
 
 
 def params(stage: str, key: str, model: type[M]) -> M:

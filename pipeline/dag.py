@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline import checkpoints, experiment, keeping, plan, preflight, resume, yaml_files
+from pipeline.behaviour import history, locks, variants
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError, short
 from pipeline.tables import replacing
@@ -62,7 +63,9 @@ def check(buying: bool = False) -> None:
 
 
 def write(buying: bool = False) -> dict[str, Any]:
-    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees.
+    """Expand params.yaml, write plan.yaml and the locks of its code, prune, link.
+
+    Nothing is written if DVC disagrees.
 
     `buying`: what the plan needs of its user before answers are bought has to be there, too.
     """
@@ -77,6 +80,8 @@ def write(buying: bool = False) -> dict[str, Any]:
         except UserError:
             PLAN.unlink() if before is None else _put(before)
             raise
+    replaced = locks.write(variants.of_plan(wanted))
+    history.keep(replaced.values(), lock.get("stages") or {})
     prune(wanted, lock)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
@@ -230,6 +235,10 @@ def link(wanted: dict[str, Any]) -> None:
 
 
 def mark() -> None:
-    """The out of stage `plan`: constant, so that a new plan reruns nothing by itself."""
+    """The out of stage `plan`: constant, so that a new plan reruns nothing by itself.
+
+    Raises UserError unless the locks say what the code does.
+    """
+    locks.check(variants.of_plan(expanded()).values())
     _folders()
     write_text(OK, "plan.yaml is what params.yaml means\n")

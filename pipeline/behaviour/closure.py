@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.behaviour import declared
-from pipeline.behaviour.source import Module, Symbol, Tree, Unclear, machinery, parents
+from pipeline.behaviour.files import machinery
+from pipeline.behaviour.source import Symbol, Tree, Unclear, parents
 from pipeline.behaviour.text import Written, write
 
 Chosen = Mapping[str, frozenset[str]]  # axis: the values that a variant chooses
@@ -155,7 +156,3 @@ class _Walk:
         asked = [values for axis, values in axes if axis in self.chosen]
         wanted = [v for axis, v in axes if axis in self.chosen and v & self.chosen[axis]]
         return bool(asked) and not wanted
-
-
-def names(module: Module) -> list[str]:
-    return list(module.symbols)

@@ -1,28 +1,26 @@
 """What the analysis of the code is told, because no text of it says so."""
 
+# the one place that loads a module by a name that is data: chosen(package, module, symbol)
 CHOICE = ("pipeline.chosen", "chosen")
 
 
-def _axis(axis: str, *values: str, package: str) -> dict[str, dict[str, frozenset[str]]]:
-    return {f"{package}.{value}": {axis: frozenset([value])} for value in values}
+def _axis(axis: str, *values: str, of: str) -> dict[str, dict[str, frozenset[str]]]:
+    return {f"pipeline.{of}.{value}": {axis: frozenset([value])} for value in values}
 
 
 HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
 # Modules of which a variant loads some in place of others: the axis, and the values with which
 # they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a
-# variant with another value; were it loaded all the same, pipeline/behaviour/guard.py would refuse.
+# variant with another value. Were it loaded all the same, pipeline/behaviour/guard.py would refuse.
 OPTIONS: dict[str, dict[str, frozenset[str]]] = {
-    **_axis("task", "arithmetic", "code", "math", "prompts", "reasoning_gym", package="pipeline.tasks"),
-    **_axis("scheduler", "peak_entropy", "uniform", "embedding_variance", package="pipeline.schedulers"),
+    **_axis("task", "arithmetic", "code", "math", "prompts", "reasoning_gym", of="tasks"),
+    **_axis("scheduler", "peak_entropy", "uniform", "embedding_variance", of="schedulers"),
     **_axis(
-        "metric", "edit", "embedding", "exact", "prefix", "rouge", "token_edit",
-        package="pipeline.similarity",
+        "metric", "edit", "embedding", "exact", "prefix", "rouge", "token_edit", of="similarity"
     ),
-    **_axis(
-        "objective", "gkd", "grpo", "imitate_forks", "omniopd", "opd", "opd_forks", "opd_sampled",
-        "rft", "sft", package="pipeline.objectives",
-    ),
-    **_axis("teacher", "local", *HOSTED, package="pipeline.teachers"),
+    **_axis("objective", "gkd", "grpo", "imitate_forks", "omniopd", "opd", of="objectives"),
+    **_axis("objective", "opd_forks", "opd_sampled", "rft", "sft", of="objectives"),
+    **_axis("teacher", "local", *HOSTED, of="teachers"),
     "pipeline.teachers.hosted": {"teacher": HOSTED},
     "pipeline.checking": {"teacher": HOSTED},
     "pipeline.agreement": {"baseline": frozenset({"teacher-agreement"})},
@@ -38,7 +36,7 @@ OPTIONS: dict[str, dict[str, frozenset[str]]] = {
     "pipeline.engines.exact": {"model": frozenset({"model"})},
     "pipeline.teachers": {"model": frozenset({"model"})},
     "pipeline.engines.branches": {"model": frozenset({"model"})},
-}  # fmt: skip
+}
 
 # MODULE:SYMBOL, and the modules that it runs as programs or by a path that is put together
 REACHES: dict[str, tuple[str, ...]] = {

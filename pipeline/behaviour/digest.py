@@ -12,30 +12,13 @@ it is the same wherever a symbol lies.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pipeline.behaviour import libraries
 from pipeline.behaviour.closure import Reached, Reader, reach
+from pipeline.behaviour.code import CALLS, FILE, Code
 from pipeline.behaviour.source import Symbol, Tree
 from pipeline.behaviour.text import plain
 from pipeline.behaviour.variants import Variant
-
-FILE, LIBRARY, CALLS = "file", "library", "calls"
-
-
-@dataclass(frozen=True)
-class Code:
-    """What a variant is made of."""
-
-    lines: tuple[str, ...]  # of symbols, files and calls
-    libraries: tuple[str, ...]  # by the names of their imports
-    modules: tuple[str, ...]  # ours, that it may load
-    places: tuple[tuple[str, str], ...]  # a line, and the path that it comes from
-
-    def text(self) -> str:
-        """The lines with the versions of the libraries as they are here."""
-        found = [f"{LIBRARY} {name} {libraries.version(name)}" for name in self.libraries]
-        return "".join(f"{line}\n" for line in (*self.lines, *found))
 
 
 def code(reader: Reader, variant: Variant) -> Code:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.behaviour.source import Module, Symbol, Tree, machinery
+from pipeline.behaviour.files import machinery
+from pipeline.behaviour.source import Module, Symbol, Tree
 
 DUNDERS = {"__file__", "__name__", "__doc__", "__path__"}
 
@@ -54,14 +55,3 @@ def name(tree: Tree, module: Module, found: str, attributes: tuple[str, ...]) ->
         return []
     return follow(tree, module.name, (found, *attributes))
 
-
-def joined(found: list[Found]) -> Found:
-    """All that a name may be, as one."""
-    if len(found) == 1:
-        return found[0]
-    return Found(
-        "|".join(dict.fromkeys(x.text for x in found)),
-        tuple(dict.fromkeys(s for x in found for s in x.symbols)),
-        tuple(dict.fromkeys(w for x in found for w in x.wholes)),
-        next((x.external for x in found if x.external), ""),
-    )

@@ -27,26 +27,29 @@ def of_function(tree: Tree, module: Module, function: Function) -> Scope:
             found.names.add(arg.arg)
     body = [function.body] if isinstance(function, ast.Lambda) else function.body
     for node in _inside(body):
-        match node:
-            case ast.Global(names=names):
-                out |= set(names)
-            case ast.Import() | ast.ImportFrom():
-                for bound, target, name in bindings(tree, module, node):
-                    found.imports.setdefault(bound, []).append((target, name))
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                found.names.add(name)
-            case ast.ClassDef(name=name):
-                found.names.add(name)
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-                found.names.add(name)
-            case ast.ExceptHandler(name=str(name)):
-                found.names.add(name)
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                found.names.add(name)
-            case ast.MatchMapping(rest=str(name)):
-                found.names.add(name)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for bound, target, name in bindings(tree, module, node):
+                found.imports.setdefault(bound, []).append((target, name))
+        elif isinstance(node, ast.Global):
+            out |= set(node.names)
+        else:
+            found.names |= _binds(node)
     found.names -= out
     return found
+
+
+def _binds(node: ast.AST) -> set[str]:
+    """Names that a node itself binds where it stands."""
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return {node.name}
+        case ast.Name(ctx=ast.Store() | ast.Del()):
+            return {node.id}
+        case ast.ExceptHandler() | ast.MatchAs() | ast.MatchStar():
+            return {node.name} if node.name else set()
+        case ast.MatchMapping():
+            return {node.rest} if node.rest else set()
+    return set()
 
 
 def of_comprehension(comprehension: Comprehension) -> Scope:

@@ -2,14 +2,12 @@
 
 import ast
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-OWN = ("pipeline", "stages")
-# code that they name is loaded by no stage, or only says in which process it runs
-MACHINERY = ("pipeline.behaviour", "pipeline.forkserver", "pipeline.forked")
+from pipeline.behaviour.files import OWN
+
 # calls that do nothing but make a value: in which order they are made is no matter
 MAKERS = {
     *("re.compile", "logging.getLogger", "typing.TypeVar", "typing.NewType", "struct.Struct"),
@@ -24,7 +22,6 @@ PLAIN = {
     *("contextlib.contextmanager", "dataclasses.dataclass", "typing.overload", "typing.final"),
     *("typing.runtime_checkable",),
 }
-Targets = tuple[tuple[str, str | None], ...]  # modules, each with a name in it or itself
 
 
 class Unclear(Exception):
@@ -68,21 +65,13 @@ class Module:
 
 
 class Tree:
-    """The packages below `root`: their files by path, read at once, and modules as asked for."""
+    """Files of the packages, and the modules among them as they are asked for."""
 
-    def __init__(self, root: Path, files: Mapping[str, bytes] | None = None) -> None:
-        self.root = root
-        self.files = dict(read(root)) if files is None else dict(files)
-        self.names = {_module_name(path): path for path in self.files if path.endswith(".py")}
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        """`files`: paths and contents, as `pipeline.behaviour.files.read` has them."""
+        self.files = files
+        self.names = {_module_name(path): path for path in files if path.endswith(".py")}
         self._modules: dict[str, Module] = {}
-
-    def key(self) -> str:
-        """Hash of every file's path and content."""
-        digest = hashlib.sha256()
-        for path, content in sorted(self.files.items()):
-            digest.update(f"{path}\0{len(content)}\0".encode())
-            digest.update(content)
-        return digest.hexdigest()
 
     def has(self, name: str) -> bool:
         return name in self.names
@@ -102,33 +91,23 @@ class Tree:
         return name.split(".")[0] in OWN
 
 
-def read(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Path below `root` and content of each file of the packages."""
-    for package in OWN:
-        for path in sorted((root / package).rglob("*")):
-            if "__pycache__" not in path.parts and path.is_file():
-                yield path.relative_to(root).as_posix(), path.read_bytes()
-
-
 def _module_name(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def machinery(name: str) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in MACHINERY)
 
 
 def _module(tree: Tree, name: str) -> Module:
     path = tree.names[name]
     found = Module(name, Path(path))
     parsed = ast.parse(tree.files[path], path)
-    found.docs = any(isinstance(x, ast.Name) and x.id == "__doc__" for x in ast.walk(parsed)) or any(
-        isinstance(x, ast.Attribute) and x.attr == "__doc__" for x in ast.walk(parsed)
-    )
-    for statement in _flat(parsed.body, found):
-        _add(tree, found, statement)
-    used = {x.id for x in ast.walk(parsed) if isinstance(x, ast.Name)}
-    listed = [x.value for x in ast.walk(parsed) if isinstance(x, ast.Constant)]
+    nodes = list(ast.walk(parsed))
+    found.docs = "__doc__" in {_names(x) for x in nodes if isinstance(x, ast.Name | ast.Attribute)}
+    statements = list(_flat(parsed.body, found))
+    for statement in statements:
+        _bind(tree, found, statement)
+    for statement in statements:  # what is called may be defined further down
+        _run(found, statement)
+    used = {x.id for x in nodes if isinstance(x, ast.Name)}
+    listed = [x.value for x in nodes if isinstance(x, ast.Constant)]
     for bound, targets in found.imports.items():
         if bound not in used and bound not in listed:
             found.effects += [target for target, _ in targets if not tree.own(target)]
@@ -156,41 +135,46 @@ def _is_main(test: ast.expr) -> bool:
     return isinstance(left, ast.Name) and left.id == "__name__"
 
 
-def _add(tree: Tree, module: Module, statement: ast.stmt) -> None:
-    """One statement of the top level."""
-    match statement:
-        case ast.Import() | ast.ImportFrom():
-            _imported(tree, module, statement)
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            symbol = _bind(module, name, statement)
-            if _registers(module, statement):
-                _always(module, symbol, ordered=True)
-        case ast.Assign() | ast.AnnAssign() | ast.AugAssign() if _simple(statement):
-            for name in _bound(statement):
-                symbol = _bind(module, name, statement)
-                made = [x for x in ast.walk(statement) if isinstance(x, ast.Call)]
-                if made:
-                    plain = all(callee(module, x.func) in MAKERS for x in made)
-                    _always(module, symbol, ordered=not plain)
-        case ast.Expr(value=ast.Constant()) | ast.Pass():
-            pass  # a docstring
-        case _:
-            _effect(tree, module, statement)
-
-
-def _effect(tree: Tree, module: Module, statement: ast.stmt) -> None:
-    """A statement that is run for what it does; names that it binds stand for all of it."""
-    symbol = Symbol(module, _described(statement), [statement])
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            _imported(tree, module, node)
+def _bind(tree: Tree, module: Module, statement: ast.stmt) -> None:
+    """Note the names that one statement of the top level binds."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        _imported(tree, module, statement)
+        return
+    effect = _effect(statement)
+    if effect:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                _imported(tree, module, node)
     for name in _bound(statement):
-        if name in module.symbols:
-            module.symbols[name].nodes.append(statement)
-            symbol = module.symbols[name]
-        else:
-            module.symbols[name] = symbol
-    _always(module, symbol, ordered=True)
+        symbol = module.symbols.setdefault(name, Symbol(module, name))
+        symbol.nodes.append(statement)
+
+
+def _effect(statement: ast.stmt) -> bool:
+    """Whether it is run for what it does, beside the names that it binds."""
+    match statement:
+        case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(value=ast.Constant()):
+            return False
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return False
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            return not _simple(statement)
+    return True
+
+
+def _run(module: Module, statement: ast.stmt) -> None:
+    """Note what of one statement counts wherever the module is loaded."""
+    symbols = [module.symbols[name] for name in _bound(statement)]
+    if _effect(statement):
+        _always(module, symbols or [Symbol(module, _described(statement), [statement])], True)
+        return
+    match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            if _registers(module, statement):
+                _always(module, symbols, True)
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            if made := [x for x in ast.walk(statement) if isinstance(x, ast.Call)]:
+                _always(module, symbols, not all(callee(module, x.func) in MAKERS for x in made))
 
 
 def _described(statement: ast.stmt) -> str:
@@ -201,26 +185,18 @@ def _described(statement: ast.stmt) -> str:
     return type(statement).__name__.lower()
 
 
-def _bind(module: Module, name: str, statement: ast.stmt) -> Symbol:
-    symbol = module.symbols.setdefault(name, Symbol(module, name))
-    symbol.nodes.append(statement)
-    return symbol
-
-
-def _always(module: Module, symbol: Symbol, ordered: bool) -> None:
-    if symbol not in module.always:
-        module.always.append(symbol)
-    if ordered and symbol not in module.ordered:
-        module.ordered.append(symbol)
+def _always(module: Module, symbols: list[Symbol], ordered: bool) -> None:
+    for symbol in symbols:
+        if symbol not in module.always:
+            module.always.append(symbol)
+        if ordered and symbol not in module.ordered:
+            module.ordered.append(symbol)
 
 
 def _simple(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
     """Whether it binds names alone: one that sets an attribute or an item acts on something."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    return all(isinstance(x, _TARGETS) for target in targets for x in _leaves(target))
-
-
-_TARGETS = (ast.Name,)
+    return all(isinstance(x, ast.Name) for target in targets for x in _leaves(target))
 
 
 def _leaves(target: ast.expr) -> Iterator[ast.expr]:
@@ -265,9 +241,11 @@ def _registers(module: Module, statement: ast.stmt) -> bool:
         return any(callee(module, x.func) not in MAKERS for x in calls)
     if any(keyword.arg != "total" for keyword in statement.keywords):
         return True  # a metaclass, or what __init_subclass__ takes
-    return any(
-        isinstance(x, ast.Expr) and not isinstance(x.value, ast.Constant) for x in statement.body
-    )
+    acts = [x for x in statement.body if not isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if any(isinstance(x, ast.Expr) and not isinstance(x.value, ast.Constant) for x in acts):
+        return True
+    calls = [x for part in acts for x in ast.walk(part) if isinstance(x, ast.Call)]
+    return any(callee(module, x.func).split(".")[0] in OWN for x in calls)
 
 
 def callee(module: Module, function: ast.expr) -> str:

@@ -7,25 +7,27 @@ text is the same under every version of Python: `ast.dump` is not.
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.behaviour import resolve, scopes
-from pipeline.behaviour.source import PLAIN, Module, Symbol, Tree, Unclear, callee, loaded
+from pipeline.behaviour.declared import CHOICE
+from pipeline.behaviour.files import OWN
+from pipeline.behaviour.source import PLAIN, Module, Symbol, Tree, callee, loaded
 
 # decorators that do not read the annotations of what they decorate
 UNREAD = PLAIN | {"property", "staticmethod", "classmethod", "functools.cached_property"}
-SKIPPED = {"ctx", "kind", "type_comment", "type_ignores"}
-CHOICE = ("pipeline.chosen", "chosen")  # the one dynamic import: (package, name, symbol)
+SKIPPED = {"ctx", "kind", "type_comment", "type_ignores", "simple"}
 # what may reach anything, so that where it leads is written down in `declared`
 DYNAMIC = {
     *("runpy.run_module", "runpy.run_path", "exec", "eval"),
     *("importlib.util.spec_from_file_location", "pickle.loads", "pickle.load"),
 }
 LISTS = {"globals", "vars", "locals"}
+BEGINNINGS = tuple(f"{name}." for name in OWN)
 READERS = {"importlib.resources.files", "jinja2.PackageLoader", "pkgutil.get_data"}
 
 
@@ -63,7 +65,7 @@ def write(tree: Tree, symbol: Symbol) -> Written:
 def plain(source: bytes, path: str) -> str:
     """Hash of a program that is no module of ours to import, by the same text."""
     module = Module("", Path(path))
-    return write(Tree(Path(), {}), Symbol(module, "", ast.parse(source, path).body)).hash
+    return write(Tree({}), Symbol(module, "", ast.parse(source, path).body)).hash
 
 
 class _Writer:
@@ -89,37 +91,12 @@ class _Writer:
         return kept
 
     def node(self, node: Any) -> str:
-        match node:
-            case None | bool() | int() | str():
-                return repr(node)
-            case list():
-                return "[" + " ".join(map(self.node, node)) + "]"
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                return self.function(node)
-            case ast.Lambda():
-                defaults = self.node([*node.args.defaults, *node.args.kw_defaults])
-                with self.scope(scopes.of_function(self.tree, self.module, node)):
-                    return f"(Lambda {self.arguments(node.args, False)} {defaults} {self.node(node.body)})"
-            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-                with self.scope(scopes.of_comprehension(node)):
-                    return self.generic(node)
-            case ast.ClassDef():
-                return self.class_(node)
-            case ast.AnnAssign():
-                return self.annotated(node)
-            case ast.Import() | ast.ImportFrom():
-                return self.imported(node)
-            case ast.Name() | ast.Attribute():
-                return self.reference(node)
-            case ast.Constant():
-                return self.constant(node)
-            case ast.JoinedStr():
-                return self.joined(node)
-            case ast.Call():
-                return self.call(node)
-        if isinstance(node, ast.AST):
-            return self.generic(node)
-        raise TypeError(type(node))
+        if isinstance(node, list):
+            return "[" + " ".join(map(self.node, node)) + "]"
+        if not isinstance(node, ast.AST):  # a name, a number of the grammar, or nothing
+            return repr(node)
+        written: Callable[[Any], str] = getattr(self, type(node).__name__, self.generic)
+        return written(node)
 
     def generic(self, node: ast.AST) -> str:
         parts = [type(node).__name__]
@@ -139,7 +116,7 @@ class _Writer:
         yield
         self.scopes.pop()
 
-    def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    def FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         decorators = self.node(node.decorator_list)
         calls = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
         read = any(callee(self.module, call) not in UNREAD for call in calls)
@@ -152,7 +129,9 @@ class _Writer:
             body = " ".join(self.body(node.body))
         self.in_class = before
         kind = type(node).__name__
-        return f"({kind} {node.name} {decorators} {arguments} {defaults} {returns} {types} [{body}])"
+        return (
+            f"({kind} {node.name} {decorators} {arguments} {defaults} {returns} {types} [{body}])"
+        )
 
     def arguments(self, args: ast.arguments, annotated: bool) -> str:
         def one(arg: ast.arg | None) -> str:
@@ -163,7 +142,20 @@ class _Writer:
         groups = (args.posonlyargs, args.args, [args.vararg], args.kwonlyargs, [args.kwarg])
         return "(" + "/".join(",".join(map(one, group)) for group in groups) + ")"
 
-    def class_(self, node: ast.ClassDef) -> str:
+    AsyncFunctionDef = FunctionDef
+
+    def Lambda(self, node: ast.Lambda) -> str:
+        defaults = self.node([*node.args.defaults, *node.args.kw_defaults])
+        with self.scope(scopes.of_function(self.tree, self.module, node)):
+            return f"(Lambda {self.arguments(node.args, False)} {defaults} {self.node(node.body)})"
+
+    def ListComp(self, node: scopes.Comprehension) -> str:
+        with self.scope(scopes.of_comprehension(node)):
+            return self.generic(node)
+
+    SetComp = DictComp = GeneratorExp = ListComp
+
+    def ClassDef(self, node: ast.ClassDef) -> str:
         head = [self.node(x) for x in (node.decorator_list, node.bases, node.keywords)]
         types = self.node(getattr(node, "type_params", []))
         before, self.in_class = self.in_class, True
@@ -171,16 +163,16 @@ class _Writer:
         self.in_class = before
         return f"(ClassDef {node.name} {' '.join(head)} {types} [{body}])"
 
-    def annotated(self, node: ast.AnnAssign) -> str:
+    def AnnAssign(self, node: ast.AnnAssign) -> str:
         """The annotation counts in a class and at the top level; a function never evaluates it."""
-        annotation = ""
-        if self.in_class or not self.scopes:
-            annotation = self.node(node.annotation)
-            for x in ast.walk(node.annotation):  # a name in quotes is looked up, too
-                if isinstance(x, ast.Constant) and isinstance(x.value, str):
-                    self.quoted(x.value)
-        value = "" if node.value is None else self.node(node.value)
-        return f"(Assign {self.node(node.target)} {annotation} {value})"
+        if self.scopes and not self.in_class:
+            if node.value is None:
+                return f"(declares {self.node(node.target)})"
+            return self.generic(ast.Assign(targets=[node.target], value=node.value))
+        for x in ast.walk(node.annotation):  # a name in quotes is looked up, too
+            if isinstance(x, ast.Constant) and isinstance(x.value, str):
+                self.quoted(x.value)
+        return self.generic(node)
 
     def quoted(self, annotation: str) -> None:
         try:
@@ -188,7 +180,7 @@ class _Writer:
         except SyntaxError:
             return
 
-    def imported(self, node: ast.Import | ast.ImportFrom) -> str:
+    def Import(self, node: ast.Import | ast.ImportFrom) -> str:
         """Of one inside a function: names that are used say themselves what they are."""
         kept = []
         for name in loaded(self.tree, self.module, node):
@@ -200,43 +192,48 @@ class _Writer:
                 kept += [] if bound & self.used else [name]
         return f"(import {' '.join(kept)})" if kept else ""
 
-    def reference(self, node: ast.Name | ast.Attribute) -> str:
+    ImportFrom = Import
+
+    def Name(self, node: ast.Name | ast.Attribute) -> str:
         attributes, base = list[str](), node
         while isinstance(base, ast.Attribute):
             attributes.insert(0, base.attr)
             base = base.value  # type: ignore[assignment]
         if not isinstance(base, ast.Name):
             return f"{self.node(base)}.{'.'.join(attributes)}"
-        found, lazy = self.look_up(base.id, tuple(attributes))
         dotted = ".".join((base.id, *attributes))
-        if found is None:
+        found = self.look_up(base.id, tuple(attributes))
+        if not found:
             self.special(dotted)
             return dotted
-        if found.external:
-            self.special(found.external)
-            self.found.externals.add(found.external)
-        if found.symbols or found.wholes:
-            self.found.edges.append(Edge(found.symbols, found.wholes, lazy))
-        return found.text
+        for one, lazy in found:
+            if one.external:
+                self.special(one.external)
+                self.found.externals.add(one.external)
+            if one.symbols or one.wholes:
+                self.found.edges.append(Edge(one.symbols, one.wholes, lazy))
+        return "|".join(dict.fromkeys(one.text for one, _ in found))
 
-    def look_up(
-        self, name: str, attributes: tuple[str, ...]
-    ) -> tuple[resolve.Found | None, str]:
-        """What a name stands for, None of a local or built-in one; and the lazy module it is of."""
+    Attribute = Name
+
+    def look_up(self, name: str, attributes: tuple[str, ...]) -> list[tuple[resolve.Found, str]]:
+        """All that a name may stand for, nothing of a local or built-in one; each with the module
+        that an import inside the function takes it from."""
         for scope in reversed(self.scopes):
             if targets := scope.imports.get(name):
-                found, lazy = list[resolve.Found](), ""
+                found = list[tuple[resolve.Found, str]]()
                 for target, of in targets:
-                    found += resolve.follow(self.tree, target, ((of,) if of else ()) + attributes)
-                    whole = f"{target}.{of}"
-                    lazy = whole if of and self.tree.has(whole) else target
-                if not targets[0][1] and attributes:  # `import a.b`: the module is in the chain
-                    lazy = self.longest(targets[0][0], attributes)
-                return resolve.joined(found), lazy
+                    if of is None:
+                        lazy = self.longest(target, attributes)
+                    else:
+                        whole = f"{target}.{of}"
+                        lazy = whole if self.tree.has(whole) else target
+                    names = ((of,) if of else ()) + attributes
+                    found += [(one, lazy) for one in resolve.follow(self.tree, target, names)]
+                return found
             if name in scope.names:
-                return None, ""
-        here = resolve.name(self.tree, self.module, name, attributes)
-        return (resolve.joined(here) if here else None), ""
+                return []
+        return [(one, "") for one in resolve.name(self.tree, self.module, name, attributes)]
 
     def longest(self, module: str, attributes: tuple[str, ...]) -> str:
         for attribute in attributes:
@@ -254,7 +251,7 @@ class _Writer:
         if dotted in DYNAMIC or dotted.endswith(".__subclasses__"):
             self.found.unclear.append(dotted)
 
-    def constant(self, node: ast.Constant) -> str:
+    def Constant(self, node: ast.Constant) -> str:
         value = node.value
         if isinstance(value, str):
             self.constants.append(value)
@@ -263,7 +260,7 @@ class _Writer:
                 return "@module"
         return f"{type(value).__name__}:{value!r}"
 
-    def joined(self, node: ast.JoinedStr) -> str:
+    def JoinedStr(self, node: ast.JoinedStr) -> str:
         """An f-string; versions of Python cut its constant parts differently."""
         parts, text = list[str](), ""
         for one in node.values:
@@ -275,18 +272,20 @@ class _Writer:
             text = ""
         parts += [repr(text)] if text else []
         first = node.values[0] if node.values else None
-        if isinstance(first, ast.Constant) and str(first.value).startswith(("pipeline.", "stages.")):
+        if isinstance(first, ast.Constant) and str(first.value).startswith(
+            ("pipeline.", "stages.")
+        ):
             self.found.unclear.append(f"f{str(first.value)!r}")
         return f"(f {' '.join(parts)})"
 
-    def call(self, node: ast.Call) -> str:
+    def Call(self, node: ast.Call) -> str:
         """Of a call that loads a module by its name, what it may load."""
         match self.loader(node.func), node.args:
             case "", _:
                 pass
             case "chosen", [ast.Constant(value=str(package)), by, ast.Constant(value=str(symbol))]:
                 self.found.choices.append((package, symbol))
-                return f"(chosen {self.node(by)} {symbol!r})"
+                return f"({self.node(node.func)} {self.node(by)} {symbol!r})"
             case "import_module", [ast.Constant(value=str(module)), *_]:
                 if self.tree.own(module):
                     self.found.loads.append(module)
@@ -308,12 +307,11 @@ class _Writer:
             function = function.value
         if not isinstance(function, ast.Name):
             return ""
-        found, _ = self.look_up(function.id, tuple(names))
-        if found is None:
-            return "import_module" if function.id == "__import__" else ""
-        if any((x.module.name, x.name) == CHOICE for x in found.symbols):
+        found = [one for one, _ in self.look_up(function.id, tuple(names))]
+        if any((x.module.name, x.name) == CHOICE for one in found for x in one.symbols):
             return "chosen"
-        return "import_module" if found.external == "importlib.import_module" else ""
+        loads = "importlib.import_module" in {one.external for one in found}
+        return "import_module" if loads or function.id == "__import__" else ""
 
     def finish(self) -> None:
         """Files that it reads, as its strings name them."""

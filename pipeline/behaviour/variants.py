@@ -12,7 +12,9 @@ from pipeline.behaviour.declared import HOSTED
 from pipeline.params import file_of
 
 Choice = dict[str, frozenset[str]]  # axis of pipeline/behaviour/declared.py: chosen values
-NAMED = ("task", "init", "scheduler", "teacher", "objective", "baseline", "metric", "engine")
+NAMED = (  # axes, as a name says them
+    *("task", "init", "scheduler", "teacher", "objective", "baseline", "metric", "engine", "rows"),
+)
 UNNAMED = {"hf"}  # values that a name leaves out
 
 
@@ -64,6 +66,8 @@ def _words(part: Part) -> list[str]:
     found = [x.replace("_", "-") for some in values for x in some if x not in UNNAMED]
     if part.stage == "forks":
         found = found[:1]  # the metric comes with the scheduler
+    if part.stage == "score" and not found:
+        found = ["zero"]
     if part.stage == "prior":
         found = ["teacher"] * len(part.chosen["model"])
     return found
