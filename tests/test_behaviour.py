@@ -48,16 +48,16 @@ SAME = {
     "a constant that nobody reads": "X = 1\n\ndef f():\n    return 1\n",
     "an import for types": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
     "def f():\n    return 1\n",
-    "what a program of its own does": "def f():\n    return 1\nif __name__ == '__main__':\n    f()\n",
+    "what a program of its own does": "def f():\n    return 1\n"
+    "if __name__ == '__main__':\n    f()\n",
     "an annotation inside": "def f():\n    x: int = 1\n    return x\n",
 }
 
 
 @pytest.mark.parametrize("change", SAME)
 def test_what_cannot_change_behaviour_changes_no_digest(change):
-    first = (
-        "def f():\n    x = 1\n    return x\n" if "inside" in change else "def f():\n    return 1\n"
-    )
+    value = "x = 1\n    return x" if "inside" in change else "return 1"
+    first = f"def f():\n    {value}\n"
     assert text(a=first) == text(a=SAME[change])
 
 
@@ -309,8 +309,8 @@ def test_a_variant_holds_what_it_chooses_and_without_a_choice_everything(monkeyp
         "stages",
         "stages.s",
     )
-    assert text(choice=one, **OPTIONS) == text(chosen=one, **OPTIONS | {"two": "def g(): return 3"})
-    assert text(choice=one, **OPTIONS) != text(chosen=one, **OPTIONS | {"one": "def g(): return 3"})
+    assert text(choice=one, **OPTIONS) == text(choice=one, **OPTIONS | {"two": "def g(): return 3"})
+    assert text(choice=one, **OPTIONS) != text(choice=one, **OPTIONS | {"one": "def g(): return 3"})
     for name in ("one", "two"):
         assert text(**OPTIONS) != text(**OPTIONS | {name: "def g(): return 3"})
     at_the_top = OPTIONS | {"a": "from pipeline.two import g\ndef f(): return g()"}

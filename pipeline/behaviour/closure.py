@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.behaviour import declared
+from pipeline.behaviour import declared, resolve
 from pipeline.behaviour.files import machinery
 from pipeline.behaviour.source import Symbol, Tree, Unclear, parents
 from pipeline.behaviour.text import Written, write
@@ -140,14 +140,17 @@ class _Walk:
         return list(found)
 
     def choice(self, package: str, name: str) -> list[Symbol]:
-        """The symbols called `name` of the modules of a package that the variant may choose."""
+        """What is called `name` in the modules of a package that the variant may choose."""
         found = list[Symbol]()
         for module in self.tree.below(package):
             if self.left_out(module):
                 continue
             self.load(module)
-            ended = self.tree.module(module)
-            found += [ended.symbols[name]] if name in ended.symbols else self.whole(module)
+            if name:
+                ends = resolve.follow(self.tree, module, (name,))
+                found += [symbol for end in ends for symbol in end.symbols]
+            else:
+                found += self.whole(module)
         return found
 
     def left_out(self, module: str) -> bool:

@@ -26,7 +26,7 @@ DYNAMIC = {
     *("runpy.run_module", "runpy.run_path", "exec", "eval"),
     *("importlib.util.spec_from_file_location", "pickle.loads", "pickle.load"),
 }
-LISTS = {"globals", "vars", "locals"}
+LISTS = {"globals", "vars", "locals"}  # of names, called without an argument
 BEGINNINGS = tuple(f"{name}." for name in OWN)
 READERS = {"importlib.resources.files", "jinja2.PackageLoader", "pkgutil.get_data"}
 
@@ -195,6 +195,8 @@ class _Writer:
     ImportFrom = Import
 
     def Name(self, node: ast.Name | ast.Attribute) -> str:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and self.in_class:
+            return node.id  # a field
         attributes, base = list[str](), node
         while isinstance(base, ast.Attribute):
             attributes.insert(0, base.attr)
@@ -246,8 +248,6 @@ class _Writer:
         """Names that read files, or that lead where no text says."""
         self.reads_files |= dotted == "__file__"
         self.reads_package |= dotted in READERS
-        if dotted in LISTS or dotted == "sys.modules.__name__":
-            self.found.edges.append(Edge(wholes=(self.module.name,)))
         if dotted in DYNAMIC or dotted.endswith(".__subclasses__"):
             self.found.unclear.append(dotted)
 
@@ -281,6 +281,9 @@ class _Writer:
     def Call(self, node: ast.Call) -> str:
         """Of a call that loads a module by its name, what it may load."""
         match self.loader(node.func), node.args:
+            case "", []:
+                if isinstance(node.func, ast.Name) and node.func.id in LISTS:
+                    self.found.edges.append(Edge(wholes=(self.module.name,)))
             case "", _:
                 pass
             case "chosen", [ast.Constant(value=str(package)), by, ast.Constant(value=str(symbol))]:
