@@ -36,6 +36,8 @@ def plan(
     else:
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
+        for line in dag.rerun(wanted):
+            typer.echo(line)
         typer.echo(_detectable())
         typer.echo(experiment.load().adapters())
         if kept := keeping.line(keeping.of(wanted, keeping.wanted())):
@@ -94,6 +96,15 @@ def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -
     from pipeline import dag, show
 
     typer.echo(show.show(dag.current(), name))
+
+
+@app.command()
+def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
+    """What changed of a cell's code, inputs and params since it last ran; or of an arm's cells."""
+    from pipeline import dag
+    from pipeline.behaviour import why
+
+    typer.echo(why.explain(dag.current(), dag.locked().get("stages") or {}, name))
 
 
 @app.command()

@@ -90,6 +90,18 @@ def write(buying: bool = False) -> dict[str, Any]:
     return wanted
 
 
+def rerun(wanted: dict[str, Any]) -> list[str]:
+    """Which cells DVC runs again because of code, why, and what that buys; a line each."""
+    from pipeline.behaviour import why
+
+    def bill(names: set[str]) -> str:
+        from pipeline import spending
+
+        return spending.again(wanted, names)
+
+    return why.lines(wanted, locked().get("stages") or {}, bill)
+
+
 def _put(content: bytes) -> None:
     with replacing(PLAN) as temporary:
         temporary.write_bytes(content)

@@ -420,7 +420,7 @@ def test_ceilings_are_hand_computed_and_those_of_the_estimate(
     assert ceilings.ceiling(file.arm(arm), resource) == most
     expanded = plan.expand(file)
     key = expanded["cells"]["arms"][arm]["seed-0"]["round-1"]["teach"]
-    ((group, cell),) = estimate._find(expanded, key)
+    ((group, cell),) = estimate.asked(expanded, key)
     monkeypatch.chdir(tmp_path)
     guess = estimate._guessed(file.arm(arm), file.teachers["carries"], cell, group)
     if resource == "teacher_output_tokens":

@@ -61,6 +61,14 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
             yield _git("cat-file", "blob", blob)
 
 
+def committed_plan() -> dict[str, Any]:
+    """plan.yaml as git has it last; nothing outside of a repository."""
+    from ruamel.yaml import YAML
+
+    found = _git("show", "HEAD:./plan.yaml")
+    return dict(YAML(typ="safe", pure=True).load(found)) if found else {}
+
+
 def _git(*arguments: str | Path) -> str:
     """What git prints; nothing outside of a repository, or without git."""
     try:

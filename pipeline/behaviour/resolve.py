@@ -54,4 +54,3 @@ def name(tree: Tree, module: Module, found: str, attributes: tuple[str, ...]) ->
     if found not in module.symbols and found not in module.imports:
         return []
     return follow(tree, module.name, (found, *attributes))
-
