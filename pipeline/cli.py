@@ -107,6 +107,21 @@ def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) ->
     typer.echo(why.explain(dag.current(), dag.locked().get("stages") or {}, name))
 
 
+@app.command("verify-code")
+def verify_code() -> None:
+    """Run one cell of each variant whose code changed, in scratch; accept the others if equal."""
+    from pipeline import dag
+    from pipeline.behaviour import accept
+
+    found, count = dag.write(), 0
+    for one in accept.verify(found, dag.locked().get("stages") or {}):
+        count += 1
+        tried = f", tried {one.tried}" if one.tried else ""
+        typer.echo(f"{one.variant}, {len(one.cells)} cells{tried}: {one.said}")
+    if not count:
+        typer.echo("nothing to accept: every cell ran with the code that is here")
+
+
 @app.command()
 def profile(
     name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")],

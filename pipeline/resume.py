@@ -227,18 +227,18 @@ def inputs(stage: str, key: str, runtime: Runtime) -> str:
     """
     how = runtime.model_dump(exclude={"keep_seconds", "tflops", "gb_per_s"})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    content = {str(path): _digest(path) for path in _deps(stage, key)}
+    content = {str(path): _digest(path) for path in deps(stage, key)}
     whole = [cells.cell(stage, key)[1]["params"], how, versions, content]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
-def _deps(stage: str, key: str) -> list[Path]:
+def deps(stage: str, key: str) -> list[Path]:
     """What dvc.yaml says that the cell reads, the lock of its code with it."""
     group, cell = cells.cell(stage, key)
     names = {"key": key, **{f"item.{name}": value for name, value in cell.items()}}
-    deps = YAML(typ="safe").load(DAG.read_text(encoding="utf-8"))["stages"][group]["do"]["deps"]
-    filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in deps)
+    found = YAML(typ="safe").load(DAG.read_text(encoding="utf-8"))["stages"][group]["do"]["deps"]
+    filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in found)
     return [Path(cells.place(dep)) for dep in filled]
 
 

@@ -242,7 +242,7 @@ def state(tmp_path, monkeypatch):
     args = SimpleNamespace(cell="c1", out=tmp_path / "out")
 
     def opened(**runtime):
-        resume._deps.cache_clear()
+        resume.deps.cache_clear()
         return resume.State("train", args, Runtime(**{"keep_seconds": 1e-6, **runtime}))
 
     return opened

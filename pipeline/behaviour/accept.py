@@ -1,0 +1,166 @@
+"""`omniopd verify-code`: accept cells of changed code without running them, where bytes are equal.
+
+Of each variant whose code changed one cell runs again, in a folder of its own that shows it what
+the cell reads. Nothing in data/ is written and nothing is bought: teach replays the answers that
+the store has. Where what it wrote has the bytes that dvc.lock says, the variant's other cells are
+taken to be what they would be, and dvc.lock is told so; where not, they run with `dvc repro`.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import cells, dag, objects, processes, reaper, resume, steps, stopping, yaml_files
+from pipeline.behaviour import files, history, locks, why
+from pipeline.reproduction import Project
+
+FOLDER = Path(".verify-code")
+TIMES = {"run.json"}  # files of a result that hold how long it took
+UNCOMPARED = {"report"}  # variants that write times into what they make, and run in seconds
+SHOWN = ("plan.yaml", "dvc.yaml", "dvc.lock", "code")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one variant."""
+
+    variant: str
+    cells: tuple[str, ...]  # that ran with its code of before
+    tried: str  # the one that ran again; empty for none
+    equal: bool
+    said: str
+
+
+def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Try a cell of each changed variant of the plan; dvc.lock follows. Raises UserError, Stopped.
+
+    A cell whose inputs changed, too, is left for `dvc repro`.
+    """
+    changed = defaultdict[str, list[str]](list)
+    for one in why.stale(found, stages).values():
+        if one.code is not False and not one.inputs:
+            changed[one.variant].append(one.cell)
+    if not changed:
+        return
+    project = Project()
+    for variant, waiting in sorted(changed.items()):
+        names = project.same_but_for(waiting, _is_code)
+        tried = None if variant in UNCOMPARED else _first(found, stages, names)
+        if tried is None:
+            reason = "runs in seconds" if variant in UNCOMPARED else "no cell has all that it reads"
+            yield Outcome(variant, tuple(waiting), "", False, f"{reason}: left for `dvc repro`")
+            continue
+        start = time.monotonic()
+        said = _differs(found, stages[tried], tried)
+        if not said:
+            project.accept(names, _is_code)
+        took = f"{time.monotonic() - start:.0f} s"
+        outcome = f"{said}; they run again" if said else f"equal bytes: {len(names)} accepted"
+        yield Outcome(variant, tuple(waiting), tried, not said, f"{outcome} ({took})")
+
+
+def _is_code(path: str) -> bool:
+    """Whether a dependency is on code: a lock, or as before there were locks a file."""
+    return path.split("/")[0] in (*files.OWN, str(locks.FOLDER))
+
+
+def _first(found: dict[str, Any], stages: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The cell that took least, of those whose inputs are there."""
+    ready = [x for x in names if all(path.exists() for path in _inputs(x))]
+    return min(ready, key=_seconds, default=None)
+
+
+def _seconds(name: str) -> float:
+    group, _, key = name.partition("@")
+    path = Path("data") / group.partition("-")[0] / key / "run.json"
+    if not path.is_file():
+        return float("inf")
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+
+
+def _inputs(name: str) -> list[Path]:
+    group, _, key = name.partition("@")
+    deps = resume.deps(group.partition("-")[0], key)
+    return [path for path in deps if path.parts[0] != str(locks.FOLDER)]
+
+
+def _differs(found: dict[str, Any], stage: Mapping[str, Any], name: str) -> str:
+    """Run a cell in scratch; in words how it is not what dvc.lock says, empty where it is."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    try:
+        _show(name)
+        if status := _run(found, name):
+            return f"{name} ended with status {status}"
+        for out in stage["outs"]:
+            if said := _unequal(out):
+                return said
+        return ""
+    finally:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+def _show(name: str) -> None:
+    """Links to all that was made but by the cell itself, and params.yaml with teach.replay, which
+    buys nothing."""
+    key = name.partition("@")[2]
+    made = [x for x in Path("data").glob("*/*") if x.is_dir() and x.name != key]
+    made = [x for x in made if x.parent.name not in ("arms", "report")]
+    for path in (*map(Path, SHOWN), *made, *_inputs(name)):
+        place = FOLDER / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.symlink_to(path.resolve())
+    values = yaml_files.parsed(yaml_files.text(cells.PARAMS), str(cells.PARAMS))
+    values.setdefault("teach", {})["replay"] = True
+    yaml = YAML(typ="safe", pure=True)
+    with (FOLDER / cells.PARAMS).open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
+
+
+def _run(found: dict[str, Any], name: str) -> int:
+    """The status of the stage's command, as dvc.yaml has it. Raises Stopped."""
+    group, _, key = name.partition("@")
+    content = found["cells"][group][key]
+    module, arguments = steps.command(steps.Inner(0, group.partition("-")[0], key, group, content))
+    path = os.pathsep.join([str(files.root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = [shlex.quote(x) for x in (module, *arguments)]
+    try:
+        with stopping.heard(), reaper.watched():
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec python -m {' '.join(command)}"],
+                cwd=FOLDER,
+                env={**dag.environment(), "PYTHONPATH": path},
+            )
+            try:
+                return process.wait()
+            except stopping.Asked:
+                processes.end([process.pid])
+                raise
+    except stopping.Asked as asked:
+        raise stopping.Stopped("what was accepted stays so.", asked) from None
+
+
+def _unequal(out: Mapping[str, Any]) -> str:
+    """How an out is not what dvc.lock says; empty where it is, or holds times."""
+    path = FOLDER / out["path"]
+    if path.name in TIMES:
+        return ""
+    if not path.exists():
+        return f"{out['path']} was not written"
+    if path.is_dir():
+        listed = objects.listed(path)
+        made = history.md5(listed.decode()) + objects.FOLDER
+    else:
+        made = objects.md5(path)
+    return "" if made == out["md5"] else f"{out['path']} has other bytes"
