@@ -55,9 +55,17 @@ def check_code(stage: str, key: str) -> None:
     from pipeline.behaviour import guard, variants
     from pipeline.forkserver import stage as alone
 
-    if "/" in key:  # of a step: the cell of its steps has the lock
+    if (stage, key) in _inside:  # of a step: the cell of its steps has the lock
         stage, key = "steps", key.partition("/")[0]
-    guard.check(variants.of(*cell(stage, key)), confine=alone(sys.orig_argv))
+    group, found = cell(stage, key)
+    try:
+        variant = variants.of(group, found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{PLAN}: {group}.{key}: found {short(found, 200)}, wanted a cell as `omniopd plan` "
+            f"writes it ({error!r}). Run `omniopd plan`."
+        ) from error
+    guard.check(variant, confine=alone(sys.orig_argv))
 
 
 def params(stage: str, key: str, model: type[M]) -> M:
