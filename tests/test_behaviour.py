@@ -231,21 +231,21 @@ COUNTS = {
     ),
     "a file beside the module": (
         {
-            "a": "from pathlib import Path\nP = Path(__file__).with_name('x.txt')\ndef f(): return P",
+            "a": "from pathlib import Path\ndef f(): return Path(__file__).with_name('x.txt')",
             "pipeline/x.txt": "1",
         },
         {"pipeline/x.txt": "2"},
     ),
     "a program beside the module": (
         {
-            "a": "from pathlib import Path\nP = Path(__file__).with_name('x.py')\ndef f(): return P",
+            "a": "from pathlib import Path\ndef f(): return Path(__file__).with_name('x.py')",
             "pipeline/x.py": "print(1)",
         },
         {"pipeline/x.py": "print(2)"},
     ),
     "a template of a package": (
         {
-            "a": "from jinja2 import PackageLoader\ndef f(): return PackageLoader('pipeline.p', '.')",
+            "a": "from jinja2 import PackageLoader as P\ndef f(): return P('pipeline.p', '.')",
             "pipeline/p/__init__": "",
             "pipeline/p/x.j2": "1",
         },
