@@ -110,6 +110,7 @@ def test_renamed_modules_change_no_lock(now, monkeypatch):
     for old, new in moved.items():
         changed[new.replace(".", "/") + ".py"] = changed.pop(old.replace(".", "/") + ".py")
     changed["pipeline/core/__init__.py"] = b""
+    monkeypatch.setattr(declared, "SHARED", {"pipeline.objectives.by_weight"})
     gone = {old.replace(".", "/") + ".py" for old in moved}
     left = {path: text for path, text in FILES.items() if path not in gone}
     found = digest.codes(Tree(left | changed), VARIANTS.values())
@@ -168,12 +169,13 @@ def test_a_name_of_a_variant_says_all_that_it_chooses():
     assert len({str(x) for x in parts.values()}) == len(parts)
 
 
-def test_every_option_is_a_module_and_every_declared_symbol_is_there():
+def test_what_is_declared_is_there():
     tree = Tree(FILES)
-    assert all(tree.has(name) for name in declared.OPTIONS)
-    for where in declared.REACHES:
+    assert all(map(tree.has, [*declared.OPTIONS, *declared.FOLDERS, *declared.SHARED]))
+    for where, started in declared.REACHES.items():
         module, _, symbol = where.partition(":")
         assert symbol in tree.module(module).symbols
+        assert all(map(tree.has, started))
 
 
 def test_the_locks_that_are_committed_are_those_of_the_code():

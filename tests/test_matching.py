@@ -535,6 +535,6 @@ def test_arms_are_trained_under_an_equal_budget_and_say_what_was_cut(small, tmp_
     assert (project.folder / "data/report/cost.png").stat().st_size > 10_000
 
     name = f"train-matched@{project.cell('omniopd', 1, 'train').name}"
-    assert project.loaded(name) == project.declared(name)
+    assert project.loaded(name) <= project.reached(name)
     project.revert()
     assert project.repro() == []

@@ -155,7 +155,7 @@ class _Walk:
 
     def left_out(self, module: str) -> bool:
         """Whether the variant has chosen something else in place of a module."""
-        axes = declared.OPTIONS.get(module, {}).items()
+        axes = declared.options(module).items()
         asked = [values for axis, values in axes if axis in self.chosen]
         wanted = [v for axis, v in axes if axis in self.chosen and v & self.chosen[axis]]
         return bool(asked) and not wanted

@@ -2,25 +2,19 @@
 
 # the one place that loads a module by a name that is data: chosen(package, module, symbol)
 CHOICE = ("pipeline.chosen", "chosen")
-
-
-def _axis(axis: str, *values: str, of: str) -> dict[str, dict[str, frozenset[str]]]:
-    return {f"pipeline.{of}.{value}": {axis: frozenset([value])} for value in values}
-
-
 HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
 # Modules of which a variant loads some in place of others: the axis, and the values with which
 # they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a
 # variant with another value. Were it loaded all the same, pipeline/behaviour/guard.py would refuse.
+FOLDERS = {  # packages whose modules are one option each, called as the module is
+    "pipeline.tasks": "task",
+    "pipeline.schedulers": "scheduler",
+    "pipeline.similarity": "metric",
+    "pipeline.objectives": "objective",
+}
+SHARED = {"pipeline.objectives.weighted"}  # modules there that several of the others load
 OPTIONS: dict[str, dict[str, frozenset[str]]] = {
-    **_axis("task", "arithmetic", "code", "math", "prompts", "reasoning_gym", of="tasks"),
-    **_axis("scheduler", "peak_entropy", "uniform", "embedding_variance", of="schedulers"),
-    **_axis(
-        "metric", "edit", "embedding", "exact", "prefix", "rouge", "token_edit", of="similarity"
-    ),
-    **_axis("objective", "gkd", "grpo", "imitate_forks", "omniopd", "opd", of="objectives"),
-    **_axis("objective", "opd_forks", "opd_sampled", "rft", "sft", of="objectives"),
-    **_axis("teacher", "local", *HOSTED, of="teachers"),
+    **{f"pipeline.teachers.{x}": {"teacher": frozenset([x])} for x in ("local", *HOSTED)},
     "pipeline.teachers.hosted": {"teacher": HOSTED},
     "pipeline.checking": {"teacher": HOSTED},
     "pipeline.agreement": {"baseline": frozenset({"teacher-agreement"})},
@@ -37,6 +31,15 @@ OPTIONS: dict[str, dict[str, frozenset[str]]] = {
     "pipeline.teachers": {"model": frozenset({"model"})},
     "pipeline.engines.branches": {"model": frozenset({"model"})},
 }
+
+
+def options(module: str) -> dict[str, frozenset[str]]:
+    """Axes on which a module is an option, each with the values that it is loaded with."""
+    package, _, name = module.rpartition(".")
+    if package in FOLDERS and module not in SHARED:
+        return {FOLDERS[package]: frozenset([name])}
+    return OPTIONS.get(module, {})
+
 
 # MODULE:SYMBOL, and the modules that it runs as programs or by a path that is put together
 REACHES: dict[str, tuple[str, ...]] = {

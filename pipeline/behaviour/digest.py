@@ -24,24 +24,24 @@ from pipeline.behaviour.variants import Variant
 def code(reader: Reader, variant: Variant) -> Code:
     """Raises Unclear where it cannot be told what the variant reaches."""
     parts = [reach(reader, part.entry, part.chosen) for part in variant.parts]
-    places = dict[str, str]()
+    places = set[tuple[str, str]]()
     lines = list[str]()
     symbols = dict.fromkeys(s for part in parts for s in part.symbols)
     for symbol in symbols:
         line = f"{symbol.name} {reader.written(symbol).hash}"
         lines.append(line)
-        places[line] = symbol.module.path.as_posix()
+        places.add((line, symbol.module.path.as_posix()))
     for path in sorted({path for part in parts for path in part.files}):
         line = f"{FILE} {path.rpartition('/')[2]} {_of_file(reader.tree, path)}"
         lines.append(line)
-        places[line] = path
+        places.add((line, path))
     calls = hashlib.sha256("\n".join(_graph(reader, part) for part in parts).encode())
     externals = {name for part in parts for name in part.externals}
     return Code(
         (*sorted(lines), f"{CALLS} {calls.hexdigest()[:16]}"),
         tuple(libraries.computing(externals)),
         tuple(sorted({name for part in parts for name in part.modules})),
-        tuple(sorted(places.items())),
+        tuple(sorted(places)),
     )
 
 
