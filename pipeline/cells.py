@@ -3,6 +3,7 @@
 import argparse
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -72,12 +73,36 @@ def params(stage: str, key: str, model: type[M]) -> M:
     """The cell's resolved params from plan.yaml, validated. Raises UserError."""
     group, found = cell(stage, key)
     try:
-        return model.model_validate_json(json.dumps(found["params"]))
+        made = model.model_validate_json(json.dumps(found["params"]))
     except (ValidationError, KeyError, TypeError) as error:
         raise UserError(
             f"{PLAN}: {group}.{key} is not what this code expects: found {short(found, 200)}, "
             f"wanted params of {stage} ({error}). Run `omniopd plan`."
         ) from error
+    for name in _unset(made):
+        raise UserError(
+            f"{PLAN}: {group}.{key}: found no {name} among its params, wanted every setting: a "
+            "default may be another one in other code. Run `omniopd plan`."
+        )
+    return made
+
+
+def _unset(made: Any) -> Iterator[str]:
+    """Settings of blocks that a cell leaves to a default. A stage's own are part of its code."""
+    if isinstance(made, tuple | list):
+        for one in made:
+            yield from _unset(one)
+    elif isinstance(made, dict):
+        yield from _unset(list(made.values()))
+    elif isinstance(made, BaseModel):
+        for name, field in type(made).model_fields.items():
+            if name in made.model_fields_set:
+                yield from _unset(getattr(made, name))
+                continue
+            kinds = type(made).__mro__
+            owner = next(x for x in kinds if name in inspect.get_annotations(x))
+            if owner.__module__ == Params.__module__ and field.get_default() is not None:
+                yield name
 
 
 def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:

@@ -14,9 +14,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.behaviour import digest, files, locks, variants
-from pipeline.behaviour.closure import Reader
-from pipeline.behaviour.source import Tree
+from pipeline.behaviour import files, locks, variants
+from pipeline.behaviour.reading import digest
+from pipeline.behaviour.reading.closure import Reader
+from pipeline.behaviour.reading.source import Tree
 
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"

@@ -4,9 +4,11 @@ import textwrap
 
 import pytest
 
-from pipeline.behaviour import declared, digest, files
-from pipeline.behaviour.closure import Reader
-from pipeline.behaviour.source import Tree, Unclear
+from pipeline.behaviour import declared, files
+from pipeline.behaviour.reading import digest
+from pipeline.behaviour.reading.closure import Reader
+from pipeline.behaviour.reading.source import Tree
+from pipeline.behaviour.reading.symbols import Unclear
 from pipeline.behaviour.variants import Part, Variant
 
 MAIN = """
@@ -318,7 +320,6 @@ def test_a_variant_holds_what_it_chooses_and_without_a_choice_everything(monkeyp
         "pipeline",
         "pipeline.a",
         "pipeline.one",
-        "stages",
         "stages.s",
     )
     assert text(choice=one, **OPTIONS) == text(choice=one, **OPTIONS | {"two": "def g(): return 3"})
@@ -338,6 +339,31 @@ CHOSEN = {
     "pipeline/p/one": "def g(): return 1\ndef unused(): return 1",
     "pipeline/p/two": "def g(): return 1",
 }
+
+
+BLOCKS = {
+    "params": "class Params: pass\nclass B(Params):\n    x: int = 1\nclass C(B):\n    y: int = 1",
+    "a": "from pipeline.params import C\ndef f(validated): return validated(C)",
+}
+
+
+def test_a_default_of_a_block_of_params_counts_where_the_class_is_called():
+    """A cell's params hold every key: tests/test_cells.py."""
+
+    def differ(old, new, **more):
+        changed = {"params": BLOCKS["params"].replace(old, new)}
+        assert changed["params"] != BLOCKS["params"]
+        return text(**BLOCKS | more) != text(**BLOCKS | more | changed)
+
+    called = {"a": "from pipeline import params\ndef f(): return params.C()"}
+    for name in ("x", "y"):
+        assert not differ(f"{name}: int = 1", f"{name}: int = 2")
+        assert differ(f"{name}: int = 1", f"{name}: str = 1")
+        assert differ(f"{name}: int = 1", f"{name}: int = 2", **called)
+    elsewhere = {"params": "X = 1", "b": BLOCKS["params"]}
+    other = {"b": BLOCKS["params"].replace("y: int = 1", "y: int = 2")}
+    named = {"a": BLOCKS["a"].replace("pipeline.params", "pipeline.b")}
+    assert text(**elsewhere | named) != text(**elsewhere | named | other)
 
 
 def test_the_one_dynamic_import_holds_the_symbol_of_every_module_that_may_be_chosen(monkeypatch):

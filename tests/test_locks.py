@@ -7,8 +7,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import experiment, plan
-from pipeline.behaviour import declared, digest, files, libraries, locks, variants
-from pipeline.behaviour.source import Tree
+from pipeline.behaviour import declared, files, libraries, locks, variants
+from pipeline.behaviour.reading import digest
+from pipeline.behaviour.reading.source import Tree
 from pipeline.errors import UserError
 from tests.project import MINIATURE, ROOT
 

@@ -2,6 +2,8 @@
 
 # the one place that loads a module by a name that is data: chosen(package, module, symbol)
 CHOICE = ("pipeline.chosen", "chosen")
+# modules whose classes are blocks of params.yaml: of a cell every key of them is resolved
+BLOCKS = ("pipeline.params",)
 HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
 # Modules of which a variant loads some in place of others: the axis, and the values with which
 # they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a

@@ -11,6 +11,7 @@ from pathlib import Path
 OWN = ("pipeline", "stages")
 # what decides whether and in which process a stage runs, and never what it writes
 MACHINERY = ("pipeline.behaviour", "pipeline.forkserver", "pipeline.forked")
+START = "stages"  # likewise this package itself: locks of cells, signals; not the stages in it
 
 
 def root() -> Path:
@@ -45,4 +46,4 @@ def key(files: Mapping[str, bytes]) -> str:
 
 def machinery(name: str) -> bool:
     """Whether a module is no part of any stage's code."""
-    return any(name == one or name.startswith(f"{one}.") for one in MACHINERY)
+    return name == START or any(name == one or name.startswith(f"{one}.") for one in MACHINERY)

@@ -42,8 +42,9 @@ def codes(variants: Iterable[Variant]) -> dict[str, Code]:
         except (OSError, ValueError, TypeError):  # not known yet, or not whole
             rest.append(variant)
     if rest:
-        from pipeline.behaviour import digest
-        from pipeline.behaviour.source import Tree, Unclear
+        from pipeline.behaviour.reading import digest
+        from pipeline.behaviour.reading.source import Tree
+        from pipeline.behaviour.reading.symbols import Unclear
 
         try:
             made = digest.codes(Tree(found), rest)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.behaviour.files import machinery
-from pipeline.behaviour.source import Module, Symbol, Tree
+from pipeline.behaviour.reading.source import Tree
+from pipeline.behaviour.reading.symbols import Module, Symbol
 
 DUNDERS = {"__file__", "__name__", "__doc__", "__path__"}
 

@@ -14,10 +14,11 @@ import hashlib
 from collections.abc import Iterable
 
 from pipeline.behaviour import libraries
-from pipeline.behaviour.closure import Reached, Reader, reach
 from pipeline.behaviour.code import CALLS, FILE, Code
-from pipeline.behaviour.source import Symbol, Tree
-from pipeline.behaviour.text import plain
+from pipeline.behaviour.reading.closure import Reached, Reader, reach
+from pipeline.behaviour.reading.source import Tree
+from pipeline.behaviour.reading.symbols import Symbol
+from pipeline.behaviour.reading.text import plain
 from pipeline.behaviour.variants import Variant
 
 
@@ -69,7 +70,7 @@ def _graph(reader: Reader, part: Reached) -> str:
     lines = [
         f"{' '.join(key(symbol))} {[numbers[x] for x in part.edges[symbol]]}" for symbol in numbers
     ]
-    acts = (reader.tree.module(name).ordered for name in part.modules)
+    acts = (reader.tree.module(name).always for name in part.modules)
     lines += sorted(f"{[numbers[x] for x in some]}" for some in acts if len(some) > 1)
     effects = {x for name in part.modules for x in reader.tree.module(name).effects}
     return "\n".join([*lines, *sorted(effects)])

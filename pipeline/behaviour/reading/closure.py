@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.behaviour import declared, resolve
+from pipeline.behaviour import declared
 from pipeline.behaviour.files import machinery
-from pipeline.behaviour.source import Symbol, Tree, Unclear, parents
-from pipeline.behaviour.text import Written, write
+from pipeline.behaviour.reading import resolve
+from pipeline.behaviour.reading.imports import parents
+from pipeline.behaviour.reading.source import Tree
+from pipeline.behaviour.reading.symbols import Symbol, Unclear, Written
+from pipeline.behaviour.reading.text import write
 
 Chosen = Mapping[str, frozenset[str]]  # axis: the values that a variant chooses
 

@@ -9,14 +9,15 @@ import ast
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.behaviour import resolve, scopes
 from pipeline.behaviour.declared import CHOICE
 from pipeline.behaviour.files import OWN
-from pipeline.behaviour.source import PLAIN, Module, Symbol, Tree, callee, loaded
+from pipeline.behaviour.reading import resolve, scopes
+from pipeline.behaviour.reading.imports import callee, loaded
+from pipeline.behaviour.reading.source import PLAIN, Tree
+from pipeline.behaviour.reading.symbols import Edge, Module, Symbol, Written
 
 # decorators that do not read the annotations of what they decorate
 UNREAD = PLAIN | {"property", "staticmethod", "classmethod", "functools.cached_property"}
@@ -29,29 +30,6 @@ DYNAMIC = {
 LISTS = {"globals", "vars", "locals"}  # of names, called without an argument
 BEGINNINGS = tuple(f"{name}." for name in OWN)
 READERS = {"importlib.resources.files", "jinja2.PackageLoader", "pkgutil.get_data"}
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One reference, in the order of the text."""
-
-    symbols: tuple[Symbol, ...] = ()
-    wholes: tuple[str, ...] = ()
-    lazy: str = ""  # the module of an import inside the function, through which it goes
-
-
-@dataclass
-class Written:
-    """A symbol's text and all that is reached from it."""
-
-    hash: str = ""
-    edges: list[Edge] = field(default_factory=list)
-    loads: list[str] = field(default_factory=list)  # our modules, imported inside it
-    externals: set[str] = field(default_factory=set)  # modules of libraries, likewise
-    choices: list[tuple[str, str]] = field(default_factory=list)  # (package, symbol; "" for all)
-    started: list[str] = field(default_factory=list)  # modules run as a program
-    files: set[str] = field(default_factory=set)  # paths
-    unclear: list[str] = field(default_factory=list)  # what may reach more
 
 
 def write(tree: Tree, symbol: Symbol) -> Written:
@@ -197,14 +175,12 @@ class _Writer:
     def Name(self, node: ast.Name | ast.Attribute) -> str:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and self.in_class:
             return node.id  # a field
-        attributes, base = list[str](), node
-        while isinstance(base, ast.Attribute):
-            attributes.insert(0, base.attr)
-            base = base.value  # type: ignore[assignment]
-        if not isinstance(base, ast.Name):
-            return f"{self.node(base)}.{'.'.join(attributes)}"
-        dotted = ".".join((base.id, *attributes))
-        found = self.look_up(base.id, tuple(attributes))
+        names = _attributes(node)
+        if names is None:
+            assert isinstance(node, ast.Attribute)
+            return f"{self.node(node.value)}.{node.attr}"
+        dotted = ".".join(names)
+        found = self.look_up(names)
         if not found:
             self.special(dotted)
             return dotted
@@ -218,31 +194,8 @@ class _Writer:
 
     Attribute = Name
 
-    def look_up(self, name: str, attributes: tuple[str, ...]) -> list[tuple[resolve.Found, str]]:
-        """All that a name may stand for, nothing of a local or built-in one; each with the module
-        that an import inside the function takes it from."""
-        for scope in reversed(self.scopes):
-            if targets := scope.imports.get(name):
-                found = list[tuple[resolve.Found, str]]()
-                for target, of in targets:
-                    if of is None:
-                        lazy = self.longest(target, attributes)
-                    else:
-                        whole = f"{target}.{of}"
-                        lazy = whole if self.tree.has(whole) else target
-                    names = ((of,) if of else ()) + attributes
-                    found += [(one, lazy) for one in resolve.follow(self.tree, target, names)]
-                return found
-            if name in scope.names:
-                return []
-        return [(one, "") for one in resolve.name(self.tree, self.module, name, attributes)]
-
-    def longest(self, module: str, attributes: tuple[str, ...]) -> str:
-        for attribute in attributes:
-            if not self.tree.has(f"{module}.{attribute}"):
-                break
-            module = f"{module}.{attribute}"
-        return module
+    def look_up(self, names: tuple[str, ...]) -> list[tuple[resolve.Found, str]]:
+        return scopes.look_up(self.tree, self.module, self.scopes, names)
 
     def special(self, dotted: str) -> None:
         """Names that read files, or that lead where no text says."""
@@ -280,6 +233,7 @@ class _Writer:
 
     def Call(self, node: ast.Call) -> str:
         """Of a call that loads a module by its name, what it may load."""
+        self.makes(node.func)
         match self.loader(node.func), node.args:
             case "", []:
                 if isinstance(node.func, ast.Name) and node.func.id in LISTS:
@@ -302,19 +256,25 @@ class _Writer:
                 self.found.unclear.append(f"{name}() of what is no plain string")
         return self.generic(node)
 
+    def makes(self, function: ast.expr) -> None:
+        """A call of a class that holds a block of params takes its defaults."""
+        names = _attributes(function)
+        if names is None:
+            return
+        for found, lazy in self.look_up(names):
+            defaults = [x.module.defaults.get(x.name) for x in found.symbols]
+            self.found.edges += [Edge((x,), lazy=lazy) for x in defaults if x is not None]
+
     def loader(self, function: ast.expr) -> str:
         """chosen, import_module, or nothing."""
-        names = list[str]()
-        while isinstance(function, ast.Attribute):
-            names.insert(0, function.attr)
-            function = function.value
-        if not isinstance(function, ast.Name):
+        names = _attributes(function)
+        if names is None:
             return ""
-        found = [one for one, _ in self.look_up(function.id, tuple(names))]
+        found = [one for one, _ in self.look_up(names)]
         if any((x.module.name, x.name) == CHOICE for one in found for x in one.symbols):
             return "chosen"
         loads = "importlib.import_module" in {one.external for one in found}
-        return "import_module" if loads or function.id == "__import__" else ""
+        return "import_module" if loads or names == ("__import__",) else ""
 
     def finish(self) -> None:
         """Files that it reads, as its strings name them."""
@@ -330,3 +290,12 @@ class _Writer:
                 self.found.files |= {
                     x for x in self.tree.files if x.startswith(inside) and not x.endswith(".py")
                 }
+
+
+def _attributes(node: ast.expr) -> tuple[str, ...] | None:
+    """A dotted name by its parts; None of another expression."""
+    names = list[str]()
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return (node.id, *names) if isinstance(node, ast.Name) else None

@@ -1,10 +1,13 @@
 """Which names of a function are its own: those that it binds, as the compiler decides it."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.behaviour.source import Module, Tree, bindings
+from pipeline.behaviour.reading import resolve
+from pipeline.behaviour.reading.imports import bindings
+from pipeline.behaviour.reading.source import Tree
+from pipeline.behaviour.reading.symbols import Module
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -73,3 +76,31 @@ def _inside(body: "list[ast.stmt] | list[ast.expr]") -> Iterator[ast.AST]:
             queue += [x for x in ast.walk(node) if isinstance(x, ast.NamedExpr)]
         elif not isinstance(node, ast.Lambda):
             queue += ast.iter_child_nodes(node)
+
+
+def look_up(
+    tree: Tree, module: Module, stack: Sequence[Scope], names: tuple[str, ...]
+) -> list[tuple[resolve.Found, str]]:
+    """All that a dotted name may stand for inside the scopes of `stack`, each with the module that
+    an import inside the function takes it from; nothing of a local or built-in one."""
+    first, rest = names[0], names[1:]
+    for scope in reversed(stack):
+        if targets := scope.imports.get(first):
+            found = list[tuple[resolve.Found, str]]()
+            for target, of in targets:
+                lazy = _longest(tree, target, (of,) if of else rest)
+                ends = resolve.follow(tree, target, ((of,) if of else ()) + rest)
+                found += [(one, lazy) for one in ends]
+            return found
+        if first in scope.names:
+            return []
+    return [(one, "") for one in resolve.name(tree, module, first, rest)]
+
+
+def _longest(tree: Tree, module: str, names: tuple[str, ...]) -> str:
+    """The module that is loaded for `module.a.b`: as far down as there are modules."""
+    for name in names:
+        if not tree.has(f"{module}.{name}"):
+            break
+        module = f"{module}.{name}"
+    return module

@@ -1,14 +1,16 @@
 """The source files of our packages, and what each module binds at its top level. Nothing is run."""
 
 import ast
-import functools
+import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.behaviour.declared import BLOCKS
 from pipeline.behaviour.files import OWN
+from pipeline.behaviour.reading.imports import callee, dotted, imported
+from pipeline.behaviour.reading.symbols import Module, Symbol
 
-# calls that do nothing but make a value: in which order they are made is no matter
+# calls that do nothing but make a value: it counts where it is read
 MAKERS = {
     *("re.compile", "logging.getLogger", "typing.TypeVar", "typing.NewType", "struct.Struct"),
     *("pathlib.Path", "frozenset", "set", "tuple", "dict", "list", "len", "max", "min", "sum"),
@@ -22,46 +24,6 @@ PLAIN = {
     *("contextlib.contextmanager", "dataclasses.dataclass", "typing.overload", "typing.final"),
     *("typing.runtime_checkable",),
 }
-
-
-class Unclear(Exception):
-    """Code whose reach cannot be told, and what to write instead."""
-
-
-@dataclass
-class Symbol:
-    """What one name is bound to at the top level of a module, or a statement that is run there."""
-
-    module: "Module"
-    name: str
-    nodes: list[ast.stmt] = field(default_factory=list)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
-@dataclass
-class Module:
-    """A module of ours by its parsed text."""
-
-    name: str
-    path: Path
-    imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
-    symbols: dict[str, Symbol] = field(default_factory=dict)
-    always: list[Symbol] = field(default_factory=list)  # run wherever the module is loaded
-    ordered: list[Symbol] = field(default_factory=list)  # of these, those whose order may matter
-    main: Symbol | None = None  # under `if __name__ == "__main__"`
-    loads: list[str] = field(default_factory=list)  # ours, when it is imported
-    externals: set[str] = field(default_factory=set)  # of others, likewise
-    effects: list[str] = field(default_factory=list)  # of these, imported and not used
-    docs: bool = False  # its docstrings are read
-
-    @property
-    def package(self) -> bool:
-        return self.path.name == "__init__.py"
 
 
 class Tree:
@@ -138,16 +100,38 @@ def _is_main(test: ast.expr) -> bool:
 def _bind(tree: Tree, module: Module, statement: ast.stmt) -> None:
     """Note the names that one statement of the top level binds."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
-        _imported(tree, module, statement)
+        imported(tree, module, statement)
         return
     effect = _effect(statement)
     if effect:
         for node in ast.walk(statement):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                _imported(tree, module, node)
+                imported(tree, module, node)
     for name in _bound(statement):
         symbol = module.symbols.setdefault(name, Symbol(module, name))
         symbol.nodes.append(statement)
+    if isinstance(statement, ast.ClassDef) and module.name in BLOCKS:
+        _without_defaults(module, statement)
+
+
+def _without_defaults(module: Module, statement: ast.ClassDef) -> None:
+    """Make a symbol of its own of a block's defaults: a cell's params are resolved and hold every
+    key (`cells.params` sees to it), so that only a call of the class reads one."""
+    bases = {x.id for x in statement.bases if isinstance(x, ast.Name)}
+    if not bases & {"Params", *module.defaults}:
+        return
+    found, body = Symbol(module, f"{statement.name}()"), list[ast.stmt]()
+    for base in sorted(bases & module.defaults.keys()):
+        found.nodes.append(ast.Expr(ast.Call(ast.Name(base, ast.Load()), [], [])))
+    for one in statement.body:
+        if isinstance(one, ast.AnnAssign) and one.value is not None and not _calls(one.value):
+            found.nodes.append(ast.Assign(targets=[one.target], value=one.value))
+            one = ast.AnnAssign(one.target, one.annotation, ast.Constant("default"), one.simple)
+        body.append(one)
+    plain = copy.copy(statement)
+    plain.body = body
+    module.symbols[statement.name].nodes[-1] = plain
+    module.defaults[statement.name] = found
 
 
 def _effect(statement: ast.stmt) -> bool:
@@ -166,31 +150,31 @@ def _run(module: Module, statement: ast.stmt) -> None:
     """Note what of one statement counts wherever the module is loaded."""
     symbols = [module.symbols[name] for name in _bound(statement)]
     if _effect(statement):
-        _always(module, symbols or [Symbol(module, _described(statement), [statement])], True)
+        _always(module, symbols or [Symbol(module, _described(statement), [statement])])
         return
     match statement:
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             if _registers(module, statement):
-                _always(module, symbols, True)
+                _always(module, symbols)
         case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
-            if made := [x for x in ast.walk(statement) if isinstance(x, ast.Call)]:
-                _always(module, symbols, not all(callee(module, x.func) in MAKERS for x in made))
+            if not all(callee(module, x.func) in MAKERS for x in _calls(statement)):
+                _always(module, symbols)
 
 
 def _described(statement: ast.stmt) -> str:
     """What it calls first, or which kind of statement it is."""
     for node in ast.walk(statement):
-        if isinstance(node, ast.Call) and (dotted := _dotted(node.func)):
-            return f"{dotted}()"
+        if isinstance(node, ast.Call) and (said := dotted(node.func)):
+            return f"{said}()"
     return type(statement).__name__.lower()
 
 
-def _always(module: Module, symbols: list[Symbol], ordered: bool) -> None:
-    for symbol in symbols:
-        if symbol not in module.always:
-            module.always.append(symbol)
-        if ordered and symbol not in module.ordered:
-            module.ordered.append(symbol)
+def _always(module: Module, symbols: list[Symbol]) -> None:
+    module.always += [symbol for symbol in symbols if symbol not in module.always]
+
+
+def _calls(node: ast.AST) -> list[ast.Call]:
+    return [x for x in ast.walk(node) if isinstance(x, ast.Call)]
 
 
 def _simple(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
@@ -237,92 +221,12 @@ def _registers(module: Module, statement: ast.stmt) -> bool:
             return True
     if not isinstance(statement, ast.ClassDef):
         defaults = [*statement.args.defaults, *statement.args.kw_defaults]
-        calls = [x for d in defaults if d for x in ast.walk(d) if isinstance(x, ast.Call)]
+        calls = [x for d in defaults if d for x in _calls(d)]
         return any(callee(module, x.func) not in MAKERS for x in calls)
     if any(keyword.arg != "total" for keyword in statement.keywords):
         return True  # a metaclass, or what __init_subclass__ takes
     acts = [x for x in statement.body if not isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef)]
     if any(isinstance(x, ast.Expr) and not isinstance(x.value, ast.Constant) for x in acts):
         return True
-    calls = [x for part in acts for x in ast.walk(part) if isinstance(x, ast.Call)]
+    calls = [x for part in acts for x in _calls(part)]
     return any(callee(module, x.func).split(".")[0] in OWN for x in calls)
-
-
-def callee(module: Module, function: ast.expr) -> str:
-    """Dotted name of what is called, through the module's imports; empty where it has none."""
-    dotted = _dotted(function)
-    if not dotted:
-        return ""
-    first, _, rest = dotted.partition(".")
-    if first in module.symbols:
-        return f"{module.name}.{dotted}"
-    if first not in module.imports:
-        return dotted
-    target, name = module.imports[first][-1]
-    return ".".join(part for part in (target, name, rest) if part)
-
-
-def _dotted(expression: ast.expr) -> str:
-    if isinstance(expression, ast.Name):
-        return expression.id
-    if isinstance(expression, ast.Attribute) and (before := _dotted(expression.value)):
-        return f"{before}.{expression.attr}"
-    return ""
-
-
-def _imported(tree: Tree, module: Module, node: ast.Import | ast.ImportFrom) -> None:
-    """Note what an import at the top level binds and loads."""
-    for bound, target, name in bindings(tree, module, node):
-        module.imports.setdefault(bound, []).append((target, name))
-    for target in loaded(tree, module, node):
-        if tree.own(target):
-            module.loads.append(target)
-        else:
-            module.externals.add(target)
-
-
-def bindings(
-    tree: Tree, module: Module, node: ast.Import | ast.ImportFrom
-) -> Iterator[tuple[str, str, str | None]]:
-    """(name, module, name in it or None for itself) of an import statement."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            first = alias.name.split(".")[0]
-            yield (alias.asname, alias.name, None) if alias.asname else (first, first, None)
-        return
-    source = _absolute(module, node)
-    for alias in node.names:
-        if alias.name == "*":
-            raise Unclear(f"{module.path}: from {source} import *; name what it takes")
-        if source != "__future__":
-            whole = f"{source}.{alias.name}"
-            target = (whole, None) if tree.has(whole) else (source, alias.name)
-            yield (alias.asname or alias.name, *target)
-
-
-def loaded(tree: Tree, module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
-    """Modules that an import statement loads, without the packages that they lie in."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-        return
-    source = _absolute(module, node)
-    if source != "__future__":
-        yield source
-        for alias in node.names:
-            if tree.has(f"{source}.{alias.name}"):
-                yield f"{source}.{alias.name}"
-
-
-def _absolute(module: Module, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = module.name.split(".")
-    parts = parts[: len(parts) - node.level + module.package]
-    return ".".join([*parts, *([node.module] if node.module else [])])
-
-
-@functools.cache
-def parents(name: str) -> tuple[str, ...]:
-    """Packages that importing a module loads before it."""
-    parts = name.split(".")
-    return tuple(".".join(parts[:i]) for i in range(1, len(parts)))
