@@ -63,6 +63,22 @@ def test_what_cannot_change_behaviour_changes_no_digest(change):
     assert text(a=first) == text(a=SAME[change])
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "def f():\n    g = 1\n    return g",
+        "def f(g): return g",
+        "def f(x): return [g for g in x]",
+        "def f(x):\n    for g in x: pass\n    return lambda: g",
+        "def f():\n    try: pass\n    except OSError as g: return g",
+        "def f(x):\n    match x:\n        case [g]: return g",
+        "def f():\n    def g(): pass\n    return g",
+    ],
+)
+def test_a_name_of_a_functions_own_is_no_other_of_the_module(own):
+    assert text(a=f"{own}\ndef g(): return 1") == text(a=f"{own}\ndef g(): return 2")
+
+
 # a rule: the modules before, and what is another after
 COUNTS = {
     "a function": ({"a": "def f(): return 1"}, {"a": "def f(): return 2"}),
@@ -224,6 +240,13 @@ COUNTS = {
         {"a": "def f(run): run('-m', 'pipeline.b')", "b": "def serve(): return 1"},
         {"b": "def serve(): return 2"},
     ),
+    "any name of a module that is also a program": (
+        {
+            "a": "def f(run): run('import pipeline.b', 'pipeline.b')",
+            "b": "def serve(): return 1\nif __name__ == '__main__': print(1)",
+        },
+        {"b": "def serve(): return 2\nif __name__ == '__main__': print(1)"},
+    ),
     "a plain dynamic import": (
         {
             "a": "import importlib\ndef f(): return importlib.import_module('pipeline.b').g()",
@@ -277,6 +300,11 @@ def test_equal_names_are_told_apart_by_who_uses_them():
     first, second = code(main, a=one, b=two), code(main, a=two, b=one)
     assert first.lines[:-1] == second.lines[:-1]
     assert first.lines[-1] != second.lines[-1]
+    main = main.replace("a, b", "a, b, c").replace("b.f()", "b.f() + c.g()")
+    both = {"a": one, "b": two}
+    first, second = (f"from pipeline.{x} import f\ndef g(): return f()" for x in both)
+    assert text(main, **both, c=first) != text(main, **both, c=second)
+    main = main.replace(", c", "").replace(" + c.g()", "")
     deeper = "def f(): return g()\ndef g(): return {}"
     first = text(main, a=deeper.format(1), b=deeper.format(2))
     assert first != text(main, a=deeper.format(2), b=deeper.format(1))

@@ -244,10 +244,7 @@ class _Writer:
                 self.found.choices.append((package, symbol))
                 return f"({self.node(node.func)} {self.node(by)} {symbol!r})"
             case "import_module", [ast.Constant(value=str(module)), *_]:
-                if self.tree.own(module):
-                    self.found.loads.append(module)
-                    self.found.edges.append(Edge(wholes=(module,), lazy=module))
-                else:
+                if not self.tree.own(module):  # ours count by the string that names them
                     self.found.externals.add(module)
             case "import_module", [ast.JoinedStr(values=[ast.Constant(value=str(package)), *_])]:
                 self.found.choices.append((package.rstrip("."), ""))  # as before there was CHOICE
