@@ -138,17 +138,17 @@ def test_what_many_reach_changes_all_their_locks(now):
 
 
 def test_a_template_and_the_guard_of_the_sandbox_are_part_of_those_that_read_them(now):
-    path = "pipeline/page/page.css"
-    assert differing(now, {path: FILES[path] + b"/* */"}) == {"report"}
     code = variants.of("evaluate-sandbox", {"params": {"prepare": {"task": "code"}}})
-    before, after = (
-        digest.codes(Tree(FILES | more), [code])[code.name].text()
-        for more in (
-            {},
-            {"pipeline/sandbox/inside.py": FILES["pipeline/sandbox/inside.py"] + b"\nX = 1"},
+    assert not [name for name in now if name != "report" and reaching({name: now[name]}, "file .*")]
+    for variant, path, more in (
+        (VARIANTS["report"], "pipeline/page/page.css", b"/* */"),
+        (code, "pipeline/sandbox/inside.py", b"\nX = 1\n"),
+    ):
+        before, after = (
+            digest.codes(Tree(FILES | changed), [variant])[variant.name].text()
+            for changed in ({}, {path: FILES[path] + more})
         )
-    )
-    assert before != after
+        assert before != after
 
 
 def test_another_minor_version_of_a_library_changes_the_locks_that_load_it(now, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_lock_of_other_code_is_refused_with_what_differs(tmp_path, monkeypatch
     assert locks.read("prior") is None
 
 
-def test_digests_are_made_without_a_place_to_remember_them(tmp_path, monkeypatch):
+def test_digests_are_made_without_a_place_to_remember_them(now, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(locks.platformdirs, "user_cache_path", lambda _: tmp_path / "file")
-    assert locks.texts([VARIANTS["prior"]])["prior"] == locks.HEADER + texts()["prior"]
+    assert locks.texts([VARIANTS["prior"]])["prior"] == locks.HEADER + now["prior"]

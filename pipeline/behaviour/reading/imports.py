@@ -25,11 +25,16 @@ def callee(module: Module, function: ast.expr) -> str:
 
 def dotted(expression: ast.expr) -> str:
     """`a.b.c` of an expression that is no more than that; else empty."""
-    if isinstance(expression, ast.Name):
-        return expression.id
-    if isinstance(expression, ast.Attribute) and (before := dotted(expression.value)):
-        return f"{before}.{expression.attr}"
-    return ""
+    return ".".join(parts(expression) or ())
+
+
+def parts(expression: ast.expr) -> tuple[str, ...] | None:
+    """A dotted name by its parts; None of another expression."""
+    names = list[str]()
+    while isinstance(expression, ast.Attribute):
+        names.insert(0, expression.attr)
+        expression = expression.value
+    return (expression.id, *names) if isinstance(expression, ast.Name) else None
 
 
 def imported(tree: "Tree", module: Module, node: ast.Import | ast.ImportFrom) -> None:

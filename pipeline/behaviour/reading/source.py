@@ -61,19 +61,23 @@ def _module(tree: Tree, name: str) -> Module:
     path = tree.names[name]
     found = Module(name, Path(path))
     parsed = ast.parse(tree.files[path], path)
-    nodes = list(ast.walk(parsed))
-    found.docs = "__doc__" in {_names(x) for x in nodes if isinstance(x, ast.Name | ast.Attribute)}
+    found.docs = b"__doc__" in tree.files[path]
     statements = list(_flat(parsed.body, found))
     for statement in statements:
         _bind(tree, found, statement)
     for statement in statements:  # what is called may be defined further down
         _run(found, statement)
-    used = {x.id for x in nodes if isinstance(x, ast.Name)}
-    listed = [x.value for x in nodes if isinstance(x, ast.Constant)]
-    for bound, targets in found.imports.items():
-        if bound not in used and bound not in listed:
-            found.effects += [target for target, _ in targets if not tree.own(target)]
+    if unused := _unused(parsed, found):
+        found.effects += [target for target, _ in unused if not tree.own(target)]
     return found
+
+
+def _unused(parsed: ast.Module, module: Module) -> list[tuple[str, str | None]]:
+    """What imports at the top level bind and nothing in the module names."""
+    nodes = list(ast.walk(parsed))
+    named = {x.id for x in nodes if isinstance(x, ast.Name)}
+    named |= {x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str)}
+    return [one for name, some in module.imports.items() if name not in named for one in some]
 
 
 def _flat(body: Iterable[ast.stmt], module: Module) -> Iterator[ast.stmt]:

@@ -6,6 +6,7 @@ text is the same under every version of Python: `ast.dump` is not.
 """
 
 import ast
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.behaviour.declared import CHOICE
 from pipeline.behaviour.files import OWN
 from pipeline.behaviour.reading import resolve, scopes
-from pipeline.behaviour.reading.imports import callee, loaded
+from pipeline.behaviour.reading.imports import callee, loaded, parts
 from pipeline.behaviour.reading.source import PLAIN, Tree
 from pipeline.behaviour.reading.symbols import Edge, Module, Symbol, Written
 
@@ -53,8 +54,12 @@ class _Writer:
         self.found = Written()
         self.constants: list[str] = []
         self.reads_files = self.reads_package = self.in_class = False
-        used = [x.id for n in symbol.nodes for x in ast.walk(n) if isinstance(x, ast.Name)]
-        self.used = set(used)
+
+    @functools.cached_property
+    def used(self) -> set[str]:
+        """Every name in the symbol."""
+        nodes = (x for node in self.symbol.nodes for x in ast.walk(node))
+        return {x.id for x in nodes if isinstance(x, ast.Name)}
 
     def body(self, statements: list[ast.stmt]) -> list[str]:
         """Statements without their docstring and without `pass`."""
@@ -77,16 +82,16 @@ class _Writer:
         return written(node)
 
     def generic(self, node: ast.AST) -> str:
-        parts = [type(node).__name__]
+        said = [type(node).__name__]
         for name in sorted(node._fields):
             value = getattr(node, name, None)
             if name in SKIPPED or value is None or value == []:
                 continue
             if name in ("body", "orelse", "finalbody") and isinstance(value, list):
-                parts.append(f"{name}=[{' '.join(self.body(value))}]")
+                said.append(f"{name}=[{' '.join(self.body(value))}]")
             else:
-                parts.append(f"{name}={self.node(value)}")
-        return f"({' '.join(parts)})"
+                said.append(f"{name}={self.node(value)}")
+        return f"({' '.join(said)})"
 
     @contextmanager
     def scope(self, found: scopes.Scope) -> Iterator[None]:
@@ -175,7 +180,7 @@ class _Writer:
     def Name(self, node: ast.Name | ast.Attribute) -> str:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and self.in_class:
             return node.id  # a field
-        names = _attributes(node)
+        names = parts(node)
         if names is None:
             assert isinstance(node, ast.Attribute)
             return f"{self.node(node.value)}.{node.attr}"
@@ -255,7 +260,7 @@ class _Writer:
 
     def makes(self, function: ast.expr) -> None:
         """A call of a class that holds a block of params takes its defaults."""
-        names = _attributes(function)
+        names = parts(function)
         if names is None:
             return
         for found, lazy in self.look_up(names):
@@ -264,7 +269,7 @@ class _Writer:
 
     def loader(self, function: ast.expr) -> str:
         """chosen, import_module, or nothing."""
-        names = _attributes(function)
+        names = parts(function)
         if names is None:
             return ""
         found = [one for one, _ in self.look_up(names)]
@@ -287,12 +292,3 @@ class _Writer:
                 self.found.files |= {
                     x for x in self.tree.files if x.startswith(inside) and not x.endswith(".py")
                 }
-
-
-def _attributes(node: ast.expr) -> tuple[str, ...] | None:
-    """A dotted name by its parts; None of another expression."""
-    names = list[str]()
-    while isinstance(node, ast.Attribute):
-        names.insert(0, node.attr)
-        node = node.value
-    return (node.id, *names) if isinstance(node, ast.Name) else None
