@@ -190,38 +190,6 @@ class Project:
                 "cells are in DVC's cache and are restored from there."
             ) from error
 
-    def same_but_for(self, names: Collection[str], code: Callable[[str], bool]) -> list[str]:
-        """Those of `names` that dvc.lock knows with these params, command, outs and data.
-
-        `code` says of the path of a dependency whether it is left out of the comparison.
-        """
-        found = []
-        for name in names:
-            stage = self._stages[name]
-            deps = [dep for dep in stage.deps if not code(dep.def_path)]
-            if not stage.cmd_changed and all(one.hash_info for one in (*deps, *stage.outs)):
-                found.append(name)
-        return found
-
-    def accept(self, names: Collection[str], code: Callable[[str], bool]) -> None:
-        """Let dvc.lock and DVC's run-cache say that cells ran with the code that is here now.
-
-        Nothing else of them changes. Raises UserError.
-        """
-        stages = [self._stages[name] for name in names]
-        try:
-            with self._alone(), self._repo.scm_context(quiet=True):
-                for stage in stages:
-                    for dep in stage.deps:
-                        if code(dep.def_path):
-                            dep.save()
-                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
-                for stage in stages:
-                    with suppress(self._fault, OSError):  # a checkpoint of it was dropped
-                        self._repo.stage_cache.save(stage)
-        except self._fault as error:
-            raise UserError(f"dvc.lock could not be written: {error}. Run it again.") from error
-
     @contextmanager
     def _alone(self) -> Iterator[None]:
         with self._turn, self._repo.lock:

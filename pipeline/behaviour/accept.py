@@ -7,6 +7,7 @@ taken to be what they would be, and dvc.lock is told so; where not, they run wit
 """
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from ruamel.yaml import YAML
 
 from pipeline import cells, dag, objects, processes, reaper, resume, steps, stopping, yaml_files
 from pipeline.behaviour import files, history, locks, why
-from pipeline.reproduction import Project
+from pipeline.errors import UserError
 
 FOLDER = Path(".verify-code")
 TIMES = {"run.json"}  # files of a result that hold how long it took
@@ -52,9 +54,9 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
             changed[one.variant].append(one.cell)
     if not changed:
         return
-    project = Project()
+    project = _Project()
     for variant, waiting in sorted(changed.items()):
-        names = project.same_but_for(waiting, _is_code)
+        names = project.same_but_for_code(waiting)
         tried = None if variant in UNCOMPARED else _first(found, stages, names)
         if tried is None:
             reason = "runs in seconds" if variant in UNCOMPARED else "no cell has all that it reads"
@@ -63,10 +65,54 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
         start = time.monotonic()
         said = _differs(found, stages[tried], tried)
         if not said:
-            project.accept(names, _is_code)
+            project.accept(names)
         took = f"{time.monotonic() - start:.0f} s"
         outcome = f"{said}; they run again" if said else f"equal bytes: {len(names)} accepted"
         yield Outcome(variant, tuple(waiting), tried, not said, f"{outcome} ({took})")
+
+
+class _Project:
+    """What DVC knows of the project in the current directory."""
+
+    def __init__(self) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        self._fault = DvcException
+        logging.getLogger("dvc").setLevel(logging.WARNING)
+        try:
+            self._repo: Repo = Repo(_wait_for_lock=True)
+            self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
+        except DvcException as error:
+            raise UserError(f"DVC cannot read dvc.yaml and dvc.lock: {error}") from error
+
+    def same_but_for_code(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that dvc.lock knows with this command, these inputs and these outs."""
+        found = []
+        for name in names:
+            stage = self._stages[name]
+            inputs = [dep for dep in stage.deps if not _is_code(dep.def_path)]
+            if not stage.cmd_changed and all(one.hash_info for one in (*inputs, *stage.outs)):
+                found.append(name)
+        return found
+
+    def accept(self, names: Sequence[str]) -> None:
+        """Let dvc.lock and the run-cache say that cells ran with the code that is here now.
+
+        Nothing else of them changes. Raises UserError.
+        """
+        stages = [self._stages[name] for name in names]
+        try:
+            with self._repo.lock, self._repo.scm_context(quiet=True):
+                for dep in (dep for stage in stages for dep in stage.deps):
+                    if _is_code(dep.def_path):
+                        dep.save()
+                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+                for stage in stages:
+                    with suppress(self._fault, OSError):  # a checkpoint of it was dropped
+                        self._repo.stage_cache.save(stage)
+        except self._fault as error:
+            raise UserError(f"dvc.lock could not be written: {error}. Run it again.") from error
 
 
 def _is_code(path: str) -> bool:
