@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from pipeline.behaviour import files
-from pipeline.behaviour.code import Code
+from pipeline.behaviour.code import CALLS, Code
 from pipeline.behaviour.variants import Variant
 from pipeline.errors import UserError
 from pipeline.tables import replacing
@@ -102,6 +102,7 @@ def _differs(found: str, wanted: str) -> str:
     old, new = found.splitlines(), wanted.splitlines()
     lines = [line for line in new if line not in old] or [line for line in old if line not in new]
     names = list(dict.fromkeys(line.rpartition(" ")[0] for line in lines))
+    names = [name for name in names if name != CALLS] or names
     most = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"is of other code: {most or 'its lines'} changed since"
 
