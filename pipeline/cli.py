@@ -36,8 +36,7 @@ def plan(
     else:
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
-        for line in dag.rerun(wanted):
-            typer.echo(line)
+        _rerun(wanted)
         typer.echo(_detectable())
         typer.echo(experiment.load().adapters())
         if kept := keeping.line(keeping.of(wanted, keeping.wanted())):
@@ -49,7 +48,7 @@ def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
     from pipeline import dag, repro
 
-    dag.write(buying=True)
+    _rerun(dag.write(buying=True))
     typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
@@ -62,7 +61,7 @@ def run(
     """The same cells as a Prefect flow, independent ones side by side."""
     from pipeline import dag, flow
 
-    dag.write(buying=True)
+    _rerun(dag.write(buying=True))
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
@@ -76,6 +75,14 @@ def drop() -> None:
     found = dag.current()
     keep = keeping.of(found, keeping.wanted())
     typer.echo(repro.drop(found, keep, cells.runtime().drop_shared))
+
+
+def _rerun(wanted: dict[str, Any]) -> None:
+    """Say which cells run again for code; before anything runs."""
+    from pipeline import dag
+
+    for line in dag.rerun(wanted):
+        typer.echo(line)
 
 
 def _took() -> str:

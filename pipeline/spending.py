@@ -90,9 +90,11 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
     with Store(url(), cells.project()) as store:
         rows = costs.estimate(file, {"cells": {**plan["cells"], "arms": arms}}, store)
     found = costs.total(rows)
+    guessed = any(row["counted"].startswith("at most") for row in rows)
+    as_far = " (from params: what these cells read is not here, `dvc checkout` brings it back)"
     return (
         f"teach: {found.answers:,} answers of hosted teachers, {found.held:,} of them in the store "
-        f"already; the rest costs at most ${found.usd:.2f}"
+        f"already; the rest costs at most ${found.usd:.2f}{as_far * guessed}"
     )
 
 

@@ -59,7 +59,11 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
         names = project.same_but_for_code(waiting)
         tried = None if variant in UNCOMPARED else _first(found, stages, names)
         if tried is None:
-            reason = "runs in seconds" if variant in UNCOMPARED else "no cell has all that it reads"
+            reason = (
+                "runs in seconds"
+                if variant in UNCOMPARED
+                else "what its cells read is not here (`dvc checkout` brings it back)"
+            )
             yield Outcome(variant, tuple(waiting), "", False, f"{reason}: left for `dvc repro`")
             continue
         start = time.monotonic()
