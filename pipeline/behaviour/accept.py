@@ -59,11 +59,9 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
         names = project.same_but_for_code(waiting)
         tried = None if variant in UNCOMPARED else _first(found, stages, names)
         if tried is None:
-            reason = (
-                "runs in seconds"
-                if variant in UNCOMPARED
-                else "what its cells read is not here (`dvc checkout` brings it back)"
-            )
+            reason = "what its cells read is not here (`dvc checkout` brings it back)"
+            if variant in UNCOMPARED:
+                reason = "runs in seconds"
             yield Outcome(variant, tuple(waiting), "", False, f"{reason}: left for `dvc repro`")
             continue
         start = time.monotonic()
