@@ -138,9 +138,13 @@ def _same_as_dvc(wanted: dict[str, Any]) -> None:
 
 def locked() -> dict[str, Any]:
     """dvc.lock, or nothing where there is none. Raises UserError unless it is as DVC writes it."""
-    if not LOCK.is_file():
-        return {}
-    found = yaml_files.made(LOCK, LOCK_REMEDY)
+    return _locked(yaml_files.text(LOCK)) if LOCK.is_file() else {}
+
+
+@functools.lru_cache(1)
+def _locked(text: str) -> dict[str, Any]:
+    """dvc.lock by its text: at two thousand cells it takes half a minute, and is asked for twice."""
+    found = yaml_files.mapping(text, str(LOCK), LOCK_REMEDY)
     stages = found.get("stages") or {}
     if found.get("schema") != "2.0" or not isinstance(stages, dict):
         shown = short({name: found[name] for name in list(found)[:2]})

@@ -117,6 +117,10 @@ COUNTS = {
         {"a": "from .b import g\ndef f(): return g()", "b": "def g(): return 1"},
         {"b": "def g(): return 2"},
     ),
+    "what a comprehension goes over": (
+        {"a": "g = [1]\ndef f(): return [g for g in g]"},
+        {"a": "g = [2]\ndef f(): return [g for g in g]"},
+    ),
     "a re-export": (
         {
             "a": "from pipeline import p\ndef f(): return p.g()",

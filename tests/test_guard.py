@@ -8,7 +8,7 @@ import pytest
 from pipeline import cells, dag, experiment, forkserver, plan
 from pipeline.behaviour import guard, locks, variants
 from pipeline.errors import STATUS, UserError
-from tests.project import MINIATURE, Project
+from tests.project import MINIATURE, ROOT, Project
 from tests.test_locks import STEPS, planned
 
 
@@ -130,6 +130,8 @@ def test_imports_beyond_a_variant_are_refused_and_others_are_left_alone(tmp_path
     monkeypatch.chdir(tmp_path)
     prior = planned()["prior"]
     locks.write({"prior": prior})
+    stages = ModuleType("stages")
+    stages.__file__ = f"{ROOT}/stages/__init__.py"
     own = [name for name in sys.modules if name.split(".")[0] in ("pipeline", "stages", "json")]
     within = locks.codes([prior])["prior"].modules
     with pytest.MonkeyPatch.context() as patch:
@@ -137,11 +139,16 @@ def test_imports_beyond_a_variant_are_refused_and_others_are_left_alone(tmp_path
             if name not in within:
                 patch.delitem(sys.modules, name)
         patch.setattr(sys, "meta_path", list(sys.meta_path))
+        patch.setitem(sys.modules, "stages", stages)
         guard.check(prior, confine=True)
         assert sys.meta_path[0].find_spec("json", None) is None
         assert sys.meta_path[0].find_spec("pipeline.tables", None) is None
         with pytest.raises(ImportError, match=r"pipeline.plan is loaded, and code/prior.lock"):
             sys.meta_path[0].find_spec("pipeline.plan", None)
+        with pytest.raises(UserError, match=r"found the stages in /elsewhere and pipeline in"):
+            patch.setattr(stages, "__file__", "/elsewhere/stages/__init__.py")
+            guard.check(prior, confine=True)
+        patch.setattr(stages, "__file__", f"{ROOT}/stages/__init__.py")
         patch.setitem(sys.modules, "pipeline.plan", ModuleType("pipeline.plan"))
         with pytest.raises(ImportError, match=r"pipeline.plan is loaded"):
             guard.check(prior, confine=True)

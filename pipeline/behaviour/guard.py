@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 from pipeline.behaviour import files, locks
 from pipeline.behaviour.variants import Variant
+from pipeline.errors import UserError
 
 
 def check(variant: Variant, confine: bool) -> None:
@@ -21,6 +23,13 @@ def check(variant: Variant, confine: bool) -> None:
     """
     code = locks.check([variant])[variant.name]
     if confine:
+        stages = Path(str(sys.modules["stages"].__file__)).parents[1]
+        if stages.resolve() != files.root().resolve():
+            raise UserError(
+                f"{variant.name}: found the stages in {stages} and pipeline in {files.root()}, "
+                "wanted both in one folder, as a lock is of both. Correct PYTHONPATH, or run it in "
+                "the other folder."
+            )
         for name in [name for name in sys.modules if _beyond(name, code.modules)]:
             raise _refusal(name, variant.name)
         _within.name, _within.modules = variant.name, code.modules

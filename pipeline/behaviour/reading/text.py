@@ -133,8 +133,9 @@ class _Writer:
             return f"(Lambda {self.arguments(node.args, False)} {defaults} {self.node(node.body)})"
 
     def ListComp(self, node: scopes.Comprehension) -> str:
+        first = self.node(node.generators[0].iter)  # which is looked up outside
         with self.scope(scopes.of_comprehension(node)):
-            return self.generic(node)
+            return f"({first} {self.generic(node)})"
 
     SetComp = DictComp = GeneratorExp = ListComp
 
