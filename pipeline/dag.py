@@ -143,7 +143,7 @@ def locked() -> dict[str, Any]:
 
 @functools.lru_cache(1)
 def _locked(text: str) -> dict[str, Any]:
-    """dvc.lock by its text: at two thousand cells it takes half a minute, and is asked for twice."""
+    """By its text, as it is asked for twice: at two thousand cells it takes half a minute."""
     found = yaml_files.mapping(text, str(LOCK), LOCK_REMEDY)
     stages = found.get("stages") or {}
     if found.get("schema") != "2.0" or not isinstance(stages, dict):

@@ -145,8 +145,8 @@ def test_imports_beyond_a_variant_are_refused_and_others_are_left_alone(tmp_path
         assert sys.meta_path[0].find_spec("pipeline.tables", None) is None
         with pytest.raises(ImportError, match=r"pipeline.plan is loaded, and code/prior.lock"):
             sys.meta_path[0].find_spec("pipeline.plan", None)
+        patch.setattr(stages, "__file__", "/elsewhere/stages/__init__.py")
         with pytest.raises(UserError, match=r"found the stages in /elsewhere and pipeline in"):
-            patch.setattr(stages, "__file__", "/elsewhere/stages/__init__.py")
             guard.check(prior, confine=True)
         patch.setattr(stages, "__file__", f"{ROOT}/stages/__init__.py")
         patch.setitem(sys.modules, "pipeline.plan", ModuleType("pipeline.plan"))
