@@ -9,9 +9,9 @@ taken to be what they would be, and dvc.lock is told so; where not, they run wit
 import json
 import logging
 import os
-import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,16 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from ruamel.yaml import YAML
 
 from pipeline import cells, dag, objects, processes, reaper, resume, steps, stopping, yaml_files
 from pipeline.behaviour import files, history, locks, why
 from pipeline.errors import UserError
+from pipeline.judgments.store import url
 
 FOLDER = Path(".verify-code")
 TIMES = {"run.json"}  # files of a result that hold how long it took
 UNCOMPARED = {"report"}  # variants that write times into what they make, and run in seconds
-SHOWN = ("plan.yaml", "dvc.yaml", "dvc.lock", "code")
+# of the project's folder what a cell in scratch has of its own, or has nothing to do with
+APART = {"data", "params.yaml", ".git", ".prefect", ".resume", ".spool", str(FOLDER)}
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,12 @@ def _differs(found: dict[str, Any], stage: Mapping[str, Any], name: str) -> str:
 
 
 def _show(name: str) -> None:
-    """Links to all that was made but by the cell itself, and params.yaml with teach.replay, which
-    buys nothing."""
+    """Links to the project and to all that was made but by the cell itself, and params.yaml with
+    teach.replay, which buys nothing."""
     key = name.partition("@")[2]
     made = [x for x in Path("data").glob("*/*") if x.is_dir() and x.name != key]
     made = [x for x in made if x.parent.name not in ("arms", "report")]
-    for path in (*map(Path, SHOWN), *made, *_inputs(name)):
+    for path in (*(x for x in Path().iterdir() if x.name not in APART), *made, *_inputs(name)):
         place = FOLDER / path
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
@@ -182,13 +185,12 @@ def _run(found: dict[str, Any], name: str) -> int:
     content = found["cells"][group][key]
     module, arguments = steps.command(steps.Inner(0, group.partition("-")[0], key, group, content))
     path = os.pathsep.join([str(files.root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = [shlex.quote(x) for x in (module, *arguments)]
     try:
         with stopping.heard(), reaper.watched():
             process = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec python -m {' '.join(command)}"],
+                [sys.executable, "-m", module, *arguments],
                 cwd=FOLDER,
-                env={**dag.environment(), "PYTHONPATH": path},
+                env={**dag.environment(), "PYTHONPATH": path, "JUDGMENTS_URL": _store()},
             )
             try:
                 return process.wait()
@@ -197,6 +199,14 @@ def _run(found: dict[str, Any], name: str) -> int:
                 raise
     except stopping.Asked as asked:
         raise stopping.Stopped("what was accepted stays so.", asked) from None
+
+
+def _store() -> str:
+    """Where the store is, as seen from another folder."""
+    found = sa.engine.make_url(url())
+    if found.get_backend_name() == "sqlite" and found.database:
+        found = found.set(database=str(Path(found.database).resolve()))
+    return found.render_as_string(hide_password=False)
 
 
 def _unequal(out: Mapping[str, Any]) -> str:
