@@ -31,8 +31,7 @@ def plan(
     from pipeline import dag, experiment, keeping, plan
 
     if check:
-        dag.check(buying=True)
-        dag.mark()
+        dag.mark(dag.check(buying=True))
     else:
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")

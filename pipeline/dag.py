@@ -48,8 +48,8 @@ def current() -> dict[str, Any]:
     return dict(YAML(typ="safe").load(yaml_files.text(PLAN)))
 
 
-def check(buying: bool = False) -> None:
-    """Raise UserError unless plan.yaml is what params.yaml means; `buying` as in `write`."""
+def check(buying: bool = False) -> dict[str, Any]:
+    """The plan. Raises UserError unless plan.yaml is what params.yaml means; `buying`: see `write`."""
     found = PLAN.read_bytes() if PLAN.is_file() else None
     file = experiment.load()
     wanted = plan.expand(file)
@@ -60,6 +60,7 @@ def check(buying: bool = False) -> None:
         )
     if buying:
         preflight.check(file, wanted, lambda: locked().get("stages") or {}, buying)
+    return wanted
 
 
 def write(buying: bool = False) -> dict[str, Any]:
@@ -250,11 +251,11 @@ def link(wanted: dict[str, Any]) -> None:
                     (folder / stage).symlink_to(Path("../../../../..") / target)
 
 
-def mark() -> None:
+def mark(wanted: dict[str, Any]) -> None:
     """The out of stage `plan`: constant, so that a new plan reruns nothing by itself.
 
     Raises UserError unless the locks say what the code does.
     """
-    locks.check(variants.of_plan(expanded()).values())
+    locks.check(variants.of_plan(wanted).values())
     _folders()
     write_text(OK, "plan.yaml is what params.yaml means\n")

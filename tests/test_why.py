@@ -172,9 +172,8 @@ def test_a_name_that_is_neither_cell_nor_arm_is_refused(made):
         made.explained("nobody")
 
 
-def test_a_plan_of_other_code_is_refused_before_anything_runs(made, monkeypatch):
-    monkeypatch.setattr(dag, "expanded", lambda: made.plan)
-    dag.mark()
+def test_a_plan_of_other_code_is_refused_before_anything_runs(made):
+    dag.mark(made.plan)
     locks.path("prior").unlink()
     with pytest.raises(UserError, match=r"code/prior.lock does not exist"):
-        dag.mark()
+        dag.mark(made.plan)
