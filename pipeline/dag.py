@@ -49,7 +49,10 @@ def current() -> dict[str, Any]:
 
 
 def check(buying: bool = False) -> dict[str, Any]:
-    """The plan. Raises UserError unless plan.yaml is what params.yaml means; `buying`: see `write`."""
+    """The plan. Raises UserError unless plan.yaml is what params.yaml means.
+
+    `buying` as in `write`.
+    """
     found = PLAN.read_bytes() if PLAN.is_file() else None
     file = experiment.load()
     wanted = plan.expand(file)
