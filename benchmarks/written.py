@@ -14,6 +14,7 @@ import pyarrow as pa
 from ruamel.yaml import YAML
 
 from pipeline import plan, tables
+from pipeline.behaviour import locks, variants
 from pipeline.experiment import load
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,7 @@ def project(folder: Path, responses: int) -> None:
     cells = _cells(responses)
     with (folder / "plan.yaml").open("w") as file:
         YAML().dump({"cells": cells}, file)
+    locks.write(variants.of_plan({"cells": cells}), folder)
     _checkpoint(data / "pretrain")
     tables.write(_prompts(responses // SAMPLES), data / "prepare/prompts.parquet", tables.PROMPTS)
     names = (("rollout", "rollouts"), ("forks", "forks"), ("teach", "answers"))

@@ -33,6 +33,7 @@ from pipeline import (
     yaml_files,
 )
 from pipeline.audit_params import Options, fitted, settings
+from pipeline.behaviour import locks, variants
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.prompt_view import View
@@ -168,6 +169,7 @@ def _run(
     """
     names = list(plan.upstream(found))
     cells.write_text(folder / cells.PLAN, as_yaml(found))
+    locks.write(variants.of_plan(found), folder)
     path = os.pathsep.join(sys.path)
     for number, name in enumerate(names, 1):
         group, _, key = name.partition("@")

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -36,25 +37,72 @@ V = TypeVar("V")
 
 
 def arguments(stage: str, *inputs: str) -> argparse.Namespace:
-    """Command line of a stage: --cell KEY, a path for each of `inputs`, --out FOLDER."""
+    """Command line of a stage: --cell KEY, a path for each of `inputs`, --out FOLDER.
+
+    Raises UserError unless the code that is about to run is what the cell's lock says.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}")
     parser.add_argument("--cell", required=True, help="key of the cell in plan.yaml")
     for name in inputs:
         parser.add_argument(f"--{name.rstrip('?')}", type=Path, required=not name.endswith("?"))
     parser.add_argument("--out", type=Path, required=True, help="folder for what the stage writes")
-    return parser.parse_args()
+    found = parser.parse_args()
+    check_code(stage, found.cell)
+    return found
+
+
+def check_code(stage: str, key: str) -> None:
+    """Raise UserError unless the code of this process is what the lock of the cell says."""
+    from pipeline.behaviour import guard, variants
+    from pipeline.forkserver import stage as alone
+
+    if (stage, key) in _inside:  # of a step: the cell of its steps has the lock
+        stage, key = "steps", key.partition("/")[0]
+    group, found = cell(stage, key)
+    try:
+        variant = variants.of(group, found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{PLAN}: {group}.{key}: found {short(found, 200)}, wanted a cell as `omniopd plan` "
+            f"writes it ({error!r}). Run `omniopd plan`."
+        ) from error
+    guard.check(variant, confine=alone(sys.orig_argv))
 
 
 def params(stage: str, key: str, model: type[M]) -> M:
     """The cell's resolved params from plan.yaml, validated. Raises UserError."""
     group, found = cell(stage, key)
     try:
-        return model.model_validate_json(json.dumps(found["params"]))
+        made = model.model_validate_json(json.dumps(found["params"]))
     except (ValidationError, KeyError, TypeError) as error:
         raise UserError(
             f"{PLAN}: {group}.{key} is not what this code expects: found {short(found, 200)}, "
             f"wanted params of {stage} ({error}). Run `omniopd plan`."
         ) from error
+    for name in _unset(made):
+        raise UserError(
+            f"{PLAN}: {group}.{key}: found no {name} among its params, wanted every setting: a "
+            "default may be another one in other code. Run `omniopd plan`."
+        )
+    return made
+
+
+def _unset(made: Any) -> Iterator[str]:
+    """Settings of blocks that a cell leaves to a default. A stage's own are part of its code."""
+    if isinstance(made, tuple | list):
+        for one in made:
+            yield from _unset(one)
+    elif isinstance(made, dict):
+        yield from _unset(list(made.values()))
+    elif isinstance(made, BaseModel):
+        for name, field in type(made).model_fields.items():
+            if name in made.model_fields_set:
+                yield from _unset(getattr(made, name))
+                continue
+            kinds = type(made).__mro__
+            owner = next(x for x in kinds if name in inspect.get_annotations(x))
+            if owner.__module__ == Params.__module__ and field.get_default() is not None:
+                yield name
 
 
 def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:

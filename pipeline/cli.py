@@ -31,11 +31,11 @@ def plan(
     from pipeline import dag, experiment, keeping, plan
 
     if check:
-        dag.check(buying=True)
-        dag.mark()
+        dag.mark(dag.check(buying=True))
     else:
         wanted = dag.write()
         typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
+        _rerun(wanted)
         typer.echo(_detectable())
         typer.echo(experiment.load().adapters())
         if kept := keeping.line(keeping.of(wanted, keeping.wanted())):
@@ -47,7 +47,7 @@ def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
     from pipeline import dag, repro
 
-    dag.write(buying=True)
+    _rerun(dag.write(buying=True))
     typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
@@ -60,7 +60,7 @@ def run(
     """The same cells as a Prefect flow, independent ones side by side."""
     from pipeline import dag, flow
 
-    dag.write(buying=True)
+    _rerun(dag.write(buying=True))
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
@@ -74,6 +74,14 @@ def drop() -> None:
     found = dag.current()
     keep = keeping.of(found, keeping.wanted())
     typer.echo(repro.drop(found, keep, cells.runtime().drop_shared))
+
+
+def _rerun(wanted: dict[str, Any]) -> None:
+    """Say which cells run again for code; before anything runs."""
+    from pipeline import dag
+
+    for line in dag.rerun(wanted):
+        typer.echo(line)
 
 
 def _took() -> str:
@@ -94,6 +102,30 @@ def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -
     from pipeline import dag, show
 
     typer.echo(show.show(dag.current(), name))
+
+
+@app.command()
+def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
+    """What changed of a cell's code, inputs and params since it last ran; or of an arm's cells."""
+    from pipeline import dag
+    from pipeline.behaviour import why
+
+    typer.echo(why.explain(dag.current(), dag.locked().get("stages") or {}, name))
+
+
+@app.command("verify-code")
+def verify_code() -> None:
+    """Run one cell of each variant whose code changed, in scratch; accept the others if equal."""
+    from pipeline import dag
+    from pipeline.behaviour import accept
+
+    found, count = dag.write(), 0
+    for one in accept.verify(found, dag.locked().get("stages") or {}):
+        count += 1
+        tried = f", tried {one.tried}" if one.tried else ""
+        typer.echo(f"{one.variant}, {len(one.cells)} cells{tried}: {one.said}")
+    if not count:
+        typer.echo("nothing to accept: every cell ran with the code that is here")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline import checkpoints, experiment, keeping, plan, preflight, resume, yaml_files
+from pipeline.behaviour import history, locks, variants
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError, short
 from pipeline.tables import replacing
@@ -47,8 +48,11 @@ def current() -> dict[str, Any]:
     return dict(YAML(typ="safe").load(yaml_files.text(PLAN)))
 
 
-def check(buying: bool = False) -> None:
-    """Raise UserError unless plan.yaml is what params.yaml means; `buying` as in `write`."""
+def check(buying: bool = False) -> dict[str, Any]:
+    """The plan. Raises UserError unless plan.yaml is what params.yaml means.
+
+    `buying` as in `write`.
+    """
     found = PLAN.read_bytes() if PLAN.is_file() else None
     file = experiment.load()
     wanted = plan.expand(file)
@@ -59,10 +63,13 @@ def check(buying: bool = False) -> None:
         )
     if buying:
         preflight.check(file, wanted, lambda: locked().get("stages") or {}, buying)
+    return wanted
 
 
 def write(buying: bool = False) -> dict[str, Any]:
-    """Expand params.yaml, write plan.yaml, prune, link. Nothing is written if DVC disagrees.
+    """Expand params.yaml, write plan.yaml and the locks of its code, prune, link.
+
+    Nothing is written if DVC disagrees.
 
     `buying`: what the plan needs of its user before answers are bought has to be there, too.
     """
@@ -77,12 +84,26 @@ def write(buying: bool = False) -> dict[str, Any]:
         except UserError:
             PLAN.unlink() if before is None else _put(before)
             raise
+    replaced = locks.write(variants.of_plan(wanted))
+    history.keep(replaced.values(), lock.get("stages") or {})
     prune(wanted, lock)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
     keeping.tidy()
     _folders()
     return wanted
+
+
+def rerun(wanted: dict[str, Any]) -> list[str]:
+    """Which cells DVC runs again because of code, why, and what that buys; a line each."""
+    from pipeline.behaviour import why
+
+    def bill(names: set[str]) -> str:
+        from pipeline import spending
+
+        return spending.again(wanted, names)
+
+    return why.lines(wanted, locked().get("stages") or {}, bill)
 
 
 def _put(content: bytes) -> None:
@@ -121,9 +142,13 @@ def _same_as_dvc(wanted: dict[str, Any]) -> None:
 
 def locked() -> dict[str, Any]:
     """dvc.lock, or nothing where there is none. Raises UserError unless it is as DVC writes it."""
-    if not LOCK.is_file():
-        return {}
-    found = yaml_files.made(LOCK, LOCK_REMEDY)
+    return _locked(yaml_files.text(LOCK)) if LOCK.is_file() else {}
+
+
+@functools.lru_cache(1)
+def _locked(text: str) -> dict[str, Any]:
+    """By its text, as it is asked for twice: at two thousand cells it takes half a minute."""
+    found = yaml_files.mapping(text, str(LOCK), LOCK_REMEDY)
     stages = found.get("stages") or {}
     if found.get("schema") != "2.0" or not isinstance(stages, dict):
         shown = short({name: found[name] for name in list(found)[:2]})
@@ -229,7 +254,11 @@ def link(wanted: dict[str, Any]) -> None:
                     (folder / stage).symlink_to(Path("../../../../..") / target)
 
 
-def mark() -> None:
-    """The out of stage `plan`: constant, so that a new plan reruns nothing by itself."""
+def mark(wanted: dict[str, Any]) -> None:
+    """The out of stage `plan`: constant, so that a new plan reruns nothing by itself.
+
+    Raises UserError unless the locks say what the code does.
+    """
+    locks.check(variants.of_plan(wanted).values())
     _folders()
     write_text(OK, "plan.yaml is what params.yaml means\n")

@@ -61,20 +61,20 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
             for round_, stages in rounds.items():
                 for stage in (name for name in stages if name.startswith("teach")):
                     key = stages[stage]
-                    asked = _find(plan, key)
+                    found = asked(plan, key)
                     row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
-                    row["teacher"] = asked[0][1]["params"]["teacher"]
+                    row["teacher"] = found[0][1]["params"]["teacher"]
                     if key in paid:
                         rows.append(row | {"counted": f"shared with {paid[key]}"} | asdict(Cost()))
                         continue
                     paid[key] = arm
                     settings = experiment.arm(arm)
                     cost = Cost()
-                    for group, cell in asked:
+                    for group, cell in found:
                         more, basis = _cell(experiment, settings, cell, group, store, counted)
                         cost += more
                     if settings.teach.transport == "batch" and cost.requests:
-                        cost = replace(cost, hours=BATCH_HOURS * len(asked))
+                        cost = replace(cost, hours=BATCH_HOURS * len(found))
                     rows.append(row | {"counted": basis} | asdict(cost))
     return rows
 
@@ -85,7 +85,7 @@ def total(rows: list[dict[str, Any]]) -> Cost:
     return sum((Cost(**{name: row[name] for name in names}) for row in rows), Cost())
 
 
-def _find(plan: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+def asked(plan: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
     """Group and content of a cell; of several steps one of all, where there are tables, or each."""
     group, cell = next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
     if not group.startswith("steps"):

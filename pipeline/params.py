@@ -1,11 +1,9 @@
 """The blocks of params.yaml: names, types and ranges of every number that a stage may use."""
 
 import difflib
-import importlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -19,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.chosen import chosen
 from pipeline.errors import short
 
 Count = Annotated[int, Field(ge=1)]
@@ -299,22 +298,12 @@ class _Task(BaseModel):
     task: TaskName
 
 
-def task_module(name: str) -> Any:
-    """pipeline/tasks/NAME, a file or folder: its class `Prepare` and its function `load`."""
-    return importlib.import_module(f"pipeline.tasks.{name.replace('-', '_')}")
-
-
-def task_path(module: str) -> str:
-    """A task's code within pipeline/tasks, as dvc.yaml names it: a file, or a folder of files."""
-    folder = Path(__file__).parent / "tasks" / module
-    return module if folder.is_dir() else f"{module}.py"
-
-
 def _prepare(values: Any) -> Any:
     if isinstance(values, TaskPrepare):
         return values
     name = _Task.model_validate(values).task
-    return task_module(name).Prepare.model_validate_json(json.dumps(values))
+    made: type[TaskPrepare] = chosen("pipeline.tasks", file_of(name), "Prepare")
+    return made.model_validate_json(json.dumps(values))
 
 
 # each task's own class, from its own file: a cell loads no other task

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from pipeline import ceilings, params, plan_steps
+from pipeline.behaviour import variants
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment, Settings
 from pipeline.params import METHOD, file_of
@@ -173,8 +174,7 @@ class Plan:
         content = {"params": resolved, **inputs}
         canonical = json.dumps([group, content], sort_keys=True)
         key = "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
-        if "task" in inputs:  # derived, so no part of the key
-            content["checker"] = params.task_path(inputs["task"])
+        content["code"] = variants.of(group, content).name  # derived, so no part of the key
         known = self.cells[group].setdefault(key, content)
         if known != content:
             raise UserError(f"two cells are called {group}.{key}. Change any number a little.")

@@ -45,7 +45,6 @@ DAG = Path("dvc.yaml")
 VERSIONS = ("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 SHARD = 256  # most rows in a file
 SHARE = 10  # keeping takes at most one part in so many of the time
-_started = time.time()
 
 
 class State:
@@ -161,10 +160,7 @@ class State:
     def _identified(self) -> bool:
         """Hash the inputs, unless code was edited since it was loaded: then nothing is kept."""
         try:
-            files = [file for path in _deps(self.stage, self.key) for file in _files(path)]
-            edited = [x for x in files if x.suffix == ".py" and x.stat().st_mtime > _started]
-            if edited:
-                raise UserError(f"{edited[0]} was edited while the stage ran")
+            cells.check_code(self.stage, self.key)
             self._inputs = inputs(self.stage, self.key, self.runtime)
         except (UserError, OSError, KeyError) as error:  # the plan has changed since, too
             cells.log.warning(f"{self.stage} {self.key}: nothing is kept to go on from: {error}")
@@ -231,18 +227,18 @@ def inputs(stage: str, key: str, runtime: Runtime) -> str:
     """
     how = runtime.model_dump(exclude={"keep_seconds", "tflops", "gb_per_s"})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    content = {str(path): _digest(path) for path in _deps(stage, key)}
+    content = {str(path): _digest(path) for path in deps(stage, key)}
     whole = [cells.cell(stage, key)[1]["params"], how, versions, content]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
-def _deps(stage: str, key: str) -> list[Path]:
-    """What dvc.yaml says that the cell reads: a test compares it with what it loads."""
+def deps(stage: str, key: str) -> list[Path]:
+    """What dvc.yaml says that the cell reads, the lock of its code with it."""
     group, cell = cells.cell(stage, key)
     names = {"key": key, **{f"item.{name}": value for name, value in cell.items()}}
-    deps = YAML(typ="safe").load(DAG.read_text(encoding="utf-8"))["stages"][group]["do"]["deps"]
-    filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in deps)
+    found = YAML(typ="safe").load(DAG.read_text(encoding="utf-8"))["stages"][group]["do"]["deps"]
+    filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in found)
     return [Path(cells.place(dep)) for dep in filled]
 
 

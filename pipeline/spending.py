@@ -69,6 +69,48 @@ def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
     )
 
 
+def again(plan: dict[str, Any], names: set[str]) -> str:
+    """What cells of a plan would buy, were they run again; empty where they ask no hosted teacher.
+
+    Of the answers to what they read now: what the store holds of these costs nothing.
+    """
+    file = experiment.load()
+    keys = {name.partition("@")[2] for name in names}
+    arms = {
+        arm: {
+            seed: {r: _asking(file, plan, own, keys) for r, own in rounds.items()}
+            for seed, rounds in seeds.items()
+        }
+        for arm, seeds in plan["cells"]["arms"].items()
+    }
+    if not any(
+        own for seeds in arms.values() for rounds in seeds.values() for own in rounds.values()
+    ):
+        return ""
+    with Store(url(), cells.project()) as store:
+        rows = costs.estimate(file, {"cells": {**plan["cells"], "arms": arms}}, store)
+    found = costs.total(rows)
+    guessed = any(row["counted"].startswith("at most") for row in rows)
+    as_far = " (from params: what these cells read is not here, `dvc checkout` brings it back)"
+    return (
+        f"teach: {found.answers:,} answers of hosted teachers, {found.held:,} of them in the store "
+        f"already; the rest costs at most ${found.usd:.2f}{as_far * guessed}"
+    )
+
+
+def _asking(
+    file: experiment.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
+) -> dict[str, str]:
+    """Of an arm's cells of a round, those among `keys` that ask a hosted teacher."""
+    found = {stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys}
+
+    def hosted(key: str) -> bool:
+        _, cell = costs.asked(plan, key)[0]
+        return not isinstance(file.teachers[cell["params"]["teacher"]], params.LocalTeacher)
+
+    return {stage: key for stage, key in found.items() if hosted(key)}
+
+
 def prompts(name: str | None) -> str:
     """What student and teacher read of the check's own probes, and warnings. Raises UserError."""
     _, teacher = _teacher(name)

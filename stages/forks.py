@@ -28,6 +28,7 @@ Row = dict[str, Any]
 
 
 class ForksParams(params.Forks):
+    continuations: int = 4  # of embedding-variance alone
     seed: int
     round: params.Count
 

@@ -9,7 +9,7 @@ source  arXiv 2606.01476; the paper leaves phi open, so the metric is a paramete
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,8 @@ Answers = dict[tuple[str, int], list[dict[str, Any]]]  # of each fork, by sample
 
 
 class ScoreParams(params.Score):
+    within: Literal["round", "prompt"] = "round"  # of shuffled scores alone
+    max_unseen: params.Share = 0.05  # of metrics that may be blind to a text
     teacher: str
     samples: params.Count  # N
     seed: int

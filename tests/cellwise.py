@@ -2,7 +2,7 @@
 
 In the current directory, in dependency order, without DVC, but for groups that are named. Each cell
 imports the project's own code anew, as a process of its own would, so what it loads is known: it
-goes to loaded.json.
+goes to loaded.json. With CALLS in the environment, the functions that it calls go to called.json.
 """
 
 import json
@@ -11,11 +11,14 @@ import re
 import runpy
 import shlex
 import sys
+import threading
 from pathlib import Path
+from types import CodeType, FrameType
 
 from ruamel.yaml import YAML
 
 OWN = ("pipeline", "stages")
+FUNCTION = 1  # CO_OPTIMIZED: a function, no module or class body
 
 
 def main() -> None:
@@ -23,7 +26,8 @@ def main() -> None:
     dag = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"]
     from pipeline.plan import upstream
 
-    loaded, left_out = {}, sys.argv[1:]
+    loaded, called, left_out = {}, {}, sys.argv[1:]
+    calls = _Calls() if "CALLS" in os.environ else None
     for name in upstream({"cells": groups}):
         group, _, key = name.partition("@")
         if group in left_out:
@@ -38,7 +42,32 @@ def main() -> None:
         sys.argv = [module, *rest]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         loaded[name] = [*_files(), module.replace(".", "/") + ".py"]
+        if calls is not None:
+            called[name] = calls.taken()
     Path("loaded.json").write_text(json.dumps(loaded))
+    Path("called.json").write_text(json.dumps(called))
+
+
+class _Calls:
+    """The project's own functions that were called, by file and name."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, CodeType] = {}  # kept, so that no other gets its number
+        sys.setprofile(self.look)
+        threading.setprofile(self.look)
+
+    def look(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            self.seen[id(frame.f_code)] = frame.f_code
+
+    def taken(self) -> list[tuple[str, str]]:
+        """Since the last time."""
+        found, self.seen = self.seen.values(), {}
+        root = os.getcwd() + os.sep
+        own = [code for code in found if os.path.abspath(code.co_filename).startswith(root)]
+        functions = [code for code in own if code.co_flags & FUNCTION]
+        names = {(os.path.abspath(x.co_filename)[len(root) :], x.co_qualname) for x in functions}
+        return sorted(names)
 
 
 def _files() -> list[str]:

@@ -14,6 +14,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.behaviour import files, locks, variants
+from pipeline.behaviour.reading import digest
+from pipeline.behaviour.reading.closure import Reader
+from pipeline.behaviour.reading.source import Tree
+
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
 BIN = Path(sys.executable).parent
@@ -111,15 +116,20 @@ class Project:
         """The project's own files that a cell's stage loaded when it last ran here."""
         _, _, key = name.partition("@")
         files = set(json.loads((self.folder / ".loaded" / key).read_text()))
-        files -= {"pipeline/__init__.py", "stages/__init__.py", "pipeline/engines/__init__.py"}
-        # these only decide which process a stage runs in
+        # these only decide whether and in which process a stage runs
         files -= {"pipeline/forkserver.py", "pipeline/forked.py"}
+        files = {file for file in files if not file.startswith("pipeline/behaviour/")}
         return files | {child for file, child in CHILDREN.items() if file in files}
 
-    def declared(self, name: str) -> set[str]:
-        """The files of code among the deps of a cell, as DVC has them."""
-        deps = self.yaml("dvc.lock")["stages"][name]["deps"]
-        return {dep["path"] for dep in deps if dep["path"].endswith(".py")}
+    def reached(self, name: str) -> set[str]:
+        """The files of code that a cell's lock says it may load."""
+        group, _, key = name.partition("@")
+        variant = variants.of(group, self.yaml("plan.yaml")["cells"][group][key])
+        tree = Tree(files.read(self.folder))
+        code = digest.code(Reader(tree), variant)
+        lock = (self.folder / locks.path(variant.name)).read_text()
+        assert lock == locks.HEADER + code.text()
+        return {tree.names[module] for module in code.modules}
 
     def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:
         """Folder of the cell that an arm uses."""

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
+from tests.locked import lock
 from tests.project import ROOT
 
 PREPARE = {"task": "arithmetic", "seed": 1, "train": 20, "dev": 5, "test": 5, "digits": 2}
@@ -88,6 +89,7 @@ class Stages:
         self.edit(1)
         with (folder / "plan.yaml").open("w") as file:
             YAML().dump({"cells": {"prepare": {"ca": {"params": {"prepare": PREPARE}}}}}, file)
+        lock(folder)
 
     def edit(self, value: int) -> None:
         (self.folder / "pipeline" / "edited.py").write_text(f"VALUE = {value}\n")

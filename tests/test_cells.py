@@ -1,15 +1,18 @@
 """A cell's params in plan.yaml."""
 
+import copy
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import cells, plan
+from pipeline import cells, experiment, plan
 from pipeline.errors import UserError
 from pipeline.params import Params
-from tests.project import ROOT
+from tests.project import MINIATURE, ROOT
 
 TEXT = (ROOT / "plan.yaml").read_text()
 
@@ -68,3 +71,47 @@ def test_a_missing_or_unexpected_cell_is_named(
             cells.params(stage, key, Steps)
     with pytest.raises(UserError, match=r"train-more\.ca is not what this code expects"):
         cells.params("train", "ca", Steps)
+
+
+MODELS = {
+    name: next(
+        model
+        for model in vars(importlib.import_module(f"stages.{name}")).values()
+        if isinstance(model, type) and model.__name__ == f"{name.capitalize()}Params"
+    )
+    for name in sorted({group.partition("-")[0] for group in plan.GROUPS} - {"steps"})
+}
+
+
+def planned() -> Iterator[dict[str, Any]]:
+    values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
+    values["experiment"]["arms"] = list(values["arms"])
+    yield plan.expand(experiment.of(values, ""))
+    for path in [ROOT / "params.yaml", *sorted(ROOT.glob("profiles/*.yaml"))]:
+        yield plan.expand(experiment.load(path))
+
+
+def test_no_cell_leaves_a_setting_of_its_block_to_a_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A default of a block is no part of a cell's code, and might be another one in other code."""
+    seen = set()
+    for found in planned():
+        for group in plan.GROUPS:
+            stage = group.partition("-")[0]
+            for key, cell in found["cells"][group].items():
+                if stage != "steps":
+                    monkeypatch.setitem(cells._inside, (stage, key), (group, cell))
+                    cells.params(stage, key, MODELS[stage])
+                    seen.add(stage)
+    assert seen == set(MODELS)
+
+
+def test_a_cell_that_does_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, cell = next(iter(YAML(typ="safe").load(TEXT)["cells"]["pretrain"].items()))
+    for name in ("dtype", "habits"):
+        held = copy.deepcopy(cell)
+        del held["params"]["model"][name]
+        monkeypatch.setitem(cells._inside, ("pretrain", key), ("pretrain", held))
+        with pytest.raises(UserError, match=f"no {name} among its params"):
+            cells.params("pretrain", key, MODELS["pretrain"])

@@ -106,6 +106,7 @@ def stage(name, out, p, **inputs):
     module = importlib.import_module(f"stages.{name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
+        patch.setattr(cells, "check_code", lambda stage, key: None)
         module.main.__wrapped__()
     return out
 

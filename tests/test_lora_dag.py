@@ -54,12 +54,12 @@ def test_train_cells_keep_adapters_on_the_pretrained_student(project, monkeypatc
 
 
 @pytest.mark.slow
-def test_every_stage_reads_an_adapter_and_loads_what_dvc_yaml_says(project):
+def test_every_stage_reads_an_adapter_and_loads_what_its_lock_says(project):
     stages = project.yaml("dvc.lock")["stages"]
     rounds = project.yaml("plan.yaml")["cells"]["arms"]["omniopd"]["seed-0"]["round-2"]
     for stage in ("rollout", "forks", "train", "evaluate"):
         (name,) = (n for n in stages if n.endswith(f"@{rounds[stage]}"))
-        assert project.loaded(name) == project.declared(name)
+        assert project.loaded(name) <= project.reached(name)
 
 
 @pytest.mark.slow

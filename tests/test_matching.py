@@ -420,7 +420,7 @@ def test_ceilings_are_hand_computed_and_those_of_the_estimate(
     assert ceilings.ceiling(file.arm(arm), resource) == most
     expanded = plan.expand(file)
     key = expanded["cells"]["arms"][arm]["seed-0"]["round-1"]["teach"]
-    ((group, cell),) = estimate._find(expanded, key)
+    ((group, cell),) = estimate.asked(expanded, key)
     monkeypatch.chdir(tmp_path)
     guess = estimate._guessed(file.arm(arm), file.teachers["carries"], cell, group)
     if resource == "teacher_output_tokens":
@@ -535,6 +535,6 @@ def test_arms_are_trained_under_an_equal_budget_and_say_what_was_cut(small, tmp_
     assert (project.folder / "data/report/cost.png").stat().st_size > 10_000
 
     name = f"train-matched@{project.cell('omniopd', 1, 'train').name}"
-    assert project.loaded(name) == project.declared(name)
+    assert project.loaded(name) <= project.reached(name)
     project.revert()
     assert project.repro() == []

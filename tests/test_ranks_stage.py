@@ -19,6 +19,7 @@ from pipeline.engines import hf
 from pipeline.errors import UserError
 from pipeline.optimizer import save_none
 from tests import naive
+from tests.locked import lock
 from tests.project import MINIATURE, ROOT
 from tests.ranked import close
 from tests.telling import gone, wait_for
@@ -70,6 +71,7 @@ class Cells:
             for name, (x, y, more) in CELLS.items()
         }
         (folder / "plan.yaml").write_text(json.dumps({"cells": {"train": cells}}))
+        lock(folder)
 
     def start(self, cell, processes, out, keep=0.0, device="cpu", server=()):
         """A train stage; what it says goes to OUT.log."""

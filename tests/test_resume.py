@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save
 
 from pipeline import cells, resume
+from pipeline.errors import STATUS, UserError
 from pipeline.params import Runtime
 from tests.project import Project
 from tests.telling import killed
@@ -58,6 +59,11 @@ class Stage:
     def run(self):
         """What an undisturbed process says."""
         assert self.start().wait() == 0, self.log.read_text()
+        return self.log.read_text()
+
+    def refused(self):
+        """What a process says that ends with the status of bad input."""
+        assert self.start().wait() == STATUS
         return self.log.read_text()
 
     def killed_at_work(self, seconds):
@@ -206,9 +212,12 @@ def test_what_is_kept_of_other_inputs_or_damaged_is_named_removed_and_not_used(s
     again(whole[:-5] + b"01234", "its checksum is another")
     code = found.project.folder / "pipeline" / "objectives" / "opd.py"
     text = code.read_text()
-    code.write_text(text + "\n# edited\n")
+    code.write_text(text.replace("1.0)", "1.0 + 0.0)"))
+    assert "Run `omniopd plan`" in found.refused()
+    found.project.run("omniopd", "plan")
     again(whole, "of other params, inputs or code")
-    code.write_text(text)
+    code.write_text(f"# a comment\n{text}")
+    found.project.run("omniopd", "plan")
     path.parent.mkdir(parents=True)
     path.write_bytes(whole)
     assert RESUMED in found.run()  # so that it was the edit that made the difference
@@ -235,6 +244,7 @@ def test_a_killed_cell_that_is_still_in_the_plan_is_not_forgotten(stage):
 def state(tmp_path, monkeypatch):
     """What is kept of a cell whose inputs are one file."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cells, "check_code", lambda stage, key: None)
     (tmp_path / "input.bin").write_bytes(b"1")
     (tmp_path / "plan.yaml").write_text("cells: {train: {c1: {params: {lr: 1.0}, file: input}}}")
     text = "stages: {train: {do: {deps: ['${item.file}.bin']}}}"
@@ -242,7 +252,7 @@ def state(tmp_path, monkeypatch):
     args = SimpleNamespace(cell="c1", out=tmp_path / "out")
 
     def opened(**runtime):
-        resume._deps.cache_clear()
+        resume.deps.cache_clear()
         return resume.State("train", args, Runtime(**{"keep_seconds": 1e-6, **runtime}))
 
     return opened
@@ -336,14 +346,16 @@ def test_a_full_disk_is_a_warning_and_leaves_what_was_kept_before(state, caplog)
     assert [path.read_bytes() for path in found.folder.iterdir()] == [before]
 
 
-def test_code_that_is_edited_while_the_stage_runs_is_no_base_to_go_on_from(state, caplog):
-    deps = "stages: {train: {do: {deps: ['${item.file}.bin', code.py]}}}"
-    resume.DAG.write_text(deps)
-    cells.Path("code.py").write_text("")
-    os.utime("code.py", (time.time() + 10, time.time() + 10))
+def test_code_that_is_edited_while_the_stage_runs_is_no_base_to_go_on_from(
+    state, caplog, monkeypatch
+):
+    def other(stage, key):
+        raise UserError("code/train-sft.lock is of other code")
+
+    monkeypatch.setattr(cells, "check_code", other)
     found = state()
     found.keep("train", ROW, None)
-    assert "code.py was edited while the stage ran" in caplog.text
+    assert "nothing is kept to go on from: code/train-sft.lock is of other code" in caplog.text
     assert not found.due()
     assert not resume.FOLDER.exists()
 

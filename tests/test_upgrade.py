@@ -16,6 +16,7 @@ import pytest
 from pipeline import tables
 from pipeline.judgments.archive import fault
 from pipeline.judgments.store import Store
+from pipeline.plan import upstream
 from tests.project import Project
 from tests.servers import Pure
 
@@ -32,7 +33,16 @@ def opened(request, tmp_path_factory):
     shutil.copy(folder / "plan.yaml", folder / "plan.before.yaml")
     found.run("omniopd", "plan")
     found.run("dvc", "checkout", check=False)  # the page is not there, nor what is new
+    found.said = found.run("omniopd", "plan").stdout
     return found
+
+
+def test_the_plan_says_that_cells_depended_on_code_in_another_way(opened):
+    cells = set(opened.yaml("dvc.lock")["stages"]) & set(upstream(opened.yaml("plan.yaml")))
+    assert f"{len(cells)} cells ran when each file of code was a dependency" in opened.said
+    assert "Run `omniopd verify-code` first" in opened.said
+    assert "78 answers of hosted teachers, 78 of them in the store" in opened.said
+    assert "at most $0.00" in opened.said
 
 
 def test_every_key_of_an_old_store_is_what_this_version_computes(opened):

@@ -3,12 +3,12 @@
 A scheduler is a file of this folder with `positions(response)`, and its name in SCHEDULERS.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.chosen import chosen
 from pipeline.params import file_of
 
 SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance")
@@ -31,7 +31,7 @@ Scheduler = Callable[[Response], list[int]]  # chunk starts t, ascending, with t
 
 def load(name: str) -> Scheduler:
     """The scheduler called `name`. (embedding-variance asks the student: stages/forks.py.)"""
-    found: Scheduler = importlib.import_module(f"pipeline.schedulers.{file_of(name)}").positions
+    found: Scheduler = chosen("pipeline.schedulers", file_of(name), "positions")
     return found
 
 

@@ -6,12 +6,12 @@ PARTIAL too, and its file says of which texts with `unseen(texts)`.
 """
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from pipeline.chosen import chosen
 from pipeline.params import file_of
 from pipeline.text import left_stripped, whole
 
@@ -68,7 +68,7 @@ def unseen(texts: Sequence[str], metric: str) -> list[bool]:
     """Of each text, whether it holds something that the metric does not see."""
     if metric not in PARTIAL:
         return [False] * len(texts)
-    find: Unseen = _module(metric).unseen
+    find: Unseen = chosen("pipeline.similarity", file_of(metric), "unseen")
     return find([_cleaned(text) for text in texts])
 
 
@@ -83,9 +83,5 @@ def blind(metric: str, count: int, texts: int) -> str:
 
 def load(metric: str) -> Measure:
     """The metric called `metric`."""
-    found: Measure = _module(metric).measure
+    found: Measure = chosen("pipeline.similarity", file_of(metric), "measure")
     return found
-
-
-def _module(metric: str) -> Any:
-    return importlib.import_module(f"pipeline.similarity.{file_of(metric)}")

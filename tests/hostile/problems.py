@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.hostile.row import Row
+from tests.locked import lock
 
 KEY = "c00000000"
 Content = bytes | str | Callable[[Path], Any]
@@ -36,6 +37,7 @@ def _prepared(prepare: dict[str, Any]) -> list[str]:
     cell = {"params": {"prepare": prepare}, "rows": "x"}
     plan = {"cells": {"prepare-rows": {KEY: cell}}}
     Path("plan.yaml").write_text(json.dumps(plan), encoding="utf-8")
+    lock(Path())
     return ["stages.prepare", "--cell", KEY, "--out", f"data/prepare/{KEY}"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline import dag, experiment, plan
+from pipeline.behaviour import locks, variants
 from tests.project import MINIATURE
 
 TEXT = MINIATURE.read_text(encoding="utf-8")
@@ -17,6 +18,11 @@ TEXT = MINIATURE.read_text(encoding="utf-8")
 def planned() -> str:
     """plan.yaml as `omniopd plan` writes it for the miniature."""
     return dag._text(plan.expand(experiment.load(MINIATURE)))
+
+
+@functools.cache
+def _locks() -> dict[str, str]:
+    return locks.texts(variants.of_plan(plan.expand(experiment.load(MINIATURE))).values())
 
 
 @functools.cache
@@ -39,6 +45,10 @@ def put(folder: Path, text: str | bytes = TEXT) -> None:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     (folder / "params.yaml").write_bytes(data)
     (folder / "plan.yaml").write_text(planned(), encoding="utf-8")
+    for name, text in _locks().items():
+        path = folder / locks.path(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def pattern(text: str) -> str:

@@ -1,0 +1,78 @@
+"""Locks as they were when cells ran. dvc.lock knows their hashes alone, and DVC keeps no deps.
+
+What `omniopd plan` replaces is kept in .code/ for as long as dvc.lock names it; older ones, and
+those of a clone, are in the history of git.
+"""
+
+import hashlib
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.behaviour import locks
+from pipeline.tables import replacing
+
+KEPT = Path(".code")
+MOST = 500  # versions of one lock that are looked at in git
+
+
+def dependency(stage: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Variant and md5 of the lock that a stage of dvc.lock ran with; None where it had none."""
+    for dep in stage.get("deps", ()):
+        place = Path(dep["path"])
+        if place.parent == locks.FOLDER and place.suffix == ".lock":
+            return place.stem, dep["md5"]
+    return None
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def keep(before: Iterable[str], stages: Mapping[str, Any]) -> None:
+    """Keep those of the replaced texts that stages of dvc.lock ran with, and no others."""
+    named = {found[1] for stage in stages.values() if (found := dependency(stage))}
+    for text in before:
+        if (name := md5(text)) in named:
+            with replacing(KEPT / f"{name}.lock") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    for old in KEPT.glob("*.lock"):
+        if old.stem not in named:
+            old.unlink()
+
+
+def text(variant: str, wanted: str) -> str | None:
+    """The lock of this md5; None where it is neither here nor in git."""
+    for found in _versions(variant, wanted):
+        if md5(found) == wanted:
+            return found
+    return None
+
+
+def _versions(variant: str, wanted: str) -> Iterator[str]:
+    for place in (locks.path(variant), KEPT / f"{wanted}.lock"):
+        if place.is_file():
+            yield place.read_text(encoding="utf-8")
+    listed = _git("log", "--all", "--format=", "--raw", "--no-abbrev", "--", locks.path(variant))
+    blobs = dict.fromkeys(line.split()[3] for line in listed.splitlines() if line[:1] == ":")
+    for blob in list(blobs)[:MOST]:
+        if blob.strip("0"):
+            yield _git("cat-file", "blob", blob)
+
+
+def committed_plan() -> dict[str, Any]:
+    """plan.yaml as git has it last; nothing outside of a repository."""
+    from ruamel.yaml import YAML
+
+    found = _git("show", "HEAD:./plan.yaml")
+    return dict(YAML(typ="safe", pure=True).load(found)) if found else {}
+
+
+def _git(*arguments: str | Path) -> str:
+    """What git prints; nothing outside of a repository, or without git."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""

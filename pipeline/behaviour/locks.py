@@ -1,0 +1,130 @@
+"""code/VARIANT.lock: what the cells of a variant run. Written by `omniopd plan`, and committed.
+
+A cell depends on its variant's lock and on no file of code. Each stage compares the lock with the
+code that it is about to run, before it reads anything.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import platformdirs
+
+from pipeline.behaviour import files
+from pipeline.behaviour.code import CALLS, Code
+from pipeline.behaviour.variants import Variant
+from pipeline.errors import UserError
+from pipeline.tables import replacing
+
+FOLDER = Path("code")
+HEADER = "# What cells of this variant run. Made by `omniopd plan`; commit it, do not edit it.\n"
+MOST = 4000  # digests that are remembered
+
+
+def path(variant: str) -> Path:
+    return FOLDER / f"{variant}.lock"
+
+
+def texts(variants: Iterable[Variant]) -> dict[str, str]:
+    """What each lock is to hold for the code of this process. Raises UserError."""
+    return {name: HEADER + code.text() for name, code in codes(variants).items()}
+
+
+def codes(variants: Iterable[Variant]) -> dict[str, Code]:
+    """The code of variants, as this process would run it. Raises UserError."""
+    found = files.read(files.root())
+    key, known, rest = files.key(found), dict[str, Code](), list[Variant]()
+    for variant in variants:
+        place = _known(key, variant)
+        try:
+            known[variant.name] = _loaded(place)
+        except (OSError, ValueError, TypeError):  # not known yet, or not whole
+            rest.append(variant)
+    if rest:
+        from pipeline.behaviour.reading import digest
+        from pipeline.behaviour.reading.source import Tree
+        from pipeline.behaviour.reading.symbols import Unclear
+
+        try:
+            made = digest.codes(Tree(found), rest)
+        except (Unclear, SyntaxError) as error:
+            raise UserError(f"code of {files.root()}: {error}") from error
+        for variant in rest:
+            _remember(_known(key, variant), made[variant.name])
+        known |= made
+    return known
+
+
+def write(variants: Mapping[str, Variant], root: Path = Path()) -> dict[str, str]:
+    """Write the locks below `root` that are other than they were, and remove those of no variant.
+
+    What was there of both, by the variant's name. Raises UserError.
+    """
+    wanted, before = texts(variants.values()), dict[str, str]()
+    folder = root / FOLDER
+    for left in folder.glob("*.lock"):
+        found = left.read_text(encoding="utf-8")
+        if found != wanted.get(left.stem):
+            before[left.stem] = found
+        if left.stem not in wanted:
+            left.unlink()
+    for name, text in wanted.items():
+        place = root / path(name)
+        if name in before or not place.is_file():
+            with replacing(place) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return before
+
+
+def read(variant: str) -> str | None:
+    """The lock as it is on disk; None where there is none."""
+    try:
+        return path(variant).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def check(variants: Iterable[Variant]) -> dict[str, Code]:
+    """The code of variants. Raises UserError unless their locks say what it does."""
+    made = codes(variants)
+    for name, code in made.items():
+        if (found := read(name)) != (text := HEADER + code.text()):
+            state = "does not exist" if found is None else _differs(found, text)
+            raise UserError(
+                f"{path(name)} {state}. It has to say what the code in {files.root()} does. Run "
+                "`omniopd plan`, then `dvc repro`; `omniopd why` says what changed."
+            )
+    return made
+
+
+def _differs(found: str, wanted: str) -> str:
+    old, new = found.splitlines(), wanted.splitlines()
+    lines = [line for line in new if line not in old] or [line for line in old if line not in new]
+    names = list(dict.fromkeys(line.rpartition(" ")[0] for line in lines))
+    names = [name for name in names if name != CALLS] or names
+    most = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"is of other code: {most or 'its lines'} changed since"
+
+
+def _known(key: str, variant: Variant) -> Path:
+    """Where the digest of a variant is remembered: by the content of every file."""
+    return platformdirs.user_cache_path("omniopd") / "code" / f"{key[:32]}-{variant.name}.json"
+
+
+def _loaded(place: Path) -> Code:
+    values = json.loads(place.read_text(encoding="utf-8"))
+    places = tuple((line, where) for line, where in values.pop("places"))
+    return Code(places=places, **{name: tuple(x) for name, x in values.items()})
+
+
+def _remember(place: Path, code: Code) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            temporary.write_text(json.dumps(asdict(code)), encoding="utf-8")
+        if len(known := list(place.parent.glob("*.json"))) > MOST:
+            for old in sorted(known, key=lambda x: x.stat().st_mtime)[: MOST // 2]:
+                old.unlink(missing_ok=True)
+    except (OSError, UserError):  # no place for what is known
+        return
