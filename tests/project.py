@@ -117,8 +117,7 @@ class Project:
         _, _, key = name.partition("@")
         files = set(json.loads((self.folder / ".loaded" / key).read_text()))
         # these only decide whether and in which process a stage runs
-        files -= {"pipeline/forkserver.py", "pipeline/forked.py"}
-        files = {file for file in files if not file.startswith("pipeline/behaviour/")}
+        files = {file for file in files if not file.startswith(MACHINERY)}
         return files | {child for file, child in CHILDREN.items() if file in files}
 
     def reached(self, name: str) -> set[str]:
@@ -138,6 +137,9 @@ class Project:
         return self.folder / (key if "/" in key else f"data/{stage}/{key}")
 
 
+MACHINERY = (  # code that is part of no lock, as it never changes what a stage writes
+    *("pipeline/behaviour/", "pipeline/forkserver.py", "pipeline/forked.py", "stages/__init__.py"),
+)
 CHILDREN = {  # by the file that starts them: what their processes alone load
     "pipeline/ranks.py": "pipeline/sharded.py",
     "pipeline/engines/vllm.py": "pipeline/engines/vllm_worker.py",

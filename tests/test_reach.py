@@ -11,9 +11,7 @@ from pipeline.behaviour.reading import digest
 from pipeline.behaviour.reading.closure import Reader
 from pipeline.behaviour.reading.source import Tree
 from tests.conftest import ARMS
-from tests.project import ROOT, Project
-
-MACHINERY = ("pipeline/behaviour/", "pipeline/forkserver.py", "stages/__init__.py")
+from tests.project import MACHINERY, ROOT, Project
 
 
 @pytest.mark.slow

@@ -186,8 +186,7 @@ def test_a_cell_of_steps_loads_what_its_lock_says(four):
             continue
         seen.add(group)
         own = {f for f in files if f.startswith(("pipeline/", "stages/"))}
-        own -= {f for f in own if f.startswith("pipeline/behaviour/")}
-        own -= {"pipeline/forkserver.py"}
+        own = {f for f in own if not f.startswith(MACHINERY)}
         own |= {f"stages/{stage}.py" for stage in groups[group][key]["params"]["stages"]}
         assert own <= four.reached(name), name
     assert seen == set(KINDS)

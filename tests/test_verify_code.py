@@ -1,5 +1,6 @@
 """Edits of code in a project that ran, by the stages that DVC then runs; and what is accepted."""
 
+import json
 import re
 import shutil
 
@@ -23,6 +24,12 @@ def edit(project, path, old, new):
     file.write_text(file.read_text().replace(old, new))
 
 
+def bought(project):
+    """What the ledger says, but for how often stored answers were read."""
+    found = json.loads(ledger(project))
+    return [line for line in json.dumps(found, indent=1).splitlines() if "reused" not in line]
+
+
 def stages(project):
     """dvc.lock by stage, without when its cells ran."""
     return project.yaml("dvc.lock")["stages"]
@@ -37,7 +44,7 @@ def test_edits_run_what_they_change_and_equal_bytes_are_accepted(project):
     assert project.repro() == []
     assert {p.name: p.read_text() for p in project.folder.glob("code/*.lock")} == locks
     # the same done otherwise: other code, and equal bytes
-    before, bought = stages(project), ledger(project)
+    before, paid = stages(project), bought(project)
     edit(project, "pipeline/objectives/sft.py", "correct=False)", "correct=not True)")
     edit(project, "stages/teach.py", "sorted(found.items())", "sorted(list(found.items()))")
     said = project.run("omniopd", "plan").stdout
@@ -51,7 +58,7 @@ def test_edits_run_what_they_change_and_equal_bytes_are_accepted(project):
     changed = {name for name in after if after[name] != before[name]}
     assert groups(changed) == {"plan": 1, "train-sft": 1, "teach": 1, "teach-solutions": 1}
     assert all(after[name]["outs"] == before[name]["outs"] for name in changed)
-    assert ledger(project) == bought
+    assert bought(project) == paid
     assert not (project.folder / ".verify-code").exists()
     # other bytes are not accepted
     edit(project, "pipeline/objectives/sft.py", "Terms(signal_T,", "Terms(signal_T * 2,")
@@ -74,11 +81,11 @@ def test_a_project_that_ran_on_files_of_code_is_accepted_whole(project):
                 dep.update(path="stages/train.py", md5="0" * 32)
     yaml.dump(held, path)
     shutil.rmtree(project.folder / ".dvc/cache/runs")  # as after an upgrade, nothing is known there
-    bought = ledger(project)
+    paid = bought(project)
     assert "when each file of code was a dependency" in project.run("omniopd", "plan").stdout
     said = project.run("omniopd", "verify-code").stdout
     assert "run again" not in said
     assert groups(project.repro()) == AGAIN
-    assert ledger(project) == bought
+    assert bought(project) == paid
     for name, stage in stages(project).items():
         assert name == "plan" or history.dependency(stage)
