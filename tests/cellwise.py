@@ -40,6 +40,8 @@ def main() -> None:
         for own in [own for own in sys.modules if own.split(".")[0] in OWN]:
             del sys.modules[own]
         sys.argv = [module, *rest]
+        if calls is not None:
+            calls.taken()  # of what is done here
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         loaded[name] = [*_files(), module.replace(".", "/") + ".py"]
         if calls is not None:
@@ -64,10 +66,10 @@ class _Calls:
         """Since the last time."""
         found, self.seen = self.seen.values(), {}
         root = os.getcwd() + os.sep
-        own = [code for code in found if os.path.abspath(code.co_filename).startswith(root)]
-        functions = [code for code in own if code.co_flags & FUNCTION]
-        names = {(os.path.abspath(x.co_filename)[len(root) :], x.co_qualname) for x in functions}
-        return sorted(names)
+        functions = [code for code in found if code.co_flags & FUNCTION]
+        places = {(os.path.abspath(x.co_filename), x.co_qualname) for x in functions}
+        own = {(path.removeprefix(root), name) for path, name in places if path.startswith(root)}
+        return sorted((path, name) for path, name in own if path.split(os.sep)[0] in OWN)
 
 
 def _files() -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 from pipeline import compute, estimate, experiment, flow, plan, steps, tables
 from pipeline.errors import UserError
 from pipeline.judgments.store import Store
-from tests.project import MINIATURE, ROOT, Project
+from tests.project import MACHINERY, MINIATURE, ROOT, Project
 
 TINY = {"kind": "llama", "hidden": 16, "layers": 1, "heads": 2, "mlp": 32}
 LORA = {"rank": 4, "alpha": 8.0, "targets": ["q_proj", "down_proj"]}
