@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 BUSY_SECONDS = 5.0  # for which a locked database is waited for
-NICENESS = 10  # the cells go first
+NICENESS = 5  # the cells go first
 MOST_EARLIER = 10  # runs that are told later than they ran
 DAMAGED = {sqlite3.SQLITE_NOTADB: "not-a-database", sqlite3.SQLITE_CORRUPT: "corrupt"}
 SETTINGS = {

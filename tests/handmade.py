@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from pipeline import plan, tables
 from pipeline.experiment import load
+from tests.locked import lock
 from tests.project import MINIATURE
 
 ALPHABET = sorted(set("0123456789+=,;#?ab <script>alert(1)</script>\nü"))
@@ -58,6 +59,7 @@ def experiment(folder: Path) -> dict[str, Any]:
     }
     with (folder / "plan.yaml").open("w") as file:
         YAML().dump({"cells": {"report": {"creport": {"params": found}}}}, file)
+    lock(folder)
     return found
 
 

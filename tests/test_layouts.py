@@ -26,7 +26,7 @@ from pipeline import text as texts
 from pipeline.engines import hf, pretrained
 from pipeline.errors import UserError
 from pipeline.exports import card
-from pipeline.params import HubInit
+from pipeline.params import Habits, HubInit
 from pipeline.tasks.prompts import Prepare
 from tests import engines, layouts
 from tests.layouts import ASKED, LAYOUTS
@@ -92,7 +92,8 @@ EVALUATE = {
     "max_new_tokens": NEW,
 }
 MORE = {"Gemma2": {"head_dim": 32}, "Granite": {"logits_scaling": 8.0}}
-MODEL = {"steps": 0, "batch_size": 1, "lr": 1e-3}
+MODEL = {"steps": 0, "batch_size": 1, "lr": 1e-3, "dtype": "float32"}
+MODEL |= {"habits": Habits().model_dump(mode="json")}
 HAND = "schön, 你好 🦄🚀: größer!\nДым, 12."  # in each script, some of it bytes alone
 WORDS = ("carried ", "schön ", "你好 ", "12 + 3 = 15, ", "🦄", "\nThe end. ", "размер ")
 

@@ -104,10 +104,10 @@ class Cells:
     def kept(self, cell):
         return self.folder / ".resume" / f"train-{cell}" / "train.safetensors"
 
-    def at_work(self, process, cell):
+    def at_work(self, process, cell, out):
         """Its ranks, once it has kept a step."""
         wait_for(lambda: self.kept(cell).is_file() or process.poll() is not None)
-        assert process.poll() is None
+        assert process.poll() is None, self.log(out).read_text()
         ranks_of_it = psutil.Process(process.pid).children(recursive=True)
         assert len(ranks_of_it) >= 2
         return ranks_of_it
@@ -178,7 +178,7 @@ def all_gone(several):
 @pytest.mark.slow
 def test_a_killed_group_leaves_no_rank_and_goes_on_with_any_number_of_them(cells, straight):
     process = cells.start("long", 2, "killed", keep=1e-3)
-    several = cells.at_work(process, "long")
+    several = cells.at_work(process, "long", "killed")
     process.kill()
     process.wait()
     all_gone(several)
@@ -198,7 +198,7 @@ def test_a_killed_group_leaves_no_rank_and_goes_on_with_any_number_of_them(cells
 
 def test_a_rank_that_dies_ends_the_others_and_the_stage_says_so(cells):
     process = cells.start("long", 2, "lost", keep=1e-3)
-    several = cells.at_work(process, "long")
+    several = cells.at_work(process, "long", "lost")
     second = next(rank for rank in several if rank.environ()[ranks.ENV].startswith("1 "))
     second.send_signal(signal.SIGKILL)
     assert process.wait(60) == 2  # of every UserError

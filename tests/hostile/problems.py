@@ -55,7 +55,12 @@ def problems(name: str, content: Content, found: str, **fields: Any) -> Row:
     def make(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
         _put(folder / "set.jsonl", content)
         named = fields or {"prompt": "q", "answer": "a"}
-        one = {"file": "set.jsonl", "splits": ["train", "dev", "test"], **named}
+        one = {
+            "file": "set.jsonl",
+            "splits": ["train", "dev", "test"],
+            "hub_split": "train",
+            **named,
+        }
         counts = {"train": 1, "dev": 1, "test": 1}
         values = {
             "task": "math",
