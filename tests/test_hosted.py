@@ -122,6 +122,7 @@ def test_a_whole_round_runs_with_a_teacher_that_is_only_http(project, server):
     assert {"temperature", "top_p", "seed", "max_tokens"} <= set(server.answers[0])
 
 
+@pytest.mark.slow  # as test_dag and test_verify_code look at other variants
 def test_hosted_cells_load_what_their_locks_say(project):
     def end(request, reply):
         for choice in reply["choices"]:

@@ -123,6 +123,7 @@ def test_copies_and_parts_of_an_engine_give_what_one_gives(folder, installed):
         assert dict(engine.sample(jobs(), settings())) == wanted
 
 
+@pytest.mark.slow  # as test_vllm_resident kills a stage with its engine, too
 @services
 def test_an_engine_dies_with_the_stage_that_started_it(folder, installed, tmp_path):
     script = (
