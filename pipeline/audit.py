@@ -9,7 +9,6 @@ there, and before anything is sampled or bought, it shows what student and teach
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +25,6 @@ from pipeline import (
     preflight,
     processes,
     prompt_view,
-    reaper,
-    stopping,
     tables,
     teachers,
     yaml_files,
@@ -49,6 +46,7 @@ PATHS = {  # of an input of a cell: its argument on the stage's command line
     "teacher": "{}",
     "tokenizer": "{}/checkpoint/tokenizer.json",
 }
+KEPT = "finished stages and all answers are kept. Run the same command again to go on."
 
 
 def audit(options: Options) -> Path:
@@ -179,7 +177,8 @@ def _run(
         if (_folder(folder, name) / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
-        if _status([*command(stage, key, cell)], folder, path):
+        environment = {**os.environ, "PYTHONPATH": path}
+        if processes.status([*command(stage, key, cell)], folder, environment, KEPT):
             named = (
                 " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
             )
@@ -188,23 +187,6 @@ def _run(
                 "that and run the same command again: finished stages are not repeated, answers "
                 "are kept."
             )
-
-
-def _status(command: list[str], folder: Path, path: str) -> int:
-    """The exit status of a stage. Raises Stopped, after its end, where a signal asked for that."""
-    try:
-        with stopping.heard(), reaper.watched():
-            environment = {**os.environ, "PYTHONPATH": path}
-            process = subprocess.Popen(command, cwd=folder, env=environment)
-            try:
-                return process.wait()
-            except stopping.Asked:
-                processes.end([process.pid])
-                raise
-    except stopping.Asked as asked:
-        raise stopping.Stopped(
-            "finished stages and all answers are kept. Run the same command again to go on.", asked
-        ) from None
 
 
 def command(stage: str, key: str, cell: dict[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,15 +197,14 @@ async def _earlier(client: "PrefectClient", flow: Any, run: str) -> None:
     found.sort(key=lambda path: path.stat().st_mtime)
     for path in found[-MOST_EARLIER:]:
         mirror = None
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
+        # its run may have been killed while it wrote: what can be read counts
+        with suppress(ValueError, KeyError, TypeError):
+            for line in path.read_bytes().splitlines():
                 told = json.loads(line)
-            except json.JSONDecodeError:  # its run was killed while it wrote
-                break
-            if mirror is None:
-                mirror = await _begun(client, flow, told)
-            else:
-                await mirror.told(told)
+                if mirror is None:
+                    mirror = await _begun(client, flow, told)
+                else:
+                    await mirror.told(told)
     for path in found:
         path.unlink(missing_ok=True)
 

@@ -91,12 +91,12 @@ def listed(folder: Path) -> bytes:
     return json.dumps(entries, sort_keys=True).encode()
 
 
-def files(folder: Path, found: dict[str, Out]) -> Iterator[tuple[Path, str, str]]:
+def files(folder: Path, found: dict[str, Out]) -> Iterator[tuple[str, str, str]]:
     """(path, MD5, cell) of every file that outs consist of, there or not. A folder whose listing
     is not in the cache at `folder` is left out."""
     for path, out in found.items():
         if out.oid.endswith(FOLDER):
             for name, oid in (listing(folder, out.oid) or {}).items():
-                yield Path(path, name), oid, out.cell
+                yield f"{path}/{name}", oid, out.cell
         else:
-            yield Path(path), out.oid, out.cell
+            yield path, out.oid, out.cell

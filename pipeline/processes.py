@@ -5,8 +5,11 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import psutil
+
+from pipeline import reaper, stopping
 
 GRACE_SECONDS = 5.0  # from the interrupt, on which stages clean up, to the kill
 
@@ -70,6 +73,23 @@ class Processes:
             self.stopping = True
             running = [process.pid for process in self._running]
         end(running)
+
+
+def status(command: Sequence[str], folder: Path, environment: dict[str, str], kept: str) -> int:
+    """The exit status of a command in `folder`, which ends with us, however that is.
+
+    Raises stopping.Stopped, after its end, where a signal asked for that; `kept` says what is.
+    """
+    try:
+        with stopping.heard(), reaper.watched():
+            process = subprocess.Popen(command, cwd=folder, env=environment)
+            try:
+                return process.wait()
+            except stopping.Asked:
+                end([process.pid])
+                raise
+    except stopping.Asked as asked:
+        raise stopping.Stopped(kept, asked) from None
 
 
 def end(pids: Iterable[int]) -> None:

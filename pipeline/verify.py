@@ -4,6 +4,8 @@ DVC's cache, the outs in the workspace, a remote, the judgment store and .resume
 what it once hashed: a flipped bit in its cache is restored and used without a word.
 """
 
+import functools
+import glob
 import hashlib
 import os
 import shutil
@@ -46,7 +48,7 @@ class Found:
             self.mended.append(f"{what}: {mended}")
 
 
-def hashed(paths: Iterable[Path], found: Found, what: str) -> list[str]:
+def hashed(paths: Iterable[str], found: Found, what: str) -> list[str]:
     """MD5 of each file, in their order."""
     batches = list(_batches(paths))
     size = sum(size for _, size in batches)
@@ -66,12 +68,12 @@ def _read(batch: tuple[list[str], int]) -> list[str]:
     return [objects.md5(path) for path in batch[0]]
 
 
-def _batches(paths: Iterable[Path]) -> Iterator[tuple[list[str], int]]:
+def _batches(paths: Iterable[str]) -> Iterator[tuple[list[str], int]]:
     names: list[str] = []
     size = 0
     for path in paths:
-        names.append(str(path))
-        size += path.stat().st_size
+        names.append(path)
+        size += os.stat(path).st_size
         if size >= BATCH:
             yield names, size
             names, size = [], 0
@@ -85,28 +87,39 @@ class Verifier:
     def __init__(self, repair: bool, remote: bool) -> None:
         self.found = Found()
         self._repair, self._remote = repair, remote
-        self._repo = _repo()
-        self._cache = Path(self._repo.cache.local.path)
+        self._cache = _cache()
         self._outs = objects.outs()
-        self._users = self._index()
 
-    def _index(self) -> dict[str, list[tuple[Path, str]]]:
+    @functools.cached_property
+    def _repo(self) -> "Repo":
+        """Only a remote needs it: it takes as long to load as a gigabyte to read."""
+        from dvc.repo import Repo
+
+        return Repo()
+
+    @functools.cached_property
+    def _users(self) -> dict[str, list[tuple[Path, str]]]:
         """Files or folders, and their cells, by the MD5 that they have in dvc.lock."""
         users: dict[str, list[tuple[Path, str]]] = defaultdict(list)
         for path, out in self._outs.items():
             if out.oid.endswith(objects.FOLDER):
                 users[out.oid].append((Path(path), out.cell))
         for file, oid, cell in objects.files(self._cache, self._outs):
-            users[oid].append((file, cell))
+            users[oid].append((Path(file), cell))
         return users
 
     def cache(self) -> None:
         """Objects whose content is not what their name says."""
-        there = [path for path in self._cache.glob("??/*") if len(path.stem) == 30]
-        for path, digest in zip(there, hashed(there, self.found, "cache"), strict=True):
-            oid = path.parent.name + path.name
+        there = {
+            f"{folder}/{name}": Path(folder).name + name
+            for folder in glob.glob(f"{glob.escape(str(self._cache))}/??")
+            for name in os.listdir(folder)
+            if len(name.removesuffix(objects.FOLDER)) == 30
+        }
+        digests = hashed(there, self.found, "cache")
+        for (path, oid), digest in zip(there.items(), digests, strict=True):
             if digest != oid.removesuffix(objects.FOLDER):
-                self._object(path, oid)
+                self._object(Path(path), oid)
 
     def _object(self, path: Path, oid: str) -> None:
         users = self._users.get(oid, [])
@@ -161,15 +174,16 @@ class Verifier:
 
     def workspace(self) -> None:
         """Outs that are neither what dvc.lock says nor anything else that the cache has whole."""
-        self._users = self._index()  # listings may have been restored
-        wanted: dict[Path, tuple[str, str]] = {}
-        for path, oid, cell in objects.files(self._cache, self._outs):
-            if path.is_file():
-                wanted[path] = oid, cell
+        vars(self).pop("_users", None)  # listings may have been restored
+        wanted: dict[str, tuple[str, str]] = {}
+        for file, oid, cell in objects.files(self._cache, self._outs):
+            if os.path.isfile(file):
+                wanted[file] = oid, cell
         digests = hashed(wanted, self.found, "workspace")
-        for (path, (oid, cell)), digest in zip(wanted.items(), digests, strict=True):
+        for (file, (oid, cell)), digest in zip(wanted.items(), digests, strict=True):
             if digest == oid or objects.place(self._cache, digest).is_file():
                 continue  # the second is of a run that dvc.lock does not have yet
+            path = Path(file)
             mended = None
             if not self._repair:
                 if not objects.place(self._cache, oid).is_file():
@@ -207,11 +221,13 @@ class Verifier:
 
     def store(self) -> None:
         """The judgment store, if there is one."""
-        from pipeline.judgments import archive, database, repair, store
+        from pipeline.judgments import database, store
 
         url = database.parse(store.url())
         if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
             return
+        from pipeline.judgments import archive, repair
+
         with store.Store(store.url()) as opened:
             if self._repair:
                 done = repair.repair(opened)
@@ -257,14 +273,21 @@ def verify(repair: bool, remote: bool) -> Found:
     return one.found
 
 
-def _repo() -> "Repo":
+def _cache() -> Path:
+    """Where the objects of DVC's cache lie, wherever that is set. Raises UserError."""
+    from dvc.config import Config
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
+    folder = Path(".dvc").absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: not found, wanted a project of DVC. Run this in the project's folder."
+        )
     try:
-        return Repo()
+        found = Config(str(folder))["cache"].get("dir")
     except DvcException as error:
         raise UserError(f"DVC cannot open the project here: {error}") from error
+    return Path(found or folder / "cache") / "files" / "md5"
 
 
 def _good(copy: Path, oid: str, damaged: Path) -> bool:

@@ -78,7 +78,7 @@ def of(path):
     """The object that dvc.lock names for a file, or for a folder's listing."""
     cache = objects.cache()
     for file, oid, _ in objects.files(cache, objects.outs()):
-        if file == path:
+        if file == str(path):
             return objects.place(cache, oid)
     return objects.place(cache, objects.outs()[str(path)].oid)
 

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from ruamel.yaml import YAML
 
-from pipeline import cells, dag, objects, processes, reaper, resume, steps, stopping, yaml_files
+from pipeline import cells, dag, objects, processes, resume, steps, yaml_files
 from pipeline.behaviour import files, history, locks, why
 from pipeline.errors import UserError
 from pipeline.judgments.store import url
@@ -185,20 +184,9 @@ def _run(found: dict[str, Any], name: str) -> int:
     content = found["cells"][group][key]
     module, arguments = steps.command(steps.Inner(0, group.partition("-")[0], key, group, content))
     path = os.pathsep.join([str(files.root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    try:
-        with stopping.heard(), reaper.watched():
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=FOLDER,
-                env={**dag.environment(), "PYTHONPATH": path, "JUDGMENTS_URL": _store()},
-            )
-            try:
-                return process.wait()
-            except stopping.Asked:
-                processes.end([process.pid])
-                raise
-    except stopping.Asked as asked:
-        raise stopping.Stopped("what was accepted stays so.", asked) from None
+    environment = {**dag.environment(), "PYTHONPATH": path, "JUDGMENTS_URL": _store()}
+    command = [sys.executable, "-m", module, *arguments]
+    return processes.status(command, FOLDER, environment, "what was accepted stays so.")
 
 
 def _store() -> str:

@@ -4,9 +4,9 @@ A cell depends on its variant's lock and on no file of code. Each stage compares
 code that it is about to run, before it reads anything.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -19,7 +19,7 @@ from pipeline.tables import replacing
 
 FOLDER = Path("code")
 HEADER = "# What cells of this variant run. Made by `omniopd plan`; commit it, do not edit it.\n"
-MOST = 4000  # digests that are remembered
+LIMIT = 1 << 28  # bytes of digests that are remembered
 
 
 def path(variant: str) -> Path:
@@ -34,26 +34,22 @@ def texts(variants: Iterable[Variant]) -> dict[str, str]:
 def codes(variants: Iterable[Variant]) -> dict[str, Code]:
     """The code of variants, as this process would run it. Raises UserError."""
     found = files.read(files.root())
-    key, known, rest = files.key(found), dict[str, Code](), list[Variant]()
-    for variant in variants:
-        place = _known(key, variant)
-        try:
-            known[variant.name] = _loaded(place)
-        except (OSError, ValueError, TypeError):  # not known yet, or not whole
-            rest.append(variant)
-    if rest:
-        from pipeline.behaviour.reading import digest
-        from pipeline.behaviour.reading.source import Tree
-        from pipeline.behaviour.reading.symbols import Unclear
+    wanted, key = list(variants), files.key(found)
+    with _known() as known:
+        made = {one.name: code for one in wanted if (code := known.get((key, one.name)))}
+        if rest := [one for one in wanted if one.name not in made]:
+            from pipeline.behaviour.reading import digest
+            from pipeline.behaviour.reading.source import Tree
+            from pipeline.behaviour.reading.symbols import Unclear
 
-        try:
-            made = digest.codes(Tree(found), rest)
-        except (Unclear, SyntaxError) as error:
-            raise UserError(f"code of {files.root()}: {error}") from error
-        for variant in rest:
-            _remember(_known(key, variant), made[variant.name])
-        known |= made
-    return known
+            try:
+                more = digest.codes(Tree(found), rest)
+            except (Unclear, SyntaxError) as error:
+                raise UserError(f"code of {files.root()}: {error}") from error
+            for name, code in more.items():
+                known[key, name] = code
+            made |= more
+    return {one.name: made[one.name] for one in wanted}
 
 
 def write(variants: Mapping[str, Variant], root: Path = Path()) -> dict[str, str]:
@@ -107,24 +103,17 @@ def _differs(found: str, wanted: str) -> str:
     return f"is of other code: {most or 'its lines'} changed since"
 
 
-def _known(key: str, variant: Variant) -> Path:
-    """Where the digest of a variant is remembered: by the content of every file."""
-    return platformdirs.user_cache_path("omniopd") / "code" / f"{key[:32]}-{variant.name}.json"
+@contextmanager
+def _known() -> Iterator[MutableMapping[tuple[str, str], Code]]:
+    """Digests by the hash of every file and the variant's name, kept in the user's cache directory;
+    where that has no place, forgotten."""
+    import diskcache
 
-
-def _loaded(place: Path) -> Code:
-    values = json.loads(place.read_text(encoding="utf-8"))
-    places = tuple((line, where) for line, where in values.pop("places"))
-    return Code(places=places, **{name: tuple(x) for name, x in values.items()})
-
-
-def _remember(place: Path, code: Code) -> None:
+    folder = platformdirs.user_cache_path("omniopd") / "code"
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as temporary:
-            temporary.write_text(json.dumps(asdict(code)), encoding="utf-8")
-        if len(known := list(place.parent.glob("*.json"))) > MOST:
-            for old in sorted(known, key=lambda x: x.stat().st_mtime)[: MOST // 2]:
-                old.unlink(missing_ok=True)
-    except (OSError, UserError):  # no place for what is known
+        known = diskcache.Cache(str(folder), size_limit=LIMIT)
+    except (OSError, sqlite3.Error, diskcache.Timeout):
+        yield {}
         return
+    with known:
+        yield known
