@@ -8,6 +8,8 @@ database or Prefect is said in one line; the cells do not notice.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -119,8 +121,8 @@ class Mirror:
                     "Prefect is still told what ran. Ctrl-C ends that and loses nothing else."
                 )
                 told = True
-        with suppress(OSError):
-            self._process.kill()
+        with suppress(OSError):  # with whatever it started, which may hold the pipe
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._over.wait()
         if self._untold is not None:

@@ -35,6 +35,8 @@ SETTINGS = {
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_UI_ENABLED": "false",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # seconds at each start; none is used
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # in ~, whatever PREFECT_HOME says
 }
 
 
@@ -127,7 +129,9 @@ class Mirror:
                 data=told["results"],
                 flow_run_id=self.flow_run,
             )
-            await self.client.create_artifact(table)
+            # create_artifact also sends an event: it starts a server for that, on a port
+            artifact = table.model_dump(mode="json", exclude_unset=True)
+            await self.client.request("POST", "/artifacts/", json=artifact)
         await self.client.set_flow_run_state(self.flow_run, _state(told), force=True)
 
 

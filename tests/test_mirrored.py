@@ -1,13 +1,20 @@
-"""Which of Prefect's databases are moved aside, and which are not."""
+"""Which of Prefect's databases are moved aside, and what the process of Prefect starts: nothing."""
 
+import json
+import os
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import mirrored
 from pipeline.mirrored import moved_aside
+from tests.project import ROOT
 
 
 @pytest.fixture
@@ -68,3 +75,35 @@ def test_a_locked_one_is_not_damaged(database: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             moved_aside(database)
     assert names(database) == ["prefect.db"]
+
+
+def test_a_run_told_to_its_end_starts_no_process_and_leaves_the_home_alone(tmp_path: Path) -> None:
+    home, project = tmp_path / "home", tmp_path / "project"
+    home.mkdir()
+    project.mkdir()
+    state = {"type": "RUNNING", "name": "Running", "message": "", "at": time.time()}
+    done = {**state, "type": "COMPLETED", "name": "Completed"}
+    cell = {"cell": "a", "label": "a", "gpu": False, "reads": []}
+    told = [{"run": "x", "gpu": True, **state}, {**cell, **done}, {"results": "a table", **done}]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.mirrored"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{json.dumps(line)}\n" for line in told))
+    process.stdin.close()
+    watched, started = psutil.Process(process.pid), set()
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            started |= {child.pid for child in watched.children(recursive=True)}
+        time.sleep(0.02)
+    assert process.stdout is not None
+    assert process.stdout.read().splitlines() == ["limit 1", "done "]
+    assert started == set()
+    assert list(home.iterdir()) == []
+    with closing(sqlite3.connect(project / ".prefect" / "prefect.db")) as database:
+        assert database.execute("select data from artifact").fetchall() == [('"a table"',)]
