@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.behaviour import locks
+from pipeline.dag_names import DAG
 from pipeline.tables import replacing
 
 KEPT = Path(".code")
@@ -62,11 +63,23 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
 
 
 def committed_plan() -> dict[str, Any]:
-    """plan.yaml as git has it last; nothing outside of a repository."""
+    """Arms and branches of the plan as git has it last; nothing outside of a repository."""
+    found = _committed(f"{DAG}/report.yaml").get("params", {})
+    return {"cells": {name: found[name] for name in ("arms", "branches")}} if found else {}
+
+
+def committed_cell(key: str) -> dict[str, Any]:
+    """What git has last of a cell; nothing where it has none."""
+    listed = _git("ls-tree", "-r", "--name-only", "HEAD", "--", DAG).splitlines()
+    place = next((path for path in listed if Path(path).name == f"{key}.yaml"), None)
+    return {} if place is None else _committed(place)
+
+
+def _committed(path: str) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
-    found = _git("show", "HEAD:./plan.yaml")
-    return dict(YAML(typ="safe", pure=True).load(found)) if found else {}
+    found = _git("show", f"HEAD:./{path}")
+    return dict(YAML(typ="safe").load(found)) if found else {}
 
 
 def _git(*arguments: str | Path) -> str:

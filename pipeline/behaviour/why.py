@@ -206,9 +206,7 @@ def _at(before: dict[str, Any], *place: str) -> dict[str, Any] | None:
         node = node.get(part, {}) if isinstance(node, dict) else {}
     if not isinstance(node, str):
         return None
-    key = node.rpartition("/")[2]
-    groups = (cells for name, cells in before["cells"].items() if name in plan.GROUPS)
-    return next((cells[key] for cells in groups if key in cells), None)
+    return history.committed_cell(node.rpartition("/")[2]) or None
 
 
 def _unequal(old: Any, new: Any, path: str = "") -> Iterator[str]:
