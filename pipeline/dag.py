@@ -168,7 +168,8 @@ def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
             after.setdefault(path, {})[name] = entry
     for path, own in before.items():
         for name, entry in own.items():
-            if dag_names.cell_name(name) not in folders and not _pruned(name, entry, path, after):
+            own_stage = path == Path(dag_names.LOCK) and name in _by_hand()
+            if dag_names.cell_name(name) not in folders and (own_stage or not pruned(name, entry)):
                 after[path][name] = entry
     after = {path: {name: own[name] for name in sorted(own)} for path, own in after.items()}
     same = {path: {name: own[name] for name in sorted(own)} for path, own in before.items()}
@@ -195,13 +196,11 @@ def _by_hand() -> dict[str, Any]:
     return dict(yaml_files.load(BY_HAND)["stages"])
 
 
-def _pruned(name: str, entry: lock_files.Entry, path: Path, after: lock_files.Locks) -> bool:
+def pruned(name: str, entry: lock_files.Entry) -> bool:
     """Whether a stage that the plan lacks goes, with what it wrote: DVC's cache holds it.
 
     A cell that comes back is restored from there. What the cache lacks is named and left alone.
     """
-    if path == dag_names.ROOT / dag_names.LOCK and name in _by_hand():
-        return False
     outs = entry.get("outs", [])
     if not all(_cached(out["md5"]) or _dropped(Path(out["path"])) for out in outs):
         log.warning(f"kept {name}, which the plan lacks, as the cache lacks what it wrote")

@@ -69,7 +69,7 @@ def edited(folder, prepare, **blocks):
 
 
 def cells(project, group):
-    return [f"{group}@{key}" for key in project.yaml("plan.yaml")["cells"][group]]
+    return [f"{group}@{key}" for key in project.plan()["cells"][group]]
 
 
 def table(project, stage, name):

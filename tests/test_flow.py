@@ -41,10 +41,9 @@ GO = """
 import logging, sys
 from pathlib import Path
 from pipeline.errors import UserError
-from pipeline import mirror, reproduction, stopping
+from pipeline import mirror, stopping
 from pipeline.flow import Cell, run_graph
 mirror.END_SECONDS = 3600.0  # on a busy machine, too, Prefect is told all
-reproduction.FIRST_SECONDS = 3600.0  # until dvc.lock is written first: not before the end
 before = {"first": None, "second": "first", "third": "second"}
 graph = {
     f"{level}@{key}": Cell(
