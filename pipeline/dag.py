@@ -157,7 +157,7 @@ def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
     """Move what DVC knows of the plan's cells to where their stages lie now, and prune the rest."""
     after: lock_files.Locks = {path: {} for path in before}
     ran, folders = lock_files.entries(before), dag_files.folders(wanted)
-    moved = []
+    moved, gone = [], []
     for cell, folder in folders.items():
         path, name = folder / dag_names.LOCK, dag_names.stage_name(cell)
         entry = before.get(path, {}).get(name)
@@ -168,14 +168,18 @@ def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
             after.setdefault(path, {})[name] = entry
     for path, own in before.items():
         for name, entry in own.items():
-            own_stage = path == Path(dag_names.LOCK) and name in _by_hand()
-            if dag_names.cell_name(name) not in folders and (own_stage or not pruned(name, entry)):
+            by_hand = path == Path(dag_names.LOCK) and name in _by_hand()
+            if dag_names.cell_name(name) in folders:
+                continue
+            if by_hand or not pruned(name, entry):
                 after[path][name] = entry
+            else:
+                gone.append(entry)
     after = {path: {name: own[name] for name in sorted(own)} for path, own in after.items()}
     same = {path: {name: own[name] for name in sorted(own)} for path, own in before.items()}
     lock_files.write(same, after)
-    if moved:
-        lock_files.remember(_cache_folder(), moved)
+    if moved or gone:
+        lock_files.remember(_cache_folder(), [*moved, *gone])
     _tidy()
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline import dataflow, plan
-from pipeline.dag_names import DAG, DVC, REPORT, ROOT, cell_file, stage_name
+from pipeline.dag_names import DAG, DVC, REPORT, ROOT, SHARED, cell_file, stage_name
 
 HEADER = "# Made by `omniopd plan` from params.yaml. Commit it; do not edit it.\n"
-SHARED, EVERY_SEED = "shared", "all-seeds"
+EVERY_SEED = "all-seeds"
 OK = Path("data/plan.ok")
 BACK = "../../.."  # from a folder below dag/ to the project's
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 DAG = Path("dag")
 DVC, LOCK = "dvc.yaml", "dvc.lock"
+SHARED = "shared"  # in the place of an arm: cells that several have
 REPORT = "report@report"
 ROOT = Path()  # where the stages are that are written by hand
 NAMED = re.compile(r"(.+)[-@](c[0-9a-f]{8})")  # of a stage that is a cell, now or before
