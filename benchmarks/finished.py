@@ -23,14 +23,18 @@ from pipeline.behaviour import locks, variants
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "model.safetensors", "tokenizer.json")  # of a checkpoint
+# files that are read of a cell that writes one folder, by stage
+TABLES = {
+    Path(path).parts[1]: Path(path).name
+    for one in dataflow.INPUTS.values()
+    for path in one.deps
+    if path.startswith("data/")
+}
 # a stage: `python -m stages.X --cell KEY ...`
 STAGE = """#!/bin/sh
 while read -r path; do
   mkdir -p "${path%/*}"
-  case "$path" in
-    data/report) mkdir -p "$path"; echo "$4" > "$path/results.md";;
-    *) echo "$4 $path" > "$path";;
-  esac
+  echo "$4 $path" > "$path"
 done < "outs/$4"
 """
 PLAN = f"#!/bin/sh\nmkdir -p data\necho '{lock_files.OK_TEXT.strip()}' > data/plan.ok\n"
@@ -134,11 +138,13 @@ def as_it_was(folder: Path) -> Project:
 
 
 def _files(outs: Iterable[str]) -> Iterable[str]:
-    for path in outs:
-        if path.endswith("checkpoint"):
+    for path in map(Path, outs):
+        if path.name == "checkpoint":
             yield from (f"{path}/{name}" for name in FILES)
+        elif path.suffix:
+            yield str(path)
         else:
-            yield path
+            yield from (f"{path}/{name}" for name in (TABLES.get(path.parts[1], "x"), "run.json"))
 
 
 def _stages(wanted: dict[str, Any]) -> dict[Path, dict[str, Any]]:
@@ -158,11 +164,7 @@ def _run(outs: dict[str, list[str]]) -> None:
     for key, paths in outs.items():
         for path in map(Path, paths):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path == Path("data/report"):
-                path.mkdir(exist_ok=True)
-                (path / "results.md").write_text(f"{key}\n")
-            else:
-                path.write_text(f"{key} {path}\n")
+            path.write_text(f"{key} {path}\n")
     Path("data/plan.ok").write_text(lock_files.OK_TEXT)
 
 

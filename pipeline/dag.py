@@ -192,7 +192,7 @@ def _carried(
         stage = dag_files.stage(wanted, folder, cell)
     own = dag_names.cell_file(folder, cell)
     known = {str(own): own.read_text(encoding="utf-8"), str(OK): lock_files.OK_TEXT}
-    found = lock_files.carried(entry, stage, known)
+    found = lock_files.carried(entry, stage, known, _cache_folder())
     return None if found is None else equal.accepted(found)
 
 

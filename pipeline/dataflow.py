@@ -45,17 +45,19 @@ INPUTS = {
 TRAINED = _model("policy", CHECKPOINT, MOMENTS)  # a policy that is trained on
 # a hosted teacher's messages are rendered by the student's own template
 HOSTED = Input("tokenizer", "{}/checkpoint/tokenizer.json", ("{}/checkpoint",))
-WRITES = {  # by stage, beside RUN
-    "prepare": ("prompts.parquet",),
-    "pretrain": (CHECKPOINT, MOMENTS),
-    "rollout": ("rollouts.parquet",),
-    "forks": ("forks.parquet",),
-    "teach": ("answers.parquet",),
-    "score": ("scores.parquet",),
-    "prior": ("targets.parquet",),
-    "calibrate": ("calibration.parquet",),
-    "train": (CHECKPOINT, MOMENTS, "metrics.jsonl"),
-    "evaluate": ("evals.parquet",),
+# by stage: what it writes one by one, as weights may be dropped. Of the others the whole folder is
+# one out: a table and RUN
+WRITES: dict[str, tuple[str, ...]] = {
+    "prepare": (),
+    "pretrain": (CHECKPOINT, MOMENTS, RUN),
+    "rollout": (),
+    "forks": (),
+    "teach": (),
+    "score": (),
+    "prior": (),
+    "calibrate": (),
+    "train": (CHECKPOINT, MOMENTS, "metrics.jsonl", RUN),
+    "evaluate": (),
     "steps": (),
 }
 
@@ -102,7 +104,7 @@ def content(group: str, key: str, cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written(name: str, key: str) -> Iterable[str]:
-    return [f"data/{name}/{key}/{file}" for file in (*WRITES[name], RUN)]
+    return [f"data/{name}/{key}/{file}" for file in WRITES[name]] or [f"data/{name}/{key}"]
 
 
 def _inputs(group: str, cell: dict[str, Any]) -> Iterator[tuple[Input, str]]:

@@ -7,11 +7,12 @@ one dvc.yaml is brought here in the same way.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import dag_files, dag_names, yaml_files
+from pipeline import dag_files, dag_names, objects, yaml_files
 from pipeline.errors import UserError, short
 from pipeline.tables import replacing
 
@@ -50,17 +51,20 @@ def write(before: Locks, after: Locks) -> None:
             path.unlink(missing_ok=True)
 
 
-def carried(old: Entry, stage: Mapping[str, Any], known: Mapping[str, str]) -> Entry | None:
+def carried(
+    old: Entry, stage: Mapping[str, Any], known: Mapping[str, str], cache: Path
+) -> Entry | None:
     """An entry for the stage of the same cell at another place; None where it is of other files.
 
     `known`: what its new dependencies hold. A lock of code that the old one did not have stays
-    out, and DVC finds the cell changed by it.
+    out, and DVC finds the cell changed by it. Files of the old entry that are one folder in the
+    new one get a listing in `cache`, where DVC's objects lie.
     """
     deps = {dep["path"]: dep for dep in old.get("deps", ())}
     deps |= {path: _described(path, text) for path, text in known.items()}
     found = [deps.get(path) for path in sorted(stage["deps"])]
     missing = [path for path in stage["deps"] if path not in deps]
-    outs = {out["path"]: out for out in old.get("outs", ())}
+    outs = _gathered(old.get("outs", ()), stage["outs"], cache)
     if any(not path.startswith("code/") for path in missing) or set(outs) != set(stage["outs"]):
         return None
     return {
@@ -92,6 +96,35 @@ def _described(path: str, text: str) -> dict[str, Any]:
     data = text.encode()
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     return {"path": path, "hash": "md5", "md5": md5, "size": len(data)}
+
+
+def _gathered(
+    outs: Iterable[Mapping[str, Any]], folders: Iterable[str], cache: Path
+) -> dict[str, Mapping[str, Any]]:
+    """Outs by path, those below one of `folders` as one."""
+    found = {out["path"]: out for out in outs}
+    for folder in folders:
+        inside = {path: out for path, out in found.items() if path.startswith(f"{folder}/")}
+        if not inside or any(out["md5"].endswith(objects.FOLDER) for out in inside.values()):
+            continue
+        names = sorted((path.removeprefix(f"{folder}/"), out) for path, out in inside.items())
+        entries = [{"md5": out["md5"], "relpath": name} for name, out in names]
+        text = json.dumps(entries, sort_keys=True)
+        md5 = _described(folder, text)["md5"] + objects.FOLDER
+        place = objects.place(cache, md5)
+        if not place.is_file():
+            with replacing(place) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        size = sum(out.get("size", 0) for out in inside.values())
+        found = {path: out for path, out in found.items() if path not in inside}
+        found[folder] = {
+            "path": folder,
+            "hash": "md5",
+            "md5": md5,
+            "size": size,
+            "nfiles": len(inside),
+        }
+    return found
 
 
 def _read(path: Path) -> dict[str, Entry]:

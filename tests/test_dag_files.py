@@ -4,6 +4,7 @@ In real DVC; stages are scripts that write a few bytes (benchmarks/finished.py).
 """
 
 import contextlib
+import json
 import re
 import shutil
 import subprocess
@@ -99,6 +100,27 @@ def test_an_arm_that_comes_back_is_restored_and_another_order_moves_nothing(toy)
     assert toy.project.said.count("is cached - skipping run") == 5  # of the other arms
 
 
+def files(folder, cell, out):
+    """An out as it was when each file of a cell was one."""
+    if cell.startswith("report") or out["path"].endswith("checkpoint") or "nfiles" not in out:
+        return [out]
+    listing = folder / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]
+    found = json.loads(listing.read_text())
+    listing.unlink()
+    size = out["size"] // len(found)  # of no importance
+    return [
+        {"path": f"{out['path']}/{x['relpath']}", "hash": "md5", "md5": x["md5"], "size": size}
+        for x in found
+    ]
+
+
+def without_sizes(entries):
+    return {
+        name: {k: [{**x, "size": 0} for x in v] if k != "cmd" else v for k, v in entry.items()}
+        for name, entry in entries.items()
+    }
+
+
 def as_before(toy):
     """Bring the project to the layout of one dvc.yaml and one dvc.lock."""
     stages = {}
@@ -107,7 +129,8 @@ def as_before(toy):
             cell = dag_names.cell_name(name)
             deps = [d for d in entry["deps"] if not d["path"].startswith("dag/")]
             name = "report@c58955345" if cell == dag_names.REPORT else cell
-            stages[name] = entry | {"cmd": f"{entry['cmd']} --out x", "deps": deps}
+            outs = [one for out in entry["outs"] for one in files(toy.folder, name, out)]
+            stages[name] = entry | {"cmd": f"{entry['cmd']} --out x", "deps": deps, "outs": outs}
     shutil.rmtree(toy.folder / "dag")
     (toy.folder / "plan.yaml").write_text(dag_files.HEADER)
     with (toy.folder / "dvc.lock").open("w") as file:
@@ -121,23 +144,23 @@ def test_a_project_of_one_file_is_brought_here_and_no_cell_runs(toy):
     toy.plan(params())
     assert not (toy.folder / "plan.yaml").exists()
     assert toy.repro() == {"plan": 1}
-    assert lock_files.entries(toy.locked()) == after
+    assert without_sizes(lock_files.entries(toy.locked())) == without_sizes(after)
     # DVC finds moved cells in its run-cache, too
     for lock in toy.folder.glob("dag/*/*/dvc.lock"):
         lock.unlink()
     shutil.rmtree(toy.folder / "data" / "train")
     assert toy.repro() == {}
-    assert toy.project.said.count("is cached - skipping run") == 16
+    assert toy.project.said.count("is cached - skipping run") == len(after) - 2
 
 
-def test_what_moves_takes_its_entry_to_the_letter():
+def test_what_moves_takes_its_entry_to_the_letter(tmp_path):
     entry = {
         "cmd": "old",
         "deps": [{"path": "code/a.lock", "md5": "1"}, {"path": "data/x", "md5": "2"}],
         "outs": [{"path": "data/y", "md5": "3"}],
     }
     stage = {"cmd": "new", "deps": ["dag/f.yaml", "code/a.lock", "data/x"], "outs": ["data/y"]}
-    found = lock_files.carried(entry, stage, {"dag/f.yaml": "text"})
+    found = lock_files.carried(entry, stage, {"dag/f.yaml": "text"}, tmp_path)
     assert found["cmd"] == "new"
     assert found["outs"] == entry["outs"]
     assert found["deps"][:1] + found["deps"][2:] == entry["deps"]
@@ -147,10 +170,11 @@ def test_what_moves_takes_its_entry_to_the_letter():
         "md5": "1cb251ec0d568de6a929b520c4aed8d1",
         "size": 4,
     }
-    assert lock_files.carried(entry, stage, {}) is None
-    assert lock_files.carried(entry, stage | {"outs": ["data/z"]}, {"dag/f.yaml": ""}) is None
+    assert lock_files.carried(entry, stage, {}, tmp_path) is None
+    known = {"dag/f.yaml": "text"}
+    assert lock_files.carried(entry, stage | {"outs": ["data/z"]}, known, tmp_path) is None
     other = stage | {"deps": ["dag/f.yaml", "code/b.lock", "data/x"]}
-    left = lock_files.carried(entry, other, {"dag/f.yaml": "text"})
+    left = lock_files.carried(entry, other, known, tmp_path)
     assert [dep["path"] for dep in left["deps"]] == ["dag/f.yaml", "data/x"]
 
 
@@ -174,7 +198,9 @@ def test_stages_are_literal_and_lie_with_their_arm_and_seed():
         "dag/shared/all-seeds"
     )
     texts = dict(dag_files.texts(found))
-    assert not any("${" in text or "foreach" in text or "params.yaml:" in text for text in texts)
+    assert not any(
+        "${" in text or "foreach" in text or "params.yaml:" in text for text in texts.values()
+    )
     stages = YAML(typ="safe").load(texts[Path("dag/omniopd/seed-1/dvc.yaml")])["stages"]
     stage = stages[f"train-{one['train']}"]
     assert stage["wdir"] == "../../.."
@@ -219,12 +245,12 @@ def test_what_a_stage_takes_is_what_its_cells_are_handed():
     assert set(dataflow.WRITES) == {group.partition("-")[0] for group in plan.GROUPS} - {"report"}
 
 
-def test_the_dvc_yaml_by_hand_is_short_and_dvc_lock_is_at_most_36_lines_a_cell():
+def test_the_dvc_yaml_by_hand_is_short_and_dvc_lock_is_at_most_35_lines_a_cell():
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 100
     locks = [*ROOT.glob("dag/*/*/dvc.lock"), ROOT / "dvc.lock"]
     lines = sum(len(path.read_text().splitlines()) for path in locks)
     with contextlib.chdir(ROOT):
-        assert lines / len(plan.upstream(dag.check())) <= 36
+        assert lines / len(plan.upstream(dag.check())) <= 35
 
 
 def test_a_damaged_lock_is_named_by_its_path(toy):

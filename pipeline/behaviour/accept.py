@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from ruamel.yaml import YAML
 
 from pipeline import cells, dag, dataflow, objects, processes, resume, yaml_files
-from pipeline.behaviour import files, history, locks, why
+from pipeline.behaviour import files, locks, why
 from pipeline.dag_names import cell_of
 from pipeline.errors import UserError
 from pipeline.judgments.store import url
@@ -199,13 +199,15 @@ def _store() -> str:
 def _unequal(out: Mapping[str, Any]) -> str:
     """How an out is not what dvc.lock says; empty where it is, or holds times."""
     path = FOLDER / out["path"]
-    if path.name in TIMES:
-        return ""
     if not path.exists():
         return f"{out['path']} was not written"
     if path.is_dir():
-        listed = objects.listed(path)
-        made = history.md5(listed.decode()) + objects.FOLDER
-    else:
-        made = objects.md5(path)
-    return "" if made == out["md5"] else f"{out['path']} has other bytes"
+        wanted = objects.listing(objects.cache(), out["md5"])
+        if wanted is None:
+            return f"{out['path']} is not whole in DVC's cache, so it cannot be compared"
+        made = {x["relpath"]: x["md5"] for x in json.loads(objects.listed(path))}
+        names = sorted(name for name in {**made, **wanted} if name not in TIMES)
+        first = next((name for name in names if made.get(name) != wanted.get(name)), None)
+        return "" if first is None else f"{out['path']}/{first} has other bytes"
+    equal = path.name in TIMES or objects.md5(path) == out["md5"]
+    return "" if equal else f"{out['path']} has other bytes"
