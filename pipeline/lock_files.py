@@ -20,6 +20,7 @@ REMEDY = (
     "Restore it with `git checkout {path}`, or remove it: what DVC's cache has is not run again."
 )
 OK_TEXT = "dag/ is what params.yaml means\n"  # constant: a new plan reruns nothing by itself
+CODE = "code/"
 Entry = dict[str, Any]  # cmd, deps and outs, each with path, md5 and size
 Locks = dict[Path, dict[str, Entry]]  # file: stage: entry
 
@@ -65,7 +66,7 @@ def carried(
     found = [deps.get(path) for path in sorted(stage["deps"])]
     missing = [path for path in stage["deps"] if path not in deps]
     outs = _gathered(old.get("outs", ()), stage["outs"], cache)
-    if any(not path.startswith("code/") for path in missing) or set(outs) != set(stage["outs"]):
+    if any(not path.startswith(CODE) for path in missing) or set(outs) != set(stage["outs"]):
         return None
     return {
         "cmd": stage["cmd"],
@@ -82,7 +83,7 @@ def remember(cache: Path, entries: Iterable[Entry]) -> None:
     from dvc.utils import dict_sha256
 
     for entry in entries:
-        if not any(dep["path"].startswith("code/") for dep in entry["deps"]):
+        if not any(dep["path"].startswith(CODE) for dep in entry["deps"]):
             continue
         asked = {**entry, "outs": [out["path"] for out in entry["outs"]]}
         key, value = (dict_sha256(x, exclude=["size", "nfiles"]) for x in (asked, entry))
