@@ -25,6 +25,8 @@ from pipeline.tables import replacing
 
 PARAMS = Path("params.yaml")
 REMEDY = "Run `omniopd plan`, which writes it again."
+NAMED = re.compile(r"c[0-9a-f]{8}")  # a key that stands for a cell's params and inputs
+DERIVED = ("code", "reads", "deps", "out")  # what else a cell's file says
 HELD = "OMNIOPD_CELL"  # for a process of a stage: the cell that has no file in dag/
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
 INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/\d[\w-]*)")  # of a step of a cell of stage steps
@@ -81,6 +83,13 @@ def check_code(stage: str, key: str) -> None:
             f"{where(stage, key)}: found {short(found, 200)}, wanted a cell as `omniopd plan` "
             f"writes it ({error!r}). Run `omniopd plan`."
         ) from error
+    if (stage, key) not in _inside and NAMED.fullmatch(key):
+        own = {name: value for name, value in found.items() if name not in DERIVED}
+        if name_of(group, own) != key:
+            raise UserError(
+                f"{where(stage, key)}: found other params or inputs than those that it is named "
+                f"after, wanted the file as `omniopd plan` writes it. {REMEDY}"
+            )
     guard.check(variant, confine=alone(sys.orig_argv))
 
 
@@ -139,7 +148,7 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
     return group, found
 
 
-def key(group: str, content: dict[str, Any]) -> str:
+def name_of(group: str, content: dict[str, Any]) -> str:
     """The name of a cell of these params and inputs."""
     canonical = json.dumps([group, content], sort_keys=True)
     return "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]

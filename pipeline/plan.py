@@ -171,7 +171,7 @@ class Plan:
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
         content = {"params": resolved, **inputs}
-        key = cells.key(group, content)
+        key = cells.name_of(group, content)
         content["code"] = variants.of(group, content).name  # derived, so no part of the key
         known = self.cells[group].setdefault(key, content)
         if known != content:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import dag_files, dag_names, experiment, lock_files, plan
+from pipeline import dag_files, dag_names, experiment, lock_files, objects, plan
 from pipeline.behaviour import files, locks, variants
 from pipeline.behaviour.reading import digest
 from pipeline.behaviour.reading.closure import Reader
@@ -119,6 +119,15 @@ class Project:
         """What DVC knows of each cell, by its name."""
         with contextlib.chdir(self.folder):
             return lock_files.entries(lock_files.read())
+
+    def files(self, name: str) -> dict[str, str]:
+        """MD5 of each file that a cell wrote, as DVC has it, but of its run.json."""
+        with contextlib.chdir(self.folder):
+            outs = {
+                out["path"]: objects.Out(out["md5"], name) for out in self.locked()[name]["outs"]
+            }
+            found = objects.files(objects.cache(), outs)
+            return {path: md5 for path, md5, _ in found if Path(path).name != "run.json"}
 
     def address(self, name: str) -> str:
         """How DVC calls a cell of the plan."""

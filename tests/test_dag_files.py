@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from benchmarks import finished
-from pipeline import dag, dag_files, dag_names, dataflow, experiment, lock_files, plan
+from pipeline import cells, dag, dag_files, dag_names, dataflow, experiment, lock_files, plan
 from pipeline.errors import UserError
 from tests.project import MINIATURE, ROOT, ran
 
@@ -94,7 +94,9 @@ def test_an_arm_that_comes_back_is_restored_and_another_order_moves_nothing(toy)
     assert toy.locked() == before
     toy.plan(params(["omniopd"]))
     assert toy.repro() == AGAIN
-    assert not (toy.folder / "dag/shared/seed-0/dvc.lock").exists()  # nobody shares them now
+    rollout = next(x for x in lock_files.entries(toy.locked()) if x.startswith("rollout"))
+    moved = toy.locked()[Path("dag/omniopd/seed-0/dvc.lock")]
+    assert dag_names.stage_name(rollout) in moved  # nobody shares it now
     toy.plan(params())
     assert toy.repro() == AGAIN
     assert toy.project.said.count("is cached - skipping run") == 5  # of the other arms
@@ -275,3 +277,25 @@ def test_git_has_what_is_written(three):
         capture_output=True,
     )
     assert done.stdout == b""
+
+
+@pytest.mark.parametrize("path", [MINIATURE, ROOT / "params.yaml", ROOT / "profiles/study.yaml"])
+def test_a_cell_s_file_says_what_it_is_named_after(path):
+    found = plan.expand(experiment.load(path))
+    for place, text in dag_files.texts(found):
+        if place.name not in (dag_names.DVC, "report.yaml"):
+            content = YAML(typ="safe", pure=len(text) < 2000).load(text)
+            group = content.pop("group")
+            own = {name: v for name, v in content.items() if name not in cells.DERIVED}
+            assert cells.name_of(group, own) == place.stem
+
+
+def test_a_cell_whose_file_was_edited_by_hand_is_refused(three, tmp_path, monkeypatch):
+    folder = three.copy(tmp_path / "project").folder
+    monkeypatch.chdir(folder)
+    path = next(iter(folder.glob("dag/*/*/c*.yaml")))
+    group = YAML(typ="safe").load(path.read_text())["group"]
+    cells.check_code(dataflow.stage(group), path.stem)
+    path.write_text(path.read_text().replace("seed: ", "seed: 1"))
+    with pytest.raises(UserError, match="than those that it is named after"):
+        cells.check_code(dataflow.stage(group), path.stem)
