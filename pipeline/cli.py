@@ -11,16 +11,37 @@ import typer
 from pipeline import exchange_cli, judgments_cli, verify_cli
 from pipeline.errors import STATUS, UserError, stop
 
-UNREADABLE: type[Exception] = typer.BadParameter.__bases__[
-    0
-]  # a command line; Typer gives its class no name
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# a command line that cannot be read: Typer gives its class no name
+UNREADABLE: type[Exception] = typer.BadParameter.__bases__[0]
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(judgments_cli.app, name="judgments")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
 app.add_typer(teacher, name="teacher")
 app.command()(exchange_cli.export)
 app.command("import")(exchange_cli.import_)
 app.command()(verify_cli.verify)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"omniopd {version('omniopd-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def omniopd(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Distil a student on its own rollouts from a teacher that only writes text."""
 
 
 @app.command()
