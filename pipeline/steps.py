@@ -91,11 +91,6 @@ def as_one(key: str, cell: dict[str, Any], stage: str) -> dict[str, Any]:
     return {"params": one["params"] | {"round": p.rounds[1]}, **inputs}
 
 
-def command(one: Inner) -> tuple[str, list[str]]:
-    """Module and arguments of the stage."""
-    return f"stages.{one.stage}", ["--cell", one.key]
-
-
 def controlled(key: str, cell: dict[str, Any], step: int) -> None:
     """Take the step's targets of the controlled arm out of those of all its steps."""
     whole = DATA / "prior" / cell[CONTROLLED] / "targets.parquet"

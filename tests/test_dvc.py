@@ -122,9 +122,10 @@ def test_an_entry_that_is_remembered_is_one_of_the_run_cache(folder):
 
 
 def test_functions_that_are_called_take_what_they_are_given():
+    from dvc.dvcfile import ProjectFile
     from dvc.repo import Repo
     from dvc.rwlock import rwlock
-    from dvc.stage import PipelineStage, Stage
+    from dvc.stage import Stage
     from dvc.stage.cache import StageCache
 
     def takes(function, *names):
@@ -134,7 +135,7 @@ def test_functions_that_are_called_take_what_they_are_given():
     takes(Stage.changed_deps, "allow_missing", "upstream")
     takes(Stage.changed_outs, "allow_missing")
     takes(Stage.remove_outs, "ignore_remove", "force")
-    takes(PipelineStage.dump, "update_pipeline")
+    takes(ProjectFile.dump, "update_pipeline")
     takes(StageCache.restore, "stage")
     takes(StageCache.save, "stage")
     for name in ("index", "lock", "scm_context", "stage_cache", "cache", "tmp_dir"):
