@@ -147,7 +147,7 @@ def _told(*arguments: str) -> str:
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).rstrip(".")
         raise UserError(
-            f"`dvc {' '.join(arguments)}` failed: {said}, wanted a project that DVC can read. Mend "
+            f"`dvc {' '.join(arguments)}` failed: {said}, wanted a project that DVC can read. Fix "
             "what it names, or run this in the project's folder."
         )
     return done.stdout
@@ -157,39 +157,40 @@ def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
     """Move what DVC knows of the plan's cells to where their stages lie now, and prune the rest."""
     after: lock_files.Locks = {path: {} for path in before}
     ran, folders = lock_files.entries(before), dag_files.folders(wanted)
-    moved, gone = [], []
+    by_hand, new, left = _by_hand(), [], []
     for cell, folder in folders.items():
         path, name = folder / dag_names.LOCK, dag_names.stage_name(cell)
         entry = before.get(path, {}).get(name)
         if entry is None and cell in ran:
-            entry = _carried(wanted, cell, folder, ran[cell])
-            moved += [entry] if entry else []
+            one = by_hand[name] if folder == dag_names.ROOT else None
+            entry = _carried(one or dag_files.stage(wanted, folder, cell), folder, cell, ran[cell])
+            new += [entry] if entry else []
         if entry:
             after.setdefault(path, {})[name] = entry
     for path, own in before.items():
-        for name, entry in own.items():
-            by_hand = path == Path(dag_names.LOCK) and name in _by_hand()
-            if dag_names.cell_name(name) in folders:
+        here = by_hand if path == Path(dag_names.LOCK) else {}
+        for name in (name for name in own if dag_names.cell_name(name) not in folders):
+            if name not in here and pruned(name, own[name]):
+                new.append(own[name])
                 continue
-            if by_hand or not pruned(name, entry):
-                after[path][name] = entry
-            else:
-                gone.append(entry)
-    after = {path: {name: own[name] for name in sorted(own)} for path, own in after.items()}
-    same = {path: {name: own[name] for name in sorted(own)} for path, own in before.items()}
-    lock_files.write(same, after)
-    if moved or gone:
-        lock_files.remember(_cache_folder(), [*moved, *gone])
+            after[path][name] = own[name]
+            left += [] if name in here else [name]
+    if left:
+        log.warning(f"kept {len(left)} old cells whose outs the cache lacks, as {left[0]}")
+    if new:  # before the others go: it is found there if it comes back
+        lock_files.remember(_cache_folder(), new)
+    lock_files.write(_sorted(before), _sorted(after))
     _tidy()
 
 
+def _sorted(locks: lock_files.Locks) -> lock_files.Locks:
+    return {path: {name: own[name] for name in sorted(own)} for path, own in locks.items()}
+
+
 def _carried(
-    wanted: dict[str, Any], cell: str, folder: Path, entry: lock_files.Entry
+    stage: dict[str, Any], folder: Path, cell: str, entry: lock_files.Entry
 ) -> lock_files.Entry | None:
-    if folder == dag_names.ROOT:
-        stage = _by_hand()[dag_names.stage_name(cell)]
-    else:
-        stage = dag_files.stage(wanted, folder, cell)
+    """What DVC knows of a cell, for its stage in `folder`."""
     own = dag_names.cell_file(folder, cell)
     known = {str(own): own.read_text(encoding="utf-8"), str(OK): lock_files.OK_TEXT}
     found = lock_files.carried(entry, stage, known, _cache_folder())
@@ -197,17 +198,17 @@ def _carried(
 
 
 def _by_hand() -> dict[str, Any]:
+    """The stages of dvc.yaml."""
     return dict(yaml_files.load(BY_HAND)["stages"])
 
 
 def pruned(name: str, entry: lock_files.Entry) -> bool:
     """Whether a stage that the plan lacks goes, with what it wrote: DVC's cache holds it.
 
-    A cell that comes back is restored from there. What the cache lacks is named and left alone.
+    A cell that comes back is restored from there. What the cache lacks is left alone.
     """
     outs = entry.get("outs", [])
     if not all(_cached(out["md5"]) or _dropped(Path(out["path"])) for out in outs):
-        log.warning(f"kept {name}, which the plan lacks, as the cache lacks what it wrote")
         return False
     for out in outs:
         if dag_names.cell_name(name).partition("@")[0] != "report":
