@@ -77,7 +77,7 @@ def _holder(path: Path) -> str:
 
 def _folder(argv: list[str]) -> Path | None:
     """The folder that `python -m stages.X` with these words writes; None where they do not say."""
-    words = dict(zip(argv[3::2], argv[4::2], strict=False))
+    words = {name: argv[argv.index(name) + 1] for name in ("--out", "--cell") if name in argv[:-1]}
     if "--out" in words:
         return Path(words["--out"])
     name, key = argv[2].partition(".")[2], words.get("--cell", "")
