@@ -44,7 +44,7 @@ async def main():
     app = create_app(ephemeral=True)
     client = PrefectClient(app)
     client.manage_lifespan = False
-    async with LifespanManager(app, startup_timeout=None), client:
+    async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None), client:
         run = await client.create_flow_run(Flow(work), state=Running())
         await client.set_flow_run_state(run.id, Completed())
         print("servers listen after a flow run and its states at", servers())

@@ -227,7 +227,8 @@ async def serve() -> None:
     app = create_app(ephemeral=True)
     client = PrefectClient(app)
     client.manage_lifespan = False  # it would have the server start within 30 s, on any machine
-    async with LifespanManager(app, startup_timeout=None), client:
+    # no limits of its own: the run has one, and kills this process
+    async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None), client:
         if first["gpu"]:
             say("limit", await _limit(client))
         await _earlier(client, flow, first["run"])

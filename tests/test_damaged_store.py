@@ -219,3 +219,17 @@ def test_whichever_bit_of_the_file_is_flipped_no_answer_is_another_or_bought_aga
         except UserError:
             refused += 1
     assert refused > 30
+
+
+@pytest.mark.parametrize("byte", [b"\xcc", b"X"])
+def test_a_store_whose_schema_is_damaged_is_restored_not_bought_anew(file_url, byte):
+    with Store(file_url) as store:
+        store.add([sound(1)])
+    path = Path(sa.make_url(file_url).database)
+    data = path.read_bytes()
+    assert data.count(b"CREATE TABLE judgments") == 1
+    path.write_bytes(data.replace(b"CREATE TABLE judgments", b"CRE" + byte + b"TE TABLE judgments"))
+    with pytest.raises(UserError, match=r"damaged|malformed") as told, Store(file_url):
+        pass
+    assert "Restore it from a copy" in str(told.value)
+    assert "JUDGMENTS_URL" not in str(told.value)

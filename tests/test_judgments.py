@@ -361,7 +361,7 @@ def test_a_file_cut_short_is_refused_with_the_remedy(file_url, tmp_path):
         store.add([answer(f"k{i}", text="x" * 200) for i in range(500)])
     assert not file.with_name(f"{file.name}-wal").exists()  # all of it is in the file
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert "JUDGMENTS_URL" in refused(file_url)
+    assert "Restore it from a copy" in refused(file_url)
 
 
 def test_another_programs_database_is_refused_and_its_tables_stay(file_url, tmp_path):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipeline import tables
 from pipeline.errors import UserError
 from pipeline.judgments import database
+from pipeline.judgments.retries import RESTORE
 from pipeline.judgments.schema import (
     BATCHES,
     CLAIMS,
@@ -28,7 +29,7 @@ from pipeline.judgments.schema import (
     to_row,
     wrong,
 )
-from pipeline.judgments.store import DAMAGED, REMEDY, Store, lapsed
+from pipeline.judgments.store import DAMAGED, Store, lapsed
 from pipeline.tables import column
 
 BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
@@ -151,13 +152,13 @@ def gc(store: Store) -> Removed:
     return removed
 
 
-def check(rows: Rows, name: str, remedy: str = REMEDY) -> int:
+def check(rows: Rows, name: str, remedy: str = RESTORE) -> int:
     """Count the rows. Raises UserError for one that is not what its hashes say."""
     found = tqdm(_checked(rows, name, remedy), desc="verify", unit="chunk", disable=None)
     return sum(len(chunk) for chunk in found)
 
 
-def _checked(rows: Rows, name: str, remedy: str = REMEDY) -> Rows:
+def _checked(rows: Rows, name: str, remedy: str = RESTORE) -> Rows:
     for chunk in rows:
         for found, kept in chunk:
             if why := fault(found, kept):

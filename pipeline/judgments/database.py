@@ -199,6 +199,10 @@ def _told(shown: str) -> Iterator[None]:
         raise UserError(
             f"judgments at {shown}: {retries.reason(error)}. {retries.remedy(error)}"
         ) from error
+    except UnicodeDecodeError as error:  # SQLite names what it read, and sqlite3 decodes that
+        raise UserError(
+            f"judgments at {shown}: the file is damaged: its schema is no text. {retries.RESTORE}"
+        ) from error
 
 
 def check(

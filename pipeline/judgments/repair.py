@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from pipeline.errors import UserError
 from pipeline.judgments import archive, sums
+from pipeline.judgments.retries import RESTORE
 from pipeline.judgments.schema import JUDGMENTS, NAMES, judgment
-from pipeline.judgments.store import CHUNK, REMEDY, Store
+from pipeline.judgments.store import CHUNK, Store
 
 ROWID = sa.literal_column("judgments.rowid", sa.Integer)  # SQLite: a damaged key names no row
 
@@ -113,5 +114,5 @@ def _reindexed(store: Store) -> bool:
     with store.writing() as connection:
         connection.exec_driver_sql("REINDEX")
     if why := store.integrity():
-        raise UserError(f"{store.name}: the file is damaged: {why}. {REMEDY}")
+        raise UserError(f"{store.name}: the file is damaged: {why}. {RESTORE}")
     return True

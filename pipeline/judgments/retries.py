@@ -22,6 +22,7 @@ TOLD_SECONDS = 30.0  # of waiting, before it is said
 THERE = re.compile("starting up|shutting down|recovery mode|too many clients|remaining connection")
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds between two tries, growing with jitter
 REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
+RESTORE = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
 
@@ -133,6 +134,8 @@ def remedy(error: exc.SQLAlchemyError) -> str:
         )
     if code in DISK or state in ("53100", "58030"):
         return "Free space on the store's disk, see that it is sound, and run this again."
+    if code == sqlite3.SQLITE_CORRUPT:
+        return RESTORE
     if code == sqlite3.SQLITE_READONLY or state in ("25006", "42501"):
         return "Give this user the right to write to the store, and run this again."
     if state == "53300":

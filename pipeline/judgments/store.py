@@ -53,7 +53,6 @@ DAMAGED = (
     "the rest costs to buy again; with --drop-damaged it removes those, and the next run buys "
     "them. `omniopd judgments import FILE` brings them back from an export for nothing."
 )
-REMEDY = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer: the clock was set back since
 

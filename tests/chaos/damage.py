@@ -99,7 +99,10 @@ for _name in SCHEMAS:
 
 @kind("flip-store", 60, flip=True)
 def _(place: Place) -> Outcome:
-    """A bit flips in the store's file: its answers are refused, or are what was stored."""
+    """A bit flips in the store's file: its answers are refused, or are what was stored.
+
+    Those that are not found count as lost only where they may be bought again.
+    """
     path = place.folder / "judgments.sqlite"
     stored = [answer(f"{n:064x}", text=f"answer {n} of a teacher") for n in range(40)]
     with Store(f"sqlite:///{path}") as store:
@@ -111,10 +114,11 @@ def _(place: Place) -> Outcome:
     try:
         with Store(f"sqlite:///{path}") as store:
             found = list(store.find(list(wanted), 8))
+            wrong = [one for one in found if one != wanted[one.key]]
+            hidden = set(wanted) - {one.key for one in found}
+            lost = len(store.claim(hidden, 8)) if hidden and not wrong else len(hidden)
     except UserError:
         return Outcome()
-    wrong = [one for one in found if one != wanted[one.key]]
-    lost = len(wanted) - len(found)
     told = [f"{where}: {len(wrong)} read as others, {lost} not found"] if wrong or lost else []
     return Outcome(silent=len(wrong), lost=lost, told=told)
 
