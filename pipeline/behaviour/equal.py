@@ -1,4 +1,4 @@
-"""Code that does the same as other code did, line for line of the locks; known, and tried once.
+"""Code that does the same as other code did, line for line of the locks.
 
 A lock cannot tell a function that was written otherwise from one that does something else. Where
 a change of this project touches every stage and what they compute stays, byte for byte, it says so
