@@ -6,7 +6,8 @@
 # the same database, listens on 127.0.0.1 and inherits this process's standard output. Killed, this
 # process leaves it behind, and who reads that output waits for it. The same artifact sent with the
 # client's own request() starts nothing.
-# Version: prefect 3.7.7, fastapi 0.136.3 (with 0.165.0, which pip takes, it does not start).
+# Version: prefect 3.7.7, fastapi 0.136.3 (with the newest that pip took on
+# 2026-11-29 it does not start).
 # Why it matters: a pipeline that shows its runs in Prefect without a server gets one for its results
 # table, and several seconds of it at each end.
 set -euo pipefail
@@ -16,7 +17,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q prefect==3.7.7 fastapi==0.136.3 psutil==7.2.2
 cd "$work"
 export HOME=$work PREFECT_HOME=$work/prefect PREFECT_LOGGING_LEVEL=CRITICAL
-export PREFECT_SERVER_ANALYTICS_ENABLED=false
+export PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=300
 venv/bin/python - 2>log <<'PY' || { tail -n 20 log; exit 1; }
 import asyncio
 

@@ -4,8 +4,10 @@
 # of each other.
 # What happens: the server's memo, which says "this database has its block types", keeps its default
 # path in the user's home. Where ~/.prefect is missing, each start fails to write it and registers all
-# block types again. Not to register them does not avoid the file; no memo does.
-# Version: prefect 3.7.7, fastapi 0.136.3 (with 0.165.0, which pip takes, it does not start).
+# block types again. Without registering them it still writes the file; only
+# PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION=false stops that.
+# Version: prefect 3.7.7, fastapi 0.136.3 (with the newest that pip took on
+# 2026-11-29 it does not start).
 # Why it matters: one PREFECT_HOME for each experiment is how runs are kept apart on a shared machine.
 set -euo pipefail
 work=$(mktemp -d)
