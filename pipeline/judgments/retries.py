@@ -22,7 +22,10 @@ TOLD_SECONDS = 30.0  # of waiting, before it is said
 THERE = re.compile("starting up|shutting down|recovery mode|too many clients|remaining connection")
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds between two tries, growing with jitter
 REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
-RESTORE = "Nothing was changed. Restore it from a copy, or import an export of it into a new store."
+RESTORE = (
+    "Wanted a whole file; nothing was changed. Restore it from a copy, or import an export of it "
+    "into a new store."
+)
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
 
