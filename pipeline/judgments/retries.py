@@ -23,7 +23,7 @@ THERE = re.compile("starting up|shutting down|recovery mode|too many clients|rem
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds between two tries, growing with jitter
 REMEDY = "Set JUDGMENTS_URL to the right store, to a new file, or to an empty database."
 RESTORE = (
-    "Wanted a whole file; nothing was changed. Restore it from a copy, or import an export of it "
+    "Wanted a whole file. Nothing was changed. Restore it from a copy, or import an export of it "
     "into a new store."
 )
 log = logging.getLogger("omniopd")
