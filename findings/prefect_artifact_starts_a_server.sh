@@ -6,8 +6,8 @@
 # the same database, listens on 127.0.0.1 and inherits this process's standard output. Killed, this
 # process leaves it behind, and who reads that output waits for it. The same artifact sent with the
 # client's own request() starts nothing.
-# Version: prefect 3.7.7, fastapi 0.136.3 (with the newest that pip took on
-# 2026-11-29 it does not start).
+# Version: prefect 3.7.7, fastapi 0.136.3 (unpinned, pip took a newer one on 2026-11-29,
+# with which Prefect raised a TypeError).
 # Why it matters: a pipeline that shows its runs in Prefect without a server gets one for its results
 # table, and several seconds of it at each end.
 set -euo pipefail

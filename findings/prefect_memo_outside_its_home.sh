@@ -6,8 +6,8 @@
 # path in the user's home. Where ~/.prefect is missing, each start fails to write it and registers all
 # block types again. Without registering them it still writes the file; only
 # PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION=false stops that.
-# Version: prefect 3.7.7, fastapi 0.136.3 (with the newest that pip took on
-# 2026-11-29 it does not start).
+# Version: prefect 3.7.7, fastapi 0.136.3 (unpinned, pip took a newer one on 2026-11-29,
+# with which Prefect raised a TypeError).
 # Why it matters: one PREFECT_HOME for each experiment is how runs are kept apart on a shared machine.
 set -euo pipefail
 work=$(mktemp -d)

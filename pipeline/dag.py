@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import checkpoints, experiment, keeping, plan, preflight, resume, yaml_files
+from pipeline import checkpoints, experiment, keeping, objects, plan, preflight, resume, yaml_files
 from pipeline.behaviour import history, locks, variants
 from pipeline.cells import PLAN, log, write_text
 from pipeline.errors import UserError, short
@@ -224,7 +224,7 @@ def _cached(md5: str) -> bool:
 
 @functools.cache
 def _cache_folder() -> Path:
-    return Path(_told("cache", "dir").strip()) / "files" / "md5"
+    return objects.configured()
 
 
 def _remove(path: Path) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.errors import UserError
+
 LOCK = Path("dvc.lock")
 CACHE = "OMNIOPD_DVC_CACHE"  # in the environment of stages: settings may lie outside the project
 FOLDER = ".dir"  # how the name of a folder's listing ends
@@ -68,6 +70,26 @@ def cache() -> Path:
     config.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
     folder = config.get("cache", "dir", fallback="cache")
     return Path(".dvc", folder) / "files" / "md5"
+
+
+def configured() -> Path:
+    """Where the objects of the cache lie, as DVC has it from all its settings, the user's too.
+
+    Raises UserError where there is no project, or DVC cannot read its settings.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    folder = Path(".dvc").absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: not found, wanted a project of DVC. Run this in the project's folder."
+        )
+    try:
+        found = Config(str(folder))["cache"].get("dir")
+    except DvcException as error:
+        raise UserError(f"DVC cannot read the project's settings: {error}") from error
+    return Path(found or folder / "cache") / "files" / "md5"
 
 
 def place(folder: Path, oid: str) -> Path:

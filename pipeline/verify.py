@@ -87,7 +87,7 @@ class Verifier:
     def __init__(self, repair: bool, remote: bool) -> None:
         self.found = Found()
         self._repair, self._remote = repair, remote
-        self._cache = _cache()
+        self._cache = objects.configured()
         self._outs = objects.outs()
 
     @functools.cached_property
@@ -271,23 +271,6 @@ def verify(repair: bool, remote: bool) -> Found:
     for step in steps:
         step()
     return one.found
-
-
-def _cache() -> Path:
-    """Where the objects of DVC's cache lie, wherever that is set. Raises UserError."""
-    from dvc.config import Config
-    from dvc.exceptions import DvcException
-
-    folder = Path(".dvc").absolute()
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: not found, wanted a project of DVC. Run this in the project's folder."
-        )
-    try:
-        found = Config(str(folder))["cache"].get("dir")
-    except DvcException as error:
-        raise UserError(f"DVC cannot open the project here: {error}") from error
-    return Path(found or folder / "cache") / "files" / "md5"
 
 
 def _good(copy: Path, oid: str, damaged: Path) -> bool:

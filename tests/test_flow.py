@@ -304,7 +304,7 @@ def test_a_run_goes_on_when_prefect_is_killed_or_stopped(toy: Toy, number: signa
     assert said == [f"Prefect does not show this run to its end: {why}. {more}"]
     assert not alive(found[0])
     (untold,) = (toy.folder / mirror.UNTOLD).iterdir()
-    (untold.with_name("damaged.jsonl")).write_bytes(b'{"run": "x"}\n\xff{"')  # and one of no use
+    untold.with_name("damaged.jsonl").write_bytes(b'{"run": "x"}\n\xff{"')  # and one of no use
     (toy.folder / "in-b").write_text("echo newer > $1\n")
     status, output = toy.run()
     assert status == 0, output

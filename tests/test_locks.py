@@ -2,6 +2,8 @@
 
 import ast
 import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 from ruamel.yaml import YAML
@@ -211,3 +213,23 @@ def test_digests_are_made_without_a_place_to_remember_them(now, tmp_path, monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(locks.platformdirs, "user_cache_path", lambda _: tmp_path / "file")
     assert locks.texts([VARIANTS["prior"]])["prior"] == locks.HEADER + now["prior"]
+
+
+@pytest.mark.parametrize("damaged", ["database", "values"])
+def test_digests_are_made_anew_where_those_remembered_are_damaged(
+    now, tmp_path, monkeypatch, damaged
+):
+    monkeypatch.setattr(locks.platformdirs, "user_cache_path", lambda _: tmp_path)
+    wanted = [VARIANTS["prior"], VARIANTS["train-gkd"]]
+    expected = locks.texts(wanted)
+    (database,) = tmp_path.rglob("cache.db")
+    with closing(sqlite3.connect(database, isolation_level=None)) as known:
+        if damaged == "values":
+            known.execute("update Cache set value = x'ff' where value is not null")
+            for value in tmp_path.rglob("*.val"):
+                value.write_bytes(b"\xff")
+        known.execute("pragma wal_checkpoint(truncate)")
+    if damaged == "database":
+        database.write_bytes(b"\xa5" * database.stat().st_size)
+    assert locks.texts(wanted) == expected
+    assert expected["prior"] == locks.HEADER + now["prior"]

@@ -5,10 +5,11 @@ code that it is about to run, before it reads anything.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import diskcache
 import platformdirs
 
 from pipeline.behaviour import files
@@ -35,21 +36,19 @@ def codes(variants: Iterable[Variant]) -> dict[str, Code]:
     """The code of variants, as this process would run it. Raises UserError."""
     found = files.read(files.root())
     wanted, key = list(variants), files.key(found)
-    with _known() as known:
-        made = {one.name: code for one in wanted if (code := known.get((key, one.name)))}
-        if rest := [one for one in wanted if one.name not in made]:
-            from pipeline.behaviour.reading import digest
-            from pipeline.behaviour.reading.source import Tree
-            from pipeline.behaviour.reading.symbols import Unclear
+    made = _known(key, wanted)
+    if rest := [one for one in wanted if one.name not in made]:
+        from pipeline.behaviour.reading import digest
+        from pipeline.behaviour.reading.source import Tree
+        from pipeline.behaviour.reading.symbols import Unclear
 
-            try:
-                more = digest.codes(Tree(found), rest)
-            except (Unclear, SyntaxError) as error:
-                raise UserError(f"code of {files.root()}: {error}") from error
-            for name, code in more.items():
-                known[key, name] = code
-            made |= more
-    return {one.name: made[one.name] for one in wanted}
+        try:
+            more = digest.codes(Tree(found), rest)
+        except (Unclear, SyntaxError) as error:
+            raise UserError(f"code of {files.root()}: {error}") from error
+        _remember(key, more)
+        made |= more
+    return made
 
 
 def write(variants: Mapping[str, Variant], root: Path = Path()) -> dict[str, str]:
@@ -103,17 +102,21 @@ def _differs(found: str, wanted: str) -> str:
     return f"is of other code: {most or 'its lines'} changed since"
 
 
-@contextmanager
-def _known() -> Iterator[MutableMapping[tuple[str, str], Code]]:
-    """Digests by the hash of every file and the variant's name, kept in the user's cache directory;
-    where that has no place, forgotten."""
-    import diskcache
-
-    folder = platformdirs.user_cache_path("omniopd") / "code"
+def _known(key: str, variants: Iterable[Variant]) -> dict[str, Code]:
+    """Digests that are remembered, by the hash `key` of every file and the variant's name."""
     try:
-        known = diskcache.Cache(str(folder), size_limit=LIMIT)
-    except (OSError, sqlite3.Error, diskcache.Timeout):
-        yield {}
-        return
-    with known:
-        yield known
+        with _memory() as known:
+            found = {one.name: known.get(f"{key}-{one.name}") for one in variants}
+    except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then they are made anew
+        return {}
+    return {name: code for name, code in found.items() if isinstance(code, Code)}
+
+
+def _remember(key: str, made: Mapping[str, Code]) -> None:
+    with suppress(OSError, sqlite3.Error, diskcache.Timeout), _memory() as known:
+        for name, code in made.items():
+            known[f"{key}-{name}"] = code
+
+
+def _memory() -> diskcache.Cache:
+    return diskcache.Cache(str(platformdirs.user_cache_path("omniopd") / "code"), size_limit=LIMIT)

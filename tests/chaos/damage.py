@@ -115,12 +115,13 @@ def _(place: Place) -> Outcome:
         with Store(f"sqlite:///{path}") as store:
             found = list(store.find(list(wanted), 8))
             wrong = [one for one in found if one != wanted[one.key]]
+            if wrong:
+                return Outcome(silent=len(wrong), told=[f"{where}: {len(wrong)} read as others"])
             hidden = set(wanted) - {one.key for one in found}
-            lost = len(store.claim(hidden, 8)) if hidden and not wrong else len(hidden)
+            lost = len(store.claim(hidden, 8)) if hidden else 0
     except UserError:
         return Outcome()
-    told = [f"{where}: {len(wrong)} read as others, {lost} not found"] if wrong or lost else []
-    return Outcome(silent=len(wrong), lost=lost, told=told)
+    return Outcome(lost=lost, told=[f"{where}: {lost} to be bought again"] if lost else [])
 
 
 # disks that are full
