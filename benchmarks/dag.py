@@ -1,34 +1,94 @@
-"""What the DAG itself costs, on the tests' miniature: two arms, one round.
+"""What the DAG itself costs: CPU seconds of plain `dvc repro`, beside the project at an old commit.
 
-dag_noop   seconds of `omniopd run` when nothing is stale; peer: plain `dvc repro`
-dag_stage  seconds a stage of `omniopd run` beyond what the stage says that it took, its process and
-           imports included, one stage at a time; peer: the same of plain `dvc repro`
+Stages are scripts that write a few bytes (benchmarks/finished.py). The default experiment, and the
+old commit on the same: one DVC, one machine, one run.
+
+dag_default_noop     nothing is stale; CPU seconds
+dag_default_stage    every cell runs once; CPU seconds a stage beyond the no-op
+dag_default_restore  seconds until everything is back after data/ was deleted: `dvc checkout`, then
+                     `dvc repro`; peer: `dvc repro` alone, which restores stage by stage
+dag_study_noop       of profile study, all seeds; peer: the target, 15 CPU seconds
+dag_study_stage      likewise, of one stage run in a project of that size; peer: .3
+dag_study_memory     MiB; peer: 250
+dag_growth           the power of the number of cells that CPU seconds of a no-op grow with, from
+                     500 to 10,000 cells; peer: 1.1. Only where it is asked for by GROWTH=1: minutes
 """
 
-import json
+import math
+import os
 from pathlib import Path
+from typing import Any
 
+from benchmarks import finished
+from benchmarks.before import COMMIT
 from benchmarks.measure import Row, row, seconds
-from tests.project import Project
+from pipeline import experiment
 
+ROOT = Path(__file__).parent.parent
 NOOPS = 3
-OURS, PLAIN = ("omniopd", "run"), ("dvc", "repro", "-q")
+GROWTH = {500: 1, 2_000: 5, 10_000: 25}  # about so many cells of profile study: its seeds
 
 
 def rows(scratch: Path) -> list[Row]:
-    each = {}
-    for name, command in (("ours", OURS), ("plain", PLAIN)):
-        project = Project(scratch / name)
-        project.run("omniopd", "plan")
-        taken = seconds(lambda: project.run(*command))  # noqa: B023
-        runs = [json.loads(p.read_text()) for p in project.folder.glob("data/*/c*/run.json")]
-        each[name] = (taken - sum(run["seconds"] for run in runs)) / len(runs)
-    same = Project.at(scratch / "ours")  # one lock file for both
-    noop = [
-        (seconds(lambda: same.run(*OURS)), seconds(lambda: same.run(*PLAIN))) for _ in range(NOOPS)
-    ]
-    told = ("s", "lower", "dvc repro")
+    found = [*_default(scratch), *_study(scratch / "study")]
+    return found + ([_growth(scratch)] if os.environ.get("GROWTH") else [])
+
+
+def _default(scratch: Path) -> list[Row]:
+    values = experiment.read_yaml(ROOT / "params.yaml")
+    both = (
+        finished.now(scratch / "now", values, ran=False),
+        finished.as_it_was(scratch / "before"),
+    )
+    full = [one.dvc("repro", "-q")[0] for one in both]
+    noops = [tuple(one.dvc("repro", "-q")[0] for one in both) for _ in range(NOOPS)]
+    least = [min(taken) for taken in zip(*noops, strict=True)]
+    count = len(list((scratch / "now" / "outs").iterdir()))
+    each = [[(all_ - one) / count] for all_, one in zip(full, least, strict=True)]
     return [
-        row("dag_noop", *told, *zip(*noop, strict=True)),
-        row("dag_stage", *told, [each["ours"]], [each["plain"]]),
+        row("dag_default_noop", "CPU s", "lower", COMMIT, *zip(*noops, strict=True)),
+        row("dag_default_stage", "CPU s", "lower", COMMIT, *each),
+        row("dag_default_restore", "s", "lower", COMMIT, *[[_restored(one)] for one in both]),
     ]
+
+
+def _restored(project: finished.Project) -> float:
+    project.lose()
+    checkout = (project.folder / "dag").is_dir()
+    return seconds(lambda: [project.dvc("checkout", "-q")] * checkout) + seconds(
+        lambda: project.dvc("repro", "-q")
+    )
+
+
+def _study(folder: Path) -> list[Row]:
+    project = finished.now(folder, _seeds(GROWTH[2_000]), ran=True)
+    project.dvc("repro", "-q")  # DVC notes which files it has looked at
+    noops = [project.dvc("repro", "-q") for _ in range(NOOPS)]
+    taken, mib = zip(*noops, strict=True)
+    report = project.folder / "code" / "report.lock"
+    report.write_text("another\n")  # the last stage runs
+    stage = project.dvc("repro", "-q")[0] - min(taken)
+    told = ("lower", "target")
+    return [
+        row("dag_study_noop", "CPU s", *told, taken, [15.0] * len(taken)),
+        row("dag_study_stage", "CPU s", *told, [stage], [0.3]),
+        row("dag_study_memory", "MiB", *told, mib, [250.0] * len(mib)),
+    ]
+
+
+def _growth(scratch: Path) -> Row:
+    points = []
+    for cells, seeds in GROWTH.items():
+        project = finished.now(scratch / f"of-{cells}", _seeds(seeds), ran=True)
+        project.dvc("repro", "-q")
+        count = len(list((project.folder / "outs").iterdir()))
+        points.append((count, project.dvc("repro", "-q")[0]))
+    (few, short), *_, (many, long) = points
+    power = math.log(long / short) / math.log(many / few)
+    return row("dag_growth", "power of the cells", "lower", "target", [power], [1.1])
+
+
+def _seeds(count: int) -> dict[str, Any]:
+    values: dict[str, Any] = experiment.read_yaml(ROOT / "profiles" / "study.yaml")
+    values["experiment"]["seeds"] = list(range(count))
+    return values

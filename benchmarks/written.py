@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline import plan, tables
 from pipeline.behaviour import locks, variants
 from pipeline.experiment import load
+from tests.locked import put
 
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
@@ -39,15 +40,13 @@ STAGES = (
 
 
 def project(folder: Path, responses: int) -> None:
-    """plan.yaml, params.yaml, a checkpoint and the tables of every stage."""
+    """params.yaml, the cells, a checkpoint and the tables of every stage."""
     data = folder / "data"
     data.mkdir(parents=True)
-    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     with (folder / "params.yaml").open("w") as file:
         YAML().dump({"runtime": {"threads": 1, "batch_tokens": 16384}}, file)
     cells = _cells(responses)
-    with (folder / "plan.yaml").open("w") as file:
-        YAML().dump({"cells": cells}, file)
+    put(folder, {"cells": cells})
     locks.write(variants.of_plan({"cells": cells}), folder)
     _checkpoint(data / "pretrain")
     tables.write(_prompts(responses // SAMPLES), data / "prepare/prompts.parquet", tables.PROMPTS)

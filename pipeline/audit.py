@@ -10,7 +10,6 @@ there, and before anything is sampled or bought, it shows what student and teach
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ import typer
 
 from pipeline import (
     cells,
+    dag_files,
+    dataflow,
     experiment,
     params,
     plan,
@@ -32,20 +33,11 @@ from pipeline import (
 from pipeline.audit_params import Options, fitted, settings
 from pipeline.behaviour import locks, variants
 from pipeline.errors import UserError
+from pipeline.exports import source
 from pipeline.params import METHOD
 from pipeline.prompt_view import View
 from pipeline.show import as_yaml
 
-PATHS = {  # of an input of a cell: its argument on the stage's command line
-    "prompts": "data/prepare/{}/prompts.parquet",
-    "rollouts": "data/rollout/{}/rollouts.parquet",
-    "forks": "data/forks/{}/forks.parquet",
-    "answers": "data/teach/{}/answers.parquet",
-    "scores": "data/score/{}/scores.parquet",
-    "policy": "{}",
-    "teacher": "{}",
-    "tokenizer": "{}/checkpoint/tokenizer.json",
-}
 KEPT = "finished stages and all answers are kept. Run the same command again to go on."
 
 
@@ -112,7 +104,7 @@ def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> li
     asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
     teacher = teachers.load(file.teachers["audited"], "audited", asked, folder, own)
     sides = prompt_view.sides(folder, teacher, "audited")
-    table = Path(PATHS["prompts"].format(cell["prompts"]))
+    table = Path(dataflow.INPUTS["prompts"].path.format(cell["prompts"]))
     return prompt_view.of_prompts(sides, table, o.prompts)
 
 
@@ -166,19 +158,22 @@ def _run(
     Raises UserError where one fails.
     """
     names = list(plan.upstream(found))
-    cells.write_text(folder / cells.PLAN, as_yaml(found))
+    cells.write_text(folder / source.PLAN, as_yaml(found))
+    for place, text in dag_files.texts(found):
+        cells.write_text(folder / place, text)
     locks.write(variants.of_plan(found), folder)
     path = os.pathsep.join(sys.path)
     for number, name in enumerate(names, 1):
         group, _, key = name.partition("@")
-        stage, cell = group.partition("-")[0], found["cells"][group][key]
+        stage = dataflow.stage(group)
         if stages is not None and stage not in stages:
             continue
         if (_folder(folder, name) / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
         environment = {**os.environ, "PYTHONPATH": path}
-        if processes.status([*command(stage, key, cell)], folder, environment, KEPT):
+        command = [sys.executable, "-m", f"stages.{stage}", "--cell", key]
+        if processes.status(command, folder, environment, KEPT):
             named = (
                 " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
             )
@@ -187,13 +182,3 @@ def _run(
                 "that and run the same command again: finished stages are not repeated, answers "
                 "are kept."
             )
-
-
-def command(stage: str, key: str, cell: dict[str, Any]) -> Iterator[str]:
-    """The command line of a cell, as dvc.yaml has it."""
-    yield from (sys.executable, "-m", f"stages.{stage}", "--cell", key)
-    for name, value in cell.items():
-        argument = "tokenizer" if name == "student" else name
-        if name != "params" and argument in PATHS:
-            yield from (f"--{argument}", PATHS[argument].format(value))
-    yield from ("--out", f"data/{stage}/{key}")

@@ -11,24 +11,23 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline import yaml_files
+from pipeline.dag_names import DAG
 from pipeline.errors import UserError, short, stop
 from pipeline.params import Params, Runtime, explained
 from pipeline.tables import replacing
 
-PLAN = Path("plan.yaml")
 PARAMS = Path("params.yaml")
 REMEDY = "Run `omniopd plan`, which writes it again."
-GROUP = re.compile(r"^  (\S+):\n((?: {4}.*\n|\n)+)", re.M)  # of plan.yaml, with its lines
-HELD = "OMNIOPD_CELL"  # for a process of a stage: the cell that no line of plan.yaml has
+NAMED = re.compile(r"c[0-9a-f]{8}")  # a key that stands for a cell's params and inputs
+DERIVED = ("code", "reads", "deps", "out")  # what else a cell's file says
+HELD = "OMNIOPD_CELL"  # for a process of a stage: the cell that has no file in dag/
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
 INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/\d[\w-]*)")  # of a step of a cell of stage steps
 log = logging.getLogger("omniopd")
@@ -37,18 +36,36 @@ V = TypeVar("V")
 
 
 def arguments(stage: str, *inputs: str) -> argparse.Namespace:
-    """Command line of a stage: --cell KEY, a path for each of `inputs`, --out FOLDER.
+    """Command line of a stage: --cell KEY. What it says beside that is tried instead of the cell's.
 
-    Raises UserError unless the code that is about to run is what the cell's lock says.
+    A path for each of `inputs`, None for one with a question mark that the cell does not read, and
+    `out`, the folder to write. Raises UserError unless the code that is about to run is what the
+    cell's lock says.
     """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}")
-    parser.add_argument("--cell", required=True, help="key of the cell in plan.yaml")
+    parser.add_argument("--cell", required=True, help="key of the cell: its file in dag/")
     for name in inputs:
-        parser.add_argument(f"--{name.rstrip('?')}", type=Path, required=not name.endswith("?"))
-    parser.add_argument("--out", type=Path, required=True, help="folder for what the stage writes")
+        parser.add_argument(f"--{name.rstrip('?')}", type=Path, help="instead of the cell's")
+    parser.add_argument("--out", type=Path, help="another folder for what the stage writes")
     found = parser.parse_args()
     check_code(stage, found.cell)
+    _fill(found, stage, *inputs)
     return found
+
+
+def _fill(found: argparse.Namespace, stage: str, *inputs: str) -> None:
+    """Take what the command line leaves out from the cell's file. Raises UserError."""
+    content = cell(stage, found.cell)[1]
+    known = {**(content.get("reads") or {}), "out": content.get("out")}
+    for name in (*inputs, "out"):
+        bare = name.rstrip("?")
+        if getattr(found, bare) is None and isinstance(known.get(bare), str):
+            setattr(found, bare, Path(place(known[bare])))
+        if getattr(found, bare) is None and not name.endswith("?"):
+            raise UserError(
+                f"{where(stage, found.cell)}: found no path of {bare}, which {stage} needs. "
+                f"{REMEDY}"
+            )
 
 
 def check_code(stage: str, key: str) -> None:
@@ -63,25 +80,32 @@ def check_code(stage: str, key: str) -> None:
         variant = variants.of(group, found)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{PLAN}: {group}.{key}: found {short(found, 200)}, wanted a cell as `omniopd plan` "
+            f"{where(stage, key)}: found {short(found, 200)}, wanted a cell as `omniopd plan` "
             f"writes it ({error!r}). Run `omniopd plan`."
         ) from error
+    if (stage, key) not in _inside and NAMED.fullmatch(key):
+        own = {name: value for name, value in found.items() if name not in DERIVED}
+        if name_of(group, own) != key:
+            raise UserError(
+                f"{where(stage, key)}: found other params or inputs than those that it is named "
+                f"after, wanted the file as `omniopd plan` writes it. {REMEDY}"
+            )
     guard.check(variant, confine=alone(sys.orig_argv))
 
 
 def params(stage: str, key: str, model: type[M]) -> M:
-    """The cell's resolved params from plan.yaml, validated. Raises UserError."""
+    """The cell's resolved params, validated. Raises UserError."""
     group, found = cell(stage, key)
     try:
         made = model.model_validate_json(json.dumps(found["params"]))
     except (ValidationError, KeyError, TypeError) as error:
         raise UserError(
-            f"{PLAN}: {group}.{key} is not what this code expects: found {short(found, 200)}, "
-            f"wanted params of {stage} ({error}). Run `omniopd plan`."
+            f"{where(stage, key)}: {group} is not what this code expects: found "
+            f"{short(found, 200)}, wanted params of {stage} ({error}). Run `omniopd plan`."
         ) from error
     for name in _unset(made):
         raise UserError(
-            f"{PLAN}: {group}.{key}: found no {name} among its params, wanted every setting: a "
+            f"{where(stage, key)}: found no {name} among its params, wanted every setting: a "
             "default may be another one in other code. Run `omniopd plan`."
         )
     return made
@@ -106,22 +130,45 @@ def _unset(made: Any) -> Iterator[str]:
 
 
 def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
-    """The group of a cell in plan.yaml, and what stands there of it. Raises UserError."""
+    """The group of a cell, and what its file says besides. Raises UserError."""
     if (stage, key) in _inside:
         return _inside[stage, key]
-    if not PLAN.is_file():
-        raise UserError(f"{PLAN}: not found. Run `omniopd plan` in the project's folder.")
-    found = _cell(yaml_files.text(PLAN), stage, key)
-    if found is None:
+    if not DAG.is_dir():
+        raise UserError(f"{DAG}: not found. Run `omniopd plan` in the project's folder.")
+    path = file(key)
+    found = {} if path is None else yaml_files.made(path, REMEDY)
+    group = found.pop("group", None)
+    if path is not None and not isinstance(group, str):
+        raise UserError(f"{path}: found group {short(group)}, wanted that of a cell. {REMEDY}")
+    if group is None or group.partition("-")[0] != stage:
         raise UserError(
-            f"{PLAN}: has no {stage} cell {key!r}, wanted one of its cells. Run `omniopd plan`, "
+            f"{DAG}: has no {stage} cell {key!r}, wanted one of its cells. Run `omniopd plan`, "
             "then `dvc repro`."
         )
-    return found
+    return group, found
+
+
+def name_of(group: str, content: dict[str, Any]) -> str:
+    """The name of a cell of these params and inputs."""
+    canonical = json.dumps([group, content], sort_keys=True)
+    return "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def file(key: str) -> Path | None:
+    """Where a cell's file lies, whichever arm and seed it is of; None where there is none."""
+    if not re.fullmatch(r"\w+", key):
+        return None
+    there = (path for path in (DAG / f"{key}.yaml", *DAG.glob(f"*/*/{key}.yaml")) if path.is_file())
+    return next(there, None)
+
+
+def where(stage: str, key: str) -> str:
+    """How an error calls a cell."""
+    return f"{stage} {key}" if (stage, key) in _inside else str(file(key))
 
 
 def hold(stage: str, key: str, group: str, content: dict[str, Any]) -> None:
-    """Let `cell` find a cell that is no line of plan.yaml but a part of the running cell."""
+    """Let `cell` find a cell that has no file but is a part of the running cell."""
     _inside[stage, key] = group, content
 
 
@@ -139,28 +186,9 @@ def _held() -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
 
 
 def place(path: str) -> str:
-    """Where a path of dvc.yaml lies: that of a step inside a cell is kept among what it would go
+    """Where a path of a cell lies: that of a step inside a cell is kept among what it would go
     on from, .resume/inside-KEY/STEP/STAGE; any other is itself."""
     return INSIDE.sub(r".resume/inside-\2/\1", path)
-
-
-def _cell(text: str, stage: str, key: str) -> tuple[str, dict[str, Any]] | None:
-    """Group and content of a cell of plan.yaml.
-
-    Only the cell's own lines are handed to YAML: the plan of a study is a thousand times longer.
-    Where its layout is not that of `omniopd plan`, all of it is.
-    """
-    yaml = YAML(typ="safe")
-    for group, lines in GROUP.findall(text):
-        if group.split("-")[0] == stage:
-            for block in re.findall(rf"^    {re.escape(key)}:\n((?: {{6}}.*\n|\n)+)", lines, re.M):
-                with suppress(YAMLError):  # broken: then so is the whole
-                    return group, yaml.load(block)
-    groups = yaml_files.mapping(text, str(PLAN), REMEDY).get("cells")
-    for group, cells in groups.items() if isinstance(groups, dict) else ():
-        if group.split("-")[0] == stage and isinstance(cells, dict) and key in cells:
-            return group, cells[key]
-    return None
 
 
 def untracked(block: str) -> dict[str, Any]:

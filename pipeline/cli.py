@@ -46,16 +46,16 @@ def omniopd(
 
 @app.command()
 def plan(
-    check: Annotated[bool, typer.Option(help="only compare plan.yaml with params.yaml")] = False,
+    check: Annotated[bool, typer.Option(help="only compare dag/ with params.yaml")] = False,
 ) -> None:
-    """Expand params.yaml into plan.yaml, prune what it no longer has, link the arms."""
+    """Expand params.yaml into dag/, prune what it no longer has, link the arms."""
     from pipeline import dag, experiment, keeping, plan
 
     if check:
         dag.mark(dag.check(buying=True))
     else:
         wanted = dag.write()
-        typer.echo(f"plan.yaml: {len(plan.upstream(wanted))} cells")
+        typer.echo(f"dag: {len(plan.upstream(wanted))} cells")
         _rerun(wanted)
         typer.echo(_detectable())
         typer.echo(experiment.load().adapters())
@@ -131,7 +131,7 @@ def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) ->
     from pipeline import dag
     from pipeline.behaviour import why
 
-    typer.echo(why.explain(dag.current(), dag.locked().get("stages") or {}, name))
+    typer.echo(why.explain(dag.current(), dag.locked(), name))
 
 
 @app.command("verify-code")
@@ -141,7 +141,7 @@ def verify_code() -> None:
     from pipeline.behaviour import accept
 
     found, count = dag.write(), 0
-    for one in accept.verify(found, dag.locked().get("stages") or {}):
+    for one in accept.verify(found, dag.locked()):
         count += 1
         tried = f", tried {one.tried}" if one.tried else ""
         typer.echo(f"{one.variant}, {len(one.cells)} cells{tried}: {one.said}")

@@ -6,6 +6,7 @@ Each check raises UserError with the key, the value found, the value wanted and 
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, shapes
+from pipeline.dag_names import SHARED
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.schedulers import SCHEDULERS
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.experiment import Experiment, Settings
 
 WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
-MOST_TEACHERS = 4  # dvc.yaml has a stage for each number of score tables
+MOST_TEACHERS = 4  # stage prior has an argument for each
 MOST_ROUNDS = 10_000  # cells of stage train that a plan may have
 UNTRACKED = {
     "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
@@ -33,6 +34,8 @@ def experiment(file: "Experiment") -> None:
     listed = file.experiment.arms
     if len(set(listed)) < len(listed):
         refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
+    if SHARED in listed:
+        refuse("experiment.arms", SHARED, "another name: dag/ has it for itself", "Rename the arm.")
     if not listed or not file.experiment.seeds:
         refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
     if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
@@ -43,7 +46,7 @@ def experiment(file: "Experiment") -> None:
         refuse(
             "experiment",
             f"{arms} arms x {len(file.experiment.seeds)} seeds x {rounds} rounds",
-            f"at most {MOST_ROUNDS:,}, as DVC's own time grows with the square of the cells",
+            f"at most {MOST_ROUNDS:,}, the largest that were tried",
             "Lower one of them, or set experiment.steps_per_cell.",
         )
     if "base" in file.arms:

@@ -1,29 +1,35 @@
-"""The plan on disk and in DVC: write it, check it, prune what it no longer has, link the arms."""
+"""The plan on disk and in DVC: write it, check it, move or prune what ran, link the arms."""
 
 import functools
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from pipeline import checkpoints, experiment, keeping, objects, plan, preflight, resume, yaml_files
-from pipeline.behaviour import history, locks, variants
-from pipeline.cells import PLAN, log, write_text
-from pipeline.errors import UserError, short
+from pipeline import (
+    checkpoints,
+    dag_files,
+    dag_names,
+    experiment,
+    keeping,
+    lock_files,
+    objects,
+    plan,
+    preflight,
+    resume,
+    yaml_files,
+)
+from pipeline.behaviour import equal, history, locks, variants
+from pipeline.cells import log, write_text
+from pipeline.errors import UserError
 from pipeline.tables import replacing
 
 DATA = Path("data")
-LOCK = Path("dvc.lock")
-OK = DATA / "plan.ok"
-LOCK_REMEDY = (
-    "Restore it with `git checkout dvc.lock`, or remove it: what DVC's cache has is not run again."
-)
-HEADER = "# Made by `omniopd plan` from params.yaml. Commit it; do not edit it.\n"
+OK = dag_files.OK
+BY_HAND = Path("dvc.yaml")
+PLAN = Path("plan.yaml")  # of a project of the time before there was a file for each cell
 
 
 def environment() -> dict[str, str]:
@@ -43,55 +49,54 @@ def expanded() -> dict[str, Any]:
 
 
 def current() -> dict[str, Any]:
-    """The plan in plan.yaml. Raises UserError if it is stale."""
-    check()
-    return dict(YAML(typ="safe").load(yaml_files.text(PLAN)))
+    """The plan. Raises UserError if dag/ is stale."""
+    return check()
 
 
 def check(buying: bool = False) -> dict[str, Any]:
-    """The plan. Raises UserError unless plan.yaml is what params.yaml means.
+    """The plan. Raises UserError unless dag/ is what params.yaml means.
 
     `buying` as in `write`.
     """
-    found = PLAN.read_bytes() if PLAN.is_file() else None
     file = experiment.load()
     wanted = plan.expand(file)
-    if found != _text(wanted).encode():
-        state = "does not exist" if found is None else "is not what params.yaml means now"
+    if said := _differs(dict(dag_files.texts(wanted))):
         raise UserError(
-            f"{PLAN} {state}, wanted the plan that it means. Run `omniopd plan`, then `dvc repro`."
+            f"{said}, wanted the plan that params.yaml means. Run `omniopd plan`, then `dvc repro`."
         )
     if buying:
-        preflight.check(file, wanted, lambda: locked().get("stages") or {}, buying)
+        preflight.check(file, wanted, locked, buying)
     return wanted
 
 
 def write(buying: bool = False) -> dict[str, Any]:
-    """Expand params.yaml, write plan.yaml and the locks of its code, prune, link.
-
-    Nothing is written if DVC disagrees.
+    """Expand params.yaml, write dag/ and the locks of its code, move or prune what ran, link.
 
     `buying`: what the plan needs of its user before answers are bought has to be there, too.
     """
-    file, lock = experiment.load(), locked()
+    if not (Path(".dvc").is_dir() and BY_HAND.is_file()):
+        raise UserError(
+            f"{Path.cwd()}: found no .dvc and {BY_HAND}, wanted a project. Run this in the "
+            "project's folder."
+        )
+    file, before = experiment.load(), lock_files.read()
+    ran = lock_files.entries(before)
     wanted = plan.expand(file)
-    preflight.check(file, wanted, lambda: lock.get("stages") or {}, buying)
-    text, before = _text(wanted).encode(), PLAN.read_bytes() if PLAN.is_file() else None
-    if text != before:
-        _put(text)
-        try:
-            _same_as_dvc(wanted)
-        except UserError:
-            PLAN.unlink() if before is None else _put(before)
-            raise
+    preflight.check(file, wanted, lambda: ran, buying)
+    _put(dict(dag_files.texts(wanted)))
     replaced = locks.write(variants.of_plan(wanted))
-    history.keep(replaced.values(), lock.get("stages") or {})
-    prune(wanted, lock)
+    history.keep(replaced.values(), ran)
+    _settle(wanted, before)
     resume.forget(name.partition("@")[2] for name in plan.upstream(wanted))
     link(wanted)
     keeping.tidy()
     _folders()
     return wanted
+
+
+def locked() -> dict[str, Any]:
+    """What DVC knows of each cell, by its name. Raises UserError as `lock_files.read` does."""
+    return lock_files.entries(lock_files.read())
 
 
 def rerun(wanted: dict[str, Any]) -> list[str]:
@@ -103,12 +108,30 @@ def rerun(wanted: dict[str, Any]) -> list[str]:
 
         return spending.again(wanted, names)
 
-    return why.lines(wanted, locked().get("stages") or {}, bill)
+    return why.lines(wanted, locked(), bill)
 
 
-def _put(content: bytes) -> None:
-    with replacing(PLAN) as temporary:
-        temporary.write_bytes(content)
+def _differs(texts: dict[Path, str]) -> str:
+    """How dag/ is not `texts`, in words; empty where it is."""
+    for path, text in texts.items():
+        if not path.is_file():
+            return f"{path} does not exist"
+        if path.read_bytes() != text.encode():
+            return f"{path} is not what params.yaml means now"
+    left = set(dag_names.there()) - set(texts)
+    return f"{min(left)} is of another plan" if left else ""
+
+
+def _put(texts: dict[Path, str]) -> None:
+    """Bring dag/ to `texts`: files that are other ones are written, others are removed."""
+    for path, text in texts.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    for path in set(dag_names.there()) - set(texts):
+        path.unlink()
+    if PLAN.is_file() and PLAN.read_bytes().startswith(dag_files.HEADER.encode()):
+        PLAN.unlink()  # of the time when all cells stood in one file
 
 
 def _folders() -> None:
@@ -117,96 +140,74 @@ def _folders() -> None:
         (DATA / group.partition("-")[0]).mkdir(parents=True, exist_ok=True)
 
 
-def _text(content: dict[str, Any]) -> str:
-    from io import StringIO
-
-    stream = StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore
-    yaml.representer.ignore_aliases = lambda *_: True
-    yaml.dump(content, stream)
-    return HEADER + stream.getvalue()
-
-
-def _same_as_dvc(wanted: dict[str, Any]) -> None:
-    """DVC drops a key that reads as a number without a word: compare what it sees."""
-    seen = set(_told("stage", "list", "--name-only").split()) - {"plan"}
-    names = set(plan.upstream(wanted))
-    if seen != names:
-        raise UserError(
-            f"DVC sees {len(seen)} cells and the plan has {len(names)}; only in the plan: "
-            f"{sorted(names - seen)[:3]}, only in DVC: {sorted(seen - names)[:3]}. "
-            "Compare the groups in dvc.yaml with those of plan.yaml."
-        )
-
-
-def locked() -> dict[str, Any]:
-    """dvc.lock, or nothing where there is none. Raises UserError unless it is as DVC writes it."""
-    return _locked(yaml_files.text(LOCK)) if LOCK.is_file() else {}
-
-
-@functools.lru_cache(1)
-def _locked(text: str) -> dict[str, Any]:
-    """By its text, as it is asked for twice: at two thousand cells it takes half a minute."""
-    found = yaml_files.mapping(text, str(LOCK), LOCK_REMEDY)
-    stages = found.get("stages") or {}
-    if found.get("schema") != "2.0" or not isinstance(stages, dict):
-        shown = short({name: found[name] for name in list(found)[:2]})
-        raise UserError(f"{LOCK}: found {shown}, wanted schema '2.0' with stages. {LOCK_REMEDY}")
-    for name, stage in stages.items():
-        outs = stage.get("outs", []) if isinstance(stage, dict) else None
-        if not isinstance(outs, list) or not all(map(_is_out, outs)):
-            wanted = "outs with md5 and a path inside the project"
-            shown = short(stage if outs is None else outs, 200)
-            raise UserError(f"{LOCK}: {name}: found {shown}, wanted {wanted}. {LOCK_REMEDY}")
-    return found
-
-
-def _is_out(found: Any) -> bool:
-    """As DVC writes one; `prune` may remove what it names, so never outside the project."""
-    if not isinstance(found, dict) or {str} != {type(found.get("path")), type(found.get("md5"))}:
-        return False
-    path = Path(found["path"])
-    return not path.is_absolute() and ".." not in path.parts
-
-
-def _told(*arguments: str) -> str:
-    """What a command of DVC prints. Raises UserError with its own words where it fails."""
-    command = dvc(*arguments)
-    done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8")
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).rstrip(".")
-        raise UserError(
-            f"`dvc {' '.join(arguments)}` failed: {said}, wanted a project that DVC can read. Mend "
-            "what it names, or run this in the project's folder."
-        )
-    return done.stdout
-
-
-def prune(wanted: dict[str, Any], lock: dict[str, Any]) -> None:
-    """Drop cells that the plan lacks from dvc.lock and data/, if DVC's cache holds their outs.
-
-    A cell that comes back is restored from there. What the cache lacks is named and left alone.
-    """
-    stages = dict(lock.get("stages") or {})
-    names = {"plan", *plan.upstream(wanted)}
-    left = []
-    for name in [name for name in stages if name not in names]:
-        outs = stages[name].get("outs", [])
-        if not all(_cached(out["md5"]) or _dropped(Path(out["path"])) for out in outs):
-            left.append(name)
-            continue
-        del stages[name]
-        for out in outs:
-            if name.partition("@")[0] != "report":
-                _remove(Path(out["path"]))
+def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
+    """Move what DVC knows of the plan's cells to where their stages lie now, and prune the rest."""
+    after: lock_files.Locks = {path: {} for path in before}
+    ran, folders = lock_files.entries(before), dag_files.folders(wanted)
+    by_hand, new, left = _by_hand(), [], []
+    for cell, folder in folders.items():
+        path, name = folder / dag_names.LOCK, dag_names.stage_name(cell)
+        entry = before.get(path, {}).get(name)
+        if entry is None and cell in ran:
+            one = by_hand[name] if folder == dag_names.ROOT else None
+            entry = _carried(one or dag_files.stage(wanted, folder, cell), folder, cell, ran[cell])
+            new += [entry] if entry else []
+        if entry:
+            after.setdefault(path, {})[name] = entry
+    for path, own in before.items():
+        here = by_hand if path == Path(dag_names.LOCK) else {}
+        for name in (name for name in own if dag_names.cell_name(name) not in folders):
+            if name not in here and pruned(name, own[name]):
+                new.append(own[name])
+                continue
+            after[path][name] = own[name]
+            left += [] if name in here else [name]
     if left:
         log.warning(f"kept {len(left)} old cells whose outs the cache lacks, as {left[0]}")
-    if len(stages) != len(lock.get("stages") or {}):
-        yaml = YAML(typ="safe", pure=True)
-        yaml.default_flow_style = False
-        with replacing(LOCK) as temporary:
-            yaml.dump({**lock, "stages": stages}, temporary)
+    if new:  # before the others go: it is found there if it comes back
+        lock_files.remember(_cache_folder(), new)
+    lock_files.write(_sorted(before), _sorted(after))
+    _tidy()
+
+
+def _sorted(locks: lock_files.Locks) -> lock_files.Locks:
+    return {path: {name: own[name] for name in sorted(own)} for path, own in locks.items()}
+
+
+def _carried(
+    stage: dict[str, Any], folder: Path, cell: str, entry: lock_files.Entry
+) -> lock_files.Entry | None:
+    """What DVC knows of a cell, for its stage in `folder`."""
+    own = dag_names.cell_file(folder, cell)
+    known = {str(own): own.read_text(encoding="utf-8"), str(OK): lock_files.OK_TEXT}
+    found = lock_files.carried(entry, stage, known, _cache_folder())
+    return None if found is None else equal.accepted(found)
+
+
+def _by_hand() -> dict[str, Any]:
+    """The stages of dvc.yaml."""
+    return dict(yaml_files.load(BY_HAND)["stages"])
+
+
+def pruned(name: str, entry: lock_files.Entry) -> bool:
+    """Whether a stage that the plan lacks goes, with what it wrote: DVC's cache holds it.
+
+    A cell that comes back is restored from there. What the cache lacks is left alone.
+    """
+    outs = entry.get("outs", [])
+    if not all(_cached(out["md5"]) or _dropped(Path(out["path"])) for out in outs):
+        return False
+    for out in outs:
+        if dag_names.cell_name(name).partition("@")[0] != "report":
+            _remove(Path(out["path"]))
+    return True
+
+
+def _tidy() -> None:
+    """Remove folders of dag/ that no cell lies in any more."""
+    for folder in (*dag_names.DAG.glob("*/*"), *dag_names.DAG.glob("*")):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _dropped(path: Path) -> bool:
@@ -261,4 +262,4 @@ def mark(wanted: dict[str, Any]) -> None:
     """
     locks.check(variants.of_plan(wanted).values())
     _folders()
-    write_text(OK, "plan.yaml is what params.yaml means\n")
+    write_text(OK, lock_files.OK_TEXT)

@@ -15,16 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
-from pipeline import keeping, resume
+from pipeline import keeping, lock_files, resume
 
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import Stage
 
-LOCK = Path("dvc.lock")
 TRASH = resume.FOLDER / "dropped"
 
 
@@ -73,9 +70,9 @@ class Dropping:
 
     @functools.cached_property
     def _left(self) -> list[str]:
-        """Of cells in dvc.lock that the plan no longer has."""
-        lock = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
-        left = {n: s for n, s in (lock.get("stages") or {}).items() if n not in self._stages}
+        """Of cells that ran and that the plan no longer has."""
+        ran = lock_files.entries(lock_files.read())
+        left = {name: entry for name, entry in ran.items() if name not in self._stages}
         return [out["md5"] for stage in left.values() for out in stage.get("outs", [])]
 
     def _objects(self, oid: str) -> Iterator[str]:

@@ -26,6 +26,7 @@ from pipeline import (
     plan,
     reaper,
     reproduction,
+    restoring,
     stopping,
     verified,
 )
@@ -45,9 +46,9 @@ RETRY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Cell:
-    """A stage of dvc.yaml as the flow sees it."""
+    """A cell as the flow sees it."""
 
-    name: str  # DVC's: GROUP@KEY
+    name: str  # GROUP@KEY
     label: str  # for people
     reads: frozenset[str]  # names of cells
     gpu: bool = False
@@ -55,7 +56,7 @@ class Cell:
 
 
 def run(parallel: int) -> None:
-    """Bring every cell of plan.yaml up to date, `parallel` at a time. Raises UserError."""
+    """Bring every cell of the plan up to date, `parallel` at a time. Raises UserError."""
     found, runtime = dag.current(), cells.runtime()
     cells_of = graph(found, gpu=runtime.device != "cpu")
     keep = keeping.of(found, keeping.wanted())
@@ -115,6 +116,7 @@ def run_graph(
     are done; Stopped after Ctrl-C, SIGTERM or SIGHUP, when all that was started has ended.
     """
     start = time.perf_counter()
+    restoring.restore(keep, dag.dvc("checkout"), dag.environment())
     project = reproduction.Project(keep, shared)
     stale = project.stale(graph)
     if not stale:

@@ -59,7 +59,7 @@ FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
 
 
 def file_of(variant: str) -> str:
-    """The module of a metric, scheduler, objective or task, as dvc.yaml names it."""
+    """The module of a metric, scheduler, objective or task, by the name of its file."""
     return FILES.get(variant, variant.replace("-", "_"))
 
 

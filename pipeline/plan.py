@@ -6,18 +6,16 @@ problems that params name: the hash of their content is part of a cell.
 """
 
 import graphlib
-import hashlib
-import json
 from typing import Any
 
-from pipeline import ceilings, params, plan_steps
+from pipeline import ceilings, cells, params, plan_steps
 from pipeline.behaviour import variants
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment, Settings
 from pipeline.params import METHOD, file_of
 from pipeline.plan_round import Round, dump, engined, method, sandboxed
 
-GROUPS = (  # in data-flow order; dvc.yaml has a foreach for each, so all are always in the plan
+GROUPS = (  # in data-flow order; a key is a hash of the group, too
     "prepare",
     "prepare-rows",
     "prepare-hub",
@@ -72,11 +70,11 @@ Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
 
 
 def expand(experiment: Experiment) -> dict[str, Any]:
-    """The content of plan.yaml: {cells: {GROUP: {KEY: cell}, arms: {ARM: {seed-S: ...}}}}.
+    """The plan: {cells: {GROUP: {KEY: cell}, arms: {ARM: {seed-S: ...}}}}.
 
     A group is a stage, or a stage and a dash where some of its cells read other inputs. Beside
     `arms`, `branches` maps each control of experiment.branch to its own cells of the rounds of
-    omniopd. All lies under one key because DVC merges equal keys of params.yaml and plan.yaml.
+    omniopd.
     """
     plan = Plan(experiment)
     for seed in experiment.experiment.seeds:
@@ -84,7 +82,8 @@ def expand(experiment: Experiment) -> dict[str, Any]:
             plan.arm(name, seed)
         for name in experiment.experiment.branch:
             plan.branch(name, seed)
-    plan.cell("report", plan.report_params())
+    report = {"params": plan.report_params()}
+    plan.cells["report"]["report"] = report | {"code": variants.of("report", report).name}
     return {"cells": {**plan.cells, "arms": plan.arms, "branches": plan.branches}}
 
 
@@ -172,8 +171,7 @@ class Plan:
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
         content = {"params": resolved, **inputs}
-        canonical = json.dumps([group, content], sort_keys=True)
-        key = "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        key = cells.name_of(group, content)
         content["code"] = variants.of(group, content).name  # derived, so no part of the key
         known = self.cells[group].setdefault(key, content)
         if known != content:

@@ -10,12 +10,15 @@ import typer
 from pipeline import (
     cells,
     dag,
+    dag_files,
+    dag_names,
     forkserver,
     keeping,
     plan,
     processes,
     reaper,
     reproduction,
+    restoring,
     stopping,
 )
 from pipeline.engines.resident import lending
@@ -37,6 +40,7 @@ def repro() -> float:
             lending() as lent,
         ):
             environment = {**dag.environment(), **server, **lent}
+            restoring.restore(keep, dag.dvc("checkout"), environment)
             if keep.readers:
                 keeping_repro(found, keep, environment, cells.runtime().drop_shared)
             else:
@@ -58,9 +62,10 @@ def keeping_repro(
     tried: set[str] = set()
     while True:
         again = _again(keep)
+        places = dag_files.folders(found) if again else {}
         for name in again:
             typer.echo(f"{name}: a changed cell reads its checkpoint, dropped by experiment.keep")
-            _run(environment, len(again), "--single-item", name)
+            _run(environment, len(again), "--single-item", dag_names.address(places[name], name))
         tried |= set(again)
         try:
             _run(environment, len(plan.upstream(found)) + 1, "--allow-missing")
@@ -117,5 +122,5 @@ def _run(environment: dict[str, str], total: int, *arguments: str) -> None:
     if status:
         raise UserError(
             f"`dvc repro` stopped with status {status}; its own message is above. "
-            "Mend that and run it again: finished stages are not repeated."
+            "Fix that, then run it again: finished stages are not repeated."
         )

@@ -1,34 +1,29 @@
 """What the flow asks of DVC: which cells are stale, and to bring a single one up to date.
 
-The project is opened once. A `dvc repro` for each cell would start an interpreter, resolve dvc.yaml
-and write all of dvc.lock again every time: at two thousand cells that takes a minute a cell, more
-than any stage. The steps here are those of DVC's own `repro`, by its own functions; what differs
-is when dvc.lock is written. A finished cell goes into DVC's cache and run-cache at once, and into
-dvc.lock with others: after a kill -9 in between, DVC restores it from there and runs nothing.
+The project is opened once: a `dvc repro` for each cell would start an interpreter and read every
+dvc.yaml each time. The steps here are those of DVC's own `repro`, by its own functions. Cells are
+named as the plan names them.
 """
 
 import logging
 import os
-import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline import dropping, lookup, objects, verified
+from pipeline import dropping, objects, verified
 from pipeline.cells import log
+from pipeline.dag_names import cell_of
 from pipeline.dropping import Dropping, above
 from pipeline.errors import UserError
 from pipeline.keeping import ALL, Keep, tidy, weights
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
-
-SHARE = 20  # dvc.lock is written when the last time took less than this part of what went by
-FIRST_SECONDS = 10.0  # until it is written first
 
 
 class CellFailed(Exception):
@@ -64,35 +59,32 @@ class Project:
 
         self._fault = DvcException
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its lines are echoed cell by cell
-        lookup.read_params_once()
         try:
             self._repo: Repo = Repo(_wait_for_lock=True)
-            self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
+            self._stages = {cell_of(one.addressing): one for one in self._repo.index.stages}
+            self._names = {id(stage): name for name, stage in self._stages.items()}
         except DvcException as error:
-            raise UserError(f"DVC cannot read dvc.yaml and dvc.lock: {error}") from error
+            raise UserError(f"DVC cannot read the project: {error}") from error
         self.cache = Path(self._repo.cache.local.path)  # where its objects lie
         self._turn = Lock()
         self._keep_what = keep
         self._dropping = Dropping(self._repo, self._stages, shared)
         self._owners = {out.fs_path: s for s in self._stages.values() for out in s.outs}
         self._again: set[str] = set()  # dropped cells that changed ones read
-        self._over: set[str] = set()  # to drop when dvc.lock has them
         self._gone: set[str] = set()  # dropped by this object
-        self._unwritten: list[Stage] = []
-        self._written, self._took = time.monotonic(), FIRST_SECONDS / SHARE
 
     def stale(self, names: Collection[str]) -> set[str]:
-        """Those of `names` that DVC would not skip, after it restored the outs that its cache has.
+        """Those of `names` that DVC would not skip.
 
         With them cells whose weights were dropped and that these read. A cell downstream of these
         may look fresh here and still have to run. Raises UserError.
         """
         missing = sorted(set(names) - set(self._stages))
         if missing:
-            raise UserError(f"dvc.yaml has no stage {missing[0]}. Run `omniopd plan`.")
+            raise UserError(f"no dvc.yaml has cell {missing[0]}. Run `omniopd plan`.")
         try:
             with self._alone():
-                changed = {name for name in names if self._changed(self._stages[name])}
+                changed = {name for name in names if self._differs(self._stages[name])}
                 self._again = self._starving(changed)
                 return changed | self._again
         except self._fault as error:
@@ -113,16 +105,15 @@ class Project:
         try:
             with self._alone():
                 if not self._differs(stage):
-                    line(f"Stage '{name}' didn't change, skipping")
+                    line(f"Stage '{stage.addressing}' didn't change, skipping")
                     return False
                 for missing in self._missing(stage):
                     raise Starved(f"reads the checkpoint of {missing}, which was dropped", None)
-                if above(stage, self._over):
-                    self._write()
                 if self._restore(stage):
-                    line(f"Stage '{name}' is cached - skipping run, checking out outputs")
+                    said = "is cached - skipping run, checking out outputs"
+                    line(f"Stage '{stage.addressing}' {said}")
                     return True
-            line(f"Running stage '{name}':")
+            line(f"Running stage '{stage.addressing}':")
             line(f"> {stage.cmd}")
             with self._claimed(name, stage):
                 status = run(stage.cmd, line)
@@ -158,35 +149,31 @@ class Project:
         )
 
     def drop(self, names: Collection[str]) -> None:
-        """Drop the weights of these cells as soon as dvc.lock has them and their readers."""
+        """Drop the weights of these cells, whose readers are done."""
         with self._alone():
             dropping.clear()
-            self._over |= {n for n in names if any(p.exists() for p in weights(n))}
-            if not self._unwritten:
-                self._drop()
+            over = {n for n in names if any(p.exists() for p in weights(n))}
+            if over:
+                size = self._dropping.drop(over, self._keep_what.what)
+                count = f"{len(over)} checkpoints with moments"
+                where = " in the folder, not in the shared cache" * self._dropping.left_in_cache
+                log.info(f"experiment.keep: dropped {count}, {size:,} bytes{where}")
+                self._gone |= over
 
     def settle(self, fresh: Collection[str]) -> None:
-        """Write, drop, and let cells that depend on whole folders, if `fresh`, stay so.
+        """Let cells that depend on whole folders, if `fresh`, stay so after weights were dropped.
 
         They read no weights: what dvc.lock says of the folder is brought up to date. Raises
         UserError.
         """
-        self.write()
-        if self._gone:
-            whole = [self._stages[n] for n in fresh if above(self._stages[n], self._gone)]
-            self.write(whole)
-
-    def write(self, more: "Collection[Stage]" = ()) -> None:
-        """Write what is not in dvc.lock yet, and `more` as their deps are. Raises UserError."""
         try:
             with self._alone():
-                for stage in more:
-                    if stage.changed_deps():
+                for stage in (self._stages[name] for name in fresh if self._gone):
+                    if above(stage, self._gone) and stage.changed_deps():
                         self._keep(stage)
-                self._write()
         except self._fault as error:
             raise UserError(
-                f"dvc.lock could not be written: {error}. Mend that and run it again: finished "
+                f"dvc.lock could not be written: {error}. Fix that, then run it again: finished "
                 "cells are in DVC's cache and are restored from there."
             ) from error
 
@@ -214,21 +201,10 @@ class Project:
             with self._alone():
                 claim.__exit__(None, None, None)
 
-    def _changed(self, stage: "Stage") -> bool:
-        """Restores outs that were only deleted, where dvc.lock knows the cell."""
-        from dvc.exceptions import CheckoutError
-
-        if not self._differs(stage):
-            return False
-        if stage.changed_stage() or self._changed_deps(stage) or stage.changed_outs(True):
-            return True
-        with suppress(CheckoutError):
-            stage.checkout(allow_missing=True)
-        return self._differs(stage)
-
     def _differs(self, stage: "Stage") -> bool:
         """As `dvc repro` asks it; of what experiment.keep drops, as with --allow-missing."""
-        may = stage.addressing in self._keep_what.readers and stage.addressing not in self._again
+        name = self._names[id(stage)]
+        may = name in self._keep_what.readers and name not in self._again
         return bool(stage.changed_stage() or self._changed_deps(stage) or stage.changed_outs(may))
 
     def _changed_deps(self, stage: "Stage") -> bool:
@@ -241,7 +217,7 @@ class Project:
     def _missing(self, stage: "Stage") -> set[str]:
         """Cells whose weights the stage reads and that have been dropped."""
         owners = {
-            self._owners[dep.fs_path].addressing
+            self._names[id(self._owners[dep.fs_path])]
             for dep in stage.deps
             if dep.fs_path in self._owners and not dep.exists
         }
@@ -257,14 +233,6 @@ class Project:
             queue += more
         return found
 
-    def _drop(self) -> None:
-        if self._over:
-            size = self._dropping.drop(self._over, self._keep_what.what)
-            count = f"{len(self._over)} checkpoints with moments"
-            where = " in the folder, not in the shared cache" * self._dropping.left_in_cache
-            log.info(f"experiment.keep: dropped {count}, {size:,} bytes{where}")
-            self._gone, self._over = self._gone | self._over, set()
-
     def _restore(self, stage: "Stage") -> bool:
         """Remove the outs and bring them back from the run-cache; whether it has them."""
         from dvc.stage.cache import RunCacheNotFoundError
@@ -275,26 +243,15 @@ class Project:
         except RunCacheNotFoundError:
             return False
         self._keep(stage)
-        for out in stage.outs:  # dvc.lock may get them later than who reads them first
+        for out in stage.outs:  # before the first that reads them
             path = Path(os.path.relpath(out.fs_path, self._repo.root_dir))
-            verified.hold(path, objects.Out(str(out.hash_info.value), stage.addressing))
+            verified.hold(path, objects.Out(str(out.hash_info.value), self._names[id(stage)]))
         return True
 
     def _keep(self, stage: "Stage") -> None:
         stage.save()
         stage.commit()
-        if stage.addressing in self._keep_what.readers:
+        if self._names[id(stage)] in self._keep_what.readers:
             tidy()
-        self._unwritten.append(stage)
-        if time.monotonic() - self._written > SHARE * self._took:
-            self._write()
-
-    def _write(self) -> None:
-        start = time.monotonic()
-        if self._unwritten:
-            with self._repo.scm_context(quiet=True):
-                self._unwritten[0].dvcfile.dump_stages(self._unwritten, update_pipeline=False)
-        self._unwritten = []
-        self._written = time.monotonic()
-        self._took = self._written - start
-        self._drop()
+        with self._repo.scm_context(quiet=True):
+            stage.dump(update_pipeline=False)

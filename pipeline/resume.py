@@ -14,7 +14,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import time
 from argparse import Namespace
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from pipeline import cells, digests
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 Stream = Callable[[Collection[int]], Iterator[tuple[int, Row]]]
 
 FOLDER = Path(".resume")
-DAG = Path("dvc.yaml")
 VERSIONS = ("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 SHARD = 256  # most rows in a file
 SHARE = 10  # keeping takes at most one part in so many of the time
@@ -234,12 +231,11 @@ def inputs(stage: str, key: str, runtime: Runtime) -> str:
 
 @functools.cache
 def deps(stage: str, key: str) -> list[Path]:
-    """What dvc.yaml says that the cell reads, the lock of its code with it."""
-    group, cell = cells.cell(stage, key)
-    names = {"key": key, **{f"item.{name}": value for name, value in cell.items()}}
-    found = YAML(typ="safe").load(DAG.read_text(encoding="utf-8"))["stages"][group]["do"]["deps"]
-    filled = (re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), dep) for dep in found)
-    return [Path(cells.place(dep)) for dep in filled]
+    """What the cell reads, the lock of its code with it."""
+    content = cells.cell(stage, key)[1]
+    # a step has the code of the cell that it is a part of
+    code = content.get("code") or cells.cell("steps", key.partition("/")[0])[1]["code"]
+    return [*(Path(cells.place(path)) for path in content["deps"]), Path(f"code/{code}.lock")]
 
 
 def _files(path: Path) -> list[Path]:

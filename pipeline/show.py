@@ -1,4 +1,4 @@
-"""What a key in plan.yaml stands for, in words."""
+"""What a key stands for, in words."""
 
 from pathlib import Path
 from typing import Any

@@ -2,21 +2,16 @@
 
 Each step is a round of an arm, and each of its stages the cell that it would be if it stood in the
 plan, but for its key, CELL/STEP, and its place, .resume/inside-CELL/STEP/STAGE. It is run by its
-own command line from dvc.yaml, so that a step is what the round is, by construction.
+own command line, so that a step is what the round is, by construction.
 """
 
-import functools
 import json
-import re
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-
-from pipeline import cells, params, resume, tables
+from pipeline import cells, dataflow, params, resume, tables
 from pipeline.runs import DATA
 
 STAGES = ("rollout", "forks", "teach", "score", "prior", "train")  # in the order of a step
@@ -50,8 +45,8 @@ class Inner(NamedTuple):
     step: int
     stage: str
     key: str
-    group: str  # of dvc.yaml
-    content: dict[str, Any]  # params and inputs, as in plan.yaml
+    group: str
+    content: dict[str, Any]  # as a cell's file says it
 
     @property
     def folder(self) -> Path:
@@ -75,6 +70,11 @@ def inner(key: str, cell: dict[str, Any]) -> list[Inner]:
                     case _ if name in OWN:
                         value = own
                 content[name] = value
+            content |= {
+                "reads": dataflow.reads(one["group"], content),
+                "deps": dataflow.deps(one["group"], content),
+                "out": dataflow.out(one["group"], own),
+            }
             found.append(Inner(step, stage, own, one["group"], content))
     return found
 
@@ -89,21 +89,6 @@ def as_one(key: str, cell: dict[str, Any], stage: str) -> dict[str, Any]:
         for name, value in one["inputs"].items()
     }
     return {"params": one["params"] | {"round": p.rounds[1]}, **inputs}
-
-
-def command(one: Inner) -> tuple[str, list[str]]:
-    """Module and arguments of the stage's line in dvc.yaml, in the places of the step."""
-    names = {"key": one.key, **{f"item.{name}": value for name, value in one.content.items()}}
-    filled = re.sub(r"\$\{([\w.]+)\}", lambda m: str(names[m[1]]), _lines()[one.group])
-    _, _, module, *arguments = shlex.split(filled)
-    return module, [cells.place(argument) for argument in arguments]
-
-
-@functools.cache
-def _lines() -> dict[str, str]:
-    """Command lines of dvc.yaml by group; read once, as it takes a second."""
-    stages = YAML(typ="safe").load(resume.DAG.read_text(encoding="utf-8"))["stages"]
-    return {name: stage["do"]["cmd"] for name, stage in stages.items() if "do" in stage}
 
 
 def controlled(key: str, cell: dict[str, Any], step: int) -> None:

@@ -55,10 +55,10 @@ def made(path: Path, remedy: str) -> dict[str, Any]:
     return mapping(text(path), str(path), remedy)
 
 
-def mapping(text: str, where: str, remedy: str) -> dict[str, Any]:
-    """Likewise, of a text."""
+def mapping(text: str, where: str, remedy: str, fast: bool = False) -> dict[str, Any]:
+    """Likewise, of a text. `fast`: by libyaml, as DVC reads what it wrote itself."""
     _unmerged(text, where, remedy)
-    found = _values(text, where, remedy)
+    found = _values(text, where, remedy, pure=not fast)
     if not isinstance(found, dict):
         shown = "nothing" if found is None else short(found)
         raise UserError(f"{where}: found {shown}, wanted a mapping of names. {remedy}")
@@ -81,9 +81,9 @@ def _unmerged(text: str, where: str, remedy: str) -> None:
         )
 
 
-def _values(text: str, where: str, remedy: str) -> Any:
+def _values(text: str, where: str, remedy: str, pure: bool = True) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=pure).load(text)
     except FAULTS as error:
         raise UserError(f"{where}{_said(error)}. {remedy}") from error
     except RecursionError as error:

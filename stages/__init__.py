@@ -75,6 +75,17 @@ def _holder(path: Path) -> str:
         return "another process"
 
 
+def _folder(argv: list[str]) -> Path | None:
+    """The folder that `python -m stages.X` with these words writes; None where they do not say."""
+    words = {name: argv[argv.index(name) + 1] for name in ("--out", "--cell") if name in argv[:-1]}
+    if "--out" in words:
+        return Path(words["--out"])
+    name, key = argv[2].partition(".")[2], words.get("--cell", "")
+    if not key.isalnum():
+        return None
+    return Path("data", name) if name == key else Path("data", name, key)
+
+
 def _remove(path: Path, pid: int) -> None:
     """At the holder's end, whose lock the kernel frees; not at that of a fork of it."""
     if os.getpid() == pid:
@@ -96,5 +107,5 @@ if stage(sys.orig_argv):
     hand_over()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # in a fork
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "--out" in sys.orig_argv[:-1]:
-        hold(Path(sys.orig_argv[sys.orig_argv.index("--out") + 1]))
+    if found := _folder(sys.orig_argv):
+        hold(found)

@@ -19,8 +19,8 @@ from pipeline.steps import Inner, Steps
 
 def run(one: Inner) -> None:
     """The stage as `python -m` runs it, in this process."""
-    module, arguments = steps.command(one)
-    sys.argv = [module, *arguments]
+    module = f"stages.{one.stage}"
+    sys.argv = [module, "--cell", one.key]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     gc.collect()  # models and engines of the stage
     _give_back()

@@ -7,36 +7,28 @@ goes to loaded.json. With CALLS in the environment, the functions that it calls 
 
 import json
 import os
-import re
 import runpy
-import shlex
 import sys
 import threading
 from pathlib import Path
 from types import CodeType, FrameType
-
-from ruamel.yaml import YAML
 
 OWN = ("pipeline", "stages")
 FUNCTION = 1  # CO_OPTIMIZED: a function, no module or class body
 
 
 def main() -> None:
-    groups = YAML(typ="safe").load(Path("plan.yaml").read_text())["cells"]
-    dag = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"]
-    from pipeline.plan import upstream
+    from pipeline import experiment, plan
+
+    found = plan.expand(experiment.load())
 
     loaded, called, left_out = {}, {}, sys.argv[1:]
     calls = _Calls() if "CALLS" in os.environ else None
-    for name in upstream({"cells": groups}):
+    for name in plan.upstream(found):
         group, _, key = name.partition("@")
         if group in left_out:
             continue
-        items = {"key": key, **{f"item.{n}": v for n, v in groups[group][key].items()}}
-        line = re.sub(
-            r"\$\{([\w.]+)\}", lambda m, items=items: str(items[m[1]]), dag[group]["do"]["cmd"]
-        )
-        _, _, module, *rest = shlex.split(line)
+        module, rest = f"stages.{group.partition('-')[0]}", ["--cell", key]
         for own in [own for own in sys.modules if own.split(".")[0] in OWN]:
             del sys.modules[own]
         sys.argv = [module, *rest]

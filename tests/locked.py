@@ -1,22 +1,30 @@
-"""Locks for plans that a test has written by hand."""
+"""Files and locks for cells that a test has written by hand."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline import dag_files, dataflow
 from pipeline.behaviour import locks, variants
 
 
 def lock(folder: Path) -> None:
-    """Name the lock of every cell of the plan.yaml in `folder`, and write code/VARIANT.lock."""
-    place = folder / "plan.yaml"
-    yaml = YAML(typ="safe", pure=True)
-    plan = yaml.load(place.read_text(encoding="utf-8"))
+    """Write the files of all cells of a plan.yaml in `folder`, below dag/, and their locks."""
+    text = (folder / "plan.yaml").read_text(encoding="utf-8")
+    plan = YAML(typ="safe", pure=True).load(text)
+    put(folder, plan)
+    locks.write(variants.of_plan(plan), folder)
+
+
+def put(folder: Path, plan: dict[str, Any]) -> None:
+    """Write a file for each cell, with the lock of its code by name."""
     for group, cells in plan["cells"].items():
         if group not in ("arms", "branches"):
-            for cell in cells.values():
+            for key, cell in cells.items():
+                cell = json.loads(json.dumps(cell))
                 cell["code"] = variants.of(group, cell).name
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
-    with place.open("w", encoding="utf-8") as file:
-        yaml.dump(plan, file)
-    locks.write(variants.of_plan(plan), folder)
+                path = folder / "dag" / "by-hand" / "seed-0" / f"{key}.yaml"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(dag_files.as_yaml(dataflow.content(group, key, cell)))

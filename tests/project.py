@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline import dag_files, dag_names, experiment, lock_files, objects, plan
 from pipeline.behaviour import files, locks, variants
 from pipeline.behaviour.reading import digest
 from pipeline.behaviour.reading.closure import Reader
@@ -109,6 +110,29 @@ class Project:
         """The same by the flow, two cells at a time; in the order in which they began."""
         return ran(self.run("omniopd", "run", "--parallel", "2").stdout)
 
+    def plan(self) -> dict[str, Any]:
+        """What params.yaml means now."""
+        with contextlib.chdir(self.folder):
+            return plan.expand(experiment.load())
+
+    def locked(self) -> dict[str, Any]:
+        """What DVC knows of each cell, by its name."""
+        with contextlib.chdir(self.folder):
+            return lock_files.entries(lock_files.read())
+
+    def files(self, name: str) -> dict[str, str]:
+        """MD5 of each file that a cell wrote, as DVC has it, but of its run.json."""
+        with contextlib.chdir(self.folder):
+            outs = {
+                out["path"]: objects.Out(out["md5"], name) for out in self.locked()[name]["outs"]
+            }
+            found = objects.files(objects.cache(), outs)
+            return {path: md5 for path, md5, _ in found if Path(path).name != "run.json"}
+
+    def address(self, name: str) -> str:
+        """How DVC calls a cell of the plan."""
+        return dag_names.address(dag_files.folders(self.plan())[name], name)
+
     def yaml(self, name: str) -> Any:
         return YAML(typ="safe").load((self.folder / name).read_text())
 
@@ -123,7 +147,7 @@ class Project:
     def reached(self, name: str) -> set[str]:
         """The files of code that a cell's lock says it may load."""
         group, _, key = name.partition("@")
-        variant = variants.of(group, self.yaml("plan.yaml")["cells"][group][key])
+        variant = variants.of(group, self.plan()["cells"][group][key])
         tree = Tree(files.read(self.folder))
         code = digest.code(Reader(tree), variant)
         lock = (self.folder / locks.path(variant.name)).read_text()
@@ -132,7 +156,7 @@ class Project:
 
     def cell(self, arm: str, round_: int, stage: str, seed: int = 0) -> Path:
         """Folder of the cell that an arm uses."""
-        arms = self.yaml("plan.yaml")["cells"]["arms"]
+        arms = self.plan()["cells"]["arms"]
         key = arms[arm][f"seed-{seed}"][f"round-{round_}"][stage]
         return self.folder / (key if "/" in key else f"data/{stage}/{key}")
 
@@ -153,9 +177,9 @@ def lapse(store: Path) -> None:
 
 
 def ran(output: str) -> list[str]:
-    """Names of the stages that DVC ran, from its own lines; the flow has the name before each."""
+    """Names of the cells that DVC ran, from its own lines; the flow has the name before each."""
     found = re.finditer(r"^(?:\S+ \| )?Running stage '([^']+)'", output, re.MULTILINE)
-    return [match[1] for match in found]
+    return [dag_names.cell_of(match[1]) for match in found]
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -20,9 +21,11 @@ from tabulate import tabulate
 from pipeline.behaviour.files import OWN
 from pipeline.behaviour.reading import digest
 from pipeline.behaviour.reading.source import Tree
-from pipeline.behaviour.variants import of, of_plan
+from pipeline.behaviour.variants import of
 from pipeline.plan import GROUPS
 from tests.project import ROOT
+
+CELL = re.compile(r"dag/(.*/)?(c[0-9a-f]{8}|report)\.yaml")
 
 
 def git(*arguments: str, given: bytes = b"") -> bytes:
@@ -62,8 +65,12 @@ def tree(commit: str) -> Tree:
 
 def cells(commit: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Group and content of each cell of the default plan, by its name."""
-    groups = yaml(commit, "plan.yaml")["cells"]
-    return {f"{g}@{k}": (g, c) for g in GROUPS for k, c in (groups.get(g) or {}).items()}
+    if "plan.yaml" in blobs(commit):  # of the time before each cell had a file
+        groups = yaml(commit, "plan.yaml")["cells"]
+        return {f"{g}@{k}": (g, c) for g in GROUPS for k, c in (groups.get(g) or {}).items()}
+    files = [path for path in blobs(commit) if CELL.fullmatch(path)]
+    found = {PurePath(path).stem: yaml(commit, path) for path in files}
+    return {f"{cell['group']}@{key}": (cell["group"], cell) for key, cell in found.items()}
 
 
 @cache
@@ -71,6 +78,9 @@ def by_file(commit: str) -> dict[str, str]:
     """What the files of code that dvc.yaml names of each cell hold, by the cell's name."""
     dag, held = yaml(commit, "dvc.yaml")["stages"], blobs(commit)
     found = {}
+    if "plan.yaml" not in held:
+        locks = {name: f"code/{cell['code']}.lock" for name, (_, cell) in cells(commit).items()}
+        return {name: held[path] for name, path in locks.items()}
     for name, (group, cell) in cells(commit).items():
         deps = []
         for dep in dag[group]["do"]["deps"]:
@@ -85,8 +95,8 @@ def by_file(commit: str) -> dict[str, str]:
 @cache
 def by_digest(commit: str) -> dict[str, str]:
     """What the code of each cell does, by the cell's name."""
-    plan = yaml(commit, "plan.yaml")
-    made = digest.codes(tree(commit), of_plan(plan).values())
+    variants = {one.name: one for one in (of(*cell) for cell in cells(commit).values())}
+    made = digest.codes(tree(commit), variants.values())
     return {name: made[of(*cell).name].text() for name, cell in cells(commit).items()}
 
 

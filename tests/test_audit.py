@@ -63,7 +63,7 @@ def tables(folder, stage):
 
 def test_a_local_teacher_is_audited_without_git_or_dvc_and_nothing_is_repeated(full, folder):
     student = str(full.cell("base", 0, "policy") / "checkpoint")
-    careful = full.yaml("plan.yaml")["cells"]["teach"]
+    careful = full.plan()["cells"]["teach"]
     teacher = next(c["teacher"] for c in careful.values() if c["params"]["teacher"] == "carries")
     arguments = ("--student", student, "--teacher", str(full.folder / teacher / "checkpoint"))
     assert run(folder, *arguments).stdout.strip() == "audit/index.html"

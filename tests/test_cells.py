@@ -1,8 +1,11 @@
-"""A cell's params in plan.yaml."""
+"""A cell's params and paths in its file."""
 
 import copy
 import importlib
-from collections.abc import Iterator
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +17,79 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 from tests.project import MINIATURE, ROOT
 
-TEXT = (ROOT / "plan.yaml").read_text()
+FILE = Path("dag/omniopd/seed-0/ca.yaml")
 
 
 class Steps(Params):
     steps: int
 
 
-def test_every_cell_is_what_the_whole_plan_says() -> None:
-    groups = YAML(typ="safe").load(TEXT)["cells"]
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], object]:
+    """Writes the file of cell `ca`, in a project's folder."""
+    monkeypatch.chdir(tmp_path)
+    FILE.parent.mkdir(parents=True)
+    return FILE.write_text
+
+
+def test_every_cell_is_what_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    groups = plan.expand(experiment.load())["cells"]
     found = [(group, key) for group in plan.GROUPS for key in groups[group]]
     assert len(found) > 50
     for group, key in found:
-        assert cells._cell(TEXT, group.split("-")[0], key) == (group, groups[group][key])
-
-
-def test_only_the_cells_own_lines_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = next(iter(YAML(typ="safe").load(TEXT)["cells"]["train"]))
-    parsed: list[str] = []
-
-    def load(_: YAML, text: str) -> dict[str, Any]:
-        parsed.append(text)
-        return {}
-
-    monkeypatch.setattr(YAML, "load", load)
-    assert cells._cell(TEXT, "train", key) == ("train", {})
-    (lines,) = parsed
-    assert lines.startswith("      params:\n")
-    assert lines.count("params:") == 1
+        name, content = cells.cell(group.split("-")[0], key)
+        assert name == group
+        assert content.items() >= groups[group][key].items()
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "cells:\n  train:\n    ca:\n      params: {steps: 3}\n",
-        "cells:\n  train-more:\n    ca:\n      params:\n\n        steps: 3\n    cb: {}",
-        "cells: {train: {}, train-more: {ca: {params: {steps: 3}}}}",
-        'cells:\n    "train":\n        ca:\n            params:\n                steps: 3',
+        "group: train\nparams: {steps: 3}\n",
+        "params:\n\n        steps: 3\ngroup: train-more",
+        '{"group": "train-more", "params": {"steps": 3}}',
     ],
 )
-def test_the_layout_is_free(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    cells.PLAN.write_text(text)
+def test_the_layout_is_free(text: str, put: Callable[[str], object]) -> None:
+    put(text)
     assert cells.params("train", "ca", Steps) == Steps(steps=3)
 
 
-def test_a_missing_or_unexpected_cell_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"plan\.yaml: not found"):
-        cells.params("train", "ca", Steps)
-    cells.PLAN.write_text("cells:\n  train-more:\n    ca:\n      params:\n        step: 3\n")
-    for stage, key in (("train", "cb"), ("more", "ca"), ("trai", "ca")):
-        with pytest.raises(UserError, match=f"has no {stage} cell '{key}'"):
+def test_a_missing_or_unexpected_cell_is_named(put: Callable[[str], object]) -> None:
+    put("group: train-more\nparams: {step: 3}\n")
+    for stage, key in (("train", "cb"), ("more", "ca"), ("trai", "ca"), ("train", "*")):
+        with pytest.raises(UserError, match=f"has no {stage} cell '{re.escape(key)}'"):
             cells.params(stage, key, Steps)
-    with pytest.raises(UserError, match=r"train-more\.ca is not what this code expects"):
+    with pytest.raises(UserError, match=r"ca\.yaml: train-more is not what this code expects"):
         cells.params("train", "ca", Steps)
+    shutil.rmtree("dag")
+    with pytest.raises(UserError, match=r"dag: not found"):
+        cells.params("train", "ca", Steps)
+
+
+def handed(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    monkeypatch.setattr(cells, "check_code", lambda stage, key: None)
+    monkeypatch.setattr(sys, "argv", ["train", "--cell", "ca", *words])
+    return vars(cells.arguments("train", "policy", "answers?"))
+
+
+def test_a_stage_is_handed_the_paths_that_its_cell_has(
+    put: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("{group: train, reads: {policy: data/p, more: data/m}, out: data/train/ca}")
+    found = {"cell": "ca", "policy": Path("data/p"), "answers": None, "out": Path("data/train/ca")}
+    assert handed(monkeypatch) == found
+    tried = handed(monkeypatch, "--policy", "x", "--answers", "y", "--out", "z")
+    assert tried == {"cell": "ca", "policy": Path("x"), "answers": Path("y"), "out": Path("z")}
+
+
+def test_a_path_that_no_one_says_is_asked_for(
+    put: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("{group: train, reads: {}, out: data/train/ca}")
+    with pytest.raises(UserError, match=r"ca\.yaml: found no path of policy, which train needs"):
+        handed(monkeypatch)
 
 
 MODELS = {
@@ -108,7 +127,7 @@ def test_no_cell_leaves_a_setting_of_its_block_to_a_default(
 
 
 def test_a_cell_that_does_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    key, cell = next(iter(YAML(typ="safe").load(TEXT)["cells"]["pretrain"].items()))
+    key, cell = next(iter(plan.expand(experiment.load(MINIATURE))["cells"]["pretrain"].items()))
     for name in ("dtype", "habits"):
         held = copy.deepcopy(cell)
         del held["params"]["model"][name]

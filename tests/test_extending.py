@@ -89,7 +89,7 @@ def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them
     keys = {project.cell("mine", 1, stage).name for stage in ("forks", "score")}
     new = [name for name in names if name.partition("@")[2] in keys]
     assert len(new) == 2
-    for name in new:  # dvc.yaml knows them without a line more
+    for name in new:
         assert project.loaded(name) <= project.reached(name)
 
 

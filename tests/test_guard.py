@@ -5,9 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import cells, dag, experiment, forkserver, plan
+from pipeline import cells, experiment, forkserver, plan
 from pipeline.behaviour import guard, locks, variants
 from pipeline.errors import STATUS, UserError
+from tests.locked import put
 from tests.project import MINIATURE, ROOT, Project
 from tests.test_locks import STEPS, planned
 
@@ -17,7 +18,7 @@ def made(tmp_path_factory):
     """A project with a plan and locks, of which nothing ran."""
     project = Project(tmp_path_factory.mktemp("guard") / "project")
     wanted = plan.expand(experiment.load(MINIATURE))
-    (project.folder / "plan.yaml").write_text(dag._text(wanted))
+    put(project.folder, wanted)
     locks.write(variants.of_plan(wanted), project.folder)
     project.keys = {name: next(iter(wanted["cells"][name])) for name in ("prepare", "pretrain")}
     return project
@@ -107,7 +108,7 @@ def test_each_stage_of_a_cell_of_steps_is_asked_by_the_lock_of_its_cell(tmp_path
     steps = planned(**STEPS)
     locks.write({name: steps[name]})
     ((key, cell),) = _cells_of("steps-rollouts").items()
-    (tmp_path / "plan.yaml").write_text(dag._text({"cells": {"steps-rollouts": {key: cell}}}))
+    put(tmp_path, {"cells": {"steps-rollouts": {key: cell}}})
     monkeypatch.setitem(cells._inside, ("train", f"{key}/1"), ("train-opd", {}))
     cells.check_code("steps", key)
     cells.check_code("train", f"{key}/1")

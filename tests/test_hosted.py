@@ -77,16 +77,9 @@ def setup(project, url, config=None, **edits):
 
 
 def command_of(project):
-    """The command line of the arm's teach stage, as dvc.yaml has it."""
-    folder = project.cell("omniopd", 1, "teach")
-    cell = project.yaml("plan.yaml")["cells"]["teach-hosted"][folder.name]
-    return [
-        *("python", "-m", "stages.teach", "--cell", folder.name, "--out", str(folder)),
-        *("--prompts", f"data/prepare/{cell['prompts']}/prompts.parquet"),
-        *("--rollouts", f"data/rollout/{cell['rollouts']}/rollouts.parquet"),
-        *("--forks", f"data/forks/{cell['forks']}/forks.parquet"),
-        *("--tokenizer", f"{cell['student']}/checkpoint/tokenizer.json"),
-    ]
+    """The command line of the arm's teach stage."""
+    key = project.cell("omniopd", 1, "teach").name
+    return ["python", "-m", "stages.teach", "--cell", key]
 
 
 def teach(project, check=True, **env):

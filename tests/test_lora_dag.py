@@ -55,8 +55,8 @@ def test_train_cells_keep_adapters_on_the_pretrained_student(project, monkeypatc
 
 @pytest.mark.slow
 def test_every_stage_reads_an_adapter_and_loads_what_its_lock_says(project):
-    stages = project.yaml("dvc.lock")["stages"]
-    rounds = project.yaml("plan.yaml")["cells"]["arms"]["omniopd"]["seed-0"]["round-2"]
+    stages = project.locked()
+    rounds = project.plan()["cells"]["arms"]["omniopd"]["seed-0"]["round-2"]
     for stage in ("rollout", "forks", "train", "evaluate"):
         (name,) = (n for n in stages if n.endswith(f"@{rounds[stage]}"))
         assert project.loaded(name) <= project.reached(name)
@@ -69,7 +69,7 @@ def test_the_anchor_pulls_in_round_2_and_a_round_of_it_is_saved_bit_by_bit_again
     copy = project.copy(tmp_path / "project")
     folder = copy.cell("omniopd", 2, "train")
     before = {path.name: path.read_bytes() for path in (folder / "checkpoint").iterdir()}
-    command = copy.yaml("dvc.lock")["stages"][f"train@{folder.name}"]["cmd"]
+    command = copy.locked()[f"train@{folder.name}"]["cmd"]
     shutil.rmtree(folder)
     copy.run("sh", "-c", command)
     assert {path.name: path.read_bytes() for path in (folder / "checkpoint").iterdir()} == before
@@ -81,7 +81,7 @@ def test_a_base_that_is_gone_is_named_with_its_remedy_and_repro_restores_it(proj
     base = copy.cell("base", 0, "policy")
     command = next(
         stage["cmd"]
-        for name, stage in copy.yaml("dvc.lock")["stages"].items()
+        for name, stage in copy.locked().items()
         if name.endswith(f"@{copy.cell('omniopd', 2, 'rollout').name}")
     )
     shutil.rmtree(base)

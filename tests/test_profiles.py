@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline import compute, compute_table, estimate, experiment, params, plan
+from pipeline import compute, compute_table, dag_names, estimate, experiment, params, plan
 from pipeline.engines import characters, hf, pretrained
 from pipeline.errors import UserError
 from pipeline.params import HubInit
@@ -100,11 +100,12 @@ def test_a_profile_is_put_in_place_and_dvc_sees_its_cells_without_any_network(tm
     assert (project.folder / "params.yaml").read_text() == text
     refused = project.run("omniopd", "plan", check=False, **nowhere)
     assert refused.returncode == 2  # what it needs of a machine is not here
-    assert not (project.folder / "plan.yaml").exists()
+    assert not (project.folder / "dag").exists()
     said = project.run("python", "-c", ELSEWHERE, "plan", **nowhere).stdout
-    assert f"plan.yaml: {sum(BY_HAND[name].values())} cells" in said
-    stages = project.run("dvc", "stage", "list", "--name-only", **nowhere).stdout.split()
-    assert Counter(x.partition("@")[0] for x in stages) == {**BY_HAND[name], "plan": 1}
+    assert f"dag: {sum(BY_HAND[name].values())} cells" in said
+    stages = project.run("dvc", "stage", "list", "--all", "--name-only", **nowhere).stdout.split()
+    cells = [dag_names.cell_of(x) for x in stages]
+    assert Counter(x.partition("@")[0] for x in cells) == {**BY_HAND[name], "plan": 1}
 
 
 def test_the_paper_s_gemini_is_named_and_is_not_asked():

@@ -44,7 +44,6 @@ class Cells:
         self.folder = folder
         for name in ("pipeline", "stages"):
             (folder / name).symlink_to(ROOT / name)
-        (folder / "dvc.yaml").symlink_to(ROOT / "dvc.yaml")
         for number, name in enumerate(("policy", "coarse", "reference")):
             policy = naive.tiny(number)
             dtype = torch.bfloat16 if name == "coarse" else torch.float32

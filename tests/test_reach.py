@@ -29,7 +29,7 @@ def test_every_function_that_a_cell_calls_is_in_its_lock(tmp_path, rounds):
     shutil.copytree(ROOT / "tests", project.folder / "tests")
     project.run(sys.executable, "-m", "tests.cellwise", CALLS="1")
     called = json.loads((project.folder / "called.json").read_text())
-    groups, reader = project.yaml("plan.yaml")["cells"], Reader(Tree(files.read(project.folder)))
+    groups, reader = project.plan()["cells"], Reader(Tree(files.read(project.folder)))
     held: dict[str, set[tuple[str, str]]] = {}
     beyond, count = set(), 0
     for name, calls in called.items():

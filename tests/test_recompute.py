@@ -191,7 +191,7 @@ def test_controls_keep_what_they_must(full):
 def test_chunk_logprob_is_the_teachers_own_geometric_mean(full):
     rollouts = table(full, "chunk-logprob", "rollout", "rollouts").set_index("rollout_id")
     targets = table(full, "chunk-logprob", "prior", "targets")
-    cells = full.yaml("plan.yaml")["cells"]["prior-teacher"]
+    cells = full.plan()["cells"]["prior-teacher"]
     ((_, cell),) = cells.items()
     folder = full.folder / cell["teacher"] / "checkpoint"
     teacher = AutoModelForCausalLM.from_pretrained(folder).double()
@@ -264,7 +264,7 @@ def test_calibrations_in_the_report_are_those_of_the_arms_that_have_answers(full
 
 
 def test_results(full):
-    arms = full.yaml("plan.yaml")["cells"]["arms"]
+    arms = full.plan()["cells"]["arms"]
     rows = json.loads((full.folder / "data/report/results.json").read_text())
     assert len(rows) == 2 * len(arms)
     base = pd.read_parquet(full.cell("base", 0, "evaluate") / "evals.parquet")
@@ -328,7 +328,7 @@ def test_the_first_step_follows_from_its_targets_and_checkpoint(full):
 
 
 def test_every_trained_arm_has_weights_of_its_own(full):
-    arms = [arm for arm in full.yaml("plan.yaml")["cells"]["arms"] if arm != "base"]
+    arms = [arm for arm in full.plan()["cells"]["arms"] if arm != "base"]
     base = policy(full.cell("base", 0, "policy")).model.state_dict()
     seen = []
     for arm in arms:
@@ -386,7 +386,7 @@ def test_answers_are_the_teacher_sampled_from_the_prefix(full):
 
     (careful,) = (
         key
-        for key, cell in full.yaml("plan.yaml")["cells"]["pretrain"].items()
+        for key, cell in full.plan()["cells"]["pretrain"].items()
         if not any(cell["params"]["model"]["habits"].values())
     )
     folder = full.folder / f"data/pretrain/{careful}/checkpoint"

@@ -38,9 +38,15 @@ def project(small, tmp_path):
 def command(project, stage, arm="omniopd"):
     """The command line of the arm's cell in round 1, as DVC ran it."""
     key = project.cell(arm, 1, stage).name
-    locked = project.yaml("dvc.lock")["stages"]
+    locked = project.locked()
     (name,) = [n for n in locked if n.endswith(f"@{key}")]
     return locked[name]["cmd"].split()
+
+
+def folder(project, words):
+    """What the stage of this command line writes."""
+    stage, key = words[words.index("-m") + 1].partition(".")[2], words[words.index("--cell") + 1]
+    return project.folder / "data" / stage / key
 
 
 def digest(path):
@@ -128,7 +134,7 @@ def test_replay_never_asks_and_names_the_misses(project):
 
 def fails(project, words, message):
     """The command fails with one paragraph that says `message`, and leaves nothing new."""
-    out = project.folder / words[words.index("--out") + 1]
+    out = folder(project, words)
     shutil.rmtree(out, ignore_errors=True)
     done = project.run(*words, check=False)
     assert done.returncode == 2
@@ -154,10 +160,8 @@ def test_a_truncated_table_is_refused(project):
 
 def test_a_table_of_another_stage_is_refused(project):
     words = command(project, "forks")
-    words[words.index("--rollouts") + 1] = str(
-        project.cell("omniopd", 1, "score") / "scores.parquet"
-    )
-    fails(project, words, "wrong table; missing ['prompt_id'")
+    other = project.cell("omniopd", 1, "score") / "scores.parquet"
+    fails(project, [*words, "--rollouts", str(other)], "wrong table; missing ['prompt_id'")
 
 
 def test_a_missing_table_is_refused(project):
@@ -167,8 +171,7 @@ def test_a_missing_table_is_refused(project):
 
 def test_a_cell_that_the_plan_lacks_is_refused(project):
     words = command(project, "score")
-    words[words.index("--cell") + 1] = "c00000000"
-    fails(project, words, "has no score cell 'c00000000'")
+    fails(project, [*words[:-1], "c00000000"], "has no score cell 'c00000000'")
 
 
 def test_an_empty_prompt_set_is_refused(project):
@@ -176,7 +179,7 @@ def test_an_empty_prompt_set_is_refused(project):
 
     path = project.cell("omniopd", 1, "rollout")
     words = command(project, "rollout")
-    prompts = project.folder / words[words.index("--prompts") + 1]
+    (prompts,) = project.folder.glob("data/prepare/*/prompts.parquet")
     table = pq.read_table(prompts)
     prompts.unlink()
     pq.write_table(table.slice(0, 0), prompts)
@@ -190,7 +193,7 @@ def test_a_full_disk_leaves_nothing_behind(project):
     No process that was forked elsewhere would have it.
     """
     words = command(project, "train")
-    out = project.folder / words[words.index("--out") + 1]
+    out = folder(project, words)
     shutil.rmtree(out)
 
     def no_room():
@@ -219,7 +222,7 @@ def test_bad_params_stop_the_command_in_one_paragraph(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "train.lr: found 'fast', wanted" in done.stderr
-    assert not (project.folder / "plan.yaml").exists()
+    assert not (project.folder / "dag").exists()
 
 
 @pytest.mark.slow
@@ -229,11 +232,11 @@ def test_plain_repro_leaves_the_lock_of_the_flow(small, tmp_path):
     project.repro()
 
     def comparable(found):
-        stages = found.yaml("dvc.lock")["stages"]
+        stages = found.locked()
         return {
             name: {
                 **stage,
-                "outs": [o for o in stage.get("outs", []) if "run.json" not in o["path"]],
+                "outs": found.files(name),
                 "deps": [d for d in stage.get("deps", []) if d["path"] != "params.yaml"],
             }
             for name, stage in stages.items()

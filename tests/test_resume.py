@@ -39,12 +39,12 @@ class Stage:
         self.stage = self.group.partition("-")[0]
         self.out = project.folder / "data" / self.stage / self.key
         self.kept = project.folder / ".resume" / f"{self.stage}-{self.key}"
-        self.command = project.yaml("dvc.lock")["stages"][name]["cmd"]
+        self.command = project.locked()[name]["cmd"]
         self.log = project.folder / "stage.log"
 
     def start(self):
         """A process of it; its outs are removed first, as DVC does."""
-        for out in self.project.yaml("dvc.lock")["stages"][self.name]["outs"]:
+        for out in self.project.locked()[self.name]["outs"]:
             path = self.project.folder / out["path"]
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         _, *rest = shlex.split(self.command)
@@ -118,7 +118,7 @@ def done(tmp_path_factory):
         runtime={"batch_tokens": 128, "keep_seconds": 0},
     )
     project.run("omniopd", "plan")
-    plan = project.yaml("plan.yaml")["cells"]
+    plan = project.plan()["cells"]
     names = [f"{group}@{key}" for group in ("train-opd", "evaluate") for key in plan[group]]
     project.run("dvc", "repro", *names)
     assert not (project.folder / ".resume").exists()  # keep_seconds is 0
@@ -132,7 +132,7 @@ def stage(done, tmp_path):
     project.edit(runtime__keep_seconds=0.01)
 
     def named(group):
-        names = project.yaml("dvc.lock")["stages"]
+        names = project.locked()
         return Stage(project, next(name for name in names if name.startswith(f"{group}@")))
 
     return named
@@ -180,14 +180,11 @@ def test_so_do_evaluate_and_pretrain(stage, group):
 def test_dvc_goes_on_with_a_killed_train_stage_and_the_lock_is_the_same(stage):
     found = stage("train-opd")
     project = found.project
-    before = project.yaml("dvc.lock")["stages"][found.name]["outs"]
+    before = project.files(found.name)
     found.killed_with("*.safetensors")
-    done = project.run("dvc", "repro", "--force", "--single-item", found.name)
+    done = project.run("dvc", "repro", "--force", "--single-item", project.address(found.name))
     assert RESUMED in done.stderr
-    after = project.yaml("dvc.lock")["stages"][found.name]["outs"]
-    assert [x for x in after if "run.json" not in x["path"]] == [
-        x for x in before if "run.json" not in x["path"]
-    ]
+    assert project.files(found.name) == before
     assert not (project.folder / ".resume").exists()
     assert ".resume" not in project.run("git", "status", "--short", "-uall").stdout
 
@@ -246,9 +243,11 @@ def state(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cells, "check_code", lambda stage, key: None)
     (tmp_path / "input.bin").write_bytes(b"1")
-    (tmp_path / "plan.yaml").write_text("cells: {train: {c1: {params: {lr: 1.0}, file: input}}}")
-    text = "stages: {train: {do: {deps: ['${item.file}.bin']}}}"
-    (tmp_path / "dvc.yaml").write_text(text)
+    (tmp_path / "dag").mkdir()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/of.lock").write_text("")
+    text = "{group: train, code: of, params: {lr: 1.0}, deps: [input.bin]}"
+    (tmp_path / "dag/c1.yaml").write_text(text)
     args = SimpleNamespace(cell="c1", out=tmp_path / "out")
 
     def opened(**runtime):
@@ -278,7 +277,8 @@ def test_whatever_can_change_a_bit_is_part_of_what_work_is_kept_for(state, what,
     if what == "input":
         cells.Path("input.bin").write_bytes(b"2")
     if what == "params":
-        cells.PLAN.write_text(cells.PLAN.read_text().replace("1.0", "2.0"))
+        path = cells.file("c1")
+        path.write_text(path.read_text().replace("1.0", "2.0"))
     if what == "batch_tokens":
         runtime = {"batch_tokens": 7}
     if what == "version":

@@ -335,9 +335,7 @@ def test_score_in_a_cell_of_several_steps_gets_the_students_tokenizer(tmp_path):
     made = planned(tmp_path, {"steps_per_cell": 2, "rounds": 2}, score={"metric": "token-edit"})
     ((key, cell),) = made["steps"].items()
     one = next(one for one in steps.inner(key, cell) if one.stage == "score")
-    _, arguments = steps.command(one)
-    path = arguments[arguments.index("--tokenizer") + 1]
-    assert path == f"{cell['base']}/checkpoint/tokenizer.json"
+    assert one.content["reads"]["tokenizer"] == f"{cell['base']}/checkpoint/tokenizer.json"
 
 
 def test_an_audit_counts_what_its_metric_cannot_see_and_goes_on(tmp_path):

@@ -75,7 +75,7 @@ def four(tmp_path_factory):
 
 @functools.cache
 def rounds(folder, arm):
-    return Project.at(folder).yaml("plan.yaml")["cells"]["arms"][arm]["seed-0"]
+    return Project.at(folder).plan()["cells"]["arms"][arm]["seed-0"]
 
 
 def cell(project, arm, round_, stage):
@@ -158,7 +158,7 @@ def test_a_last_cell_may_hold_fewer_steps(one, tmp_path):
     cellwise(three, "evaluate", "calibrate", "report")
     for arm in arms:
         same(one, three, arm, [3, 4])
-    found = three.yaml("plan.yaml")["cells"]["arms"]["omniopd"]["seed-0"]
+    found = three.plan()["cells"]["arms"]["omniopd"]["seed-0"]
     assert list(found) == ["round-3", "round-4"]
     assert all("evaluate" in cells for cells in found.values())
 
@@ -179,7 +179,7 @@ def test_eight_steps_in_one_cell_equal_eight_in_eight_with_an_adapter(tmp_path):
 
 def test_a_cell_of_steps_loads_what_its_lock_says(four):
     loaded = json.loads((four.folder / "loaded.json").read_text())
-    groups, seen = four.yaml("plan.yaml")["cells"], set()
+    groups, seen = four.plan()["cells"], set()
     for name, files in loaded.items():
         group, _, key = name.partition("@")
         if not group.startswith("steps"):

@@ -6,7 +6,6 @@ params.yaml, plan.yaml, dvc.lock, the judgment store and the objects of the cach
 """
 
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -30,7 +29,6 @@ def opened(request, tmp_path_factory):
     found = Project(folder)
     with tarfile.open(request.param) as archive:
         archive.extractall(folder, filter="data")
-    shutil.copy(folder / "plan.yaml", folder / "plan.before.yaml")
     found.run("omniopd", "plan")
     found.run("dvc", "checkout", check=False)  # the page is not there, nor what is new
     found.said = found.run("omniopd", "plan").stdout
@@ -38,7 +36,7 @@ def opened(request, tmp_path_factory):
 
 
 def test_the_plan_says_that_cells_depended_on_code_in_another_way(opened):
-    cells = set(opened.yaml("dvc.lock")["stages"]) & set(upstream(opened.yaml("plan.yaml")))
+    cells = set(opened.locked()) & set(upstream(opened.plan()))
     assert f"{len(cells)} cells ran when each file of code was a dependency" in opened.said
     assert "Run `omniopd verify-code` first" in opened.said
     assert "78 answers of hosted teachers, 78 of them in the store" in opened.said
@@ -63,16 +61,9 @@ def test_the_estimate_says_that_nothing_is_bought_again(opened):
 def test_teach_asks_nothing_and_writes_the_answers_that_were_bought(opened):
     (out,) = (opened.folder / "data" / "teach").iterdir()
     before = pq.read_table(out / "answers.parquet")  # it may lack columns that came since
-    cell = opened.yaml("plan.yaml")["cells"]["teach-hosted"][out.name]
     with Pure().running() as server:
         opened.edit(teachers__api__base_url=f"{server.url}/v1")
-        opened.run(
-            *("python", "-m", "stages.teach", "--cell", out.name, "--out", "again"),
-            *("--prompts", f"data/prepare/{cell['prompts']}/prompts.parquet"),
-            *("--rollouts", f"data/rollout/{cell['rollouts']}/rollouts.parquet"),
-            *("--forks", f"data/forks/{cell['forks']}/forks.parquet"),
-            *("--tokenizer", f"{cell['student']}/checkpoint/tokenizer.json"),
-        )
+        opened.run("python", "-m", "stages.teach", "--cell", out.name, "--out", "again")
         assert server.answers == []
     after = tables.read(opened.folder / "again" / "answers.parquet", tables.ANSWERS)
     assert after.select(before.column_names).equals(before)

@@ -32,7 +32,7 @@ def bought(project):
 
 def stages(project):
     """dvc.lock by stage, without when its cells ran."""
-    return project.yaml("dvc.lock")["stages"]
+    return project.locked()
 
 
 def test_edits_run_what_they_change_and_equal_bytes_are_accepted(project):

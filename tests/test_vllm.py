@@ -332,7 +332,7 @@ def check_code(project):
     diagnostic = {f"pipeline/{x}.py" for x in ("elsewhere", "schedulers/__init__")}
     diagnostic.add("pipeline/schedulers/peak_entropy.py")
     seen = set()
-    for name in project.yaml("dvc.lock")["stages"]:
+    for name in project.locked():
         if "-vllm" in (group := name.partition("@")[0]):
             seen.add(group)
             more = diagnostic if group == "rollout-vllm" else set()

@@ -1,6 +1,5 @@
 """What `omniopd plan` and `omniopd why` say of cells whose code, inputs or params changed."""
 
-import json
 import subprocess
 
 import pytest
@@ -155,7 +154,9 @@ def test_only_locks_that_cells_ran_with_are_kept(made):
 
 def test_a_new_cell_says_which_params_differ_from_the_committed_plan(made, monkeypatch):
     before = made.plan
-    monkeypatch.setattr(history, "committed_plan", lambda: json.loads(json.dumps(before)))
+    groups = {key: cell for name in plan.GROUPS for key, cell in before["cells"][name].items()}
+    monkeypatch.setattr(history, "committed_plan", lambda: before)
+    monkeypatch.setattr(history, "committed_cell", groups.get)
     made.values["train"]["lr"] = 0.5
     made.plan = plan.expand(experiment.of(made.values, ""))
     key = made.plan["cells"]["arms"]["sft"]["seed-0"]["round-1"]["train"]

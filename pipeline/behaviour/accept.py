@@ -22,8 +22,9 @@ from typing import Any
 import sqlalchemy as sa
 from ruamel.yaml import YAML
 
-from pipeline import cells, dag, objects, processes, resume, steps, yaml_files
-from pipeline.behaviour import files, history, locks, why
+from pipeline import cells, dag, dataflow, objects, processes, resume, yaml_files
+from pipeline.behaviour import files, locks, why
+from pipeline.dag_names import cell_of
 from pipeline.errors import UserError
 from pipeline.judgments.store import url
 
@@ -59,7 +60,7 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
     project = _Project()
     for variant, waiting in sorted(changed.items()):
         names = project.same_but_for_code(waiting)
-        tried = None if variant in UNCOMPARED else _first(found, stages, names)
+        tried = None if variant in UNCOMPARED else _first(names)
         if tried is None:
             reason = "what its cells read is not here (`dvc checkout` brings it back)"
             if variant in UNCOMPARED:
@@ -67,7 +68,7 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
             yield Outcome(variant, tuple(waiting), "", False, f"{reason}: left for `dvc repro`")
             continue
         start = time.monotonic()
-        said = _differs(found, stages[tried], tried)
+        said = _differs(stages[tried], tried)
         if not said:
             project.accept(names)
         took = f"{time.monotonic() - start:.0f} s"
@@ -86,9 +87,9 @@ class _Project:
         logging.getLogger("dvc").setLevel(logging.WARNING)
         try:
             self._repo: Repo = Repo(_wait_for_lock=True)
-            self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
+            self._stages = {cell_of(one.addressing): one for one in self._repo.index.stages}
         except DvcException as error:
-            raise UserError(f"DVC cannot read dvc.yaml and dvc.lock: {error}") from error
+            raise UserError(f"DVC cannot read the project: {error}") from error
 
     def same_but_for_code(self, names: Sequence[str]) -> list[str]:
         """Those of `names` that dvc.lock knows with this command, these inputs and these outs."""
@@ -111,8 +112,8 @@ class _Project:
                 for dep in (dep for stage in stages for dep in stage.deps):
                     if _is_code(dep.def_path):
                         dep.save()
-                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
                 for stage in stages:
+                    stage.dump(update_pipeline=False)
                     with suppress(self._fault, OSError):  # a checkpoint of it was dropped
                         self._repo.stage_cache.save(stage)
         except self._fault as error:
@@ -124,7 +125,7 @@ def _is_code(path: str) -> bool:
     return path.split("/")[0] in (*files.OWN, str(locks.FOLDER))
 
 
-def _first(found: dict[str, Any], stages: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def _first(names: Sequence[str]) -> str | None:
     """The cell that took least, of those whose inputs are there."""
     ready = [x for x in names if all(path.exists() for path in _inputs(x))]
     return min(ready, key=_seconds, default=None)
@@ -144,13 +145,13 @@ def _inputs(name: str) -> list[Path]:
     return [path for path in deps if path.parts[0] != str(locks.FOLDER)]
 
 
-def _differs(found: dict[str, Any], stage: Mapping[str, Any], name: str) -> str:
+def _differs(stage: Mapping[str, Any], name: str) -> str:
     """Run a cell in scratch; in words how it is not what dvc.lock says, empty where it is."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     try:
         _show(name)
-        if status := _run(found, name):
+        if status := _run(name):
             return f"{name} ended with status {status}"
         for out in stage["outs"]:
             if said := _unequal(out):
@@ -178,14 +179,12 @@ def _show(name: str) -> None:
         yaml.dump(values, file)
 
 
-def _run(found: dict[str, Any], name: str) -> int:
-    """The status of the stage's command, as dvc.yaml has it. Raises Stopped."""
+def _run(name: str) -> int:
+    """The status of the cell's stage. Raises Stopped."""
     group, _, key = name.partition("@")
-    content = found["cells"][group][key]
-    module, arguments = steps.command(steps.Inner(0, group.partition("-")[0], key, group, content))
     path = os.pathsep.join([str(files.root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {**dag.environment(), "PYTHONPATH": path, "JUDGMENTS_URL": _store()}
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", f"stages.{dataflow.stage(group)}", "--cell", key]
     return processes.status(command, FOLDER, environment, "what was accepted stays so.")
 
 
@@ -200,13 +199,15 @@ def _store() -> str:
 def _unequal(out: Mapping[str, Any]) -> str:
     """How an out is not what dvc.lock says; empty where it is, or holds times."""
     path = FOLDER / out["path"]
-    if path.name in TIMES:
-        return ""
     if not path.exists():
         return f"{out['path']} was not written"
     if path.is_dir():
-        listed = objects.listed(path)
-        made = history.md5(listed.decode()) + objects.FOLDER
-    else:
-        made = objects.md5(path)
-    return "" if made == out["md5"] else f"{out['path']} has other bytes"
+        wanted = objects.listing(objects.cache(), out["md5"])
+        if wanted is None:
+            return f"{out['path']} is not whole in DVC's cache, so it cannot be compared"
+        made = {x["relpath"]: x["md5"] for x in json.loads(objects.listed(path))}
+        names = sorted(name for name in {**made, **wanted} if name not in TIMES)
+        first = next((name for name in names if made.get(name) != wanted.get(name)), None)
+        return "" if first is None else f"{out['path']}/{first} has other bytes"
+    equal = path.name in TIMES or objects.md5(path) == out["md5"]
+    return "" if equal else f"{out['path']} has other bytes"

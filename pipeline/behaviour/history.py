@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.behaviour import locks
+from pipeline.dag_names import DAG
 from pipeline.tables import replacing
 
 KEPT = Path(".code")
@@ -54,7 +55,9 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
     for place in (locks.path(variant), KEPT / f"{wanted}.lock"):
         if place.is_file():
             yield place.read_text(encoding="utf-8")
-    listed = _git("log", "--all", "--format=", "--raw", "--no-abbrev", "--", locks.path(variant))
+    # full: without it git leaves out what a branch had before a merge that went another way
+    asked = ("--all", "--full-history", "--format=", "--raw", "--no-abbrev")
+    listed = _git("log", *asked, "--", locks.path(variant))
     blobs = dict.fromkeys(line.split()[3] for line in listed.splitlines() if line[:1] == ":")
     for blob in list(blobs)[:MOST]:
         if blob.strip("0"):
@@ -62,11 +65,23 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
 
 
 def committed_plan() -> dict[str, Any]:
-    """plan.yaml as git has it last; nothing outside of a repository."""
+    """Arms and branches of the plan as git has it last; nothing outside of a repository."""
+    found = _committed(f"{DAG}/report.yaml").get("params", {})
+    return {"cells": {name: found[name] for name in ("arms", "branches")}} if found else {}
+
+
+def committed_cell(key: str) -> dict[str, Any]:
+    """What git has last of a cell; nothing where it has none."""
+    listed = _git("ls-tree", "-r", "--name-only", "HEAD", "--", DAG).splitlines()
+    place = next((path for path in listed if Path(path).name == f"{key}.yaml"), None)
+    return {} if place is None else _committed(place)
+
+
+def _committed(path: str) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
-    found = _git("show", "HEAD:./plan.yaml")
-    return dict(YAML(typ="safe", pure=True).load(found)) if found else {}
+    found = _git("show", f"HEAD:./{path}")
+    return dict(YAML(typ="safe").load(found)) if found else {}
 
 
 def _git(*arguments: str | Path) -> str:

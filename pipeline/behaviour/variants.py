@@ -1,6 +1,6 @@
 """Which variant of its stage a cell is: what it chooses of what the stage can do.
 
-Read from the group and the content of a cell in plan.yaml. A variant's name is the stage and the
+Read from the group and the content of a cell of the plan. A variant's name is the stage and the
 names of what it chooses, so that cells with the same code share one lock.
 """
 
@@ -39,7 +39,7 @@ class Variant:
 
 
 def of(group: str, cell: dict[str, Any]) -> Variant:
-    """The variant of a cell of plan.yaml."""
+    """The variant of a cell of a plan, or of a cell's file."""
     stage = group.partition("-")[0]
     if stage != "steps":
         part = Part(stage, {k: frozenset(v) for k, v in _chosen(stage, group, cell)})

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import plan
+from pipeline import objects, plan
 from pipeline.behaviour import history, locks, variants
 from pipeline.behaviour.code import CALLS, FILE, LIBRARY
 from pipeline.errors import UserError
@@ -30,7 +30,7 @@ def stale(found: dict[str, Any], stages: Stages) -> dict[str, Stale]:
 
     Those that only read a stale cell are not among them: what it writes may be what it was.
     """
-    outs = {out["path"]: out["md5"] for one in stages.values() for out in one.get("outs", ())}
+    outs = _outs(stages)
     known = {name: history.md5(text) for name, text in _now(found).items()}
     result = {}
     for name in plan.upstream(found):
@@ -48,6 +48,16 @@ def stale(found: dict[str, Any], stages: Stages) -> dict[str, Stale]:
             other = None if ran is None else ran != (variant, known[variant])
             result[name] = Stale(name, variant, ran[1] if ran else "", other, others)
     return result
+
+
+def _outs(stages: Stages) -> dict[str, str]:
+    """MD5 of every out, and of every file in one that is a folder, by path."""
+    cache, found = objects.cache(), dict[str, str]()
+    for out in (out for one in stages.values() for out in one.get("outs", ())):
+        found[out["path"]] = out["md5"]
+        inside = objects.listing(cache, out["md5"]) if out["md5"].endswith(objects.FOLDER) else None
+        found |= {f"{out['path']}/{name}": md5 for name, md5 in (inside or {}).items()}
+    return found
 
 
 def _now(found: dict[str, Any]) -> dict[str, str]:
@@ -206,9 +216,7 @@ def _at(before: dict[str, Any], *place: str) -> dict[str, Any] | None:
         node = node.get(part, {}) if isinstance(node, dict) else {}
     if not isinstance(node, str):
         return None
-    key = node.rpartition("/")[2]
-    groups = (cells for name, cells in before["cells"].items() if name in plan.GROUPS)
-    return next((cells[key] for cells in groups if key in cells), None)
+    return history.committed_cell(node.rpartition("/")[2]) or None
 
 
 def _unequal(old: Any, new: Any, path: str = "") -> Iterator[str]:

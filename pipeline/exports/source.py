@@ -11,6 +11,8 @@ from pipeline.plan import GROUPS
 from pipeline.plan_round import dump
 from pipeline.steps import as_one
 
+PLAN = "plan.yaml"  # of an audit: all its cells in one file
+
 
 @dataclass(frozen=True)
 class Source:
@@ -77,9 +79,9 @@ def find(name: str, seed: int | None, round_: int | None) -> Source:
 
     By default the first seed and the last round. Raises UserError.
     """
-    root = Path(name) if (Path(name) / cells.PLAN).is_file() else Path()
+    root = Path(name) if (Path(name) / PLAN).is_file() else Path()
     if root != Path():
-        found, arm = yaml_files.made(root / cells.PLAN, "Run the audit again."), METHOD
+        found, arm = yaml_files.made(root / PLAN, "Run the audit again."), METHOD
     else:
         from pipeline import dag
 

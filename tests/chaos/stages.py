@@ -133,7 +133,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outcome:
     """One stage, signalled at a random moment, is run to its end by the next process."""
     work = Work(place)
-    stages = work.project.yaml("dvc.lock")["stages"]
+    stages = work.project.locked()
     name = next(name for name in stages if name.startswith(f"{group}@") or name == group)
     before = folder_of(work.project, stages[name])
     _, *rest = shlex.split(stages[name]["cmd"])

@@ -1,4 +1,4 @@
-"""dvc.lock, dvc.yaml and plan.yaml that a merge, an editor or a full disk has damaged."""
+"""dvc.lock, dvc.yaml and files of dag/ that a merge, an editor or a full disk has damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.project import TEXT, key, planned, put
+from tests.hostile.project import TEXT, file, key, put
 from tests.hostile.row import Row
 
 LOCK = """schema: '2.0'
@@ -31,18 +31,17 @@ def lock(name: str, content: str | bytes, found: str, command: str = "plan") -> 
     return Row(f"dvc.lock: {name}", make, found)
 
 
-def plan(name: str, content: str | bytes, found: str) -> Row:
+def cell(name: str, content: str | bytes, found: str) -> Row:
     """A stage reads its cell."""
 
     def make(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
         put(folder)
         data = content if isinstance(content, bytes) else content.encode()
-        (folder / "plan.yaml").write_bytes(data)
-        cell = key("forks")
+        (folder / file("forks")).write_bytes(data)
         paths = ("--rollouts", "r.parquet", "--tokenizer", "t.json", "--out", "data/forks")
-        return ["stages.forks", "--cell", cell, *paths]
+        return ["stages.forks", "--cell", key("forks"), *paths]
 
-    return Row(f"plan.yaml: {name}", make, found)
+    return Row(f"a cell: {name}", make, found)
 
 
 def command(
@@ -56,9 +55,11 @@ def command(
     return Row(f"plan: {name}", made, found, writes)
 
 
-def broken(cell: str) -> str:
-    """The plan with a line of a cell that is none."""
-    return planned().replace(f"    {cell}:\n", f"    {cell}:\n      params: {{[\n", 1)
+def removed(folder: Path) -> Path:
+    """The file of a cell, which is not there any more."""
+    path = folder / file("forks")
+    path.unlink()
+    return path
 
 
 ROWS = [
@@ -87,21 +88,22 @@ ROWS = [
     lock("latin-1", LOCK.replace("old@", "öl@").encode("latin-1"), "dvc.lock, line .*UTF-8"),
     lock("nul bytes", bytes(300), "dvc.lock.*x0000"),
     lock("3,000 nested lists", "a: " + "[" * 900, "dvc.lock"),
-    plan("empty", "", "plan.yaml: found nothing, wanted"),
-    plan("a list", "- a\n", r"plan.yaml: found \['a'\]"),
-    plan("cells of a word", "cells: x\n", "plan.yaml: has no forks cell"),
-    plan("a group of a word", "cells: {forks: x}\n", "plan.yaml: has no forks cell"),
-    plan("another plan", "cells: {forks: {}}\n", "plan.yaml: has no forks cell"),
-    plan("a cell that is broken", broken(key("forks")), "plan.yaml, line .*not YAML"),
-    plan("a cell of a word", f"cells: {{forks: {{{key('forks')}: x}}}}\n", "plan.yaml: .*wanted|plan.yaml: forks"),
-    plan("a cell without params", f"cells: {{forks: {{{key('forks')}: {{a: b}}}}}}\n", "plan.yaml: forks"),
-    plan("a cell of other params", f"cells: {{forks: {{{key('forks')}: {{params: {{x: 1}}}}}}}}\n", "plan.yaml: forks"),
-    plan("latin-1", "# ö\n".encode("latin-1"), "plan.yaml, line 1.*UTF-8"),
-    command("no plan yet", lambda f: (f / "plan.yaml").unlink(), ["plan", "--check"], "plan.yaml does not exist"),
-    command("a plan of other params", lambda f: (f / "plan.yaml").write_text("cells: {}"), ["show", "base"], "plan.yaml is not what"),
-    command("a plan that is no text", lambda f: (f / "plan.yaml").write_bytes(b"\xff\xfe"), ["show", "base"], "plan.yaml is not what"),
-    command("a folder in its place", lambda f: ((f / "plan.yaml").unlink(), (f / "plan.yaml").mkdir()), ["plan", "--check"], "plan.yaml does not exist"),
-    command("no dvc.yaml", lambda f: (f / "plan.yaml").unlink(), ["plan"], "dvc stage list --name-only` failed: ERROR: you are not inside of a DVC"),
+    cell("empty", "", r"dag/.*\.yaml: found nothing, wanted"),
+    cell("a list", "- a\n", r"dag/.*\.yaml: found \['a'\]"),
+    cell("of another stage", "group: teach\n", "dag: has no forks cell"),
+    cell("of no group", "params: {}\n", r"dag/.*\.yaml: found group None, wanted that of a cell"),
+    cell("of a group of a list", "group: [forks]\n", r"dag/.*\.yaml: found group \['forks'\], wanted"),
+    cell("broken", "group: forks\nparams: {[\n", r"dag/.*\.yaml, line .*not YAML"),
+    cell("without params", "group: forks\na: b\n", r"dag/.*\.yaml: found .*wanted a cell as"),
+    cell("of other params", "group: forks\nparams: {x: 1}\n", r"dag/.*\.yaml: found .*wanted a cell as"),
+    cell("latin-1", "# ö\n".encode("latin-1"), r"dag/.*\.yaml, line 1.*UTF-8"),
+    command("no plan yet", removed, ["plan", "--check"], r"dag/.*\.yaml does not exist"),
+    command("a plan of other params", lambda f: (f / file("forks")).write_text("group: forks"), ["show", "base"], r"dag/.*\.yaml is not what"),
+    command("a plan that is no text", lambda f: (f / file("forks")).write_bytes(b"\xff\xfe"), ["show", "base"], r"dag/.*\.yaml is not what"),
+    command("a cell that the plan lacks", lambda f: (f / "dag/shared/seed-0/c12345678.yaml").write_text("group: forks"), ["plan", "--check"], r"dag/.*c12345678\.yaml is of another plan"),
+    command("a folder in its place", lambda f: removed(f).mkdir(), ["plan", "--check"], r"dag/.*\.yaml does not exist"),
+    command("no dvc.yaml", lambda f: (f / "dvc.yaml").unlink(), ["plan"], "found no .dvc and dvc.yaml, wanted a project"),
+    command("no DVC", lambda f: (f / ".dvc").rmdir(), ["plan"], "found no .dvc and dvc.yaml, wanted a project"),
     command("a device that is not there", lambda f: (f / "params.yaml").write_text(TEXT.replace("device: cpu", "device: cuda:99")), ["plan"], "runtime.device: found 'cuda:99', wanted a device"),
     command("vLLM where there is none", lambda f: (f / "params.yaml").write_text(TEXT.replace("engine: hf", "engine: vllm")), ["plan"], "engine vllm: found no package vllm, wanted it"),
     command("a data folder that is a file", lambda f: (f / "data").write_text("x"), ["plan"], "data.*'(File exists|Not a directory)'"),

@@ -15,7 +15,7 @@ import pytest
 from tests.hostile.row import Row
 from tests.locked import lock
 
-KEY = "c00000000"
+KEY = "cmade"
 Content = bytes | str | Callable[[Path], Any]
 GOOD = '{"prompt": "1+1?"}\n{"prompt": "2+2?"}\n'
 zipped = functools.partial(gzip.compress, mtime=0)

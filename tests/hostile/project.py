@@ -1,23 +1,22 @@
-"""The project of a row: the miniature's params.yaml and plan.yaml, and nothing that ran."""
+"""The project of a row: the miniature's params.yaml and dag/, and nothing that ran."""
 
 import functools
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from pipeline import dag, experiment, plan
+from pipeline import dag_files, experiment, plan
 from pipeline.behaviour import locks, variants
-from tests.project import MINIATURE
+from tests.project import MINIATURE, ROOT
 
 TEXT = MINIATURE.read_text(encoding="utf-8")
 
 
 @functools.cache
-def planned() -> str:
-    """plan.yaml as `omniopd plan` writes it for the miniature."""
-    return dag._text(plan.expand(experiment.load(MINIATURE)))
+def planned() -> dict[Path, str]:
+    """The files of dag/ as `omniopd plan` writes them for the miniature."""
+    return dict(dag_files.texts(plan.expand(experiment.load(MINIATURE))))
 
 
 @functools.cache
@@ -27,12 +26,17 @@ def _locks() -> dict[str, str]:
 
 @functools.cache
 def _cells() -> dict[str, Any]:
-    return dict(YAML(typ="safe").load(planned())["cells"])
+    return dict(plan.expand(experiment.load(MINIATURE))["cells"])
 
 
 def key(group: str) -> str:
     """Of one of its cells."""
     return sorted(_cells()[group])[0]
+
+
+def file(group: str) -> Path:
+    """Of one of its cells."""
+    return next(path for path in planned() if path.stem == key(group))
 
 
 def replaced(old: str, new: str, count: int = 1) -> str:
@@ -41,10 +45,14 @@ def replaced(old: str, new: str, count: int = 1) -> str:
     return TEXT.replace(old, new, count)
 
 
-def put(folder: Path, text: str | bytes = TEXT) -> None:
-    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+def put(folder: Path, params: str | bytes = TEXT) -> None:
+    data = params if isinstance(params, bytes) else params.encode("utf-8", "surrogatepass")
     (folder / "params.yaml").write_bytes(data)
-    (folder / "plan.yaml").write_text(planned(), encoding="utf-8")
+    (folder / ".dvc").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    for path, text in planned().items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
     for name, text in _locks().items():
         path = folder / locks.path(name)
         path.parent.mkdir(exist_ok=True)
