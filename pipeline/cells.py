@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline import yaml_files
-from pipeline.dag_names import DAG
+from pipeline.dag_names import DAG, cell_file
 from pipeline.errors import UserError, short, stop
 from pipeline.params import Params, Runtime, explained
 from pipeline.tables import replacing
@@ -135,7 +135,7 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
         return _inside[stage, key]
     if not DAG.is_dir():
         raise UserError(f"{DAG}: not found. Run `omniopd plan` in the project's folder.")
-    path = file(key)
+    path = file(stage, key)
     found = {} if path is None else yaml_files.made(path, REMEDY)
     group = found.pop("group", None)
     if path is not None and not isinstance(group, str):
@@ -154,17 +154,15 @@ def name_of(group: str, content: dict[str, Any]) -> str:
     return "c" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def file(key: str) -> Path | None:
-    """Where a cell's file lies, whichever arm and seed it is of; None where there is none."""
-    if not re.fullmatch(r"\w+", key):
-        return None
-    there = (path for path in (DAG / f"{key}.yaml", *DAG.glob(f"*/*/{key}.yaml")) if path.is_file())
-    return next(there, None)
+def file(stage: str, key: str) -> Path | None:
+    """Where a cell's file lies; None where there is none."""
+    path = cell_file(stage, key)
+    return path if re.fullmatch(r"\w+", key) and path.is_file() else None
 
 
 def where(stage: str, key: str) -> str:
     """How an error calls a cell."""
-    return f"{stage} {key}" if (stage, key) in _inside else str(file(key))
+    return f"{stage} {key}" if (stage, key) in _inside else str(file(stage, key))
 
 
 def hold(stage: str, key: str, group: str, content: dict[str, Any]) -> None:

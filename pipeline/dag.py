@@ -12,6 +12,7 @@ from pipeline import (
     checkpoints,
     dag_files,
     dag_names,
+    dataflow,
     experiment,
     keeping,
     lock_files,
@@ -178,7 +179,8 @@ def _carried(
     stage: dict[str, Any], folder: Path, cell: str, entry: lock_files.Entry
 ) -> lock_files.Entry | None:
     """What DVC knows of a cell, for its stage in `folder`."""
-    own = dag_names.cell_file(folder, cell)
+    group, _, key = cell.partition("@")
+    own = dag_names.cell_file(dataflow.stage(group), key)
     known = {str(own): own.read_text(encoding="utf-8"), str(OK): lock_files.OK_TEXT}
     found = lock_files.carried(entry, stage, known, _cache_folder())
     return None if found is None else equal.accepted(found)

@@ -3,7 +3,9 @@ writes a whole dvc.lock for each stage that it runs.
 
     dag/ARM/seed-S/dvc.yaml   stages of the cells that this arm alone has, under this seed alone
     dag/shared/seed-S         of those that several arms have; all-seeds: that several seeds have
-    dag/.../KEY.yaml          what a cell is: an ordinary dependency of its stage
+    dag/cells/STAGE/KEY.yaml  what a cell is: an ordinary dependency of its stage. It lies at the
+                              same place whichever arms have the cell, so that DVC's run-cache
+                              finds the cell in every experiment that shares the cache
     dag/report.yaml           likewise of the report, whose stage stands in dvc.yaml by hand
 
 A stage is called GROUP-KEY there, where the plan says GROUP@KEY. All of it is literal: what
@@ -42,7 +44,7 @@ def stage(found: dict[str, Any], folder: Path, cell: str) -> dict[str, Any]:
     read = dataflow.deps(group, content)
     # the others read one of these at least: so nothing runs before stage `plan`
     first = [str(OK)] if dataflow.stage(group) == "prepare" else []
-    own = [str(cell_file(folder, cell)), f"code/{content['code']}.lock"]
+    own = [str(cell_file(dataflow.stage(group), key)), f"code/{content['code']}.lock"]
     return {
         "wdir": BACK,
         "cmd": f"python -m stages.{dataflow.stage(group)} --cell {key}",
@@ -57,7 +59,7 @@ def texts(found: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     for cell, folder in folders(found).items():
         group, _, key = cell.partition("@")
         content = found["cells"][group][key]
-        yield cell_file(folder, cell), as_yaml(dataflow.content(group, key, content))
+        yield cell_file(dataflow.stage(group), key), as_yaml(dataflow.content(group, key, content))
         if folder != ROOT:
             stages[folder][stage_name(cell)] = stage(found, folder, cell)
     for folder, own in stages.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 DAG = Path("dag")
 DVC, LOCK = "dvc.yaml", "dvc.lock"
+CELLS = "cells"
 SHARED = "shared"  # in the place of an arm: cells that several have
 REPORT = "report@report"
 ROOT = Path()  # where the stages are that are written by hand
@@ -33,9 +34,9 @@ def cell_of(address: str) -> str:
     return cell_name(address.rpartition(":")[2])
 
 
-def cell_file(folder: Path, cell: str) -> Path:
+def cell_file(stage: str, key: str) -> Path:
     """The file that says what a cell is."""
-    return (DAG if folder == ROOT else folder) / f"{cell.partition('@')[2]}.yaml"
+    return DAG / f"{key}.yaml" if stage == key else DAG / CELLS / stage / f"{key}.yaml"
 
 
 def there() -> list[Path]:

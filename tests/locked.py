@@ -6,7 +6,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import dag_files, dataflow
+from pipeline import dag_files, dag_names, dataflow
 from pipeline.behaviour import locks, variants
 
 
@@ -25,6 +25,6 @@ def put(folder: Path, plan: dict[str, Any]) -> None:
             for key, cell in cells.items():
                 cell = json.loads(json.dumps(cell))
                 cell["code"] = variants.of(group, cell).name
-                path = folder / "dag" / "by-hand" / "seed-0" / f"{key}.yaml"
+                path = folder / dag_names.cell_file(dataflow.stage(group), key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(dag_files.as_yaml(dataflow.content(group, key, cell)))

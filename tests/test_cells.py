@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 from tests.project import MINIATURE, ROOT
 
-FILE = Path("dag/omniopd/seed-0/ca.yaml")
+FILE = Path("dag/cells/train/ca.yaml")
 
 
 class Steps(Params):

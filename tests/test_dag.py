@@ -164,8 +164,8 @@ def test_settings_that_cannot_change_a_result_rerun_nothing(project):
 
 @pytest.mark.slow
 def test_pruning_keeps_only_the_plan_and_names_what_the_cache_lacks(project):
-    project.edit(experiment__arms=["omniopd"])
     stranger = project.cell("sft", 1, "train")
+    project.edit(experiment__arms=["omniopd"])
     project.run("omniopd", "plan")
     assert not stranger.exists()
     kept = {name for name in project.locked() if name != "plan"}

@@ -208,7 +208,7 @@ def test_stages_are_literal_and_lie_with_their_arm_and_seed():
     assert stage["wdir"] == "../../.."
     assert stage["cmd"] == f"python -m stages.train --cell {one['train']}"
     assert stage["deps"][:2] == [
-        f"dag/omniopd/seed-1/{one['train']}.yaml",
+        f"dag/cells/train/{one['train']}.yaml",
         "code/train-omniopd.lock",
     ]
     content = YAML(typ="safe").load(texts[Path(stage["deps"][0])])

@@ -62,7 +62,7 @@ def ask_alone(project, url, group="teach-hosted", **edits):
 
 def repro_alone(project, arm, group, **env):
     key = project.cell(arm, 1, group.partition("-")[0]).name
-    project.run("dvc", "repro", f"{group}@{key}", **env)
+    project.run("dvc", "repro", project.address(f"{group}@{key}"), **env)
 
 
 def setup(project, url, config=None, **edits):

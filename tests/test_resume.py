@@ -120,7 +120,7 @@ def done(tmp_path_factory):
     project.run("omniopd", "plan")
     plan = project.plan()["cells"]
     names = [f"{group}@{key}" for group in ("train-opd", "evaluate") for key in plan[group]]
-    project.run("dvc", "repro", *names)
+    project.run("dvc", "repro", *map(project.address, names))
     assert not (project.folder / ".resume").exists()  # keep_seconds is 0
     return project
 
@@ -243,11 +243,11 @@ def state(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cells, "check_code", lambda stage, key: None)
     (tmp_path / "input.bin").write_bytes(b"1")
-    (tmp_path / "dag").mkdir()
+    (tmp_path / "dag/cells/train").mkdir(parents=True)
     (tmp_path / "code").mkdir()
     (tmp_path / "code/of.lock").write_text("")
     text = "{group: train, code: of, params: {lr: 1.0}, deps: [input.bin]}"
-    (tmp_path / "dag/c1.yaml").write_text(text)
+    (tmp_path / "dag/cells/train/c1.yaml").write_text(text)
     args = SimpleNamespace(cell="c1", out=tmp_path / "out")
 
     def opened(**runtime):
@@ -277,7 +277,7 @@ def test_whatever_can_change_a_bit_is_part_of_what_work_is_kept_for(state, what,
     if what == "input":
         cells.Path("input.bin").write_bytes(b"2")
     if what == "params":
-        path = cells.file("c1")
+        path = cells.file("train", "c1")
         path.write_text(path.read_text().replace("1.0", "2.0"))
     if what == "batch_tokens":
         runtime = {"batch_tokens": 7}

@@ -38,7 +38,8 @@ def project(tmp_path_factory):
         runtime__threads=1,
     )
     found.run("omniopd", "plan")
-    found.run("dvc", "repro", f"forks@{found.cell('prior-only', 1, 'forks').name}")
+    forks = found.cell("prior-only", 1, "forks").name
+    found.run("dvc", "repro", found.address(f"forks@{forks}"))
     return found
 
 
@@ -97,7 +98,7 @@ def ask(project):
     """Run each arm's teach cell and what it reads."""
     project.run("omniopd", "plan")
     cells = [f"teach-hosted@{project.cell(mode, 1, 'teach').name}" for mode in MODES]
-    project.run("dvc", "repro", *cells)
+    project.run("dvc", "repro", *map(project.address, cells))
 
 
 def answers(project, arm):

@@ -34,6 +34,7 @@ BEFORE = {
     "run a2cadb05e4b51cb3",
 }
 NOW = {
+    "CELLS 5a0e7f35a9f4cb84",
     "CHECKPOINT 5b7e520f1e083ccb",
     "DAG aeb7ac31929d0cd3",
     "DERIVED c1d3dbcf01c7343e",
@@ -55,12 +56,13 @@ NOW = {
     "_model 85a21ebe1350aa46",
     "_values 2ad15c8c354b1474",
     "arguments cd29dd4008552635",
-    "cell 9e238263ad4f3053",
+    "cell 5f19b11c94e3dd45",
+    "cell_file a4faada6c7c6e573",
     "cell_name 67986f3e9ecba80e",
     "check_code bf12f9dcb4603ae6",
     "deps 1f2fe8f0bda3b812",
     "deps 818171002729cd10",
-    "file 9d13b0a1b64e725f",
+    "file 1ed36ad388a1ac3e",
     "i 03ff5b8c71d39e9e",
     "inner 305cb27e1d592acc",
     "locks 07043b3ee71e50a1",
@@ -75,7 +77,7 @@ NOW = {
     "reads ae65338702722651",
     "run a1f32c4ed8d16a8a",
     "stage adb45d62e69858c7",
-    "where 29e6ae742d324aea",
+    "where 6d173ac62bad8798",
 }
 
 

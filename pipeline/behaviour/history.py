@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.behaviour import locks
-from pipeline.dag_names import DAG
+from pipeline.dag_names import CELLS, DAG
 from pipeline.tables import replacing
 
 KEPT = Path(".code")
@@ -72,7 +72,7 @@ def committed_plan() -> dict[str, Any]:
 
 def committed_cell(key: str) -> dict[str, Any]:
     """What git has last of a cell; nothing where it has none."""
-    listed = _git("ls-tree", "-r", "--name-only", "HEAD", "--", DAG).splitlines()
+    listed = _git("ls-tree", "-r", "--name-only", "HEAD", "--", DAG / CELLS).splitlines()
     place = next((path for path in listed if Path(path).name == f"{key}.yaml"), None)
     return {} if place is None else _committed(place)
 
