@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline import exchange_cli, judgments_cli, verify_cli
+from pipeline import exchange_cli, exp_cli, judgments_cli, verify_cli
 from pipeline.errors import STATUS, UserError, stop
 
 # a command line that cannot be read: Typer gives its class no name
@@ -24,6 +24,8 @@ app.add_typer(teacher, name="teacher")
 app.command()(exchange_cli.export)
 app.command("import")(exchange_cli.import_)
 app.command()(verify_cli.verify)
+app.add_typer(exp_cli.app, name="exp")
+app.command()(exp_cli.dag)
 
 
 def _version(wanted: bool) -> None:

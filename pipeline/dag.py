@@ -13,6 +13,7 @@ from pipeline import (
     dag_files,
     dag_names,
     dataflow,
+    exp_stale,
     experiment,
     keeping,
     lock_files,
@@ -62,6 +63,8 @@ def check(buying: bool = False) -> dict[str, Any]:
     file = experiment.load()
     wanted = plan.expand(file)
     if said := _differs(dict(dag_files.texts(wanted))):
+        if exp_stale.inside():
+            raise exp_stale.error(said)
         raise UserError(
             f"{said}, wanted the plan that params.yaml means. Run `omniopd plan`, then `dvc repro`."
         )

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -24,13 +25,17 @@ from pipeline import (
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
 
+REPRO = ("repro",)
 SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
 
 
-def repro() -> float:
-    """Run plain `dvc repro`; returns its seconds. Raises UserError if it fails."""
+def repro(*words: str) -> float:
+    """Run plain `dvc repro`, or as `words` say; returns its seconds. Raises UserError if it fails.
+
+    Where it is an experiment, which is a commit of what it wrote, nothing is dropped behind it.
+    """
     found = dag.current()
-    total, keep = len(plan.upstream(found)) + 1, keeping.of(found, keeping.wanted())
+    keep = keeping.of(found, keeping.wanted())
     start = time.perf_counter()
     try:
         with (
@@ -41,10 +46,10 @@ def repro() -> float:
         ):
             environment = {**dag.environment(), **server, **lent}
             restoring.restore(keep, dag.dvc("checkout"), environment)
-            if keep.readers:
+            if keep.readers and not words:
                 keeping_repro(found, keep, environment, cells.runtime().drop_shared)
             else:
-                _run(environment, total)
+                _whole(found, keep, environment, words or REPRO)
     except stopping.Asked as asked:
         raise stopping.Stopped("finished stages are kept. Run it again to go on.", asked) from None
     return time.perf_counter() - start
@@ -53,28 +58,39 @@ def repro() -> float:
 def keeping_repro(
     found: dict[str, Any], keep: keeping.Keep, environment: dict[str, str], shared: bool = False
 ) -> None:
-    """Bring the plan up to date where weights may be missing, and drop what is not kept.
+    """Bring the plan up to date where weights may be missing, and drop what is not kept."""
+    _whole(found, keep, environment, REPRO)
+    typer.echo(drop(found, keep, shared))
 
-    With --allow-missing, but first the cells whose dropped checkpoints changed ones read.
 
-    That a cell changed may show only when those before it have run: then once more.
+def _whole(
+    found: dict[str, Any], keep: keeping.Keep, environment: dict[str, str], words: Sequence[str]
+) -> None:
+    """Run all of it by DVC's command `words`; where weights may be missing, with --allow-missing.
+
+    Then first the cells whose dropped checkpoints changed ones read. That a cell changed may show
+    only when those before it have run: then once more.
     """
+    total = len(plan.upstream(found)) + 1
+    if not keep.readers:
+        _run(environment, total, *words)
+        return
     tried: set[str] = set()
     while True:
         again = _again(keep)
         places = dag_files.folders(found) if again else {}
         for name in again:
             typer.echo(f"{name}: a changed cell reads its checkpoint, dropped by experiment.keep")
-            _run(environment, len(again), "--single-item", dag_names.address(places[name], name))
+            address = dag_names.address(places[name], name)
+            _run(environment, len(again), *REPRO, "--single-item", address)
         tried |= set(again)
         try:
-            _run(environment, len(plan.upstream(found)) + 1, "--allow-missing")
+            _run(environment, total, *words, "--allow-missing")
         except UserError:
             if set(_again(keep)) <= tried:
                 raise
         else:
             break
-    typer.echo(drop(found, keep, shared))
 
 
 def _again(keep: keeping.Keep) -> list[str]:
@@ -102,8 +118,8 @@ def drop(found: dict[str, Any], keep: keeping.Keep, shared: bool) -> str:
     )
 
 
-def _run(environment: dict[str, str], total: int, *arguments: str) -> None:
-    command = dag.dvc("repro", *arguments)
+def _run(environment: dict[str, str], total: int, *words: str) -> None:
+    command = dag.dvc(*words)
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8", bufsize=1
     )
@@ -121,6 +137,6 @@ def _run(environment: dict[str, str], total: int, *arguments: str) -> None:
         raise
     if status:
         raise UserError(
-            f"`dvc repro` stopped with status {status}; its own message is above. "
+            f"`dvc {words[0]}` stopped with status {status}; its own message is above. "
             "Fix that, then run it again: finished stages are not repeated."
         )

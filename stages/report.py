@@ -3,8 +3,8 @@
 reads   evaluations, rollouts, forks, answers, scores, targets, calibrations, metrics and run.json
         of the plan's cells, the base students' tokenizers; other folders may lie beside them
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
-        where experiment.branch names controls), calibration.json, metrics.json, curves.json,
-        losses.json, no_effect.json, results.md, index.html, *.png
+        where experiment.branch names controls), calibration.json, curves.json, losses.json,
+        no_effect.json, results.md, index.html, *.png; for DVC metrics/ARM.json and plots/
 """
 
 import json
@@ -20,6 +20,7 @@ from pipeline import (
     charts,
     cost_chart,
     costs,
+    dvc_views,
     effects,
     markdown,
     no_effect,
@@ -120,24 +121,6 @@ def losses(arms: Arms) -> list[dict[str, Any]]:
     return found
 
 
-def summary(evals: Evals, rows: list[Row]) -> dict[str, Any]:
-    """results.json as `dvc metrics` and `dvc exp show` read it: arm, seed, task, decoding.
-
-    With the share of its teachers' draws that failed, per arm and seed.
-    """
-    found: dict[str, Any] = {}
-    for row in rows:
-        place = found.setdefault(row["arm"], {}).setdefault(f"seed-{row['seed']}", {})
-        place.setdefault(row["task"], {})[row["decoding"]] = {
-            key: row[key] for key in ("round", "accuracy", "low", "high", "diff", "tokens_used")
-        }
-    for arm, seed, round_ in evals.tables:
-        rate = costs.cost(evals.arms, arm, seed, round_).failure_rate
-        if rate is not None:
-            found[arm][f"seed-{seed}"]["continuation_failure_rate"] = rate
-    return found
-
-
 def students(arms: Arms) -> list[str]:
     """Cells of the base students: power.py tells by them whether a report is a plan's pilot."""
     found = (own["round-0"]["policy"].rpartition("/")[2] for own in arms["base"].values())
@@ -174,7 +157,6 @@ def main() -> None:
             "curves": points,
             "losses": steps,
             "no_effect": without,
-            "metrics": summary(evals, rows),
         }
         for name, value in found.items():
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
@@ -184,6 +166,8 @@ def main() -> None:
         cells.write_text(args.out / "calibration.json", calibration.dumped(found["calibration"]))
         text = markdown.render(evals, found, p.settings, p, calibrated)
         cells.write_text(args.out / "results.md", text)
+        for path, text in dvc_views.files(list(p.arms), found, evals).items():
+            cells.write_text(args.out / path, text)
         picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
         pictures(p, points, found["branches"], args.out)
         cells.write_text(args.out / "index.html", gather.html(evals, found, p))

@@ -206,17 +206,6 @@ def test_show_explains_a_cell_and_an_arm(small):
     assert "neither a cell nor an arm" in done.stderr
 
 
-def test_metrics_and_plots_read_the_same_numbers(small):
-    rows = json.loads((small.folder / "data/report/results.json").read_text())
-    found = json.loads(small.run("dvc", "metrics", "show", "--json").stdout)
-    values = found[""]["data"]["data/report/metrics.json"]["data"]
-    for row in rows:
-        shown = values[row["arm"]][f"seed-{row['seed']}"][row["task"]][row["decoding"]]
-        assert shown["accuracy"] == row["accuracy"]
-    plots = small.run("dvc", "plots", "show", "--json").stdout
-    assert "learning curves" in plots
-
-
 def test_every_group_has_cells_in_the_full_miniature(full):
     elsewhere = {"teach-hosted", "teach-hosted-solutions"}  # in test_hosted
     elsewhere |= {"prepare-rows", "prepare-hub"}  # in test_extending_task

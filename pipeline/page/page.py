@@ -3,6 +3,7 @@
 The file asks for nothing: Vega stands in it, and a policy in its head forbids every request.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,7 @@ def _look(arms: list[str], arm: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script that leaves only its three names behind."""
     import vl_convert
