@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import dag_files, dag_names, experiment, lock_files, objects, plan
+from pipeline import dag_names, experiment, lock_files, objects, plan
 from pipeline.behaviour import files, locks, variants
 from pipeline.behaviour.reading import digest
 from pipeline.behaviour.reading.closure import Reader
@@ -130,10 +130,13 @@ class Project:
             return {path: md5 for path, md5, _ in found if Path(path).name != "run.json"}
 
     def address(self, name: str) -> str:
-        """How DVC calls a cell of the plan."""
-        return dag_names.address(dag_files.folders(self.plan())[name], name)
+        """How DVC calls a cell of the plan that dag/ has."""
+        stage = dag_names.stage_name(name)
+        places = self.folder.glob(f"{dag_names.DAG}/*/*/{dag_names.DVC}")
+        path = next(path for path in places if f"\n  {stage}:\n" in path.read_text())
+        return dag_names.address(path.parent.relative_to(self.folder), name)
 
-    def yaml(self, name: str) -> Any:
+    def yaml(self, name: str | Path) -> Any:
         return YAML(typ="safe").load((self.folder / name).read_text())
 
     def loaded(self, name: str) -> set[str]:
@@ -147,7 +150,8 @@ class Project:
     def reached(self, name: str) -> set[str]:
         """The files of code that a cell's lock says it may load."""
         group, _, key = name.partition("@")
-        variant = variants.of(group, self.plan()["cells"][group][key])
+        cell = self.yaml(dag_names.cell_file(group.partition("-")[0], key))
+        variant = variants.of(group, cell)
         tree = Tree(files.read(self.folder))
         code = digest.code(Reader(tree), variant)
         lock = (self.folder / locks.path(variant.name)).read_text()
