@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pipeline import checkpoints, continuations, taking
+from pipeline import continuations, taking
 from pipeline.budget import Budget
-from pipeline.errors import UserError
+from pipeline.errors import UserError, too_long
 from pipeline.judgments import recovery
 from pipeline.judgments.held import Held
 from pipeline.judgments.keys import Request, seed_for
@@ -122,7 +122,7 @@ class Judging:
             for position, prompt in response.prompts.items() if most is not None else ():
                 size = self.teacher.size(prompt) + self.wanted.limit
                 if most is not None and size > most:
-                    raise checkpoints.too_long(
+                    raise too_long(
                         f"teach: position {position} of {response.id} and an answer of "
                         f"{self.wanted.limit}",
                         size,

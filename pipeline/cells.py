@@ -19,9 +19,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline import yaml_files
 from pipeline.dag_names import DAG
+from pipeline.digests import replacing
 from pipeline.errors import UserError, short, stop
 from pipeline.params import Params, Runtime, explained
-from pipeline.tables import replacing
 
 PARAMS = Path("params.yaml")
 REMEDY = "Run `omniopd plan`, which writes it again."

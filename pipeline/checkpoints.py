@@ -192,14 +192,6 @@ def context_of(config: Mapping[str, Any]) -> int | None:
     return None if found is None else int(found)
 
 
-def too_long(where: str, tokens: int, limit: int, remedy: str) -> UserError:
-    """For the caller to raise: a row is longer than what its model can read."""
-    return UserError(
-        f"{where}: found {tokens} tokens, wanted at most {limit}, the model's context; nothing is "
-        f"cut to fit. {remedy}"
-    )
-
-
 def parameters(folder: Path) -> int:
     """Numbers in the checkpoint's own weights, from the headers of its files."""
     from safetensors import safe_open

@@ -23,8 +23,8 @@ from pipeline import (
 )
 from pipeline.behaviour import equal, history, locks, variants
 from pipeline.cells import log, write_text
+from pipeline.digests import replacing
 from pipeline.errors import UserError
-from pipeline.tables import replacing
 
 DATA = Path("data")
 OK = dag_files.OK

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline import verified
+from pipeline.digests import replacing
 from pipeline.errors import UserError
-from pipeline.tables import replacing
 
 if TYPE_CHECKING:
     from pipeline.ranks import Group

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline import ceilings, params
+from pipeline.chosen import file_of
 from pipeline.consistency import UNTRACKED
 from pipeline.experiment import Settings
-from pipeline.params import file_of
 from pipeline.similarity import OF_IDS, PARTIAL
 from pipeline.trainable import CORRECTED
 

@@ -11,9 +11,9 @@ than a cell has.
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.chosen import file_of
 from pipeline.consistency import refuse
 from pipeline.experiment import Experiment, Settings
-from pipeline.params import file_of
 from pipeline.plan_round import Round
 from pipeline.steps import STAGES
 

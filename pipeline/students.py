@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipeline import checkpoints, seeds
+from pipeline.digests import replacing
 from pipeline.engines import lora
 from pipeline.engines.hf import Policy, load, save, white_box
 from pipeline.errors import UserError
@@ -16,7 +17,6 @@ from pipeline.optimizer import Optimizer
 from pipeline.params import Lora
 from pipeline.ranks import Group
 from pipeline.resume import FOLDER, State
-from pipeline.tables import replacing
 from pipeline.training import Frozen
 
 

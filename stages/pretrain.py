@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline import cells, checkpoints, params, resume, seeds, tables, tasks
 from pipeline.engines.start import start
+from pipeline.errors import too_long
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,7 @@ def _batch(
     longest = max(map(len, rows))
     if policy.context and longest > policy.context:
         remedy = "Prepare shorter problems, or use a model that reads more."
-        raise checkpoints.too_long("pretrain: a solution", longest, policy.context, remedy)
+        raise too_long("pretrain: a solution", longest, policy.context, remedy)
     ids, mask = padded(rows, policy.model.device)
     labels = ids.masked_fill(mask == 0, -100)
     for b, context in enumerate(contexts):

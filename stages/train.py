@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pipeline import cells, checkpoints, matching, no_signal, params, prompts, ranks, resume
 from pipeline.engines.start import start
-from pipeline.errors import UserError
+from pipeline.errors import UserError, too_long
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
@@ -266,7 +266,7 @@ def _trained(
             if read and read.context and work.examples.longest > read.context:
                 remedy = "Lower rollout.max_new_tokens, or use a model that reads more."
                 where = f"train: the longest row, read by {read.model.name_or_path}"
-                raise checkpoints.too_long(where, work.examples.longest, read.context, remedy)
+                raise too_long(where, work.examples.longest, read.context, remedy)
         return work, train(student, frozen, work, p, args, state, group)
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, assert_never
 
-from pipeline import cells, rows, tables
+from pipeline import cells, rows
+from pipeline import tables as tables
+from pipeline.digests import replacing
 from pipeline.errors import UserError
 from pipeline.rows import Row
 
@@ -65,7 +67,7 @@ def converted(path: Path, student: str, told: Told, out: Path) -> Path:
     found, reader = Found(), Student(student)
     target = out / f"{told.format}-{path.stem}.jsonl"
     out.mkdir(parents=True, exist_ok=True)
-    with tables.replacing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with replacing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for values in _values(path, reader, told, found):
             file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
             found.rows += 1
