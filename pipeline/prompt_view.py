@@ -64,7 +64,7 @@ class View:
 
 def sides(folder: Path, teacher: Teacher, name: str) -> Sides:
     """Of the student whose checkpoint is in `folder`, if there is one, and a teacher's."""
-    from pipeline.engines.start import import_transformers
+    from pipeline.lean_import import import_transformers
 
     import_transformers()
     from pipeline import chat
