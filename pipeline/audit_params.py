@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import cells, checkpoints, experiment, params, plan
+from pipeline import checkpoints, experiment, params, params_file, plan
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 
@@ -234,7 +234,7 @@ def _served(o: Options) -> dict[str, Any]:
         "api_key_env": o.api_key_env,
         "price": o.price and {"input": o.price[0], "output": o.price[1]},
     }
-    parsed = cells.parsed("--teacher", TypeAdapter(params.OpenAICompatibleTeacher), config)
+    parsed = params_file.parsed("--teacher", TypeAdapter(params.OpenAICompatibleTeacher), config)
     return config | {"model": o.model or _only_model(parsed)}
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import typer
 
 from pipeline import (
-    cells,
     dag,
     dag_files,
     dag_names,
     forkserver,
     keeping,
+    params_file,
     plan,
     processes,
     reaper,
@@ -42,7 +42,7 @@ def repro() -> float:
             environment = {**dag.environment(), **server, **lent}
             restoring.restore(keep, dag.dvc("checkout"), environment)
             if keep.readers:
-                keeping_repro(found, keep, environment, cells.runtime().drop_shared)
+                keeping_repro(found, keep, environment, params_file.runtime().drop_shared)
             else:
                 _run(environment, total)
     except stopping.Asked as asked:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, schedulers, seeds, tables
+from pipeline import cells, checkpoints, params, params_file, schedulers, seeds, tables
 from pipeline.schedulers import Response
 from pipeline.text import characters, decode, starts
 
@@ -104,7 +104,7 @@ def _continued(
         return Ask({t: (*context, *ids[:t]) for t in positions}, draws)
 
     asks = [ask(row, found) for row, found in zip(rows, starts, strict=True) if found]
-    size = cells.runtime().batch_tokens
+    size = params_file.runtime().batch_tokens
     drawn = branches(student, asks, 1.0, p.chunk_tokens, size)
     return [_texts(student, next(drawn), p.continuations) if found else [] for found in starts]
 
@@ -137,7 +137,7 @@ def _student(args: argparse.Namespace) -> "Policy | None":
         return None
     from pipeline.engines.start import start
 
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     start(runtime)
     from pipeline.engines.hf import load
 

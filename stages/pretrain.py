@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, resume, seeds, tables, tasks
+from pipeline import cells, checkpoints, params, params_file, resume, seeds, tables, tasks
 from pipeline.engines.start import start
 from pipeline.errors import too_long
 
@@ -158,7 +158,7 @@ def _held_out(path: Path) -> set[str]:
 def main() -> None:
     args = cells.arguments("pretrain", "prompts", "start?")
     p = cells.params("pretrain", args.cell, PretrainParams)
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     with resume.state("pretrain", args, runtime) as state, cells.running("pretrain", args) as run:
         held_out = _held_out(args.prompts)
         if args.start is not None:

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, no_signal, params, prompts, ranks, resume
+from pipeline import (
+    cells,
+    checkpoints,
+    matching,
+    no_signal,
+    params,
+    params_file,
+    prompts,
+    ranks,
+    resume,
+)
 from pipeline.engines.start import start
 from pipeline.errors import UserError, too_long
 
@@ -86,7 +96,7 @@ def train(
     from pipeline.optimizer import Optimizer
     from pipeline.training import Step, gradients, recompute
 
-    policy, runtime = args.policy / "checkpoint", cells.runtime()
+    policy, runtime = args.policy / "checkpoint", params_file.runtime()
     if runtime.gradient_checkpointing:
         recompute(student.model)
     student, frozen = group.spread(student, frozen)
@@ -254,7 +264,7 @@ def _trained(
 ) -> tuple[Work, list[no_signal.Metrics]]:
     """What was trained on and the metrics of each step, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
-    start(runtime := cells.runtime())
+    start(runtime := params_file.runtime())
     from pipeline import students
 
     with ranks.group(runtime) as group:
@@ -286,8 +296,8 @@ def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
 def main() -> None:
     inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
-    p, runtime = cells.params("train", args.cell, TrainParams), cells.runtime()
-    processes = cells.free("train", ranks.Untracked).processes
+    p, runtime = cells.params("train", args.cell, TrainParams), params_file.runtime()
+    processes = params_file.free("train", ranks.Untracked).processes
     if ranks.launched("train", args.cell, processes, runtime.device, p.moment_bits):
         return
     if ranks.follows():

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline import cells, chat, checkpoints
+from pipeline import chat, checkpoints, params_file
 from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
@@ -127,7 +127,7 @@ def frozen(folder: Path, device: str) -> Policy:
 
     Nothing of it may be changed.
     """
-    return _kept(folder, device) if cells.keep_frozen else load(folder, device)
+    return _kept(folder, device) if params_file.keep_frozen else load(folder, device)
 
 
 @functools.cache
