@@ -67,7 +67,7 @@ def _rate(teacher: Any, asks: list[Any]) -> float:
 
 def _asks(policy: Any, sets: int) -> list[list[Any]]:
     """Responses are other problems' texts: only their length matters."""
-    from pipeline.teachers import Ask, Draw
+    from pipeline.engines.asks import Ask, Draw
 
     problems = student.problems(60)
     stream = [t for x in problems[20:] for t in policy.tokenizer.encode(x.prompt)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline import continuations, taking
 from pipeline.budget import Budget
+from pipeline.engines.asks import Ask, Draw
 from pipeline.errors import UserError, too_long
 from pipeline.judgments import recovery
 from pipeline.judgments.held import Held
@@ -15,7 +16,7 @@ from pipeline.judgments.schema import Judgment, request_columns
 from pipeline.judgments.store import Entry
 from pipeline.ledger import LEAST_DRAWS, Ledger
 from pipeline.responses import Response
-from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
+from pipeline.teachers import Answered, Continuation, Teacher
 
 # between looks for an answer that another process is buying: the first, and after a while
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0

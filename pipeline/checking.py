@@ -19,10 +19,11 @@ from tabulate import tabulate
 
 from pipeline import continuations
 from pipeline.budget import Budget
+from pipeline.engines.asks import Ask, Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, seed_for
 from pipeline.judgments.store import Entry
-from pipeline.teachers import Ask, Continuation, Draw
+from pipeline.teachers import Continuation
 from pipeline.teachers.capabilities import OWN, TERMS
 from pipeline.teachers.hosted import Hosted
 

@@ -56,5 +56,5 @@ def runtime() -> Runtime:
     return free("runtime", Runtime)
 
 
-# of this process and no setting: whether policies that nobody trains stay loaded for the stages that follow
+# of this process, no setting: whether policies that nobody trains stay for the stages that follow
 keep_frozen = False

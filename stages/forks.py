@@ -91,8 +91,8 @@ def _continued(
     student: "Policy", p: ForksParams, rows: list[Row], starts: list[list[int]]
 ) -> list[list[list[str]]]:
     """Texts of the student's continuations of each start of each response, a chunk long."""
+    from pipeline.engines.asks import Ask, Draw
     from pipeline.engines.branches import branches
-    from pipeline.teachers import Ask, Draw
 
     def ask(row: Row, positions: Sequence[int]) -> Ask:
         context, ids, name = row["prompt_token_ids"], row["token_ids"], row["rollout_id"]

@@ -18,13 +18,14 @@ from pipeline import checkpoints, params, tables
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.engines import characters, vllm
+from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.exact import exact
 from pipeline.engines.hf import generate, load, policy_of, save
 from pipeline.engines.sampling import GREEDY
 from pipeline.errors import UserError
 from pipeline.judgments.store import Store
 from pipeline.responses import Response
-from pipeline.teachers import Ask, Asked, Draw
+from pipeline.teachers import Asked
 from pipeline.teachers.local import LocalTeacher, runs
 from stages.rollout import gaps
 from tests import engines

@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, frozenset[str]]] = {
     "pipeline.engines.start": {"model": frozenset({"model"})},
     "pipeline.engines.hf": {"model": frozenset({"model"})},
     "pipeline.engines.exact": {"model": frozenset({"model"})},
-    "pipeline.teachers": {"model": frozenset({"model"})},
+    "pipeline.engines.asks": {"model": frozenset({"model"})},
     "pipeline.engines.branches": {"model": frozenset({"model"})},
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline import params
+from pipeline.engines.asks import Ask, Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 
@@ -27,24 +28,6 @@ class Asked:
     temperature: float
     transport: params.Transport
     runtime: params.Runtime
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One continuation that is wanted."""
-
-    position: int  # index into the student's token_ids; 0 for a full solution
-    sample: int
-    seed: int | None  # None where the provider takes none
-    key: str = ""  # of its request: how a batch's results are told apart
-
-
-@dataclass(frozen=True)
-class Ask:
-    """All that is wanted from the teacher on one student response: a unit of work."""
-
-    prompts: dict[int, Prompt]  # position: prompt and prefix as they are sent
-    draws: list[Draw]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any, Literal, Protocol
 
 import tenacity
 
+from pipeline.engines.asks import Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.params import Mode
-from pipeline.teachers import Draw, Reason
+from pipeline.teachers import Reason
 
 Messages = list[dict[str, str]]
 

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline import continuations, params
 from pipeline import text as texts
 from pipeline.budget import Budget
+from pipeline.engines.asks import Ask, Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
 from pipeline.judgments.schema import Judgment
 from pipeline.teachers import (
     NEIGHBOURS,
     Answered,
-    Ask,
     Asked,
     Continuation,
-    Draw,
     Said,
     api_keys,
     batches,
