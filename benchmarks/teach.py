@@ -21,8 +21,8 @@ REPEATS = 2
 def rows(scratch: Path) -> list[Row]:
     from pipeline.engines.start import start
     from pipeline.params import Runtime
-    from pipeline.teachers import Asked
     from pipeline.teachers.local import LocalTeacher
+    from pipeline.teachers.protocol import Asked
 
     runtime, folder = Runtime(threads=threads(), batch_tokens=1 << 20), student.checkpoint(scratch)
     start(runtime)

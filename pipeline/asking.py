@@ -16,7 +16,7 @@ from pipeline.judgments.schema import Judgment, request_columns
 from pipeline.judgments.store import Entry
 from pipeline.ledger import LEAST_DRAWS, Ledger
 from pipeline.responses import Response
-from pipeline.teachers import Answered, Continuation, Teacher
+from pipeline.teachers.protocol import Answered, Continuation, Teacher
 
 # between looks for an answer that another process is buying: the first, and after a while
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0

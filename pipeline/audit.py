@@ -37,6 +37,7 @@ from pipeline.exports import source
 from pipeline.params import METHOD
 from pipeline.prompt_view import View
 from pipeline.show import as_yaml
+from pipeline.teachers import protocol
 
 KEPT = "finished stages and all answers are kept. Run the same command again to go on."
 
@@ -101,7 +102,7 @@ def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> li
     (cell,) = (c for name, g in groups if name.startswith("teach") for c in g.values())
     folder = Path(cell["student"]) / "checkpoint"
     own = Path(cell["teacher"]) if "teacher" in cell else None  # a local one's
-    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    asked = protocol.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
     teacher = teachers.load(file.teachers["audited"], "audited", asked, folder, own)
     sides = prompt_view.sides(folder, teacher, "audited")
     table = Path(dataflow.INPUTS["prompts"].path.format(cell["prompts"]))

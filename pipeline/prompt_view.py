@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import continuations, rendered, tables
 from pipeline.errors import UserError
 from pipeline.rendered import Messages
-from pipeline.teachers import Teacher
+from pipeline.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,22 +8,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import (
-    cells,
-    checking,
-    compute_table,
-    dag,
-    experiment,
-    params,
-    prompt_view,
-    teachers,
-)
+from pipeline import cells, checking, compute_table, dag, experiment, params, prompt_view, teachers
 from pipeline import estimate as costs
 from pipeline.budget import Budget
 from pipeline.compute import Experimental
 from pipeline.errors import UserError
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Entry, Store, url
+from pipeline.teachers import protocol
 from pipeline.teachers.hosted import Hosted
 
 HEADERS = (
@@ -145,7 +137,7 @@ def _teacher(name: str | None) -> tuple[experiment.Experiment, Hosted]:
             f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "
             "and needs no check. `omniopd audit` shows what it reads."
         )
-    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    asked = protocol.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
     teacher = teachers.load(config, name, asked, _student(), None)
     assert isinstance(teacher, Hosted)
     return file, teacher

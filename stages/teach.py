@@ -24,6 +24,7 @@ from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 
 # responses that are looked up and asked for together; a batch service takes hours for a block
 BLOCK = {"live": 256, "batch": 4096}
@@ -72,7 +73,7 @@ def teach(
         yield _table(block, judging.judge(block), p, judging.teacher, student, lead)
 
 
-def _lead(teacher: teachers.Teacher, student: Path) -> str:
+def _lead(teacher: protocol.Teacher, student: Path) -> str:
     """Of the student, where answers are not in its own tokens."""
     if teacher.same_tokens:
         return ""
@@ -82,7 +83,7 @@ def _lead(teacher: teachers.Teacher, student: Path) -> str:
 
 
 def _asked(
-    teacher: teachers.Teacher, args: argparse.Namespace, p: TeachParams
+    teacher: protocol.Teacher, args: argparse.Namespace, p: TeachParams
 ) -> Iterator[Response]:
     if args.forks is None:
         slice_ = (args.prompts, p.round, p.prompts_per_round)
@@ -95,7 +96,7 @@ def _table(
     block: list[Response],
     found: dict[Place, Judgment],
     p: TeachParams,
-    teacher: teachers.Teacher,
+    teacher: protocol.Teacher,
     student: Tokenizer,
     lead: str,
 ) -> pa.Table:
@@ -127,7 +128,7 @@ def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     """The teacher of the cell with everything that it is asked by."""
     free = params_file.free("teach", Untracked)
     config = _config(p)
-    asked = teachers.Asked(p.continuation, p.temperature, free.transport, params_file.runtime())
+    asked = protocol.Asked(p.continuation, p.temperature, free.transport, params_file.runtime())
     teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
     limit = teacher.limit(p.chunk_tokens)
     wanted = Wanted(p.samples, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)

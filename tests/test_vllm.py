@@ -25,8 +25,8 @@ from pipeline.engines.sampling import GREEDY
 from pipeline.errors import UserError
 from pipeline.judgments.store import Store
 from pipeline.responses import Response
-from pipeline.teachers import Asked
 from pipeline.teachers.local import LocalTeacher, runs
+from pipeline.teachers.protocol import Asked
 from stages.rollout import gaps
 from tests import engines
 from tests.naive import ALPHABET, for_vllm

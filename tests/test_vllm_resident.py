@@ -14,8 +14,8 @@ from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.hf import load
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
-from pipeline.teachers import Asked
 from pipeline.teachers.local import LocalTeacher
+from pipeline.teachers.protocol import Asked
 from tests.test_vllm import (  # noqa: F401
     CPU,
     children,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.store import Batch
-from pipeline.teachers import Answered
 from pipeline.teachers.calls import (
     FIRST_WAIT,
     MISSING,
@@ -29,6 +28,7 @@ from pipeline.teachers.calls import (
     runs,
     tries,
 )
+from pipeline.teachers.protocol import Answered
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted

@@ -19,7 +19,7 @@ from pipeline.engines.asks import Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.params import Mode
-from pipeline.teachers import Reason
+from pipeline.teachers.protocol import Reason
 
 Messages = list[dict[str, str]]
 

@@ -14,8 +14,8 @@ from aiolimiter import AsyncLimiter
 from pipeline import params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
-from pipeline.teachers import Answered
 from pipeline.teachers.calls import Call, Refused, Reply, Transient, roomy, runs, tries
+from pipeline.teachers.protocol import Answered
 
 if TYPE_CHECKING:
     from pipeline.teachers.hosted import Hosted

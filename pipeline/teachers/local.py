@@ -18,7 +18,7 @@ from pipeline.engines.start import start
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import NEIGHBOURS, Answered, Asked, Continuation, Said, until_end
+from pipeline.teachers.protocol import NEIGHBOURS, Answered, Asked, Continuation, Said, until_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
