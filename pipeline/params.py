@@ -279,7 +279,7 @@ class RowsPrepare(TaskPrepare):
         return self.folder or ""
 
     def resolved(self) -> dict[str, Any]:
-        from pipeline.rows import sha256
+        from pipeline.content_hash import sha256
 
         values = super().resolved()
         for name, found in self.sets.items():
