@@ -12,7 +12,7 @@ from pipeline.digests import replacing
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.ranks import Group
+    from pipeline.process_group import Group
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # bitsandbytes' names; small weights have no blocks, so no codes and scales of these

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.no_signal import Metrics
 from pipeline.optimizer import Optimizer
 from pipeline.params import Lora
-from pipeline.ranks import Group
+from pipeline.process_group import Group
 from pipeline.resume import FOLDER, State
 from pipeline.training import Frozen
 

@@ -24,7 +24,7 @@ from pipeline.engines import lora
 from pipeline.engines.exact import SLICE
 from pipeline.engines.hf import Policy, padded
 from pipeline.objectives import Example, Sequence, Slice, TermsOf
-from pipeline.ranks import Group, One
+from pipeline.process_group import Group, One
 
 Grads = list[torch.Tensor | None]  # None: nothing yet
 

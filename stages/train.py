@@ -23,12 +23,13 @@ from tqdm import tqdm
 from pipeline import (
     cells,
     checkpoints,
+    launcher,
     matching,
     no_signal,
     params,
     params_file,
+    process_group,
     prompts,
-    ranks,
     resume,
 )
 from pipeline.engines.start import start
@@ -87,7 +88,7 @@ def train(
     p: TrainParams,
     args: argparse.Namespace,
     state: resume.State | None,
-    group: ranks.Group,
+    group: process_group.Group,
 ) -> list[no_signal.Metrics]:
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
@@ -267,7 +268,7 @@ def _trained(
     start(runtime := params_file.runtime())
     from pipeline import students
 
-    with ranks.group(runtime) as group:
+    with launcher.group(runtime) as group:
         folders = (args.policy, args.reference, args.teacher)
         how = (p.lora, p.seed, group.device(runtime.device))
         student, frozen = students.policies(*folders, *how)
@@ -297,10 +298,10 @@ def main() -> None:
     inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
     p, runtime = cells.params("train", args.cell, TrainParams), params_file.runtime()
-    processes = params_file.free("train", ranks.Untracked).processes
-    if ranks.launched("train", args.cell, processes, runtime.device, p.moment_bits):
+    processes = params_file.free("train", launcher.Untracked).processes
+    if launcher.launched("train", args.cell, processes, runtime.device, p.moment_bits):
         return
-    if ranks.follows():
+    if process_group.follows():
         _trained(p, args, None)
         return
     with resume.state("train", args, runtime) as state, cells.running("train", args) as run:
