@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.engines.hf import Policy
+    from pipeline.engines.hf import Frozen, Policy
     from pipeline.objectives import Sequence
-    from pipeline.training import Frozen
 
     Tensors = Mapping[str, torch.Tensor]
     Cut = Callable[[list[Sequence]], Iterator[list[Sequence]]]

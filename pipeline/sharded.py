@@ -31,8 +31,8 @@ from pipeline.objectives import Sequence
 from pipeline.process_group import squares
 
 if TYPE_CHECKING:
+    from pipeline.engines.hf import Frozen
     from pipeline.process_group import Cut, Kept, Place
-    from pipeline.training import Frozen
 
 # of one exchange: the first rank writes files while the others wait. Ranks that die are noticed
 # by the launcher, long before.

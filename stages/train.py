@@ -36,10 +36,9 @@ from pipeline.engines.start import start
 from pipeline.errors import UserError, too_long
 
 if TYPE_CHECKING:
-    from pipeline.engines.hf import Policy
+    from pipeline.engines.hf import Frozen, Policy
     from pipeline.evidence import Evidence, Examples
     from pipeline.objectives import Example, TermsOf
-    from pipeline.training import Frozen
 
     Parts = Iterator[tuple[list[Example], int]]  # examples of some responses, and how many left out
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import launcher, process_group
-from pipeline.engines.hf import Policy
+from pipeline.engines.hf import Frozen, Policy
 from pipeline.objectives import Example
 from pipeline.optimizer import Optimizer
 from pipeline.params import Runtime
-from pipeline.training import Frozen, Step, gradients, recompute
+from pipeline.training import Step, gradients, recompute
 from tests import naive
 from tests.test_lora import adapted
 from tests.test_training import ANCHORED, TERMS, examples, step
