@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.params import METHOD
 
 if TYPE_CHECKING:
-    from pipeline.dumps import Told
+    from pipeline.dumps.told import Told
 
 ANY_LENGTH = 1_000_000  # tokens of a response that was sampled elsewhere
 

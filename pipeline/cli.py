@@ -101,7 +101,12 @@ def _rerun(wanted: dict[str, Any]) -> None:
     """Say which cells run again for code; before anything runs."""
     from pipeline import dag
 
-    for line in dag.rerun(wanted):
+    def bill(names: set[str]) -> str:
+        from pipeline import spending
+
+        return spending.again(wanted, names)
+
+    for line in dag.rerun(wanted, bill):
         typer.echo(line)
 
 
