@@ -13,8 +13,9 @@ from pipeline.behaviour import history, locks
 from pipeline.behaviour.code import CALLS
 
 # how a stage finds its params and paths: in plan.yaml and its command line before, in the cell's
-# own file now
+# own file now; and how vLLM's worker is named: as a text before, by a constant now
 BEFORE = {
+    "Child 12887f64df3ffb92",
     "DAG 15fd0a6e6e5aef0f",
     "GROUP ea13fd8077a3144b",
     "LOCK c124cf0ab15e38d4",
@@ -23,6 +24,7 @@ BEFORE = {
     "_lines 1e550b71cbd35fd6",
     "_values 75a8fd3bd20fd4cf",
     "arguments 365b1537dc055df4",
+    "arguments a93e43b3a95cc3a6",
     "cell 0592acfad8923841",
     "check_code 4fb6d4c4971f6f1e",
     "command bd7fb681a2e2864e",
@@ -35,6 +37,7 @@ BEFORE = {
 }
 NOW = {
     "CHECKPOINT 5b7e520f1e083ccb",
+    "Child a92901b5cece7cf9",
     "DAG aeb7ac31929d0cd3",
     "DERIVED c1d3dbcf01c7343e",
     "DVC 123e9db9da2f74c7",
@@ -49,12 +52,14 @@ NOW = {
     "REPORT b5a78248b68c2d8e",
     "REPORT c735e2646a2596c3",
     "TRAINED dfe1db6d1e6c8b5a",
+    "WORKER 8c5ec6c5c162267c",
     "_file d582f8dcc0abf976",
     "_fill 1d1b8aa826459160",
     "_inputs 232c796dbd7bfc67",
     "_model 85a21ebe1350aa46",
     "_values 2ad15c8c354b1474",
     "arguments cd29dd4008552635",
+    "arguments e0233e45e900890e",
     "cell 9e238263ad4f3053",
     "cell_name 67986f3e9ecba80e",
     "check_code bf12f9dcb4603ae6",
