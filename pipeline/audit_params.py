@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import checkpoints, experiment, params, params_file, plan
+from pipeline import blocks, checkpoints, experiment, params, params_file, plan
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 
@@ -188,7 +188,7 @@ def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         return {"kind": "local", "model": "audited", "engine": o.engine}, asked | {
             "continuation": o.continuation or "completions"
         }
-    block = experiment.read_yaml(experiment.PARAMS).get("teach") or {}
+    block = experiment.read_yaml(blocks.PARAMS).get("teach") or {}
     asked["continuation"] = o.continuation or block.get("continuation", "prefill")
     asked["accept_terms"] = asked["accept_terms"] or block.get("accept_terms", [])
     asked["max_usd"] = o.max_usd if o.max_usd is not None else block.get("max_usd")
@@ -200,9 +200,9 @@ def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[s
 
 def _of_params(name: str) -> dict[str, Any] | None:
     """A teacher of the project in the current folder."""
-    if not experiment.PARAMS.is_file():
+    if not blocks.PARAMS.is_file():
         return None
-    found = (experiment.read_yaml(experiment.PARAMS).get("teachers") or {}).get(name)
+    found = (experiment.read_yaml(blocks.PARAMS).get("teachers") or {}).get(name)
     return dict(found) if found else None
 
 

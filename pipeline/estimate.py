@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline import ceilings, continuations, responses, steps, tables, teachers
 from pipeline.asking import Judging, Wanted
+from pipeline.blocks import Experiment, Settings
 from pipeline.budget import Budget
-from pipeline.experiment import Experiment, Settings
 from pipeline.judgments.store import Store
 from pipeline.params import Hosted, LocalTeacher
 from pipeline.plan import GROUPS

@@ -8,7 +8,17 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import cells, checking, compute_table, dag, experiment, params, prompt_view, teachers
+from pipeline import (
+    blocks,
+    cells,
+    checking,
+    compute_table,
+    dag,
+    experiment,
+    params,
+    prompt_view,
+    teachers,
+)
 from pipeline import estimate as costs
 from pipeline.budget import Budget
 from pipeline.compute import Experimental
@@ -91,7 +101,7 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
 
 
 def _asking(
-    file: experiment.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
+    file: blocks.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
 ) -> dict[str, str]:
     """Of an arm's cells of a round, those among `keys` that ask a hosted teacher."""
     found = {stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys}
@@ -125,7 +135,7 @@ def check(name: str | None, force: bool) -> checking.Verdict:
     return verdict
 
 
-def _teacher(name: str | None) -> tuple[experiment.Experiment, Hosted]:
+def _teacher(name: str | None) -> tuple[blocks.Experiment, Hosted]:
     """params.yaml and the teacher to be checked. Raises UserError."""
     file = experiment.load()
     name = name or file.teach.teachers[0]

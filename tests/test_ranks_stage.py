@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import experiment, forkserver, launcher, plan, process_group, tables
+from pipeline import blocks, experiment, forkserver, launcher, plan, process_group, tables
 from pipeline.engines import hf
 from pipeline.errors import UserError
 from pipeline.optimizer import save_none
@@ -248,7 +248,7 @@ def test_the_number_of_processes_is_part_of_no_cell_and_of_no_arm():
     def plans(**processes):
         changed = json.loads(json.dumps(values))
         changed["train"] |= processes
-        return plan.expand(experiment.Experiment.model_validate_json(json.dumps(changed)))
+        return plan.expand(blocks.Experiment.model_validate_json(json.dumps(changed)))
 
     assert plans() == plans(processes=2)
     values["arms"]["omniopd"] = {"train": {"processes": 2}}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import compute, estimate, experiment, flow, plan, steps, tables
+from pipeline import blocks, compute, estimate, experiment, flow, plan, steps, tables
 from pipeline.errors import UserError
 from pipeline.judgments.store import Store
 from tests.project import MACHINERY, MINIATURE, ROOT, Project
@@ -320,7 +320,7 @@ def loaded(**changes):
     for name, value in changes.items():
         block, _, key = name.partition("__")
         values[block][key] = value
-    return experiment.Experiment.model_validate_json(json.dumps(values))
+    return blocks.Experiment.model_validate_json(json.dumps(values))
 
 
 def expand(**changes):

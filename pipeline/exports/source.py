@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import experiment, params_file, runs, yaml_files
+from pipeline import blocks, experiment, params_file, runs, yaml_files
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.plan import GROUPS
@@ -20,8 +20,8 @@ class Source:
 
     root: Path  # the project, or the audit's folder
     plan: dict[str, Any]
-    settings: experiment.Settings
-    experiment: experiment.Experiment
+    settings: blocks.Settings
+    experiment: blocks.Experiment
     arm: str
     seed: int
     round: int
