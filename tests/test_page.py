@@ -39,7 +39,7 @@ def matches(page):
 
 def test_every_file_of_the_page_is_installed_and_part_of_the_lock_of_the_report():
     lock = (ROOT / "code/report.lock").read_text()
-    files = {path for path in (ROOT / "pipeline" / "page").iterdir() if path.is_file()}
+    files = {path for path in (ROOT / "pipeline/page").iterdir() if path.is_file()}
     others = {path.name for path in files if path.suffix != ".py"}
     assert {line.split()[1] for line in lock.splitlines() if line.startswith("file ")} == others
     installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -330,8 +330,11 @@ def check_code(project):
 
     But for the diagnostic of a rollout, which is no part of a cell.
     """
-    diagnostic = {f"pipeline/{x}.py" for x in ("elsewhere", "schedulers/__init__")}
-    diagnostic.add("pipeline/schedulers/peak_entropy.py")
+    diagnostic = {
+        "pipeline/elsewhere.py",
+        "pipeline/schedulers/__init__.py",
+        "pipeline/schedulers/peak_entropy.py",
+    }
     seen = set()
     for name in project.locked():
         if "-vllm" in (group := name.partition("@")[0]):
