@@ -106,9 +106,9 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from pipeline.engines.hf import Policy
+    from pipeline.engines.hf import Frozen, Policy
     from pipeline.objectives import Example, Sequence, opd
-    from pipeline.training import Frozen, Step, gradients
+    from pipeline.training import Step, gradients
 
     length = len(ids) - 1
     every, none = np.ones(length, bool), np.zeros(length, bool)

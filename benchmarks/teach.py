@@ -21,8 +21,8 @@ REPEATS = 2
 def rows(scratch: Path) -> list[Row]:
     from pipeline.engines.start import start
     from pipeline.params import Runtime
-    from pipeline.teachers import Asked
     from pipeline.teachers.local import LocalTeacher
+    from pipeline.teachers.protocol import Asked
 
     runtime, folder = Runtime(threads=threads(), batch_tokens=1 << 20), student.checkpoint(scratch)
     start(runtime)
@@ -67,7 +67,7 @@ def _rate(teacher: Any, asks: list[Any]) -> float:
 
 def _asks(policy: Any, sets: int) -> list[list[Any]]:
     """Responses are other problems' texts: only their length matters."""
-    from pipeline.teachers import Ask, Draw
+    from pipeline.engines.asks import Ask, Draw
 
     problems = student.problems(60)
     stream = [t for x in problems[20:] for t in policy.tokenizer.encode(x.prompt)]

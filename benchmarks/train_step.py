@@ -84,8 +84,9 @@ def _optimizer(model: Any) -> Any:
 def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float, list[Any]]:
     import numpy as np
 
+    from pipeline.engines.hf import Frozen
     from pipeline.objectives import Example, Sequence, opd
-    from pipeline.training import Frozen, Step, gradients
+    from pipeline.training import Step, gradients
 
     every, weight = np.ones(TOKENS, bool), np.ones(TOKENS, np.float32)
     examples = [Example([Sequence(p, r, every, weight, ~every, None)]) for p, r in batch]
@@ -98,8 +99,9 @@ def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float,
 def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
     import numpy as np
 
+    from pipeline.engines.hf import Frozen
     from pipeline.objectives import Example, Sequence, omniopd
-    from pipeline.training import Frozen, Step, gradients
+    from pipeline.training import Step, gradients
 
     chunks, weight = np.arange(TOKENS) % 2 == 0, np.full(TOKENS, 0.5, np.float32)
     examples = [Example([Sequence(p, r, chunks, weight, ~chunks, None)]) for p, r in batch]

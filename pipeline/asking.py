@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pipeline import checkpoints, continuations, taking
+from pipeline import continuations, taking
 from pipeline.budget import Budget
-from pipeline.errors import UserError
+from pipeline.engines.asks import Ask, Draw
+from pipeline.errors import UserError, too_long
 from pipeline.judgments import recovery
 from pipeline.judgments.held import Held
 from pipeline.judgments.keys import Request, seed_for
@@ -15,7 +16,7 @@ from pipeline.judgments.schema import Judgment, request_columns
 from pipeline.judgments.store import Entry
 from pipeline.ledger import LEAST_DRAWS, Ledger
 from pipeline.responses import Response
-from pipeline.teachers import Answered, Ask, Continuation, Draw, Teacher
+from pipeline.teachers.protocol import Answered, Continuation, Teacher
 
 # between looks for an answer that another process is buying: the first, and after a while
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 2.0
@@ -122,7 +123,7 @@ class Judging:
             for position, prompt in response.prompts.items() if most is not None else ():
                 size = self.teacher.size(prompt) + self.wanted.limit
                 if most is not None and size > most:
-                    raise checkpoints.too_long(
+                    raise too_long(
                         f"teach: position {position} of {response.id} and an answer of "
                         f"{self.wanted.limit}",
                         size,

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from pipeline import (
+    blocks,
     cells,
     dag_files,
     dataflow,
@@ -37,6 +38,7 @@ from pipeline.exports import source
 from pipeline.params import METHOD
 from pipeline.prompt_view import View
 from pipeline.show import as_yaml
+from pipeline.teachers import protocol
 
 KEPT = "finished stages and all answers are kept. Run the same command again to go on."
 
@@ -84,7 +86,7 @@ def _folder(folder: Path, name: str) -> Path:
     return folder / "data" / group.partition("-")[0] / key
 
 
-def _settings(options: Options) -> tuple[experiment.Experiment, dict[str, Any]]:
+def _settings(options: Options) -> tuple[blocks.Experiment, dict[str, Any]]:
     """What the options mean, and its params.yaml; nothing is written. Raises UserError."""
     values = yaml_files.plain(settings(options), "the options")
     return experiment.of(values, "the options"), values
@@ -95,20 +97,20 @@ def _put(folder: Path, values: dict[str, Any]) -> None:
     cells.write_text(folder / "params.yaml", as_yaml(values))
 
 
-def _views(o: Options, file: experiment.Experiment, found: dict[str, Any]) -> list[View]:
+def _views(o: Options, file: blocks.Experiment, found: dict[str, Any]) -> list[View]:
     """What both sides read of the prompts. Raises UserError where a template refuses one."""
     groups = found["cells"].items()
     (cell,) = (c for name, g in groups if name.startswith("teach") for c in g.values())
     folder = Path(cell["student"]) / "checkpoint"
     own = Path(cell["teacher"]) if "teacher" in cell else None  # a local one's
-    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    asked = protocol.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
     teacher = teachers.load(file.teachers["audited"], "audited", asked, folder, own)
     sides = prompt_view.sides(folder, teacher, "audited")
     table = Path(dataflow.INPUTS["prompts"].path.format(cell["prompts"]))
     return prompt_view.of_prompts(sides, table, o.prompts)
 
 
-def _page(o: Options, file: experiment.Experiment, found: dict[str, Any], views: list[View]) -> str:
+def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: list[View]) -> str:
     from pipeline.calibration import summary
     from pipeline.page import audit as page
     from pipeline.runs import folder, run_json

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import cells, checkpoints, experiment, params, plan
+from pipeline import blocks, checkpoints, experiment, params, params_file, plan
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 
 if TYPE_CHECKING:
-    from pipeline.dumps import Told
+    from pipeline.dumps.told import Told
 
 ANY_LENGTH = 1_000_000  # tokens of a response that was sampled elsewhere
 
@@ -188,7 +188,7 @@ def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         return {"kind": "local", "model": "audited", "engine": o.engine}, asked | {
             "continuation": o.continuation or "completions"
         }
-    block = experiment.read_yaml(experiment.PARAMS).get("teach") or {}
+    block = experiment.read_yaml(blocks.PARAMS).get("teach") or {}
     asked["continuation"] = o.continuation or block.get("continuation", "prefill")
     asked["accept_terms"] = asked["accept_terms"] or block.get("accept_terms", [])
     asked["max_usd"] = o.max_usd if o.max_usd is not None else block.get("max_usd")
@@ -200,9 +200,9 @@ def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[s
 
 def _of_params(name: str) -> dict[str, Any] | None:
     """A teacher of the project in the current folder."""
-    if not experiment.PARAMS.is_file():
+    if not blocks.PARAMS.is_file():
         return None
-    found = (experiment.read_yaml(experiment.PARAMS).get("teachers") or {}).get(name)
+    found = (experiment.read_yaml(blocks.PARAMS).get("teachers") or {}).get(name)
     return dict(found) if found else None
 
 
@@ -234,7 +234,7 @@ def _served(o: Options) -> dict[str, Any]:
         "api_key_env": o.api_key_env,
         "price": o.price and {"input": o.price[0], "output": o.price[1]},
     }
-    parsed = cells.parsed("--teacher", TypeAdapter(params.OpenAICompatibleTeacher), config)
+    parsed = params_file.parsed("--teacher", TypeAdapter(params.OpenAICompatibleTeacher), config)
     return config | {"model": o.model or _only_model(parsed)}
 
 

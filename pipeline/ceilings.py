@@ -5,18 +5,16 @@ long as it may be; of imitate-forks, the answers that it imitates, though all ar
 round really takes is less, and is counted in its tables (pipeline/matching.py).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.blocks import Experiment, Settings
 from pipeline.consistency import refuse
 from pipeline.params import METHOD, LocalTeacher
-
-if TYPE_CHECKING:
-    from pipeline.experiment import Experiment, Settings
 
 PRICED = ("teacher_output_tokens", "usd")  # resources that only a taught arm uses
 
 
-def forks(settings: "Settings") -> int:
+def forks(settings: Settings) -> int:
     """Forks of a response; a full solution is asked for once, at its beginning."""
     if settings.train.objective == "sft":
         return 1
@@ -25,13 +23,13 @@ def forks(settings: "Settings") -> int:
     )
 
 
-def prefixes(settings: "Settings") -> int:
+def prefixes(settings: Settings) -> int:
     """Places of a round at which the teacher is asked."""
     of_a_prompt = 1 if settings.train.objective == "sft" else settings.rollout.samples_per_prompt
     return settings.rollout.prompts_per_round * of_a_prompt * forks(settings)
 
 
-def ceiling(settings: "Settings", resource: str) -> int:
+def ceiling(settings: Settings, resource: str) -> int:
     """Of a round, in the resource's unit. Dollars have none: the length of prompts is no param."""
     solutions, longest = settings.train.objective == "sft", settings.rollout.max_new_tokens
     of_a_prompt = settings.teach.samples if solutions else settings.rollout.samples_per_prompt
@@ -49,7 +47,7 @@ def ceiling(settings: "Settings", resource: str) -> int:
     raise ValueError(f"no ceiling of {resource}")
 
 
-def taught(experiment: "Experiment", settings: "Settings") -> "Settings | None":
+def taught(experiment: Experiment, settings: Settings) -> Settings | None:
     """The arm whose answers it learns from: itself, or the arm whose targets it reads, or none."""
     train, prior = settings.train, settings.prior
     if train.objective in ("sft", "imitate-forks"):
@@ -61,7 +59,7 @@ def taught(experiment: "Experiment", settings: "Settings") -> "Settings | None":
     return None
 
 
-def uses(experiment: "Experiment", settings: "Settings") -> bool:
+def uses(experiment: Experiment, settings: Settings) -> bool:
     """Whether the arm uses the matched resource at all; one that does not is not capped."""
     resource = experiment.experiment.match
     return resource is not None and (
@@ -69,7 +67,7 @@ def uses(experiment: "Experiment", settings: "Settings") -> bool:
     )
 
 
-def cap(experiment: "Experiment") -> float | None:
+def cap(experiment: Experiment) -> float | None:
     """Of a round of an arm: experiment.budget, else the smallest ceiling of the arms that use it.
 
     None without experiment.match.
@@ -83,7 +81,7 @@ def cap(experiment: "Experiment") -> float | None:
     return min(ceiling(arm, resource) for arm in arms if uses(experiment, arm))
 
 
-def matched(experiment: "Experiment", settings: "Settings", most: float | None) -> dict[str, Any]:
+def matched(experiment: Experiment, settings: Settings, most: float | None) -> dict[str, Any]:
     """Params of a train cell that is capped at `most`; none of one that is not."""
     if most is None or not uses(experiment, settings):
         return {}
@@ -96,7 +94,7 @@ def matched(experiment: "Experiment", settings: "Settings", most: float | None) 
     return found
 
 
-def summary(experiment: "Experiment", most: float | None) -> dict[str, Any]:
+def summary(experiment: Experiment, most: float | None) -> dict[str, Any]:
     """What the report says of it: {match: ...}; empty without experiment.match."""
     if most is None:
         return {}
@@ -106,7 +104,7 @@ def summary(experiment: "Experiment", most: float | None) -> dict[str, Any]:
     return {"match": {"resource": block.match, "cap": most, "from": stated, "free": free}}
 
 
-def check(experiment: "Experiment") -> None:
+def check(experiment: Experiment) -> None:
     """Raise UserError unless experiment.match and budget fit each other and every arm."""
     block = experiment.experiment
     if block.match is None:
@@ -131,7 +129,7 @@ def check(experiment: "Experiment") -> None:
         _check_branches(experiment)
 
 
-def _check_taught(experiment: "Experiment", name: str, settings: "Settings") -> None:
+def _check_taught(experiment: Experiment, name: str, settings: Settings) -> None:
     match, source = str(experiment.experiment.match), _own(experiment, settings)
     names = source.teach.teachers
     if len(names) > 1:
@@ -153,7 +151,7 @@ def _check_taught(experiment: "Experiment", name: str, settings: "Settings") -> 
         refuse("experiment.match", match, wanted, "Add price, or match teacher_output_tokens.")
 
 
-def _check_branches(experiment: "Experiment") -> None:
+def _check_branches(experiment: Experiment) -> None:
     """A branch differs from its round in the scores alone: both are cut, or neither is."""
     block = experiment.experiment
     capped = bool(block.branch) and uses(experiment, experiment.arm(METHOD))
@@ -165,7 +163,7 @@ def _check_branches(experiment: "Experiment") -> None:
             refuse("experiment.branch", list(block.branch), wanted.format(*users), remedy)
 
 
-def _own(experiment: "Experiment", settings: "Settings") -> "Settings":
+def _own(experiment: Experiment, settings: Settings) -> Settings:
     found = taught(experiment, settings)
     assert found is not None
     return found

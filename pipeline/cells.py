@@ -15,15 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline import yaml_files
 from pipeline.dag_names import DAG, cell_file
+from pipeline.digests import replacing
 from pipeline.errors import UserError, short, stop
-from pipeline.params import Params, Runtime, explained
-from pipeline.tables import replacing
+from pipeline.params import Params
 
-PARAMS = Path("params.yaml")
 REMEDY = "Run `omniopd plan`, which writes it again."
 NAMED = re.compile(r"c[0-9a-f]{8}")  # a key that stands for a cell's params and inputs
 DERIVED = ("code", "reads", "deps", "out")  # what else a cell's file says
@@ -32,7 +31,6 @@ LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
 INSIDE = re.compile(r"^data/(\w+)/(c[0-9a-f]{8}/\d[\w-]*)")  # of a step of a cell of stage steps
 log = logging.getLogger("omniopd")
 M = TypeVar("M", bound=Params)
-V = TypeVar("V")
 
 
 def arguments(stage: str, *inputs: str) -> argparse.Namespace:
@@ -189,46 +187,6 @@ def place(path: str) -> str:
     return INSIDE.sub(r".resume/inside-\2/\1", path)
 
 
-def untracked(block: str) -> dict[str, Any]:
-    """A block of params.yaml whose settings change how a stage works, never what it computes."""
-    if not PARAMS.is_file():
-        return {}
-    found = _params(yaml_files.text(PARAMS)).get(block) or {}
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{PARAMS}: {block}: found {short(found)}, wanted its settings. Correct it."
-        )
-    return dict(found)
-
-
-@functools.lru_cache(1)
-def _params(text: str) -> dict[str, Any]:
-    """params.yaml; a stage asks for several of its blocks, a cell of steps for many."""
-    found = yaml_files.parsed(text, str(PARAMS))
-    if not isinstance(found, dict):
-        raise UserError(f"{PARAMS}: found {short(found)}, wanted blocks of settings. Restore it.")
-    return found
-
-
-def free(block: str, model: type[M]) -> M:
-    """Those settings of a block that `model` names. Raises UserError for a wrong one."""
-    found = untracked(block)
-    values = {name: found[name] for name in model.model_fields if name in found}
-    return parsed(block, TypeAdapter(model), values)
-
-
-def parsed(block: str, model: TypeAdapter[V], values: dict[str, Any]) -> V:
-    """`values` of params.yaml as `model`. Raises UserError naming the key."""
-    try:
-        return model.validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise UserError(f"{PARAMS}: {explained(error.errors()[0], block)}") from error
-
-
-def runtime() -> Runtime:
-    return free("runtime", Runtime)
-
-
 def project() -> str:
     """Name of the experiment in this folder: what the ledger adds its purchases up under."""
     return hashlib.sha256(str(Path.cwd().resolve()).encode()).hexdigest()[:16]
@@ -298,4 +256,3 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
 _started = time.perf_counter()
 _inside = _held()
-keep_frozen = False  # whether policies that nobody trains stay loaded for the stages that follow

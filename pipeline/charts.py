@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from pipeline.tables import replacing
+from pipeline.digests import replacing
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -19,12 +19,13 @@ from tabulate import tabulate
 
 from pipeline import continuations
 from pipeline.budget import Budget
+from pipeline.engines.asks import Ask, Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, seed_for
 from pipeline.judgments.store import Entry
-from pipeline.teachers import Ask, Continuation, Draw
 from pipeline.teachers.capabilities import OWN, TERMS
 from pipeline.teachers.hosted import Hosted
+from pipeline.teachers.protocol import Continuation
 
 LIMIT = 24  # tokens of a probe's continuation
 COUNT = ("Count from 1 to 40 in digits, separated by commas. Write nothing else.", "1, 2, 3, 4, 5,")

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pipeline import cells, digests, verified
+from pipeline import digests, params_file, verified
 from pipeline.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -72,7 +72,7 @@ def trusted(name: str | Path, config: Mapping[str, Any]) -> bool:
 
     if config.get("model_type") in CONFIG_MAPPING:
         return False
-    if not cells.runtime().trust_remote_code:
+    if not params_file.runtime().trust_remote_code:
         raise UserError(
             f"{name}: found a model of type {config.get('model_type')!r} that only code of its own "
             f"({', '.join(map(str, dict(config['auto_map']).values()))}) can load, wanted one that "
@@ -190,14 +190,6 @@ def context_of(config: Mapping[str, Any]) -> int | None:
     config = config.get("text_config") or config
     found = next((config[name] for name in CONTEXT if config.get(name)), None)
     return None if found is None else int(found)
-
-
-def too_long(where: str, tokens: int, limit: int, remedy: str) -> UserError:
-    """For the caller to raise: a row is longer than what its model can read."""
-    return UserError(
-        f"{where}: found {tokens} tokens, wanted at most {limit}, the model's context; nothing is "
-        f"cut to fit. {remedy}"
-    )
 
 
 def parameters(folder: Path) -> int:

@@ -7,6 +7,13 @@ chooses (pipeline/behaviour/declared.py), and of each the one `symbol`.
 import importlib
 from typing import Any
 
+FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
+
+
+def file_of(variant: str) -> str:
+    """The module of a metric, scheduler, objective or task, by the name of its file."""
+    return FILES.get(variant, variant.replace("-", "_"))
+
 
 def chosen(package: str, module: str, symbol: str) -> Any:
     """`symbol` of module `package`.`module`. `package` and `symbol` are plain strings in calls."""

@@ -92,18 +92,23 @@ def run(
 @app.command()
 def drop() -> None:
     """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""
-    from pipeline import cells, dag, keeping, repro
+    from pipeline import dag, keeping, params_file, repro
 
     found = dag.current()
     keep = keeping.of(found, keeping.wanted())
-    typer.echo(repro.drop(found, keep, cells.runtime().drop_shared))
+    typer.echo(repro.drop(found, keep, params_file.runtime().drop_shared))
 
 
 def _rerun(wanted: dict[str, Any]) -> None:
     """Say which cells run again for code; before anything runs."""
     from pipeline import dag
 
-    for line in dag.rerun(wanted):
+    def bill(names: set[str]) -> str:
+        from pipeline import spending
+
+        return spending.again(wanted, names)
+
+    for line in dag.rerun(wanted, bill):
         typer.echo(line)
 
 

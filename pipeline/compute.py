@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ceilings, footprint, keeping, params, plan, plan_steps, shapes
+from pipeline.blocks import Experiment, Settings
 from pipeline.estimate import DATA, problem_tokens
-from pipeline.experiment import Experiment, Settings
 from pipeline.footprint import Cost, Parts, Rows, Training
 from pipeline.runs import rounds
 from pipeline.shapes import Size
@@ -56,13 +56,15 @@ class Experimental:
         self.measured = self._measured()
 
     def _models(self) -> None:
+        models = self.experiment.pretrain.models
         for arm in self.experiment.experiment.arms:
             own, settings = plan.Plan(self.experiment), self.experiment.arm(arm)
             for name in settings.pretrain.models:
                 for seed in self.experiment.experiment.seeds:
                     folder = own.model(name, settings, seed, own.prompts(settings.prepare))
                     if folder not in self.sizes and folder.rpartition("/")[2] in self.groups:
-                        self.sizes[folder] = shapes.size(self.experiment, name, Path(folder))
+                        size = shapes.size(models, self.experiment.prepare, name, Path(folder))
+                        self.sizes[folder] = size
                         self.names[folder] = name
 
     def _measured(self) -> float | None:

@@ -3,18 +3,16 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline import params, shapes
+from pipeline.blocks import Experiment, Settings
 from pipeline.dag_names import SHARED
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.schedulers import SCHEDULERS
 from pipeline.similarity import METRICS
 from pipeline.teachers.capabilities import TERMS, check
-
-if TYPE_CHECKING:
-    from pipeline.experiment import Experiment, Settings
 
 WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 MOST_TEACHERS = 4  # stage prior has an argument for each
@@ -30,7 +28,7 @@ def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
     raise UserError(f"params.yaml: {key}: found {found!r}, wanted {wanted}. {remedy}")
 
 
-def experiment(file: "Experiment") -> None:
+def experiment(file: Experiment) -> None:
     listed = file.experiment.arms
     if len(set(listed)) < len(listed):
         refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
@@ -53,7 +51,7 @@ def experiment(file: "Experiment") -> None:
         refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
 
 
-def branches(file: "Experiment") -> None:
+def branches(file: Experiment) -> None:
     key, listed = "experiment.branch", file.experiment.branch
     if len(set(listed)) < len(listed):
         refuse(key, list(listed), "each control once", "Remove the repeats.")
@@ -80,7 +78,7 @@ def branches(file: "Experiment") -> None:
             )
 
 
-def arm(file: "Experiment", name: str, arm: "Settings") -> None:
+def arm(file: Experiment, name: str, arm: Settings) -> None:
     where = "" if not file.arms[name] else f"arms.{name}: "
     _variants(where, arm)
     _sizes(file.experiment.rounds, where, arm)
@@ -91,7 +89,7 @@ def arm(file: "Experiment", name: str, arm: "Settings") -> None:
     _untracked(file, name, where)
 
 
-def _untracked(file: "Experiment", name: str, where: str) -> None:
+def _untracked(file: Experiment, name: str, where: str) -> None:
     for block, keys in UNTRACKED.items():
         free = keys & set(file.arms[name].get(block, {}))
         if free:
@@ -103,7 +101,7 @@ def _untracked(file: "Experiment", name: str, where: str) -> None:
             )
 
 
-def _variants(where: str, arm: "Settings") -> None:
+def _variants(where: str, arm: Settings) -> None:
     """Variants that are a file each; a new one is named beside the others."""
     for key, found, wanted in (
         ("score.metric", arm.score.metric, METRICS),
@@ -117,7 +115,7 @@ def _variants(where: str, arm: "Settings") -> None:
         refuse(f"{where}train.lora.rank", rank, f"at most {most} with engine vllm", "Lower it.")
 
 
-def _sizes(rounds: int, where: str, arm: "Settings") -> None:
+def _sizes(rounds: int, where: str, arm: Settings) -> None:
     if arm.forks.chunk_tokens > arm.rollout.max_new_tokens:
         refuse(
             f"{where}forks.chunk_tokens",
@@ -169,7 +167,7 @@ def _sizes(rounds: int, where: str, arm: "Settings") -> None:
         )
 
 
-def _models(file: "Experiment", where: str, arm: "Settings") -> None:
+def _models(file: Experiment, where: str, arm: Settings) -> None:
     models = arm.pretrain.models
     named = {"experiment.student": file.experiment.student}
     for name in arm.teach.teachers:
@@ -192,7 +190,7 @@ def _models(file: "Experiment", where: str, arm: "Settings") -> None:
             refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
 
 
-def _contexts(file: "Experiment", where: str, arm: "Settings") -> None:
+def _contexts(file: Experiment, where: str, arm: Settings) -> None:
     """Lengths that no prompt would fit beside; each prompt's own is checked by the stages."""
     if arm.prepare.imported:
         return
@@ -206,13 +204,13 @@ def _contexts(file: "Experiment", where: str, arm: "Settings") -> None:
         if isinstance(teacher, params.LocalTeacher):
             readers[f"{where}rollout.max_new_tokens, teacher {name}"] = (most, teacher.model)
     for key, (tokens, model) in readers.items():
-        known = shapes.context(file, model)
+        known = shapes.context(file.pretrain.models, model)
         if known is not None and tokens >= known:
             wanted = f"less than the context of {model}, {known} tokens, which holds the prompt too"
             refuse(key, tokens, wanted, "Lower it, or use a model that reads more.")
 
 
-def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> None:
+def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
     key, listed = f"{where}teach.teacher", arm.teach.teachers
     for teacher in listed:
         if teacher not in file.teachers:
@@ -244,7 +242,7 @@ def _teachers(file: "Experiment", name: str, where: str, arm: "Settings") -> Non
             )
 
 
-def _hosted(key: str, config: params.Hosted, arm: "Settings") -> None:
+def _hosted(key: str, config: params.Hosted, arm: Settings) -> None:
     """What would stop the arm only after it has trained and sampled."""
     can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
     named = config.kind != "openai_compatible" or config.provider == "openai"
@@ -277,7 +275,7 @@ def _hosted(key: str, config: params.Hosted, arm: "Settings") -> None:
             refuse("teach.accept_terms", name, f"of {sorted(TERMS)}", "Correct the name.")
 
 
-def _prior(file: "Experiment", name: str, where: str, arm: "Settings") -> None:
+def _prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
     match arm.prior.source:
         case "none" if arm.prior.alpha == 0:
             refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from pipeline import continuations, teachers
+from pipeline import continuations
 from pipeline import text as texts
 from pipeline.errors import UserError
 from pipeline.judgments.schema import Judgment
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 
 
 class Prefix(NamedTuple):
@@ -30,7 +31,7 @@ class Cut(NamedTuple):
 
 def cut(
     judgment: Judgment,
-    said: teachers.Said,
+    said: protocol.Said,
     prefix: Prefix,
     same_tokens: bool,
     student: Tokenizer,
@@ -56,7 +57,7 @@ def cut(
 
 
 def _ids(
-    judgment: Judgment, said: teachers.Said, prefix: Prefix, same_tokens: bool, student: Tokenizer
+    judgment: Judgment, said: protocol.Said, prefix: Prefix, same_tokens: bool, student: Tokenizer
 ) -> list[int]:
     """All student tokens of an answer, without its end."""
     if same_tokens and said.token_ids is not None:
@@ -69,7 +70,7 @@ def _ids(
     return texts.encode_after(student, prefix.before, text)
 
 
-def _lacks(judgment: Judgment, said: teachers.Said, ids: list[int], limit: int) -> str | None:
+def _lacks(judgment: Judgment, said: protocol.Said, ids: list[int], limit: int) -> str | None:
     """What an answer that was cut lacks of `limit` student tokens, in words; None: nothing."""
     if said.ended or len(ids) >= limit:
         return None
@@ -80,7 +81,7 @@ def _lacks(judgment: Judgment, said: teachers.Said, ids: list[int], limit: int) 
 
 
 def lacking(
-    teacher: teachers.Teacher, student: Tokenizer, limit: int, lead: str = ""
+    teacher: protocol.Teacher, student: Tokenizer, limit: int, lead: str = ""
 ) -> Callable[[Response, int, Judgment], str | None]:
     """What says of an answer at a position of a response what it lacks of `limit` tokens.
 

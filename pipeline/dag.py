@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from pipeline import (
 )
 from pipeline.behaviour import equal, history, locks, variants
 from pipeline.cells import log, write_text
+from pipeline.digests import replacing
 from pipeline.errors import UserError
-from pipeline.tables import replacing
 
 DATA = Path("data")
 OK = dag_files.OK
@@ -103,14 +104,9 @@ def locked() -> dict[str, Any]:
     return lock_files.entries(lock_files.read())
 
 
-def rerun(wanted: dict[str, Any]) -> list[str]:
-    """Which cells DVC runs again because of code, why, and what that buys; a line each."""
+def rerun(wanted: dict[str, Any], bill: Callable[[set[str]], str]) -> list[str]:
+    """Which cells DVC runs again for code, why, and what that buys (`bill`); a line each."""
     from pipeline.behaviour import why
-
-    def bill(names: set[str]) -> str:
-        from pipeline import spending
-
-        return spending.again(wanted, names)
 
     return why.lines(wanted, locked(), bill)
 

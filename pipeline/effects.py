@@ -8,7 +8,7 @@ training. The mean over several seeds has one over seeds and problems crossed.
 
 from tabulate import tabulate
 
-from pipeline import crossed, pooled, sentences, statistics
+from pipeline import crossed, intervals, pooled, statistics
 from pipeline.params import METHOD
 from pipeline.results import Evals
 from pipeline.runs import Arms, Row
@@ -98,7 +98,7 @@ def section(rows: list[Row]) -> str:
 
 
 def _interval(row: Row) -> str:
-    return sentences.interval(row["diff"], row["low"], row["high"], "+")
+    return intervals.interval(row["diff"], row["low"], row["high"], "+")
 
 
 def _sentence(control: str, rows: list[Row]) -> str:

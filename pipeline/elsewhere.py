@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline import cells, params
+from pipeline import params, params_file
 from pipeline.schedulers import Response, peak_entropy
 from pipeline.text import starts
 
@@ -32,7 +32,7 @@ def elsewhere(
     responses: Iterable[Seen], decode: Callable[[list[int]], str]
 ) -> dict[str, float | int]:
     """Forks that the engine's entropies choose, and how many of them the exact ones do not."""
-    sizes = cells.free("forks", Sizes)
+    sizes = params_file.free("forks", Sizes)
     chosen = moved = tokens = 0
     below = 0.0
     for seen in responses:

@@ -51,6 +51,14 @@ def short(value: object, most: int = 80) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 15]} ... {shown[-10:]}"
 
 
+def too_long(where: str, tokens: int, limit: int, remedy: str) -> UserError:
+    """For the caller to raise: a row is longer than what its model can read."""
+    return UserError(
+        f"{where}: found {tokens} tokens, wanted at most {limit}, the model's context; nothing is "
+        f"cut to fit. {remedy}"
+    )
+
+
 def _of_system(error: OSError) -> str:
     if error.strerror is None or error.errno is None:
         return str(error)

@@ -13,12 +13,13 @@ from typing import Any
 
 from pipeline import ceilings, continuations, responses, steps, tables, teachers
 from pipeline.asking import Judging, Wanted
+from pipeline.blocks import Experiment, Settings
 from pipeline.budget import Budget
-from pipeline.experiment import Experiment, Settings
 from pipeline.judgments.store import Store
 from pipeline.params import Hosted, LocalTeacher
 from pipeline.plan import GROUPS
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 from pipeline.teachers.capabilities import capability
 from pipeline.teachers.counting import CHARACTERS_PER_TOKEN
 from pipeline.teachers.hosted import tokens
@@ -116,7 +117,7 @@ def _cell(
     if not known:
         return _guessed(settings, config, cell, group), "at most, from params"
     folder = Path(cell["teacher"]) if "teacher" in cell else None
-    asked = teachers.Asked(
+    asked = protocol.Asked(
         p["continuation"], p["temperature"], settings.teach.transport, experiment.runtime
     )
     teacher = teachers.load(config, p["teacher"], asked, base, folder)
@@ -127,7 +128,7 @@ def _cell(
     return _counted(judging, _asked(teacher, cell, base), config, transport, counted), "exactly"
 
 
-def _asked(teacher: teachers.Teacher, cell: dict[str, Any], student: Path) -> Iterator[Response]:
+def _asked(teacher: protocol.Teacher, cell: dict[str, Any], student: Path) -> Iterator[Response]:
     problems = DATA / "prepare" / cell["prompts"] / "prompts.parquet"
     p = cell["params"]
     if "rollouts" not in cell:

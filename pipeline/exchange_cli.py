@@ -10,7 +10,7 @@ import typer
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.dumps import Told
+    from pipeline.dumps.told import Told
 
 
 FORMAT = typer.Option("--format", help="a dump of this trainer: docs/in-and-out.md says which")
@@ -84,7 +84,7 @@ def dump(
     format_: Format, finish_reason: Reason, response_limit: Limit, reward: Reward
 ) -> "Told | None":
     """What is said of a dump. Raises UserError where options contradict each other."""
-    from pipeline.dumps import Told
+    from pipeline.dumps.told import Told
 
     options = {"--finish-reason": finish_reason, "--response-limit": response_limit}
     given = [name for name, value in options.items() if value is not None]

@@ -1,79 +1,11 @@
-"""params.yaml as a whole: base blocks, arms as overrides on them, and what must fit together.
+"""params.yaml is loaded, and all that must fit together in it is checked, before anything runs."""
 
-The base blocks are the arm `omniopd`; every other arm is a set of overrides. Everything is
-checked when the file loads, before anything runs.
-"""
-
-import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
-
-from pipeline import ceilings, consistency, params, sizes, trainable, yaml_files
+from pipeline import ceilings, consistency, trainable, yaml_files
+from pipeline.blocks import PARAMS, Experiment, Settings, validated
 from pipeline.errors import UserError, short
-from pipeline.params import METHOD, Params
-
-PARAMS = Path("params.yaml")
-SHOWN = 5  # of the faults that are found at once
-M = TypeVar("M", bound=Params)
-
-
-class Settings(Params):
-    """What one arm runs with: the base blocks with the arm's overrides applied."""
-
-    prepare: params.Prepare
-    pretrain: params.Pretrain
-    rollout: params.Rollout
-    forks: params.Forks
-    teach: params.Teach
-    score: params.Score
-    prior: params.Prior
-    calibrate: params.Calibrate = params.Calibrate()
-    train: params.Train
-    evaluate: params.Evaluate
-
-
-class Experiment(Settings):
-    """params.yaml."""
-
-    experiment: params.Experiment
-    runtime: params.Runtime = params.Runtime()
-    arms: dict[params.Name, dict[str, Any]]
-    teachers: dict[params.Name, params.Teacher]
-
-    def arm(self, name: str) -> Settings:
-        """The settings of arm `name`. Raises UserError if they do not fit together."""
-        return self._settings(name, "experiment.arms")
-
-    def branch(self, name: str) -> Settings:
-        """Arm omniopd with the overrides of control `name` on top. Raises UserError."""
-        return self._settings(name, "experiment.branch", METHOD)
-
-    def adapters(self) -> str:
-        """How each arm trains, arms that train alike named together."""
-        found: dict[str, list[str]] = {}
-        for name in self.experiment.arms:
-            said = (self.arms[name].get("train") or {}).get("lora") or self.train.lora
-            how = sizes.line(self.arm(name), said is not None, self.experiment.student)
-            found.setdefault(how, []).append(name)
-        alike = len(found) == 1
-        return "\n".join(how if alike else f"{', '.join(n)}: {how}" for how, n in found.items())
-
-    def _settings(self, name: str, where: str, *below: str) -> Settings:
-        if name not in self.arms:
-            raise UserError(
-                f"{where}: {name!r} is not defined; defined are {sorted(self.arms)}. "
-                f"Add it under arms, or take it out of {where}."
-            )
-        values = self.model_dump(mode="json", include=set(Settings.model_fields))
-        for arm in (*below, name):
-            values = _merge(values, self.arms[arm])
-        settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
-        settings = sizes.resolved(settings, self.experiment.student)
-        consistency.arm(self, name, settings)
-        trainable.arm(self, f"arms.{name}: " if self.arms[name] else "", settings)
-        return settings
 
 
 def load(path: Path = PARAMS) -> Experiment:
@@ -83,13 +15,20 @@ def load(path: Path = PARAMS) -> Experiment:
 
 def of(values: dict[str, Any], where: str) -> Experiment:
     """The experiment of these blocks, likewise; errors call them `where`."""
-    experiment = _validate(Experiment, values, where)
+    experiment = validated(Experiment, values, where)
     consistency.experiment(experiment)
     for name in experiment.experiment.arms:
-        experiment.arm(name)
+        _check(experiment, name, experiment.arm(name))
     consistency.branches(experiment)
+    for name in experiment.experiment.branch:
+        _check(experiment, name, experiment.branch(name))
     ceilings.check(experiment)
     return experiment
+
+
+def _check(file: Experiment, name: str, arm: Settings) -> None:
+    consistency.arm(file, name, arm)
+    trainable.arm(file, f"arms.{name}: " if file.arms[name] else "", arm)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -105,24 +44,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "file of profiles/ with `omniopd profile NAME`, or restore it with git."
         )
     return found
-
-
-def _validate(model: type[M], values: Any, where: str) -> M:
-    try:  # as JSON: a list is a tuple and 1 is a float, but "1" is no number
-        return model.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        found = [params.explained(one) for one in error.errors()]
-        more = [f"And {len(found) - SHOWN} more."] if len(found) > SHOWN else []
-        raise UserError(f"{where}: {' '.join(found[:SHOWN] + more)}") from error
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; an unknown key is refused by validation."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            merged[key] = _merge(below, value)
-        else:
-            merged[key] = value
-    return merged

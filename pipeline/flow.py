@@ -19,10 +19,10 @@ from typing import Any
 import typer
 
 from pipeline import (
-    cells,
     dag,
     forkserver,
     keeping,
+    params_file,
     plan,
     reaper,
     reproduction,
@@ -57,7 +57,7 @@ class Cell:
 
 def run(parallel: int) -> None:
     """Bring every cell of the plan up to date, `parallel` at a time. Raises UserError."""
-    found, runtime = dag.current(), cells.runtime()
+    found, runtime = dag.current(), params_file.runtime()
     cells_of = graph(found, gpu=runtime.device != "cpu")
     keep = keeping.of(found, keeping.wanted())
     while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):

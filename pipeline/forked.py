@@ -85,7 +85,7 @@ def preload() -> None:
     """Import what stages import, in their order."""
     for name in FIRST:
         importlib.import_module(name)
-    from pipeline.engines.start import import_transformers
+    from pipeline.lean_import import import_transformers
 
     import_transformers()
     for name in THEN:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import cells, checkpoints
+from pipeline import checkpoints, params_file
 from pipeline.errors import UserError
 
 
@@ -52,7 +52,7 @@ def run(
         model_args=model_args(folder),
         tasks=list(tasks),
         task_manager=manager,
-        device=cells.runtime().device,
+        device=params_file.runtime().device,
         limit=limit,
         apply_chat_template=chat,
         log_samples=False,

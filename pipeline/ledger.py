@@ -7,7 +7,7 @@ from math import ceil
 
 from pipeline.errors import UserError
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import Answered
+from pipeline.teachers.protocol import Answered
 
 LEAST_DRAWS = 50  # before a failure rate is believed while answers still come in
 log = logging.getLogger("omniopd")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag_files, dag_names, objects, yaml_files
+from pipeline.digests import replacing
 from pipeline.errors import UserError, short
-from pipeline.tables import replacing
 
 REMEDY = (
     "Restore it with `git checkout {path}`, or remove it: what DVC's cache has is not run again."

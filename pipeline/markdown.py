@@ -9,9 +9,9 @@ from pipeline import cost_table, effects, no_effect, sentences
 from pipeline.calibration import summary
 from pipeline.calibration.summary import Calibrated
 from pipeline.costs import Cost, cost
+from pipeline.intervals import interval
 from pipeline.results import Evals, details
 from pipeline.runs import Row, rounds, run_json
-from pipeline.sentences import interval
 
 HEAD = (
     "arm",

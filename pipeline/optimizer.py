@@ -8,11 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline import verified
+from pipeline.digests import replacing
 from pipeline.errors import UserError
-from pipeline.tables import replacing
 
 if TYPE_CHECKING:
-    from pipeline.ranks import Group
+    from pipeline.process_group import Group
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # bitsandbytes' names; small weights have no blocks, so no codes and scales of these

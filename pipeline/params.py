@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.chosen import chosen
+from pipeline.chosen import chosen, file_of
 from pipeline.errors import short
 
 Count = Annotated[int, Field(ge=1)]
@@ -55,12 +55,6 @@ TaskName = Literal["arithmetic", "reasoning-gym", "math", "code", "prompts"]  # 
 Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Scheduler = Name  # of schedulers.SCHEDULERS
-FILES = {"rouge1": "rouge"}  # of a variant, where its file has another name
-
-
-def file_of(variant: str) -> str:
-    """The module of a metric, scheduler, objective or task, by the name of its file."""
-    return FILES.get(variant, variant.replace("-", "_"))
 
 
 class Params(BaseModel):
@@ -285,7 +279,7 @@ class RowsPrepare(TaskPrepare):
         return self.folder or ""
 
     def resolved(self) -> dict[str, Any]:
-        from pipeline.rows import sha256
+        from pipeline.content_hash import sha256
 
         values = super().resolved()
         for name, found in self.sets.items():

@@ -10,9 +10,10 @@ from typing import Any
 
 from pipeline import ceilings, cells, params, plan_steps
 from pipeline.behaviour import variants
+from pipeline.blocks import Experiment, Settings
+from pipeline.chosen import file_of
 from pipeline.errors import UserError
-from pipeline.experiment import Experiment, Settings
-from pipeline.params import METHOD, file_of
+from pipeline.params import METHOD
 from pipeline.plan_round import Round, dump, engined, method, sandboxed
 
 GROUPS = (  # in data-flow order; a key is a hash of the group, too

@@ -1,17 +1,13 @@
 """The cells of one round of one arm: what each stage reads, and its resolved params."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pipeline import ceilings, params
+from pipeline.blocks import Experiment, Settings
+from pipeline.chosen import file_of
 from pipeline.consistency import UNTRACKED
-from pipeline.experiment import Settings
-from pipeline.params import file_of
 from pipeline.similarity import OF_IDS, PARTIAL
 from pipeline.trainable import CORRECTED
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
-    from pipeline.plan_steps import Inner
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
@@ -30,12 +26,31 @@ GROUP_OF = {  # of a train cell by its objective; those that read the same input
 }
 
 
+class Cells(Protocol):
+    """Where the cells of a round are put."""
+
+    experiment: Experiment
+    cap: float | None  # of experiment.match
+
+    def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
+        """Key of the cell, added if it is new."""
+        ...
+
+    def arm(self, name: str, seed: int) -> dict[str, Any]:
+        """Another arm's rounds under one seed."""
+        ...
+
+    def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
+        """Folder of a pretrained model."""
+        ...
+
+
 class Round:
     """The cells of one round of one arm under one seed."""
 
     def __init__(
         self,
-        plan: "Plan | Inner",
+        plan: Cells,
         settings: Settings,
         seed: int,
         round_: int,

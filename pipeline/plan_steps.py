@@ -9,16 +9,13 @@ a cell. A branch or experiment.match need the rounds one by one, and several tea
 than a cell has.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from pipeline.blocks import Experiment, Settings
+from pipeline.chosen import file_of
 from pipeline.consistency import refuse
-from pipeline.experiment import Experiment, Settings
-from pipeline.params import file_of
-from pipeline.plan_round import Round
+from pipeline.plan_round import Cells, Round
 from pipeline.steps import STAGES
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
 
 GROUPS = {  # by the stages of a step, that is by what the cell writes
     ("rollout", "forks", "teach", "score", "prior", "train"): "steps",
@@ -56,10 +53,22 @@ def check(file: Experiment, name: str, settings: Settings) -> None:
         refuse(key, block.steps_per_cell, wanted, remedy)
 
 
+class Arms(Cells, Protocol):
+    """The plan, as far as an arm is put into it."""
+
+    def start(self, settings: Settings, seed: int) -> tuple[str, str]:
+        """The problems' cell and the base student's folder."""
+        ...
+
+    def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
+        """The cell that evaluates a checkpoint."""
+        ...
+
+
 class Inner:
     """Stands in for the plan while the cells of a round are collected, by stage."""
 
-    def __init__(self, plan: "Plan", last: int) -> None:
+    def __init__(self, plan: Arms, last: int) -> None:
         self.plan, self.experiment, self.cap = plan, plan.experiment, plan.cap
         self.last = last
         self.cells: dict[str, dict[str, Any]] = {}
@@ -81,7 +90,7 @@ class Inner:
         return {f"round-{r}": {"prior": "prior"} for r in range(1, self.last + 1)}
 
 
-def arm(plan: "Plan", name: str, settings: Settings, seed: int) -> dict[str, Any]:
+def arm(plan: Arms, name: str, settings: Settings, seed: int) -> dict[str, Any]:
     """An arm's cells by the round that each ends with."""
     check(plan.experiment, name, settings)
     prompts, base = plan.start(settings, seed)
@@ -98,7 +107,7 @@ def arm(plan: "Plan", name: str, settings: Settings, seed: int) -> dict[str, Any
 
 
 def _cell(
-    plan: "Plan",
+    plan: Arms,
     settings: Settings,
     seed: int,
     rounds: tuple[int, int],

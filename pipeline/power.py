@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from pipeline import crossed, params, plan
-from pipeline.experiment import Experiment
+from pipeline.blocks import Experiment
 from pipeline.params import METHOD
 from pipeline.statistics import LEVEL
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from pipeline import params, plan
+from pipeline.blocks import Experiment
 from pipeline.errors import UserError, short
-from pipeline.experiment import Experiment
 
 DEVICES = {"pretrain", "rollout", "teach", "train", "evaluate"}  # stages that load a model
 PROBE = "import sys, torch; torch.zeros(1, device=sys.argv[1])"

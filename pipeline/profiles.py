@@ -4,12 +4,12 @@ import itertools
 import shutil
 from pathlib import Path
 
-from pipeline import experiment
+from pipeline import blocks, experiment
 from pipeline.cells import write_text
 from pipeline.errors import UserError
 
 FOLDER = Path("profiles")
-PARAMS = experiment.PARAMS
+PARAMS = blocks.PARAMS
 
 
 def put(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import continuations, rendered, tables
 from pipeline.errors import UserError
 from pipeline.rendered import Messages
-from pipeline.teachers import Teacher
+from pipeline.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ class View:
 
 def sides(folder: Path, teacher: Teacher, name: str) -> Sides:
     """Of the student whose checkpoint is in `folder`, if there is one, and a teacher's."""
-    from pipeline.engines.start import import_transformers
+    from pipeline.lean_import import import_transformers
 
     import_transformers()
     from pipeline import chat

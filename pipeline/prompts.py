@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import checkpoints, tables
-from pipeline.errors import UserError
+from pipeline import tables
+from pipeline.errors import UserError, too_long
 from pipeline.spool import Each, Row, Spool, letters, text
 
 
@@ -72,7 +72,7 @@ def token_ids(asked: Sequence[Prompt], reader: Reader, new_tokens: int) -> Spool
             start = prompt.messages[-1]["content"][:40]
             raise UserError(f"{where} ({start!r}): {error}") from error
         if reader.context is not None and len(ids) + new_tokens > reader.context:
-            raise checkpoints.too_long(
+            raise too_long(
                 f"{where}: its prompt of {len(ids)} tokens and a response of {new_tokens}",
                 len(ids) + new_tokens,
                 reader.context,

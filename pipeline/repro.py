@@ -9,12 +9,12 @@ from typing import Any
 import typer
 
 from pipeline import (
-    cells,
     dag,
     dag_files,
     dag_names,
     forkserver,
     keeping,
+    params_file,
     plan,
     processes,
     reaper,
@@ -47,7 +47,7 @@ def repro(*words: str) -> float:
             environment = {**dag.environment(), **server, **lent}
             restoring.restore(keep, dag.dvc("checkout"), environment)
             if keep.readers and not words:
-                keeping_repro(found, keep, environment, cells.runtime().drop_shared)
+                keeping_repro(found, keep, environment, params_file.runtime().drop_shared)
             else:
                 _whole(found, keep, environment, words or REPRO)
     except stopping.Asked as asked:

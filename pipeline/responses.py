@@ -15,7 +15,7 @@ from pipeline import prompts, seeds, tables
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.spool import Spool, letters, text
-from pipeline.teachers import Teacher
+from pipeline.teachers.protocol import Teacher
 from pipeline.text import WINDOW
 
 PART = 64  # rows whose tokens and texts stand as Python objects at a time

@@ -26,10 +26,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline import cells, digests
+from pipeline.digests import replacing
 from pipeline.errors import UserError
 from pipeline.params import Runtime
 from pipeline.spool import Row, Spool
-from pipeline.tables import replacing
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,5 @@
 """Rows that somebody else wrote: of a file or folder (pipeline/row_files.py), or of a hub."""
 
-import functools
 import importlib
 import logging
 import math
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import contamination, row_files, seeds
+from pipeline.content_hash import sha256
 from pipeline.errors import UserError
 from pipeline.params import ProblemSet, RowsPrepare
 from pipeline.tasks import Problem
@@ -179,18 +179,6 @@ def _rows(path: Path, files: list[Path]) -> Iterator[Row]:
         raise UserError(
             f"{path}: found no row, wanted rollouts, prompts or problems. Write it again."
         )
-
-
-@functools.cache
-def sha256(path: str, wanted: str | None = None) -> str:
-    """Hash of the content of a file or folder. Raises UserError where it is not `wanted`."""
-    found = row_files.sha256(Path(path))
-    if wanted not in (None, found):
-        raise UserError(
-            f"{path}: its content has the hash {found}, wanted {wanted}. If the file has changed "
-            "on purpose, run `omniopd plan` (and take sha256 out of params.yaml)."
-        )
-    return found
 
 
 def _hub(source: ProblemSet) -> Iterator[Row]:

@@ -6,14 +6,12 @@ this experiment makes, from `shape` of its entry in pretrain.models, or else fro
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline import checkpoints, params
 from pipeline.errors import UserError
 
-if TYPE_CHECKING:
-    from pipeline.experiment import Experiment
-
+Models = dict[str, params.PretrainModel]  # entries of pretrain.models
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 READ = "copies of its config.json in public repositories, read 2026-11-25"
 TABLE = {  # of models that profiles name: layers, hidden, heads, kv_heads, head_dim, mlp, ...
@@ -80,26 +78,26 @@ def _linear(shape: params.Shape) -> dict[str, tuple[int, int]]:
     return dict(zip(LINEAR, sides, strict=True))
 
 
-def size(experiment: "Experiment", name: str, folder: Path) -> Size:
-    """Of the entry `name` of pretrain.models, whose cell is `folder`. Raises UserError."""
-    model = experiment.pretrain.models[name]
+def size(models: Models, prepare: params.TaskPrepare, name: str, folder: Path) -> Size:
+    """Of the entry `name`, whose cell is `folder`. Raises UserError."""
+    model = models[name]
     config = folder / "checkpoint" / "config.json"
     if config.is_file():
         shape, source = of_config(json.loads(config.read_text(encoding="utf-8"))), str(config)
     elif model.shape is not None:
         shape, source = model.shape, f"pretrain.models.{name}.shape"
     else:
-        shape, source = _of_init(experiment, name, folder)
+        shape, source = _of_init(models, prepare, name, folder)
     return Size(shape, BYTES[model.dtype], source)
 
 
-def context(experiment: "Experiment", name: str) -> int | None:
+def context(models: Models, name: str) -> int | None:
     """Tokens of the longest row of a model, where a config.json or its init says it."""
-    match experiment.pretrain.models[name].init:
+    match models[name].init:
         case params.LlamaInit():
             return params.LLAMA_CONTEXT
         case params.ModelInit() as init:
-            return context(experiment, init.name)
+            return context(models, init.name)
         case params.HubInit() as init:
             config = Path(init.name) / "config.json"
             if config.is_file():
@@ -107,13 +105,15 @@ def context(experiment: "Experiment", name: str) -> int | None:
     return None
 
 
-def _of_init(experiment: "Experiment", name: str, folder: Path) -> tuple[params.Shape, str]:
-    match experiment.pretrain.models[name].init:
+def _of_init(
+    models: Models, prepare: params.TaskPrepare, name: str, folder: Path
+) -> tuple[params.Shape, str]:
+    match models[name].init:
         case params.ModelInit() as init:
-            found = size(experiment, init.name, folder)  # the same shape, wherever it lies
+            found = size(models, prepare, init.name, folder)  # the same shape, wherever it lies
             return found.shape, f"{found.source}, which it starts from"
         case params.LlamaInit() as init:
-            return _of_llama(experiment, init), f"pretrain.models.{name}.init"
+            return _of_llama(prepare, init), f"pretrain.models.{name}.init"
         case params.GgufInit() as init:
             known = init.file
         case params.HubInit() as init:
@@ -131,10 +131,10 @@ def _of_init(experiment: "Experiment", name: str, folder: Path) -> tuple[params.
     return params.Shape.model_validate(values), READ
 
 
-def _of_llama(experiment: "Experiment", init: params.LlamaInit) -> params.Shape:
+def _of_llama(prepare: params.TaskPrepare, init: params.LlamaInit) -> params.Shape:
     from pipeline import tasks
 
-    vocabulary = len(set(tasks.load(experiment.prepare).alphabet())) + 2  # and padding, end
+    vocabulary = len(set(tasks.load(prepare).alphabet())) + 2  # and padding, end
     return params.Shape(
         layers=init.layers,
         hidden=init.hidden,

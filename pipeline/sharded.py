@@ -28,11 +28,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.engines.hf import Policy
 from pipeline.objectives import Sequence
-from pipeline.ranks import squares
+from pipeline.process_group import squares
 
 if TYPE_CHECKING:
-    from pipeline.ranks import Cut, Place, Tensors
-    from pipeline.training import Frozen
+    from pipeline.engines.hf import Frozen
+    from pipeline.process_group import Cut, Kept, Place
 
 # of one exchange: the first rank writes files while the others wait. Ranks that die are noticed
 # by the launcher, long before.
@@ -74,7 +74,7 @@ class Shards(Policy):
 
 
 class Sharded:
-    """See `pipeline.ranks.Group`."""
+    """See `pipeline.process_group.Group`."""
 
     def __init__(self, mesh: DeviceMesh, rank: int, count: int) -> None:
         self.mesh, self.rank, self.count = mesh, rank, count
@@ -193,7 +193,7 @@ class Sharded:
         moved = whole.to(self.mesh.device_type)
         return distribute_tensor(moved, self.mesh, [Shard(0)], src_data_rank=0)
 
-    def told(self, kept: "tuple[Tensors, Any] | None") -> "tuple[Tensors, Any] | None":
+    def told(self, kept: "Kept | None") -> "Kept | None":
         said: list[Any] = [None]
         if kept is not None:
             # the steps' number is a scalar, and known to all

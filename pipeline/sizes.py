@@ -7,13 +7,10 @@ default that hangs on what was fetched before would change results silently.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline import params, shapes
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from pipeline.experiment import Settings
+from pipeline.shapes import Models
 
 ABOVE = 500_000_000  # parameters
 # rank and alpha as TRL's ModelConfig has them (1.16); every linear layer, as QLoRA found to be
@@ -22,26 +19,25 @@ DEFAULT = params.Lora(rank=16, alpha=32.0, targets="all-linear")
 CHARACTERS = 1000  # more than any task's own vocabulary has
 
 
-def resolved(settings: "Settings", student: str) -> "Settings":
-    """With `train.lora` an adapter's settings, or None to train every weight. Raises UserError."""
-    match settings.train.lora:
+def resolved(train: params.Train, models: Models, student: str) -> params.Train:
+    """With `lora` an adapter's settings, or None to train every weight. Raises UserError."""
+    match train.lora:
         case "none":
             adapter = None
-        case None if student in settings.pretrain.models:
-            adapter = DEFAULT if _large(settings, student) else None
+        case None if student in models:
+            adapter = DEFAULT if _large(models, student) else None
         case found:
             adapter = found
-    train = settings.train.model_copy(update={"lora": adapter})
-    return settings.model_copy(update={"train": train})
+    return train.model_copy(update={"lora": adapter})
 
 
-def line(settings: "Settings", said: bool, student: str) -> str:
-    """How an arm with resolved `settings` trains, and why; `said`: params say it."""
-    adapter, how = settings.train.lora, "every weight is trained"
+def line(train: params.Train, models: Models, said: bool, student: str) -> str:
+    """How an arm with a resolved `train` trains, and why; `said`: params say it."""
+    adapter, how = train.lora, "every weight is trained"
     if isinstance(adapter, params.Lora):
         layers = adapter.targets if isinstance(adapter.targets, str) else ", ".join(adapter.targets)
         how = f"an adapter is trained, rank {adapter.rank}, alpha {adapter.alpha:g}, {layers}"
-    count = parameters(student, settings.pretrain.models)
+    count = parameters(student, models)
     size = "" if count is None else f", {count / 1e6:,.2f} million parameters"
     why = "as train.lora says"
     if not said:
@@ -49,8 +45,8 @@ def line(settings: "Settings", said: bool, student: str) -> str:
     return f"student {student}{size}: {how} ({why})"
 
 
-def _large(settings: "Settings", student: str) -> bool:
-    count = parameters(student, settings.pretrain.models)
+def _large(models: Models, student: str) -> bool:
+    count = parameters(student, models)
     if count is None:
         raise UserError(
             "params.yaml: train.lora: found nothing, wanted `none`, which trains every weight, or "
@@ -61,7 +57,7 @@ def _large(settings: "Settings", student: str) -> bool:
     return count > ABOVE
 
 
-def parameters(name: str, models: dict[str, params.PretrainModel]) -> int | None:
+def parameters(name: str, models: Models) -> int | None:
     """Of an entry of pretrain.models, norms and biases left out; None if it is not known here.
 
     Of a model of the task's own characters, a little more.
@@ -70,7 +66,7 @@ def parameters(name: str, models: dict[str, params.PretrainModel]) -> int | None
     return None if shape is None else shapes.Size(shape, 4, "").weights
 
 
-def _shape(name: str, models: dict[str, params.PretrainModel]) -> params.Shape | None:
+def _shape(name: str, models: Models) -> params.Shape | None:
     if models[name].shape is not None:
         return models[name].shape
     match models[name].init:

@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from pipeline import (
+    blocks,
     cells,
     checking,
     compute_table,
@@ -24,6 +25,7 @@ from pipeline.compute import Experimental
 from pipeline.errors import UserError
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Entry, Store, url
+from pipeline.teachers import protocol
 from pipeline.teachers.hosted import Hosted
 
 HEADERS = (
@@ -99,7 +101,7 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
 
 
 def _asking(
-    file: experiment.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
+    file: blocks.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
 ) -> dict[str, str]:
     """Of an arm's cells of a round, those among `keys` that ask a hosted teacher."""
     found = {stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys}
@@ -133,7 +135,7 @@ def check(name: str | None, force: bool) -> checking.Verdict:
     return verdict
 
 
-def _teacher(name: str | None) -> tuple[experiment.Experiment, Hosted]:
+def _teacher(name: str | None) -> tuple[blocks.Experiment, Hosted]:
     """params.yaml and the teacher to be checked. Raises UserError."""
     file = experiment.load()
     name = name or file.teach.teachers[0]
@@ -145,7 +147,7 @@ def _teacher(name: str | None) -> tuple[experiment.Experiment, Hosted]:
             f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "
             "and needs no check. `omniopd audit` shows what it reads."
         )
-    asked = teachers.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    asked = protocol.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
     teacher = teachers.load(config, name, asked, _student(), None)
     assert isinstance(teacher, Hosted)
     return file, teacher

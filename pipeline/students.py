@@ -8,16 +8,15 @@ from typing import Any
 import torch
 
 from pipeline import checkpoints, seeds
+from pipeline.digests import replacing
 from pipeline.engines import lora
-from pipeline.engines.hf import Policy, load, save, white_box
+from pipeline.engines.hf import Frozen, Policy, load, save, white_box
 from pipeline.errors import UserError
 from pipeline.no_signal import Metrics
 from pipeline.optimizer import Optimizer
 from pipeline.params import Lora
-from pipeline.ranks import Group
+from pipeline.process_group import Group
 from pipeline.resume import FOLDER, State
-from pipeline.tables import replacing
-from pipeline.training import Frozen
 
 
 def policies(

@@ -5,7 +5,6 @@ tables of a cell of several steps have a column `step` more, which is read only 
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import parquet, verified
+from pipeline.digests import replacing
 from pipeline.errors import UserError
 
 REMEDY = "Run `omniopd verify --repair`, which restores it, or says which cell to rerun."
@@ -242,25 +242,6 @@ def writer(path: str | Path, schema: pa.Schema) -> Iterator[parquet.Writer]:
         parquet.writing(temporary, schema) as out,
     ):
         yield out
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed over it on success and removed on failure.
-
-    A full disk or an error inside the block leaves nothing behind.
-    """
-    if path.is_dir():
-        raise UserError(f"{path}: found a folder, wanted a file to write. Name a file in it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error}). Free space or rights.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _open(path: Path, schema: pa.Schema) -> parquet.File:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 
-from pipeline.teachers import Answered
+from pipeline.teachers.protocol import Answered
 
 
 def each(

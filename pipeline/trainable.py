@@ -3,19 +3,15 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
-from typing import TYPE_CHECKING
-
+from pipeline.blocks import Experiment, Settings
 from pipeline.consistency import WHITE_BOX, refuse
-
-if TYPE_CHECKING:
-    from pipeline.experiment import Experiment, Settings
 
 # the coldest; below it logits / temperature leave float32, and vLLM samples at .01 all the same
 COLDEST = 0.01
 CORRECTED = {"omniopd", "opd-sampled", "rft"}  # objectives that read train.correction
 
 
-def arm(file: "Experiment", where: str, arm: "Settings") -> None:
+def arm(file: Experiment, where: str, arm: Settings) -> None:
     """`where` is what stands before a key in a message: the arm, if it overrides anything."""
     _signal(file, where, arm)
     _temperatures(where, arm)
@@ -25,7 +21,7 @@ def arm(file: "Experiment", where: str, arm: "Settings") -> None:
     _problem(where, arm)
 
 
-def _signal(file: "Experiment", where: str, arm: "Settings") -> None:
+def _signal(file: Experiment, where: str, arm: Settings) -> None:
     """What would leave every round of the arm without a signal."""
     remedy, train = "No round would train anything.", arm.train
     zero = arm.score.source == "zero" and arm.prior.source == "scores" and arm.prior.alpha == 0
@@ -37,13 +33,13 @@ def _signal(file: "Experiment", where: str, arm: "Settings") -> None:
             refuse(f"{where}teach.teacher", name, wanted, remedy)
 
 
-def several_steps(arm: "Settings") -> bool:
+def several_steps(arm: Settings) -> bool:
     """Whether a round of rollouts takes more than one optimizer step."""
     responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
     return arm.train.epochs * responses > arm.train.batch_size
 
 
-def _temperatures(where: str, arm: "Settings") -> None:
+def _temperatures(where: str, arm: Settings) -> None:
     wanted = f"at least {COLDEST:g}, usually 1"
     if arm.rollout.temperature < COLDEST:
         refuse(
@@ -63,7 +59,7 @@ def _temperatures(where: str, arm: "Settings") -> None:
         )
 
 
-def _behaviour(where: str, arm: "Settings") -> None:
+def _behaviour(where: str, arm: Settings) -> None:
     """A ratio compares with the policy that sampled; tables hold that of temperature 1 alone."""
     objective, rollout = arm.train.objective, arm.rollout
     if objective in ("grpo", "opd-sampled"):
@@ -88,7 +84,7 @@ def _behaviour(where: str, arm: "Settings") -> None:
             )
 
 
-def _correction(where: str, arm: "Settings") -> None:
+def _correction(where: str, arm: Settings) -> None:
     if arm.train.correction == "ratio" or not several_steps(arm):
         return
     if arm.train.objective == "opd-sampled":
@@ -107,7 +103,7 @@ def _correction(where: str, arm: "Settings") -> None:
     )
 
 
-def _baseline(where: str, arm: "Settings") -> None:
+def _baseline(where: str, arm: Settings) -> None:
     if arm.train.objective != "omniopd":
         return
     match arm.train.baseline:
@@ -117,7 +113,7 @@ def _baseline(where: str, arm: "Settings") -> None:
             _centred(where, arm, baseline)
 
 
-def _centred(where: str, arm: "Settings", baseline: str) -> None:
+def _centred(where: str, arm: Settings, baseline: str) -> None:
     """Weights less their own mean must not all be 0."""
     key = f"{where}train.baseline"
     if arm.prior.source == "constant":
@@ -140,7 +136,7 @@ def _centred(where: str, arm: "Settings", baseline: str) -> None:
         )
 
 
-def _agreement(where: str, arm: "Settings") -> None:
+def _agreement(where: str, arm: Settings) -> None:
     baseline = "with train.baseline teacher-agreement"
     if arm.teach.samples < 2:
         refuse(
@@ -169,7 +165,7 @@ def _agreement(where: str, arm: "Settings") -> None:
             )
 
 
-def _problem(where: str, arm: "Settings") -> None:
+def _problem(where: str, arm: Settings) -> None:
     """Who shows the teacher another problem must train on what it answers at forks."""
     if arm.teach.problem == "own":
         return

@@ -13,7 +13,7 @@ Axes: T tokens that carry a term, H hidden size, V vocabulary.
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from pipeline import seeds
 from pipeline.engines import lora
 from pipeline.engines.exact import SLICE
-from pipeline.engines.hf import Policy, padded
+from pipeline.engines.hf import Frozen, Policy, padded
 from pipeline.objectives import Example, Sequence, Slice, TermsOf
-from pipeline.ranks import Group, One
+from pipeline.process_group import Group, One
 
 Grads = list[torch.Tensor | None]  # None: nothing yet
-
-
-class Frozen(NamedTuple):
-    """Policies that are read without gradient, where the objective needs them."""
-
-    reference: Policy | None = None  # the round-0 checkpoint; the student: that without adapter
-    teacher: Policy | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from types import TracebackType
 from pipeline.forkserver import hand_over, stage
 
 COMMAND = "OMNIOPD_RUN"  # of pipeline/reaper.py, which stages do not load
-RANK = "OMNIOPD_RANK"  # of pipeline/ranks.py: a process that writes with the holder
+RANK = "OMNIOPD_RANK"  # of pipeline/process_group.py: a process that writes with the holder
 WAIT_SECONDS = 10.0  # for a holder that was just killed: taking its memory apart takes time
 LOOK_SECONDS = 0.1
 

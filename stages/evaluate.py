@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import cells, checkpoints, params, prerendered, prompts, resume, seeds, tables, tasks
+from pipeline import (
+    cells,
+    checkpoints,
+    params,
+    params_file,
+    prerendered,
+    prompts,
+    resume,
+    seeds,
+    tables,
+    tasks,
+)
 from pipeline.engines.start import start
 from pipeline.spool import Each, Row, integers
 
@@ -142,7 +153,7 @@ def opened(
 def main() -> None:
     args = cells.arguments("evaluate", "prompts", "policy")
     p = cells.params("evaluate", args.cell, EvaluateParams)
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     with resume.state("evaluate", args, runtime) as kept, cells.running("evaluate", args) as run:
         asked = prompts.read(args.prompts, p.split, 0, p.problems)
         checkpoints.check(args.policy / "checkpoint")

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, schedulers, seeds, tables
+from pipeline import cells, checkpoints, params, params_file, schedulers, seeds, tables
 from pipeline.schedulers import Response
 from pipeline.text import characters, decode, starts
 
@@ -91,8 +91,8 @@ def _continued(
     student: "Policy", p: ForksParams, rows: list[Row], starts: list[list[int]]
 ) -> list[list[list[str]]]:
     """Texts of the student's continuations of each start of each response, a chunk long."""
+    from pipeline.engines.asks import Ask, Draw
     from pipeline.engines.branches import branches
-    from pipeline.teachers import Ask, Draw
 
     def ask(row: Row, positions: Sequence[int]) -> Ask:
         context, ids, name = row["prompt_token_ids"], row["token_ids"], row["rollout_id"]
@@ -104,7 +104,7 @@ def _continued(
         return Ask({t: (*context, *ids[:t]) for t in positions}, draws)
 
     asks = [ask(row, found) for row, found in zip(rows, starts, strict=True) if found]
-    size = cells.runtime().batch_tokens
+    size = params_file.runtime().batch_tokens
     drawn = branches(student, asks, 1.0, p.chunk_tokens, size)
     return [_texts(student, next(drawn), p.continuations) if found else [] for found in starts]
 
@@ -137,7 +137,7 @@ def _student(args: argparse.Namespace) -> "Policy | None":
         return None
     from pipeline.engines.start import start
 
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     start(runtime)
     from pipeline.engines.hf import load
 

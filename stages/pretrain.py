@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, resume, seeds, tables, tasks
+from pipeline import cells, checkpoints, params, params_file, resume, seeds, tables, tasks
 from pipeline.engines.start import start
+from pipeline.errors import too_long
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,7 @@ def _batch(
     longest = max(map(len, rows))
     if policy.context and longest > policy.context:
         remedy = "Prepare shorter problems, or use a model that reads more."
-        raise checkpoints.too_long("pretrain: a solution", longest, policy.context, remedy)
+        raise too_long("pretrain: a solution", longest, policy.context, remedy)
     ids, mask = padded(rows, policy.model.device)
     labels = ids.masked_fill(mask == 0, -100)
     for b, context in enumerate(contexts):
@@ -157,7 +158,7 @@ def _held_out(path: Path) -> set[str]:
 def main() -> None:
     args = cells.arguments("pretrain", "prompts", "start?")
     p = cells.params("pretrain", args.cell, PretrainParams)
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     with resume.state("pretrain", args, runtime) as state, cells.running("pretrain", args) as run:
         held_out = _held_out(args.prompts)
         if args.start is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import beside, cells, params, seeds, tables
+from pipeline import beside, cells, params, params_file, seeds, tables
 from pipeline.errors import UserError
 from pipeline.posterior import pi_bar, posterior
 from pipeline.spool import Each, Spool, integers
@@ -116,7 +116,7 @@ def by_teacher(args: argparse.Namespace) -> Spool:
 
     from pipeline.engines.start import start
 
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     start(runtime)
     from pipeline.engines.exact import exact
     from pipeline.engines.hf import white_box

@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import cells, checkpoints, params, prerendered, prompts, resume, seeds, tables, tasks
+from pipeline import (
+    cells,
+    checkpoints,
+    params,
+    params_file,
+    prerendered,
+    prompts,
+    resume,
+    seeds,
+    tables,
+    tasks,
+)
 from pipeline.engines.start import start
 from pipeline.spool import Each, Row, Spool, integers
 
@@ -228,7 +239,7 @@ def _imported(
     """Rollouts that another trainer made, in place of sampled ones."""
     from pipeline import imported
 
-    batch_tokens = cells.runtime().batch_tokens
+    batch_tokens = params_file.runtime().batch_tokens
     with tables.writer(args.out / "rollouts.parquet", tables.ROLLOUTS) as out:
         for table in imported.tables_of(p.prepare, policy, asked, batch_tokens, run.counts):
             out.write_table(table)
@@ -242,7 +253,7 @@ def _imported(
 def main() -> None:
     args = cells.arguments("rollout", "prompts", "policy")
     p = cells.params("rollout", args.cell, RolloutParams)
-    runtime = cells.runtime()
+    runtime = params_file.runtime()
     with resume.state("rollout", args, runtime) as kept, cells.running("rollout", args) as run:
         first = (p.round - 1) * p.prompts_per_round
         asked = prompts.read(args.prompts, "train", first, p.prompts_per_round)

@@ -12,7 +12,7 @@ import runpy
 import shutil
 import sys
 
-from pipeline import cells, resume, steps
+from pipeline import cells, params_file, resume, steps
 from pipeline.engines.start import start
 from pipeline.steps import Inner, Steps
 
@@ -28,7 +28,7 @@ def run(one: Inner) -> None:
 
 def _warm() -> None:
     """Import what every step computes with, and leave it out of the collections between stages."""
-    start(cells.runtime())
+    start(params_file.runtime())
     import pipeline.engines.hf  # noqa: F401
 
     gc.collect()
@@ -93,9 +93,9 @@ def main() -> None:
     for one in whole:
         cells.hold(one.stage, one.key, one.group, one.content)
     # beside an engine of its own memory a policy that stays loaded would be in the way
-    cells.keep_frozen = not any("-vllm" in one.group for one in whole)
+    params_file.keep_frozen = not any("-vllm" in one.group for one in whole)
     with (
-        resume.state("steps", args, cells.runtime()) as state,
+        resume.state("steps", args, params_file.runtime()) as state,
         cells.running("steps", args) as ran,
     ):
         _warm()

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, responses, tables, teachers
+from pipeline import cells, checkpoints, params, params_file, responses, tables, teachers
 from pipeline.asking import Judging, Place, Wanted
 from pipeline.budget import Budget
 from pipeline.cut import cut, lacking, prefix_of
@@ -24,6 +24,7 @@ from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 
 # responses that are looked up and asked for together; a batch service takes hours for a block
 BLOCK = {"live": 256, "batch": 4096}
@@ -72,7 +73,7 @@ def teach(
         yield _table(block, judging.judge(block), p, judging.teacher, student, lead)
 
 
-def _lead(teacher: teachers.Teacher, student: Path) -> str:
+def _lead(teacher: protocol.Teacher, student: Path) -> str:
     """Of the student, where answers are not in its own tokens."""
     if teacher.same_tokens:
         return ""
@@ -82,7 +83,7 @@ def _lead(teacher: teachers.Teacher, student: Path) -> str:
 
 
 def _asked(
-    teacher: teachers.Teacher, args: argparse.Namespace, p: TeachParams
+    teacher: protocol.Teacher, args: argparse.Namespace, p: TeachParams
 ) -> Iterator[Response]:
     if args.forks is None:
         slice_ = (args.prompts, p.round, p.prompts_per_round)
@@ -95,7 +96,7 @@ def _table(
     block: list[Response],
     found: dict[Place, Judgment],
     p: TeachParams,
-    teacher: teachers.Teacher,
+    teacher: protocol.Teacher,
     student: Tokenizer,
     lead: str,
 ) -> pa.Table:
@@ -125,9 +126,9 @@ def _table(
 
 def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     """The teacher of the cell with everything that it is asked by."""
-    free = cells.free("teach", Untracked)
+    free = params_file.free("teach", Untracked)
     config = _config(p)
-    asked = teachers.Asked(p.continuation, p.temperature, free.transport, cells.runtime())
+    asked = protocol.Asked(p.continuation, p.temperature, free.transport, params_file.runtime())
     teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
     limit = teacher.limit(p.chunk_tokens)
     wanted = Wanted(p.samples, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)
@@ -182,14 +183,16 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
 
 def _config(p: TeachParams) -> params.Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
-    free = cells.untracked("teachers").get(p.teacher, {})
+    free = params_file.untracked("teachers").get(p.teacher, {})
     if p.kind == "local":
         stays = free.get("resident")
         return params.LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
     fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
     if p.kind != "openai_compatible":
         del fixed["provider"], fixed["tokenizer"]
-    return cells.parsed(f"teachers.{p.teacher}", TypeAdapter(params.Teacher), {**free, **fixed})
+    return params_file.parsed(
+        f"teachers.{p.teacher}", TypeAdapter(params.Teacher), {**free, **fixed}
+    )
 
 
 @cells.entry
@@ -203,7 +206,7 @@ def main() -> None:
         asked = _asked(judging.teacher, args, p)
         with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
-            size = BLOCK[cells.free("teach", Untracked).transport]
+            size = BLOCK[params_file.free("teach", Untracked).transport]
             lead = _lead(judging.teacher, args.tokenizer.parent)
             judging.lacking = lacking(judging.teacher, student, p.chunk_tokens, lead)
             for table in teach(judging, asked, p, student, size, lead):

@@ -20,15 +20,25 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, no_signal, params, prompts, ranks, resume
+from pipeline import (
+    cells,
+    checkpoints,
+    launcher,
+    matching,
+    no_signal,
+    params,
+    params_file,
+    process_group,
+    prompts,
+    resume,
+)
 from pipeline.engines.start import start
-from pipeline.errors import UserError
+from pipeline.errors import UserError, too_long
 
 if TYPE_CHECKING:
-    from pipeline.engines.hf import Policy
+    from pipeline.engines.hf import Frozen, Policy
     from pipeline.evidence import Evidence, Examples
     from pipeline.objectives import Example, TermsOf
-    from pipeline.training import Frozen
 
     Parts = Iterator[tuple[list[Example], int]]  # examples of some responses, and how many left out
 
@@ -77,7 +87,7 @@ def train(
     p: TrainParams,
     args: argparse.Namespace,
     state: resume.State | None,
-    group: ranks.Group,
+    group: process_group.Group,
 ) -> list[no_signal.Metrics]:
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
@@ -86,7 +96,7 @@ def train(
     from pipeline.optimizer import Optimizer
     from pipeline.training import Step, gradients, recompute
 
-    policy, runtime = args.policy / "checkpoint", cells.runtime()
+    policy, runtime = args.policy / "checkpoint", params_file.runtime()
     if runtime.gradient_checkpointing:
         recompute(student.model)
     student, frozen = group.spread(student, frozen)
@@ -254,10 +264,10 @@ def _trained(
 ) -> tuple[Work, list[no_signal.Metrics]]:
     """What was trained on and the metrics of each step, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
-    start(runtime := cells.runtime())
+    start(runtime := params_file.runtime())
     from pipeline import students
 
-    with ranks.group(runtime) as group:
+    with launcher.group(runtime) as group:
         folders = (args.policy, args.reference, args.teacher)
         how = (p.lora, p.seed, group.device(runtime.device))
         student, frozen = students.policies(*folders, *how)
@@ -266,7 +276,7 @@ def _trained(
             if read and read.context and work.examples.longest > read.context:
                 remedy = "Lower rollout.max_new_tokens, or use a model that reads more."
                 where = f"train: the longest row, read by {read.model.name_or_path}"
-                raise checkpoints.too_long(where, work.examples.longest, read.context, remedy)
+                raise too_long(where, work.examples.longest, read.context, remedy)
         return work, train(student, frozen, work, p, args, state, group)
 
 
@@ -286,11 +296,11 @@ def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
 def main() -> None:
     inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
-    p, runtime = cells.params("train", args.cell, TrainParams), cells.runtime()
-    processes = cells.free("train", ranks.Untracked).processes
-    if ranks.launched("train", args.cell, processes, runtime.device, p.moment_bits):
+    p, runtime = cells.params("train", args.cell, TrainParams), params_file.runtime()
+    processes = params_file.free("train", launcher.Untracked).processes
+    if launcher.launched("train", args.cell, processes, runtime.device, p.moment_bits):
         return
-    if ranks.follows():
+    if process_group.follows():
         _trained(p, args, None)
         return
     with resume.state("train", args, runtime) as state, cells.running("train", args) as run:

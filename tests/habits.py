@@ -4,6 +4,7 @@ from pipeline import params, teachers
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 
 PRICE = params.Price(input=1e6, output=1e6)  # a dollar a token
 MESSAGES = [{"role": "user", "content": "Add 8 and 5."}]
@@ -12,7 +13,7 @@ MESSAGES = [{"role": "user", "content": "Add 8 and 5."}]
 def loaded(url, mode="prefill", path="/v1", **more):
     found = {"kind": "openai_compatible", "model": "stub-1", "base_url": f"{url}{path}", **more}
     config = params.OpenAICompatibleTeacher(**{"concurrency": 1, "tries": 3, **found})
-    asked = teachers.Asked(mode, 1.0, "live", params.Runtime())
+    asked = protocol.Asked(mode, 1.0, "live", params.Runtime())
     return teachers.load(config, "it", asked, None, None)
 
 

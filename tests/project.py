@@ -169,7 +169,7 @@ MACHINERY = (  # code that is part of no lock, as it never changes what a stage 
     *("pipeline/behaviour/", "pipeline/forkserver.py", "pipeline/forked.py", "stages/__init__.py"),
 )
 CHILDREN = {  # by the file that starts them: what their processes alone load
-    "pipeline/ranks.py": "pipeline/sharded.py",
+    "pipeline/launcher.py": "pipeline/sharded.py",
     "pipeline/engines/vllm.py": "pipeline/engines/vllm_worker.py",
 }
 

@@ -10,6 +10,7 @@ from pipeline import params, teachers
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 from tests.servers import Handler, Server
 
 MODELS = {
@@ -122,7 +123,7 @@ def config(provider, url, **more):
 
 
 def judging(provider, url, store, tmp_path, samples=1, transport="live", mode=None, **more):
-    asked = teachers.Asked(mode or MODES[provider], 1.0, transport, params.Runtime())
+    asked = protocol.Asked(mode or MODES[provider], 1.0, transport, params.Runtime())
     teacher = teachers.load(config(provider, url, **more), "it", asked, tmp_path, None)
     wanted = Wanted(samples, 12, 0, 3, 1.0, False)
     return Judging(teacher, wanted, Budget(store))

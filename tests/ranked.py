@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from pipeline import ranks
-from pipeline.engines.hf import Policy
+from pipeline import launcher, process_group
+from pipeline.engines.hf import Frozen, Policy
 from pipeline.objectives import Example
 from pipeline.optimizer import Optimizer
 from pipeline.params import Runtime
-from pipeline.training import Frozen, Step, gradients, recompute
+from pipeline.training import Step, gradients, recompute
 from tests import naive
 from tests.test_lora import adapted
 from tests.test_training import ANCHORED, TERMS, examples, step
@@ -84,13 +84,15 @@ def evidence(case: Case, seed: int = 0) -> list[Example]:
     return examples(case.objective, seed)[: case.responses]
 
 
-def how(case: Case, group: ranks.Group) -> Step:
+def how(case: Case, group: process_group.Group) -> Step:
     found = step(case.objective, case.size, case.token_mean, case.correct)
     more = {"bfloat16": case.bfloat16, "batch_tokens": case.batch_tokens, "group": group}
     return replace(found, **more)
 
 
-def found(case: Case, group: ranks.Group) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def found(
+    case: Case, group: process_group.Group
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Metrics of the case's step, and this rank's part of the gradients of both terms."""
     student, frozen = group.spread(*policies(case))
     sums, metrics = gradients(student, frozen, evidence(case), how(case, group))
@@ -110,7 +112,9 @@ def found(case: Case, group: ranks.Group) -> tuple[dict[str, float], dict[str, t
     return metrics, grads
 
 
-def trained(case: Case, group: ranks.Group, state: dict[str, torch.Tensor] | None = None) -> Any:
+def trained(
+    case: Case, group: process_group.Group, state: dict[str, torch.Tensor] | None = None
+) -> Any:
     """Metrics and state of some optimizer steps, from what `state` has on the first process."""
     student, frozen = group.spread(*policies(case))
     optimizer = Optimizer(student.model, 1e-2, (0.9, 0.98), 2, 0.5, group=group)
@@ -139,7 +143,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    with ranks.group(Runtime()) as group:
+    with launcher.group(Runtime()) as group:
         told: dict[str, Any] = {}
         tensors: dict[str, torch.Tensor] = {}
         for number, case in enumerate(CASES):
@@ -153,7 +157,7 @@ def main() -> None:
             told[f"trained.{lora}"] = [metrics, again[0]]
             for name, several in (("state", state), ("again", again[1]), ("ends", ends)):
                 tensors |= {f"{name}.{lora}.{n}": t.clone() for n, t in several.items()}
-        place = ranks.place()
+        place = process_group.place()
         assert place is not None
         save_file(tensors, folder / f"rank-{place.rank}.safetensors")
         if group.first:

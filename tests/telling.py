@@ -39,8 +39,8 @@ import hashlib, sys
 import numpy, torch
 from pipeline.engines.start import start
 from pipeline.params import Runtime
-from pipeline import cells
-start(cells.runtime())
+from pipeline import params_file
+start(params_file.runtime())
 draw = torch.Generator().manual_seed(0)
 x = torch.randn(300, 300, generator=draw, requires_grad=True)
 ((x @ x).softmax(-1) ** 2).sum().backward()

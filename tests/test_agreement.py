@@ -9,9 +9,10 @@ import torch
 
 from pipeline import tables
 from pipeline.agreement import agreement
+from pipeline.engines.hf import Frozen
 from pipeline.errors import UserError
 from pipeline.objectives import omniopd
-from pipeline.training import Frozen, Step, gradients
+from pipeline.training import Step, gradients
 from tests import naive
 
 SAMPLES = 4

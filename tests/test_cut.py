@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from pipeline.cut import Prefix, cut
 from pipeline.errors import UserError
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import Said, until_end
+from pipeline.teachers.protocol import Said, until_end
 
 END, TURN = 2, 3
 VOCABULARY = {x: i for i, x in enumerate(["<unk>", "<s>", "</s>", "<turn>"])}

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from pipeline import audit_params, dumps
 from pipeline.cli import app
-from pipeline.dumps import Told
 from pipeline.dumps.student import Student
+from pipeline.dumps.told import Told
 from pipeline.errors import UserError
 from tests import naive
 from tests.test_import import WORK, ids_of, read

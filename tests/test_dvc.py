@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from pipeline import lock_files, objects
+from tests.project import ROOT
 
 DAG = """stages:
   made:
@@ -59,15 +60,14 @@ def dvc(folder, *words):
 def test_the_minor_version_is_the_one_that_is_tested():
     (wanted,) = [Requirement(x) for x in requires("omniopd-pipeline") or () if x.startswith("dvc")]
     minor = ".".join(version("dvc").split(".")[:2])
-    pins = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    pins = (ROOT / "pyproject.toml").read_text()
     assert f'"dvc>={minor},<' in pins
     assert wanted.name == "dvc"
 
 
 def test_nothing_of_dvc_is_replaced():
     """No module of ours assigns to one of DVC's."""
-    root = Path(__file__).parent.parent
-    for path in root.glob("pipeline/**/*.py"):
+    for path in ROOT.glob("pipeline/**/*.py"):
         for line in path.read_text().splitlines():
             named = line.strip().startswith(("param.", "dvc.", "repo.", "Repo."))
             assert not (named and " = " in line), (path, line)

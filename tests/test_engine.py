@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.branches import branches
 from pipeline.engines.exact import exact, logps_and_entropies
 from pipeline.engines.hf import Policy, generate, load, save
 from pipeline.engines.sampling import GREEDY, Sampler, sample
 from pipeline.errors import UserError
-from pipeline.teachers import Ask, Draw
 from tests import naive
 
 VOCABULARY = 18

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline import experiment, exports, students, tables
 from pipeline.cli import app
-from pipeline.engines.hf import load, save
+from pipeline.engines.hf import Frozen, load, save
 from pipeline.errors import UserError
 from pipeline.exports import card, trl, trl_loss
 from pipeline.exports.source import Source, find
@@ -25,7 +25,7 @@ from pipeline.exports.trained import trained
 from pipeline.objectives import omniopd
 from pipeline.objectives.weighted import everywhere
 from pipeline.params import Lora
-from pipeline.training import Frozen, Step, gradients
+from pipeline.training import Step, gradients
 from tests import naive
 from tests.project import MINIATURE
 

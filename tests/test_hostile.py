@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import dag, dag_names, errors, experiment, forkserver, plan, preflight, rows
+from pipeline import (
+    content_hash,
+    dag,
+    dag_names,
+    errors,
+    experiment,
+    forkserver,
+    plan,
+    preflight,
+)
 from pipeline.engines import resident
 from pipeline.errors import UserError
 from pipeline.judgments.store import Entry, Store
@@ -41,7 +50,7 @@ def test_the_table_has_at_least_200_rows_of_different_names():
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_a_hostile_input_gives_one_paragraph_or_is_taken_right(row, open_folder, monkeypatch):
     monkeypatch.setenv("JUDGMENTS_URL", f"sqlite:///{open_folder / 'judgments.sqlite'}")
-    rows.sha256.cache_clear()  # the next row's file has the same name
+    content_hash.sha256.cache_clear()  # the next row's file has the same name
     folder = open_folder / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -12,7 +12,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline import audit_params, cells, imported, imported_rows, params, prompts, tables
+from pipeline import (
+    audit_params,
+    imported,
+    imported_rows,
+    params,
+    params_file,
+    prompts,
+    tables,
+)
 from pipeline.cli import app
 from pipeline.engines.exact import exact
 from pipeline.engines.hf import save
@@ -335,7 +343,7 @@ def test_cells_of_prompts_alone_keep_their_names(tmp_path):
     both = audit_params.Options("s", "t", path, tmp_path, count=1, imported=True)
     found = audit_params.settings(both)["prepare"]
     assert found["responses"] is True
-    parsed = cells.parsed("prepare", params_of(), {"prepare": found})
+    parsed = params_file.parsed("prepare", params_of(), {"prepare": found})
     assert parsed.prepare.imported
 
 

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import (
+    blocks,
     checkpoints,
     dag,
     dropping,
@@ -413,7 +414,7 @@ def test_branches_read_the_checkpoints_of_their_rounds(what: str, gone: set[int]
     settings["experiment"] |= {"rounds": 5, "branch": ["shuffled-scores"], "keep": what}
     settings["experiment"]["arms"] = ["omniopd"]
     settings["prepare"]["train"] = 64
-    read = experiment._validate(experiment.Experiment, settings, "here")
+    read = blocks.validated(blocks.Experiment, settings, "here")
     found = plan.expand(read)
     keep = keeping.of(found, what)
     arms = plan.named(found)
@@ -428,7 +429,7 @@ def test_branches_read_the_checkpoints_of_their_rounds(what: str, gone: set[int]
         assert keep.readers[f"train@{main[r]['train']}"] == read_by
         assert keep.readers[f"train@{branch[r]['train']}"] == {f"evaluate@{branch[r]['evaluate']}"}
     settings["experiment"] |= {"keep": "all"}
-    same = plan.expand(experiment._validate(experiment.Experiment, settings, "here"))
+    same = plan.expand(blocks.validated(blocks.Experiment, settings, "here"))
     assert same == found  # it is of no cell
 
 
@@ -436,7 +437,7 @@ def test_cells_of_several_steps_lose_their_checkpoints_too() -> None:
     settings = experiment.read_yaml(ROOT / "tests" / "miniature.yaml")
     settings["experiment"] |= {"rounds": 5, "steps_per_cell": 2, "arms": ["omniopd"]}
     settings["prepare"]["train"] = 64
-    found = plan.expand(experiment._validate(experiment.Experiment, settings, "here"))
+    found = plan.expand(blocks.validated(blocks.Experiment, settings, "here"))
     arm = found["cells"]["arms"]["omniopd"]["seed-0"]
     keys = [arm[f"round-{r}"]["train"] for r in (2, 4, 5)]
     keep = keeping.of(found, "last")
@@ -451,7 +452,7 @@ def test_another_keep_is_refused(what: str) -> None:
     settings = experiment.read_yaml(ROOT / "tests" / "miniature.yaml")
     settings["experiment"]["keep"] = what
     with pytest.raises(UserError, match=r"experiment\.keep: found"):
-        experiment._validate(experiment.Experiment, settings, "here")
+        blocks.validated(blocks.Experiment, settings, "here")
     assert repro.drop(planned(2), keeping.of(planned(2), "all"), False).endswith(
         "every round is kept"
     )

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from pipeline import checkpoints, harness, students
 from pipeline.engines import exact, hf, lora
+from pipeline.engines.hf import Frozen
 from pipeline.errors import UserError
 from pipeline.optimizer import Optimizer
 from pipeline.params import Lora
-from pipeline.training import Frozen, Step, gradients, recompute
+from pipeline.training import Step, gradients, recompute
 from tests import naive
 from tests.test_training import ANCHORED, BETA, TERMS, close, examples, step
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from pipeline import checkpoints, experiment, plan
+from pipeline import blocks, checkpoints, experiment, plan
 from tests.project import MINIATURE, Project
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -98,13 +98,13 @@ def test_a_base_that_is_gone_is_named_with_its_remedy_and_repro_restores_it(proj
 
 def test_an_adapter_is_part_of_train_cells_and_of_no_other_setting():
     values = experiment.read_yaml(MINIATURE)
-    off = plan.expand(experiment.Experiment.model_validate_json(json.dumps(values)))
+    off = plan.expand(blocks.Experiment.model_validate_json(json.dumps(values)))
     values["train"] |= {"lora": None, "moment_bits": None}
     values["runtime"] |= {"gradient_checkpointing": True}
-    same = plan.expand(experiment.Experiment.model_validate_json(json.dumps(values)))
+    same = plan.expand(blocks.Experiment.model_validate_json(json.dumps(values)))
     assert off == same
     values["train"]["lora"] = LORA
-    on = plan.expand(experiment.Experiment.model_validate_json(json.dumps(values)))
+    on = plan.expand(blocks.Experiment.model_validate_json(json.dumps(values)))
     trained = [g for g in plan.GROUPS if g.startswith("train") and on["cells"][g]]
     assert trained
     for group in trained:

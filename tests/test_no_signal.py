@@ -12,13 +12,14 @@ import torch
 
 from pipeline import cells, checkpoints, costs, no_effect, no_signal, results, steps, tables
 from pipeline.engines import hf
+from pipeline.engines.hf import Frozen
 from pipeline.errors import UserError
 from pipeline.experiment import load
 from pipeline.objectives import Example, grpo, omniopd
 from pipeline.optimizer import Optimizer, save_none
 from pipeline.page import outcome
 from pipeline.runs import rounds
-from pipeline.training import Frozen, gradients
+from pipeline.training import gradients
 from stages import report, train
 from tests import handmade, naive
 from tests.test_training import examples, rollouts, step, walk

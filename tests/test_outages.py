@@ -20,7 +20,7 @@ from pipeline.judgments import database, recovery, retries
 from pipeline.judgments import spool as spool_module
 from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.store import Batch, Entry, Store
-from pipeline.teachers import network
+from pipeline.teachers import network, protocol
 from tests import providers
 from tests.answers import answer
 from tests.databases import control
@@ -51,7 +51,7 @@ def buying(store, url, concurrency=4, **more):
         concurrency=concurrency,
         **{"timeout_seconds": 60.0, "tries": 1, **more},
     )
-    asked = teachers.Asked("prefill", 1.0, "live", params.Runtime())
+    asked = protocol.Asked("prefill", 1.0, "live", params.Runtime())
     teacher = teachers.load(config, "it", asked, None, None)
     return Judging(teacher, Wanted(SAMPLES, 12, 0, 3, 1.0, False), Budget(store))
 

@@ -39,7 +39,7 @@ def matches(page):
 
 def test_every_file_of_the_page_is_installed_and_part_of_the_lock_of_the_report():
     lock = (ROOT / "code/report.lock").read_text()
-    files = {path for path in (ROOT / "pipeline" / "page").iterdir() if path.is_file()}
+    files = {path for path in (ROOT / "pipeline/page").iterdir() if path.is_file()}
     others = {path.name for path in files if path.suffix != ".py"}
     named = [line.split() for line in lock.splitlines() if line.startswith("file ")]
     assert {line[1] for line in named if len(line) == 3} == others  # two: a function called file

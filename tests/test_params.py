@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiment, plan, plan_round, profiles
+from pipeline import blocks, experiment, plan, plan_round, profiles
 from pipeline.errors import UserError
 from tests.project import MINIATURE, ROOT
 
 URL = "http://127.0.0.1:9/v1"
 
 
-def load(tmp_path: Path, edit) -> experiment.Experiment:
+def load(tmp_path: Path, edit) -> blocks.Experiment:
     yaml = YAML()
     values = yaml.load(MINIATURE.read_text())
     edit(values)

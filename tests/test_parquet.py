@@ -2,7 +2,6 @@
 
 import random
 import re
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -11,8 +10,8 @@ import pytest
 
 from pipeline import arrow_rows, parquet, tables
 from pipeline.errors import UserError
+from tests.project import ROOT
 
-ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/**/*.py")]
 OTHER_WAYS = re.compile(
     r"pyarrow\.(parquet|dataset)|from pyarrow import.*(parquet|dataset)|read_parquet|to_parquet"

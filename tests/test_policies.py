@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.judgments.keys import Request
 from pipeline.objectives import imitate_forks
 from pipeline.objectives.weighted import everywhere
+from pipeline.teachers import protocol
 from stages import teach
 from tests.project import ROOT
 from tests.test_params import URL, load
@@ -277,7 +278,7 @@ def hosted(tmp_path, seeds=(0,)):
 def test_a_wrong_teacher_reads_another_problem_and_the_students_own_text(tmp_path):
     file, questions = hosted(tmp_path), [f"{i}+{i}?" for i in range(8)]
     config = file.teachers["api"]
-    asked = teachers.Asked("prefill", 1.0, "live", params.Runtime())
+    asked = protocol.Asked("prefill", 1.0, "live", params.Runtime())
     teacher = teachers.load(config, "api", asked, None, None)
     args = round_of(tmp_path, questions)
     read, keys = {}, {}

@@ -13,8 +13,8 @@ from pipeline import compute, compute_table, dag_names, estimate, experiment, pa
 from pipeline.engines import characters, hf, pretrained
 from pipeline.errors import UserError
 from pipeline.params import HubInit
-from pipeline.teachers import Asked
 from pipeline.teachers.local import LocalTeacher
+from pipeline.teachers.protocol import Asked
 from tests.project import ROOT, Project
 
 PROFILES = ("laptop-gpu", "qwen3-claude-haiku", "qwen3-gemini", "qwen3-openweight")

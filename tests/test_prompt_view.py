@@ -8,6 +8,7 @@ import pytest
 from pipeline import prompt_view, tables, teachers
 from pipeline.errors import UserError
 from pipeline.params import LocalTeacher, OpenAICompatibleTeacher, Runtime
+from pipeline.teachers import protocol
 from tests import templated
 from tests.project import Project
 from tests.servers import Pure
@@ -54,7 +55,7 @@ def hosted(folder, mode):
         kind="openai_compatible", provider="vllm", model="m", base_url="http://127.0.0.1:1/v1",
         tokenizer=folder and str(folder),
     )  # fmt: skip
-    asked = teachers.Asked(mode, 1.0, "live", Runtime())
+    asked = protocol.Asked(mode, 1.0, "live", Runtime())
     return teachers.load(config, "it", asked, None, None)
 
 
@@ -72,7 +73,7 @@ def views(found, table):
 
 def test_a_local_teacher_is_read_by_its_own_template(tmp_path, table):
     folder = templated.checkpoint(tmp_path / "it/checkpoint", CASES["dropsys-teacher"])
-    asked = teachers.Asked("completions", 1.0, "live", Runtime())
+    asked = protocol.Asked("completions", 1.0, "live", Runtime())
     local = teachers.load(
         LocalTeacher(kind="local", model="it"), "it", asked, folder, folder.parent
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import ranks
+from pipeline import launcher, process_group
 from tests.ranked import CASES, STEPS, Case, close, found, trained
 
 # float32 sums in another order: relative to the largest entry of a gradient, and to a metric
@@ -24,11 +24,13 @@ def two(tmp_path_factory):
     """What two ranks found in every case: told.json, and each rank's tensors."""
     folder = tmp_path_factory.mktemp("two")
     with tempfile.TemporaryDirectory() as meeting:
-        places = [ranks.Place(rank, 2, os.getpid(), f"{meeting}/meeting") for rank in range(2)]
+        places = [
+            process_group.Place(rank, 2, os.getpid(), f"{meeting}/meeting") for rank in range(2)
+        ]
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.ranked", str(folder)],
-                env={**os.environ, **ranks._environment(place)},
+                env={**os.environ, **launcher._environment(place)},
             )
             for place in places
         ]
@@ -41,7 +43,7 @@ def two(tmp_path_factory):
 def test_losses_gradients_and_metrics_of_two_ranks_are_those_of_one(two, case):
     told, parts = two
     number, near = CASES.index(case), COARSE if case.bfloat16 else NEAR
-    metrics, grads = found(case, ranks.One())
+    metrics, grads = found(case, process_group.One())
     assert told[str(number)] == pytest.approx(metrics, rel=near, abs=near)
     assert any(float(grad.abs().max()) > 1e-3 for grad in grads.values())
     for name, grad in grads.items():
@@ -56,7 +58,7 @@ def test_losses_gradients_and_metrics_of_two_ranks_are_those_of_one(two, case):
 @pytest.mark.parametrize("lora", [False, True])
 def test_steps_weights_and_moments_are_those_of_one_and_are_taken_up_by_two(two, lora):
     told, (first, second) = two
-    metrics, state, _, ends = trained(Case("omniopd", lora), ranks.One())
+    metrics, state, _, ends = trained(Case("omniopd", lora), process_group.One())
     straight, again = told[f"trained.{lora}"]
     assert len(straight) == STEPS
     assert any(one["train/clipped"] for one in metrics)  # by the norm over both ranks

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import experiment, forkserver, plan, ranks, tables
+from pipeline import blocks, experiment, forkserver, launcher, plan, process_group, tables
 from pipeline.engines import hf
 from pipeline.errors import UserError
 from pipeline.optimizer import save_none
@@ -198,7 +198,7 @@ def test_a_killed_group_leaves_no_rank_and_goes_on_with_any_number_of_them(cells
 def test_a_rank_that_dies_ends_the_others_and_the_stage_says_so(cells):
     process = cells.start("long", 2, "lost", keep=1e-3)
     several = cells.at_work(process, "long", "lost")
-    second = next(rank for rank in several if rank.environ()[ranks.ENV].startswith("1 "))
+    second = next(rank for rank in several if rank.environ()[process_group.ENV].startswith("1 "))
     second.send_signal(signal.SIGKILL)
     assert process.wait(60) == 2  # of every UserError
     all_gone(several)
@@ -217,24 +217,24 @@ def test_a_rank_that_dies_ends_the_others_and_the_stage_says_so(cells):
 )
 def test_ranks_that_cannot_work_are_refused_before_any_starts(processes, device, bits, said):
     with pytest.raises(UserError, match=said):
-        ranks.launched("train", "c0", processes, device, bits)
+        launcher.launched("train", "c0", processes, device, bits)
 
 
 def test_one_process_launches_nothing_and_imports_nothing_for_it():
     code = (
-        "import sys; import pipeline.ranks as r; assert not r.launched('x', 'c0', 1, 'cpu', 8)\n"
+        "import sys; import pipeline.launcher as r; assert not r.launched('x', 'c0', 1, 'cpu', 8)\n"
         "assert not {'torch', 'pipeline.sharded'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_rank_whose_launcher_is_gone_ends_before_it_computes():
-    place = ranks.Place(0, 2, os.getppid(), "/nowhere")
-    code = "from pipeline import params, ranks\nwith ranks.group(params.Runtime()): 0"
+    place = process_group.Place(0, 2, os.getppid(), "/nowhere")
+    code = "from pipeline import launcher, params\nwith launcher.group(params.Runtime()): 0"
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, **ranks._environment(place)},
+        env={**os.environ, **launcher._environment(place)},
         capture_output=True,
         text=True,
     )
@@ -248,7 +248,7 @@ def test_the_number_of_processes_is_part_of_no_cell_and_of_no_arm():
     def plans(**processes):
         changed = json.loads(json.dumps(values))
         changed["train"] |= processes
-        return plan.expand(experiment.Experiment.model_validate_json(json.dumps(changed)))
+        return plan.expand(blocks.Experiment.model_validate_json(json.dumps(changed)))
 
     assert plans() == plans(processes=2)
     values["arms"]["omniopd"] = {"train": {"processes": 2}}

@@ -13,7 +13,7 @@ from pipeline.behaviour.reading.source import Tree
 from tests.conftest import ARMS
 from tests.project import MACHINERY, ROOT, Project
 
-OF_MACHINERY = {("pipeline/params.py", "file_of")}  # called by it, to tell a cell's variant
+OF_MACHINERY = {("pipeline/chosen.py", "file_of")}  # called by it, to tell a cell's variant
 
 
 @pytest.mark.slow

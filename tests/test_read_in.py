@@ -13,6 +13,7 @@ from pipeline.cut import Prefix, cut
 from pipeline.engines import hf, pretrained
 from pipeline.errors import UserError
 from pipeline.params import HubInit, OpenAICompatibleTeacher, Runtime
+from pipeline.teachers import protocol
 from pipeline.text import encode_after
 from tests import layouts
 from tests.test_cut import Said, judgment
@@ -111,7 +112,7 @@ def hosted(folder, mode="prefill", context=None):
         kind="openai_compatible", provider="vllm", model="m", base_url="http://127.0.0.1:1/v1",
         tokenizer=str(folder), context=context,
     )  # fmt: skip
-    return teachers.load(config, "it", teachers.Asked(mode, 1.0, "live", Runtime()), folder, None)
+    return teachers.load(config, "it", protocol.Asked(mode, 1.0, "live", Runtime()), folder, None)
 
 
 def test_a_hosted_teachers_tokenizer_need_not_name_an_end(tmp_path):

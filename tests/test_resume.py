@@ -207,7 +207,7 @@ def test_what_is_kept_of_other_inputs_or_damaged_is_named_removed_and_not_used(s
 
     again(whole[: len(whole) // 2], "damaged")
     again(whole[:-5] + b"01234", "its checksum is another")
-    code = found.project.folder / "pipeline" / "objectives" / "opd.py"
+    code = found.project.folder / "pipeline/objectives/opd.py"
     text = code.read_text()
     code.write_text(text.replace("1.0)", "1.0 + 0.0)"))
     assert "Run `omniopd plan`" in found.refused()

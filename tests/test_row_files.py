@@ -13,7 +13,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import json_rows, row_files, rows
+from pipeline import content_hash, json_rows, row_files, rows
 from pipeline.errors import UserError
 from pipeline.tasks import prompts
 
@@ -25,7 +25,7 @@ HALF = r'"a \ud83d b"'
 
 @pytest.fixture(autouse=True)
 def _read_anew():
-    rows.sha256.cache_clear()
+    content_hash.sha256.cache_clear()
 
 
 def read(path):
@@ -299,7 +299,7 @@ def test_one_row_is_a_file_of_rows_whatever_lists_it_holds(tmp_path):
         for indent in (None, 2):
             path = put(tmp_path / f"{indent}.json", json.dumps(found, indent=indent))
             assert read(path) == [found]
-            rows.sha256.cache_clear()
+            content_hash.sha256.cache_clear()
 
 
 def test_an_array_in_json_lines_is_refused_with_the_right_suffix(tmp_path):
@@ -368,10 +368,10 @@ def test_the_hash_of_a_folder_is_of_its_names_and_contents(tmp_path):
     put(tmp_path / "b/2.jsonl", LINES), put(tmp_path / "b/1.jsonl", LINES)
     put(tmp_path / "c/1.jsonl", LINES), put(tmp_path / "c/3.jsonl", LINES)
     put(tmp_path / "d/1.jsonl", LINES), put(tmp_path / "d/2.jsonl", LINES + "\n")
-    a, b, c, d = (rows.sha256(str(tmp_path / x)) for x in "abcd")
+    a, b, c, d = (content_hash.sha256(str(tmp_path / x)) for x in "abcd")
     assert a == b
     assert len({a, c, d}) == 3
-    assert rows.sha256(str(tmp_path / "a"), a) == a
+    assert content_hash.sha256(str(tmp_path / "a"), a) == a
     with pytest.raises(UserError, match="its content has the hash"):
         rows.file(tmp_path / "d", a)
 
@@ -380,7 +380,7 @@ def test_a_cell_of_a_folder_holds_its_hash_and_reads_it(tmp_path):
     put(tmp_path / "rows/1.jsonl", LINES)
     p = prompts.Prepare(task="prompts", file=str(tmp_path / "rows"), seed=0, train=5)
     p = prompts.Prepare.model_validate_json(json.dumps(p.resolved()))
-    assert p.sha256 == rows.sha256(str(tmp_path / "rows"))
+    assert p.sha256 == content_hash.sha256(str(tmp_path / "rows"))
     assert len(list(prompts.load(p).problems(0))) == 5
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import rows, tables
+from pipeline import content_hash, rows, tables
 from pipeline.errors import UserError
 from pipeline.params import ProblemSet
 from pipeline.tasks import load, math, prompts
@@ -227,7 +227,7 @@ def test_a_cell_holds_the_hash_of_the_file_and_prepare_refuses_another_content(t
     cell = p.resolved()
     assert len(cell["sets"]["own"]["sha256"]) == 64
     numbered(tmp_path, "own", 0, 11)
-    rows.sha256.cache_clear()
+    content_hash.sha256.cache_clear()
     assert p.resolved() != cell
     with pytest.raises(UserError, match=r"own\.jsonl: its content has the hash .* run `omniopd pl"):
         drawn(math.Prepare.model_validate_json(json.dumps(cell)))

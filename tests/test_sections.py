@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipeline import sentences
+from pipeline import intervals
 from pipeline.page import calibration, forks, how, outcome, sections
 from pipeline.page.pieces import _by_prefix, pieces
 from tests import handmade
@@ -299,4 +299,4 @@ def test_a_sample_does_not_depend_on_the_row_groups(made):
     ],
 )
 def test_no_limit_looks_like_0_or_1_that_is_not(low, high, sign, wanted):
-    assert sentences.interval(0.0, low, high, sign) == wanted
+    assert intervals.interval(0.0, low, high, sign) == wanted

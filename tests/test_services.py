@@ -9,6 +9,7 @@ from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.judgments.store import Store
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 from tests import engines
 from tests.project import ROOT, Project
 
@@ -172,7 +173,7 @@ def test_the_answers_of_llama_cpp(project, llama_cpp, tmp_path):
 def bought(server, student, store, samples, mode="completions", **more):
     """Judgments of prefixes that end soon, late and never, with `samples` a request."""
     found = teacher(server, "llama.cpp") | {"samples_per_request": samples, **more}
-    asked = teachers.Asked(mode, 1.0, "live", params.Runtime())
+    asked = protocol.Asked(mode, 1.0, "live", params.Runtime())
     one = teachers.load(params.OpenAICompatibleTeacher(**found), "it", asked, student, None)
     judging = Judging(one, Wanted(4, 48, 0, 1, 1.0, False), Budget(store))
     block = []
@@ -215,10 +216,10 @@ def test_n_choices_of_llama_cpp_are_counted_as_it_counts_one(
 def test_a_generation_config_with_top_k_1_leaks_into_no_path(greedy_model, vllm, tmp_path):
     runtime = params.Runtime()
     config = params.OpenAICompatibleTeacher(**teacher(vllm, "vllm"))
-    asked_in = {mode: teachers.Asked(mode, 1.0, "live", runtime) for mode in (*MODES, "instruct")}
+    asked_in = {mode: protocol.Asked(mode, 1.0, "live", runtime) for mode in (*MODES, "instruct")}
     ways = {mode: (config, asked) for mode, asked in asked_in.items()}
     local = params.LocalTeacher(kind="local", model="smollm2")
-    ways["local"] = (local, teachers.Asked("completions", 1.0, "live", runtime))
+    ways["local"] = (local, protocol.Asked("completions", 1.0, "live", runtime))
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "checkpoint").symlink_to(greedy_model)
     messages = [{"role": "user", "content": "Tell me a story."}]

@@ -18,6 +18,7 @@ from pipeline.budget import Budget
 from pipeline.judgments import database
 from pipeline.judgments.store import LEASE_SECONDS, Store
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 from tests.servers import Pure
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -67,7 +68,7 @@ def wanted(store_url, server_url, lease, count, first, barrier):
         concurrency=4,
         timeout_seconds=60.0,
     )
-    asked = teachers.Asked("prefill", 1.0, "live", params.Runtime())
+    asked = protocol.Asked("prefill", 1.0, "live", params.Runtime())
     database.IDLE_SECONDS = 2  # a holder that is stopped in a transaction
     with Store(store_url, str(first)) as store:
         store.holding = functools.partial(store.holding, lease=lease)

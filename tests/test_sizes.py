@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiment, params, plan, sizes
+from pipeline import blocks, experiment, params, plan, sizes
 from pipeline.errors import UserError
 from tests.project import MINIATURE
 
@@ -25,7 +25,7 @@ LARGE = {
 OWN = {"rank": 4, "alpha": 8.0, "targets": ["q_proj"]}
 
 
-def load(tmp_path: Path, student: dict[str, Any], **train: Any) -> experiment.Experiment:
+def load(tmp_path: Path, student: dict[str, Any], **train: Any) -> blocks.Experiment:
     """The miniature with other keys of its student and of block train; arm sft has its own."""
     values = YAML(typ="safe").load(MINIATURE.read_text())
     values["pretrain"]["models"]["sloppy"] |= student
@@ -37,7 +37,7 @@ def load(tmp_path: Path, student: dict[str, Any], **train: Any) -> experiment.Ex
     return experiment.load(tmp_path / "params.yaml")
 
 
-def trained(found: experiment.Experiment, arm: str = "omniopd") -> Any:
+def trained(found: blocks.Experiment, arm: str = "omniopd") -> Any:
     """What the arm's train cell says of an adapter; `absent` if nothing."""
     cells = plan.expand(found)["cells"]
     key = cells["arms"][arm]["seed-0"]["round-1"]["train"]

@@ -18,6 +18,7 @@ from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.store import Entry, Store
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 from pipeline.teachers.capabilities import OWN, TABLE, TERMS, capability
 from tests import providers
 from tests.project import Project
@@ -35,7 +36,7 @@ def loaded(url, mode="prefill", **more):
     """A teacher of Pure's API; `provider` other than OpenAI's needs no key."""
     found = {"kind": "openai_compatible", "model": "stub-1", "base_url": f"{url}/v1", **more}
     config = params.OpenAICompatibleTeacher(**{"concurrency": 8, "tries": 1, **found})
-    asked = teachers.Asked(mode, 1.0, "live", params.Runtime())
+    asked = protocol.Asked(mode, 1.0, "live", params.Runtime())
     return teachers.load(config, "it", asked, None, None)
 
 
@@ -285,7 +286,7 @@ def test_a_paid_provider_needs_its_terms_accepted_before_any_request(
     models["mistral"] = "mistral-small-2603"
     if provider in ("anthropic", "google"):
         config = providers.config(provider, server.url)
-        asked = teachers.Asked(providers.MODES[provider], 1.0, "live", params.Runtime())
+        asked = protocol.Asked(providers.MODES[provider], 1.0, "live", params.Runtime())
         run = Judging(
             teachers.load(config, "it", asked, None, None),
             Wanted(1, 12, 0, 3, 1.0, False),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import compute, estimate, experiment, flow, plan, steps, tables
+from pipeline import blocks, compute, estimate, experiment, flow, plan, steps, tables
 from pipeline.errors import UserError
 from pipeline.judgments.store import Store
 from tests.project import MACHINERY, MINIATURE, ROOT, Project
@@ -289,14 +289,14 @@ def test_what_was_kept_of_other_code_is_not_gone_on_from(four, tmp_path):
 
 
 def test_a_policy_that_nobody_trains_is_loaded_once_where_stages_share_a_process(monkeypatch):
-    from pipeline import cells
+    from pipeline import params_file
     from pipeline.engines import hf
 
     loaded = []
     monkeypatch.setattr(hf, "load", lambda folder, device: loaded.append(folder) or object())
     hf._kept.cache_clear()
     assert hf.frozen("teacher", "cpu") is not hf.frozen("teacher", "cpu")
-    monkeypatch.setattr(cells, "keep_frozen", True)
+    monkeypatch.setattr(params_file, "keep_frozen", True)
     assert hf.frozen("teacher", "cpu") is hf.frozen("teacher", "cpu")
     assert hf.frozen("reference", "cpu") is not hf.frozen("teacher", "cpu")
     hf._kept.cache_clear()
@@ -320,7 +320,7 @@ def loaded(**changes):
     for name, value in changes.items():
         block, _, key = name.partition("__")
         values[block][key] = value
-    return experiment.Experiment.model_validate_json(json.dumps(values))
+    return blocks.Experiment.model_validate_json(json.dumps(values))
 
 
 def expand(**changes):

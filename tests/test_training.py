@@ -9,6 +9,7 @@ import torch
 
 from pipeline import students
 from pipeline.engines import hf
+from pipeline.engines.hf import Frozen
 from pipeline.errors import UserError
 from pipeline.objectives import (
     Example,
@@ -25,7 +26,7 @@ from pipeline.objectives import (
 )
 from pipeline.objectives.weighted import everywhere
 from pipeline.optimizer import Optimizer
-from pipeline.training import Frozen, Step, gradients, order
+from pipeline.training import Step, gradients, order
 from tests import naive
 
 TERMS = {

@@ -7,7 +7,6 @@ params.yaml, plan.yaml, dvc.lock, the judgment store and the objects of the cach
 
 import json
 import tarfile
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +15,10 @@ from pipeline import tables
 from pipeline.judgments.archive import fault
 from pipeline.judgments.store import Store
 from pipeline.plan import upstream
-from tests.project import Project
+from tests.project import ROOT, Project
 from tests.servers import Pure
 
-MADE = sorted((Path(__file__).parent / "upgraded").glob("*.tar.xz"))
+MADE = sorted((ROOT / "tests" / "upgraded").glob("*.tar.xz"))
 
 
 @pytest.fixture(scope="module", params=MADE, ids=lambda path: path.name.partition(".")[0])

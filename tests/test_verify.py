@@ -17,7 +17,6 @@ from pipeline.resume import _checksum
 from tests.answers import sound
 from tests.test_damaged_store import KEY, edit
 
-ROOT = Path(__file__).parent.parent
 TABLE, WEIGHTS = Path("data/table.bin"), Path("data/model/checkpoint/weights.bin")
 DAG = """
 stages:

@@ -18,14 +18,15 @@ from pipeline import checkpoints, params, tables
 from pipeline.asking import Judging, Wanted
 from pipeline.budget import Budget
 from pipeline.engines import characters, vllm
+from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.exact import exact
 from pipeline.engines.hf import generate, load, policy_of, save
 from pipeline.engines.sampling import GREEDY
 from pipeline.errors import UserError
 from pipeline.judgments.store import Store
 from pipeline.responses import Response
-from pipeline.teachers import Ask, Asked, Draw
 from pipeline.teachers.local import LocalTeacher, runs
+from pipeline.teachers.protocol import Asked
 from stages.rollout import gaps
 from tests import engines
 from tests.naive import ALPHABET, for_vllm
@@ -329,8 +330,11 @@ def check_code(project):
 
     But for the diagnostic of a rollout, which is no part of a cell.
     """
-    diagnostic = {f"pipeline/{x}.py" for x in ("elsewhere", "schedulers/__init__")}
-    diagnostic.add("pipeline/schedulers/peak_entropy.py")
+    diagnostic = {
+        "pipeline/elsewhere.py",
+        "pipeline/schedulers/__init__.py",
+        "pipeline/schedulers/peak_entropy.py",
+    }
     seen = set()
     for name in project.locked():
         if "-vllm" in (group := name.partition("@")[0]):

@@ -10,11 +10,12 @@ import torch
 
 from pipeline import checkpoints, params
 from pipeline.engines import resident, vllm, vllm_process
+from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.hf import load
 from pipeline.engines.resident import lending
 from pipeline.errors import UserError
-from pipeline.teachers import Ask, Asked, Draw
 from pipeline.teachers.local import LocalTeacher
+from pipeline.teachers.protocol import Asked
 from tests.test_vllm import (  # noqa: F401
     CPU,
     children,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from pipeline import ranks, reaper
+from pipeline import process_group, reaper
 from pipeline.errors import STATUS
 from tests.project import ROOT
 from tests.telling import Stages, gone, wait_for
@@ -96,7 +96,7 @@ def test_a_lock_that_was_removed_while_it_was_awaited_is_not_held(
 
 
 def test_stages_know_the_marks_of_commands_and_ranks() -> None:
-    assert (stages.COMMAND, stages.RANK) == (reaper.ENV, ranks.ENV)
+    assert (stages.COMMAND, stages.RANK) == (reaper.ENV, process_group.ENV)
 
 
 def test_a_stage_holds_its_cell_from_its_first_import_to_its_end(tmp_path: Path) -> None:

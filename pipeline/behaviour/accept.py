@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from ruamel.yaml import YAML
 
-from pipeline import cells, dag, dataflow, objects, processes, resume, yaml_files
+from pipeline import dag, dataflow, objects, params_file, processes, resume, yaml_files
 from pipeline.behaviour import files, locks, why
 from pipeline.dag_names import cell_of
 from pipeline.errors import UserError
@@ -172,10 +172,10 @@ def _show(name: str) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
             place.symlink_to(path.resolve())
-    values = yaml_files.parsed(yaml_files.text(cells.PARAMS), str(cells.PARAMS))
+    values = yaml_files.parsed(yaml_files.text(params_file.PARAMS), str(params_file.PARAMS))
     values.setdefault("teach", {})["replay"] = True
     yaml = YAML(typ="safe", pure=True)
-    with (FOLDER / cells.PARAMS).open("w", encoding="utf-8") as file:
+    with (FOLDER / params_file.PARAMS).open("w", encoding="utf-8") as file:
         yaml.dump(values, file)
 
 

@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, frozenset[str]]] = {
     "pipeline.engines.start": {"model": frozenset({"model"})},
     "pipeline.engines.hf": {"model": frozenset({"model"})},
     "pipeline.engines.exact": {"model": frozenset({"model"})},
-    "pipeline.teachers": {"model": frozenset({"model"})},
+    "pipeline.engines.asks": {"model": frozenset({"model"})},
     "pipeline.engines.branches": {"model": frozenset({"model"})},
 }
 
@@ -46,7 +46,7 @@ def options(module: str) -> dict[str, frozenset[str]]:
 # MODULE:SYMBOL, and the modules that it runs as programs or by a path that is put together
 REACHES: dict[str, tuple[str, ...]] = {
     "pipeline.chosen:chosen": (),  # what its calls say
-    "pipeline.ranks:launched": (),  # the stage itself once more, in each of its processes
+    "pipeline.launcher:launched": (),  # the stage itself once more, in each of its processes
     "pipeline.tasks.reasoning_gym.client:Worker": (),  # the folder that its server imports from
     "stages.steps:run": (),  # the stages of its steps, which are parts of its variant
     # names of settings in the message of an error

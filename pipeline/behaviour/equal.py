@@ -13,16 +13,21 @@ from pipeline.behaviour import history, locks
 from pipeline.behaviour.code import CALLS
 
 # how a stage finds its params and paths: in plan.yaml and its command line before, in the cell's
-# own file now
+# own file now; how vLLM's worker is named: as a text before, by
+# a constant now; and the annotation of what asks a teacher behind HTTP
 BEFORE = {
+    "Child 12887f64df3ffb92",
     "DAG 15fd0a6e6e5aef0f",
     "GROUP ea13fd8077a3144b",
     "LOCK c124cf0ab15e38d4",
     "PLAN 246259566fb2bee8",
+    "_Line c78a47f81b01c2c4",
+    "_Order f9464f1f6fa4f7b7",
     "_cell 29d8b66d0e95adb1",
     "_lines 1e550b71cbd35fd6",
     "_values 75a8fd3bd20fd4cf",
     "arguments 365b1537dc055df4",
+    "arguments a93e43b3a95cc3a6",
     "cell 0592acfad8923841",
     "check_code 4fb6d4c4971f6f1e",
     "command bd7fb681a2e2864e",
@@ -34,8 +39,10 @@ BEFORE = {
     "run a2cadb05e4b51cb3",
 }
 NOW = {
+    "Adapter 1911f92a216f6c20",
     "CELLS 5a0e7f35a9f4cb84",
     "CHECKPOINT 5b7e520f1e083ccb",
+    "Child a92901b5cece7cf9",
     "DAG aeb7ac31929d0cd3",
     "DERIVED c1d3dbcf01c7343e",
     "DVC 123e9db9da2f74c7",
@@ -49,13 +56,18 @@ NOW = {
     "NAMED fee9368df00d548b",
     "REPORT b5a78248b68c2d8e",
     "REPORT c735e2646a2596c3",
+    "Service f7d322963925ce1c",
     "TRAINED dfe1db6d1e6c8b5a",
+    "WORKER 8c5ec6c5c162267c",
+    "_Line 1536f926b5606b4c",
+    "_Order b9fa7e73e40d5648",
     "_file d582f8dcc0abf976",
     "_fill 1d1b8aa826459160",
     "_inputs 232c796dbd7bfc67",
     "_model 85a21ebe1350aa46",
     "_values 2ad15c8c354b1474",
     "arguments cd29dd4008552635",
+    "arguments e0233e45e900890e",
     "cell 5f19b11c94e3dd45",
     "cell_file a4faada6c7c6e573",
     "cell_name 67986f3e9ecba80e",

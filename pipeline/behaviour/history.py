@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.behaviour import locks
 from pipeline.dag_names import CELLS, DAG
-from pipeline.tables import replacing
+from pipeline.digests import replacing
 
 KEPT = Path(".code")
 MOST = 500  # versions of one lock that are looked at in git

@@ -15,8 +15,8 @@ import platformdirs
 from pipeline.behaviour import files
 from pipeline.behaviour.code import CALLS, Code
 from pipeline.behaviour.variants import Variant
+from pipeline.digests import replacing
 from pipeline.errors import UserError
-from pipeline.tables import replacing
 
 FOLDER = Path("code")
 HEADER = "# What cells of this variant run. Made by `omniopd plan`; commit it, do not edit it.\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.behaviour.declared import HOSTED
-from pipeline.params import file_of
+from pipeline.chosen import file_of
 
 Choice = dict[str, frozenset[str]]  # axis of pipeline/behaviour/declared.py: chosen values
 NAMED = (  # axes, as a name says them

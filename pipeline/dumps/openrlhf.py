@@ -7,7 +7,7 @@ keeps its special tokens, so that it says whether it ended; with `generate` it h
 
 from typing import TYPE_CHECKING
 
-from pipeline.dumps import Found, Told, Values, ending, reward, texts
+from pipeline.dumps.told import Found, Told, Values, ending, reward, texts
 from pipeline.rows import Row
 
 if TYPE_CHECKING:

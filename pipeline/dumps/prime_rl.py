@@ -8,7 +8,7 @@ every node that the student sampled is a response, and what leads to it its prom
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dumps import Found, Told, Values, ending
+from pipeline.dumps.told import Found, Told, Values, ending
 from pipeline.rows import Row
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ completions are decoded without special tokens.
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dumps import ENCODED, Found, Told, Values, ending, reward
+from pipeline.dumps.told import ENCODED, Found, Told, Values, ending, reward
 from pipeline.rows import Row
 
 if TYPE_CHECKING:

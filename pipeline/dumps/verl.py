@@ -6,7 +6,7 @@ are decoded without special tokens; the prompt was rendered by the chat template
 
 from typing import TYPE_CHECKING
 
-from pipeline.dumps import Found, Told, Values, ending, reward, texts
+from pipeline.dumps.told import Found, Told, Values, ending, reward, texts
 from pipeline.rows import Row
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from pipeline.engines.asks import Ask
 from pipeline.engines.hf import Generated, Policy, decode, padded
 from pipeline.engines.sampling import Sampler
-from pipeline.teachers import Ask
 
 
 def branches(

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline import cells, chat, checkpoints
+from pipeline import chat, checkpoints, params_file
 from pipeline.engines import lora
 from pipeline.engines.sampling import Sampler, sample
 from pipeline.errors import UserError
@@ -72,6 +72,13 @@ class Policy:
             weight = self._float_head
         logits: torch.Tensor = hidden.float() @ weight.T
         return logits.masked_fill(self.silent_V, torch.finfo(torch.float32).min)
+
+
+class Frozen(NamedTuple):
+    """Policies that are read without gradient, where the objective needs them."""
+
+    reference: Policy | None = None  # the round-0 checkpoint; the student: that without adapter
+    teacher: Policy | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def frozen(folder: Path, device: str) -> Policy:
 
     Nothing of it may be changed.
     """
-    return _kept(folder, device) if cells.keep_frozen else load(folder, device)
+    return _kept(folder, device) if params_file.keep_frozen else load(folder, device)
 
 
 @functools.cache

@@ -1,13 +1,13 @@
-"""Start torch the same way in every process: threads, allocator, and a lean import."""
+"""Start torch the same way in every process: threads and allocator."""
 
 import ctypes
 import sys
 
+from pipeline.lean_import import import_transformers
 from pipeline.params import Runtime
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEEP = 1 << 30  # bytes
-OPTIONAL = ("sklearn", "scipy", "pandas", "torchvision")
 
 
 def start(runtime: Runtime) -> None:
@@ -26,15 +26,3 @@ def start(runtime: Runtime) -> None:
 
     torch.set_num_threads(runtime.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def import_transformers() -> None:
-    """Import it as if the packages were absent that it imports where it finds them, for features
-    that no stage uses: a fourth of its start-up time."""
-    hidden = [name for name in OPTIONAL if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        import transformers.generation.utils  # noqa: F401
-    finally:
-        for name in hidden:
-            del sys.modules[name]

@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 from pipeline import processes
 from pipeline.forkserver import WORD, exactly, word
 
+WORKER = "pipeline.engines.vllm_worker"  # the module that such a process runs
 ENV = "OMNIOPD_ENGINES"  # path of the socket where pipeline/engines/resident.py lends engines
 CLOSING_SECONDS = 30.0  # for an idle engine to end by itself
 TAIL = 60  # lines of the engine's own log that an error shows
@@ -45,7 +46,7 @@ class Child:
         answers, out = os.pipe()
         self.log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.engines.vllm_worker", str(out)],
+            [sys.executable, "-m", WORKER, str(out)],
             env=dict(env),
             stdin=subprocess.PIPE,
             stdout=self.log,

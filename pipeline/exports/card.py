@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline import params, runs, verified
 from pipeline.exports.source import Source
-from pipeline.sentences import interval
+from pipeline.intervals import interval
 
 LICENSE = """\
 The licence of these weights is not known to the pipeline, so none is given. What holds for the base

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import cells, experiment, runs, yaml_files
+from pipeline import blocks, experiment, params_file, runs, yaml_files
 from pipeline.errors import UserError
 from pipeline.params import METHOD
 from pipeline.plan import GROUPS
@@ -20,8 +20,8 @@ class Source:
 
     root: Path  # the project, or the audit's folder
     plan: dict[str, Any]
-    settings: experiment.Settings
-    experiment: experiment.Experiment
+    settings: blocks.Settings
+    experiment: blocks.Experiment
     arm: str
     seed: int
     round: int
@@ -98,7 +98,7 @@ def find(name: str, seed: int | None, round_: int | None) -> Source:
     last = max(numbered)
     wanted = last if round_ is None else round_
     own = _one("--round", numbered, wanted, arm)
-    file = experiment.load(root / cells.PARAMS)
+    file = experiment.load(root / params_file.PARAMS)
     settings = file.arm(METHOD if arm == "base" else arm)
     chosen = min(seeds) if seed is None else seed
     return Source(root, found, settings, file, arm, chosen, wanted, last, own)

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from pipeline import prompt_view, sentences
+from pipeline import intervals, prompt_view
 from pipeline.calibration import FLAT
 from pipeline.page import calibration, forks, how
 from pipeline.page.blocks import Browser, Cell, Quotes, Row, Section, Table, Text
@@ -80,7 +80,7 @@ def _verdict(found: Audited) -> Section:
             "--count, --max-new-tokens or --forks, or lower --chunk-tokens."
         )
         return Section("verdict", title, [Text(text, "flat")])
-    shown = sentences.interval(contrast["value"], contrast["low"], contrast["high"], "+")
+    shown = intervals.interval(contrast["value"], contrast["low"], contrast["high"], "+")
     what = (
         f"Metric {found.metric}, {found.chunk_tokens} tokens: the student's chunk is "
         f"{shown} more similar "

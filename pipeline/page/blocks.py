@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import sentences
+from pipeline import intervals
 
 Row = dict[str, Any]
 
@@ -140,7 +140,7 @@ class Scale:
             self.place(high),
             self.place(0.0),
             tuple(self.place(dot) for dot in dots),
-            sentences.interval(value, low, high, "+"),
+            intervals.interval(value, low, high, "+"),
         )
 
     def ends(self) -> tuple[str, str]:

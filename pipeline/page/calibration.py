@@ -7,7 +7,7 @@ rows  arm, seed, round, teacher, metric, chunk_tokens, quantity, bin, value, low
 
 from collections.abc import Sequence
 
-from pipeline import sentences
+from pipeline import intervals
 from pipeline.calibration import warns
 from pipeline.page import charts
 from pipeline.page.blocks import (
@@ -153,7 +153,7 @@ def _line(row: Row) -> list[Cell | Forest]:
         Cell(label(row["quantity"]), "text"),
         Cell(
             "cannot be told" if untold else f"{row['value']:.3f}",
-            small="" if row["low"] is None else sentences.bracket(row["low"], row["high"]),
+            small="" if row["low"] is None else intervals.bracket(row["low"], row["high"]),
         ),
         Cell(f"{row['n']:,}"),
         Cell(row.get("note") or "", "text"),

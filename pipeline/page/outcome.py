@@ -6,7 +6,7 @@ Each function takes plain rows, as they stand in the report's JSON files.
 from collections.abc import Sequence
 from statistics import fmean
 
-from pipeline import sentences
+from pipeline import intervals, sentences
 from pipeline.markdown import QUESTIONS
 from pipeline.page.blocks import (
     Block,
@@ -94,8 +94,8 @@ def _result(row: Row, greedy: Row | None, scale: Scale) -> list[Cell | Forest]:
 
 
 def _value(value: float, low: float, high: float, sign: str = "", field: str = "") -> Cell:
-    shown = sentences.number(value, low, high, sign)
-    return Cell(shown, small=sentences.bracket(low, high, sign), field=field)
+    shown = intervals.number(value, low, high, sign)
+    return Cell(shown, small=intervals.bracket(low, high, sign), field=field)
 
 
 def _log_odds(row: Row) -> Cell:
@@ -192,7 +192,7 @@ def _verdict(row: Row, scale: Scale) -> Card:
         row["verdict"],
         TONES.get(row["verdict"].partition(":")[0], "flat"),
         f"{row['arm']} minus {row['versus']}",
-        sentences.interval(row["diff"], row["low"], row["high"], "+"),
+        intervals.interval(row["diff"], row["low"], row["high"], "+"),
         f"{said[0].upper()}{said[1:]} {counts}{p}",
         scale.forest(row["diff"], row["low"], row["high"]),
     )
@@ -250,7 +250,7 @@ def _seen(row: Row, above: bool, scale: Scale, several: bool) -> Card:
         badge,
         tone,
         f"{row['arm']} minus {row['versus']}{seed}",
-        sentences.interval(row["diff"], row["low"], row["high"], "+"),
+        intervals.interval(row["diff"], row["low"], row["high"], "+"),
         text,
         scale.forest(row["diff"], row["low"], row["high"]),
     )

@@ -7,6 +7,7 @@ none.
 from collections.abc import Sequence
 from statistics import fmean
 
+from pipeline.intervals import bracket, number
 from pipeline.page import charts
 from pipeline.page.blocks import (
     Block,
@@ -19,7 +20,6 @@ from pipeline.page.blocks import (
     Section,
     Table,
 )
-from pipeline.sentences import bracket, number
 
 MEASURES = {  # of cost; those that the rows have and that are not all zero can be picked
     "teacher_tokens_out_used": "teacher tokens out, used",

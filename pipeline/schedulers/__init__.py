@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.chosen import chosen
-from pipeline.params import file_of
+from pipeline.chosen import chosen, file_of
 
 SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance")
 

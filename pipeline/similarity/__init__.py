@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from pipeline.chosen import chosen
-from pipeline.params import file_of
+from pipeline.chosen import chosen, file_of
 from pipeline.text import left_stripped, whole
 
 METRICS = ("exact", "edit", "prefix", "rouge1", "embedding", "token-edit")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline import cells
+from pipeline import params_file
 from pipeline.similarity import Pair
 
 if TYPE_CHECKING:
@@ -86,5 +86,5 @@ def _model() -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     huggingface_hub.constants.HF_HUB_OFFLINE = True  # for what has been imported
-    torch.set_num_threads(cells.runtime().threads)
+    torch.set_num_threads(params_file.runtime().threads)
     return SentenceTransformer(str(get_model_path()), device="cpu")

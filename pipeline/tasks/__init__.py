@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pipeline import params
-from pipeline.chosen import chosen
+from pipeline.chosen import chosen, file_of
 from pipeline.errors import UserError
 
 Messages = list[dict[str, str]]
@@ -49,7 +49,7 @@ class Task(Protocol):
 
 def load(prepare: params.TaskPrepare) -> Task:
     """The task, from pipeline/tasks/NAME, a file or folder."""
-    task: Task = chosen("pipeline.tasks", params.file_of(prepare.task), "load")(prepare)
+    task: Task = chosen("pipeline.tasks", file_of(prepare.task), "load")(prepare)
     return task
 
 

@@ -40,7 +40,7 @@ class Prepare(params.TaskPrepare):
         return self.responses
 
     def resolved(self) -> dict[str, Any]:
-        from pipeline.rows import sha256
+        from pipeline.content_hash import sha256
 
         found = super().resolved() | {"sha256": sha256(self.file, self.sha256)}
         if not self.responses:  # a cell of before there were responses keeps its name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import AnthropicTeacher
-from pipeline.teachers import Asked, api_keys, hosted, replies
+from pipeline.teachers import api_keys, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -22,6 +22,7 @@ from pipeline.teachers.calls import (
     status_error,
 )
 from pipeline.teachers.capabilities import check
+from pipeline.teachers.protocol import Asked
 
 BUSY_TYPES = {"rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
 

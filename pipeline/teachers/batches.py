@@ -12,26 +12,24 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.budget import Budget
 from pipeline.errors import UserError
 from pipeline.judgments.store import Batch
-from pipeline.teachers import Answered
 from pipeline.teachers.calls import (
     FIRST_WAIT,
     MISSING,
     Call,
     Refused,
     Result,
+    Service,
     Transient,
     room,
     runs,
     tries,
 )
-
-if TYPE_CHECKING:
-    from pipeline.teachers.hosted import Hosted
+from pipeline.teachers.protocol import Answered
 
 MOST = 10_000  # requests in one batch; providers take 50,000 to 100,000
 OVERHEAD = 600  # bytes of a request around its prompt
@@ -41,7 +39,7 @@ log = logging.getLogger("omniopd")
 T = TypeVar("T")
 
 
-async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncGenerator[Answered]:
+async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGenerator[Answered]:
     """Replies to all calls; what failed or expired in one batch goes into the next."""
     if not calls:
         return
@@ -71,7 +69,7 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
 class _Order:
     """What one process wants from a batch service, by the key of each call's first draw."""
 
-    teacher: "Hosted"
+    teacher: Service
     client: Any
     budget: Budget
     waiting: dict[str, Call]

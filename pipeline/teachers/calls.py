@@ -15,10 +15,12 @@ from typing import Any, Literal, Protocol
 
 import tenacity
 
+from pipeline.engines.asks import Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
-from pipeline.params import Mode
-from pipeline.teachers import Draw, Reason
+from pipeline.params import Hosted, Mode
+from pipeline.teachers.capabilities import Capability
+from pipeline.teachers.protocol import Answered, Reason
 
 Messages = list[dict[str, str]]
 
@@ -165,6 +167,36 @@ class Adapter(Protocol):
         Under MISSING, why those that are not named have none. Raises Refused, with what becomes of
         the batch.
         """
+        ...
+
+
+class Service(Protocol):
+    """What asking live or in batches needs to know of a teacher behind HTTP."""
+
+    config: Hosted
+    name: str
+    provider: str
+    can: Capability
+    adapter: Adapter
+
+    def batches(self, limit: int) -> str:
+        """Whose batches may serve."""
+        ...
+
+    def worst(self, call: Call) -> tuple[float, float]:
+        """Dollars and tokens, prompt and completion, that a request takes at most."""
+        ...
+
+    def answered(self, call: Call, reply: Reply, sent: int, reserved: float) -> Answered:
+        """The reply as answers to the call's draws."""
+        ...
+
+    def error(self, call: Call, error: Transient | Refused, sent: int) -> UserError:
+        """What to tell the user, without any key."""
+        ...
+
+    def redact(self, text: str) -> str:
+        """The beginning of `text` without the API key."""
         ...
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import GoogleTeacher
-from pipeline.teachers import Asked, api_keys, hosted, replies
+from pipeline.teachers import api_keys, hosted, replies
 from pipeline.teachers.calls import (
     Asking,
     Call,
@@ -23,6 +23,7 @@ from pipeline.teachers.calls import (
     status_error,
 )
 from pipeline.teachers.capabilities import check
+from pipeline.teachers.protocol import Asked
 
 BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"}
 

@@ -17,23 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline import continuations, params
 from pipeline import text as texts
 from pipeline.budget import Budget
+from pipeline.engines.asks import Ask, Draw
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import (
-    NEIGHBOURS,
-    Answered,
-    Ask,
-    Asked,
-    Continuation,
-    Draw,
-    Said,
-    api_keys,
-    batches,
-    live,
-    network,
-    until_end,
-)
+from pipeline.teachers import api_keys, batches, live, network
 from pipeline.teachers.calls import (
     Adapter,
     Asking,
@@ -45,6 +33,7 @@ from pipeline.teachers.calls import (
 )
 from pipeline.teachers.capabilities import Capability
 from pipeline.teachers.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
+from pipeline.teachers.protocol import NEIGHBOURS, Answered, Asked, Continuation, Said, until_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

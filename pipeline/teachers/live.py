@@ -7,23 +7,20 @@ waited for: it is paid for. Only a killed process loses it.
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiolimiter import AsyncLimiter
 
 from pipeline import params
 from pipeline.budget import Budget
 from pipeline.errors import UserError
-from pipeline.teachers import Answered
-from pipeline.teachers.calls import Call, Refused, Reply, Transient, roomy, runs, tries
-
-if TYPE_CHECKING:
-    from pipeline.teachers.hosted import Hosted
+from pipeline.teachers.calls import Call, Refused, Reply, Service, Transient, roomy, runs, tries
+from pipeline.teachers.protocol import Answered
 
 BURST_SECONDS = 10.0  # of a minute's tokens, what may be sent at once
 
 
-async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncGenerator[Answered]:
+async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGenerator[Answered]:
     """Replies to all calls, in the order in which they arrive.
 
     Raises UserError after everything in flight has arrived.
@@ -48,7 +45,7 @@ async def answer(teacher: "Hosted", calls: list[Call], budget: Budget) -> AsyncG
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-def _not_in_a_batch(teacher: "Hosted", calls: list[Call], budget: Budget) -> None:
+def _not_in_a_batch(teacher: Service, calls: list[Call], budget: Budget) -> None:
     """Raise UserError if a run that was ended has paid for some of these in a batch."""
     if not teacher.can.batch or not calls:
         return
@@ -82,7 +79,7 @@ class Pace:
 
 @dataclass
 class _Line:
-    teacher: "Hosted"
+    teacher: Service
     client: Any
     budget: Budget
     waiting: Iterator[Call]  # shared by the workers

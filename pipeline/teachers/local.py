@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import chat, checkpoints, params
 from pipeline import text as texts
+from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import NEIGHBOURS, Answered, Ask, Asked, Continuation, Draw, Said, until_end
+from pipeline.teachers.protocol import NEIGHBOURS, Answered, Asked, Continuation, Said, until_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.params import OpenAICompatibleTeacher
-from pipeline.teachers import Asked, Reason, api_keys, hosted, replies
+from pipeline.teachers import api_keys, hosted, replies
 from pipeline.teachers.calls import (
     MISSING,
     Asking,
@@ -27,6 +27,7 @@ from pipeline.teachers.calls import (
     status_error,
 )
 from pipeline.teachers.capabilities import Capability, check
+from pipeline.teachers.protocol import Asked, Reason
 
 ENDPOINT = re.compile(r"/((chat/)?completions|responses)/?$")
 REASONING = ("reasoning_content", "reasoning")  # where servers put what a model thought

@@ -25,6 +25,7 @@ from pipeline.judgments import database, retries, spool
 from pipeline.judgments.held import Held
 from pipeline.judgments.store import Store
 from pipeline.responses import Response
+from pipeline.teachers import protocol
 from tests.chaos.counted import HANG_SECONDS, MARK, Outcome, Place, kind, wait_until
 from tests.servers import BadLine, Pure
 
@@ -64,7 +65,7 @@ def buy(store_url, server_url, folder, mark, results, offset, unguarded=()):
         concurrency=CONCURRENCY,
         timeout_seconds=600.0 if "timeouts" in unguarded else 5.0,
     )
-    asked = teachers.Asked("prefill", 1.0, "live", params.Runtime())
+    asked = protocol.Asked("prefill", 1.0, "live", params.Runtime())
     try:
         with Store(store_url, "chaos", None if "spool" in unguarded else Path(folder)) as store:
             store.holding = functools.partial(store.holding, lease=LEASE)

@@ -146,7 +146,7 @@ class _Walk:
         """What is called `name` in the modules of a package that the variant may choose."""
         found = list[Symbol]()
         for module in self.tree.below(package):
-            if self.left_out(module):
+            if module in declared.SHARED or self.left_out(module):
                 continue
             self.load(module)
             if name:

@@ -3,12 +3,17 @@
 import ast
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pipeline.behaviour.reading.symbols import Module, Unclear
 
-if TYPE_CHECKING:
-    from pipeline.behaviour.reading.source import Tree
+
+class Names(Protocol):
+    """Which modules there are."""
+
+    def has(self, name: str) -> bool: ...
+
+    def own(self, name: str) -> bool: ...
 
 
 def callee(module: Module, function: ast.expr) -> str:
@@ -37,7 +42,7 @@ def parts(expression: ast.expr) -> tuple[str, ...] | None:
     return (expression.id, *names) if isinstance(expression, ast.Name) else None
 
 
-def imported(tree: "Tree", module: Module, node: ast.Import | ast.ImportFrom) -> None:
+def imported(tree: Names, module: Module, node: ast.Import | ast.ImportFrom) -> None:
     """Note what an import at the top level binds and loads."""
     for bound, target, name in bindings(tree, module, node):
         module.imports.setdefault(bound, []).append((target, name))
@@ -49,7 +54,7 @@ def imported(tree: "Tree", module: Module, node: ast.Import | ast.ImportFrom) ->
 
 
 def bindings(
-    tree: "Tree", module: Module, node: ast.Import | ast.ImportFrom
+    tree: Names, module: Module, node: ast.Import | ast.ImportFrom
 ) -> Iterator[tuple[str, str, str | None]]:
     """(name, module, name in it or None for itself) of an import statement."""
     if isinstance(node, ast.Import):
@@ -67,7 +72,7 @@ def bindings(
             yield (alias.asname or alias.name, *target)
 
 
-def loaded(tree: "Tree", module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+def loaded(tree: Names, module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
     """Modules that an import statement loads, without the packages that they lie in."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
