@@ -51,14 +51,14 @@ def plan(
     check: Annotated[bool, typer.Option(help="only compare dag/ with params.yaml")] = False,
 ) -> None:
     """Expand params.yaml into dag/, prune what it no longer has, link the arms."""
-    from pipeline import dag, experiment, keeping, plan
+    from pipeline import dag, experiment, keeping, plan, reruns
 
     if check:
         dag.mark(dag.check(buying=True))
     else:
         wanted = dag.write()
         typer.echo(f"dag: {len(plan.upstream(wanted))} cells")
-        _rerun(wanted)
+        reruns.tell(wanted)
         typer.echo(_detectable())
         typer.echo(experiment.load().adapters())
         if kept := keeping.line(keeping.of(wanted, keeping.wanted())):
@@ -68,9 +68,9 @@ def plan(
 @app.command()
 def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
-    from pipeline import dag, repro
+    from pipeline import dag, repro, reruns
 
-    _rerun(dag.write(buying=True))
+    reruns.tell(dag.write(buying=True))
     typer.echo(_detectable())
     seconds = repro.repro()
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
@@ -81,9 +81,9 @@ def run(
     parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
 ) -> None:
     """The same cells as a Prefect flow, independent ones side by side."""
-    from pipeline import dag, flow
+    from pipeline import dag, flow, reruns
 
-    _rerun(dag.write(buying=True))
+    reruns.tell(dag.write(buying=True))
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
@@ -97,19 +97,6 @@ def drop() -> None:
     found = dag.current()
     keep = keeping.of(found, keeping.wanted())
     typer.echo(repro.drop(found, keep, params_file.runtime().drop_shared))
-
-
-def _rerun(wanted: dict[str, Any]) -> None:
-    """Say which cells run again for code; before anything runs."""
-    from pipeline import dag
-
-    def bill(names: set[str]) -> str:
-        from pipeline import spending
-
-        return spending.again(wanted, names)
-
-    for line in dag.rerun(wanted, bill):
-        typer.echo(line)
 
 
 def _took() -> str:

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import typer
-
-from pipeline import dag, experiment, git, repro, yaml_edit, yaml_files
+from pipeline import dag, experiment, git, repro, reruns, yaml_edit, yaml_files
+from pipeline.blocks import PARAMS
 from pipeline.cells import write_text
 from pipeline.errors import UserError
 
-PARAMS = experiment.PARAMS
 ELSEWHERE = ("--queue", "--run-all", "--temp", "--set-param", "-S")
 BACK = "git restore params.yaml && omniopd repro"  # from the cache: nothing runs
 
@@ -119,8 +117,7 @@ def _planned(text: str) -> Iterator[None]:
     before = PARAMS.read_bytes()
     write_text(PARAMS, text)
     try:
-        for line in dag.rerun(dag.write(buying=True)):
-            typer.echo(line)
+        reruns.tell(dag.write(buying=True))
         yield
     except BaseException:
         PARAMS.write_bytes(before)

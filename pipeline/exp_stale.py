@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import experiment, git, yaml_files
+from pipeline.blocks import PARAMS
 from pipeline.errors import UserError
 from pipeline.yaml_edit import flat
 
-PARAMS = experiment.PARAMS
 INSIDE = "DVC_EXP_NAME"  # what DVC sets for the stages of an experiment
 FOLDER = "DVC_ROOT"  # likewise: of the project, also where it runs in a copy
 SHOWN = 5  # changed keys that a message names
