@@ -105,7 +105,7 @@ def test_dvc_runs_when_the_plan_of_the_new_values_is_known_to_git(project, asked
     said = exp_run.run(["train.beta=0.2"], "mine", ["-m", "why"])
     ((words, staged),) = asked
     assert words == ("exp", "run", "--name", "mine", "-m", "why")
-    new = [x for x in staged.split() if re.fullmatch(r"dag/omniopd/seed-0/c\w+\.yaml", x)]
+    new = [x for x in staged.split() if re.fullmatch(r"dag/cells/train/c\w+\.yaml", x)]
     assert new
     assert "params.yaml" in staged.split()
     dag.check()  # raises where dag/ is not what params.yaml means
