@@ -87,6 +87,18 @@ def run(
     typer.echo(_took())
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def stage(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="the line that DVC prints")]
+) -> None:
+    """Run one stage for one cell, as DVC does: `omniopd stage score --cell c1af11447`."""
+    from pipeline import program
+
+    if name not in (known := program.stages()):
+        raise UserError(f"no stage {name!r}; wanted one of {sorted(known)}. Correct the name.")
+    program.run(name, context.args)  # by a command of the time before pipeline/program.py
+
+
 @app.command()
 def drop() -> None:
     """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""

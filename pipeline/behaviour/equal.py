@@ -32,6 +32,9 @@ BEFORE = {
     "outs bf050a608d635af3",
     "params 819b95440031c068",
     "run a2cadb05e4b51cb3",
+    # `python -m stages.X` in a message, and the folder of the project where a child imports
+    "Child 12887f64df3ffb92",
+    "arguments cd29dd4008552635",
 }
 NOW = {
     "CHECKPOINT 5b7e520f1e083ccb",
@@ -76,6 +79,8 @@ NOW = {
     "run a1f32c4ed8d16a8a",
     "stage adb45d62e69858c7",
     "where 29e6ae742d324aea",
+    "Child b11e7486f6d879f6",
+    "arguments 21265530fff92f39",
 }
 
 

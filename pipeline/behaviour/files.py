@@ -10,7 +10,7 @@ from pathlib import Path
 
 OWN = ("pipeline", "stages")
 # what decides whether and in which process a stage runs, and never what it writes
-MACHINERY = ("pipeline.behaviour", "pipeline.forkserver", "pipeline.forked")
+MACHINERY = ("pipeline.behaviour", "pipeline.program", "pipeline.forkserver", "pipeline.forked")
 START = "stages"  # likewise this package itself: locks of cells, signals; not the stages in it
 
 

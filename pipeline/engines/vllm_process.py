@@ -45,7 +45,7 @@ class Child:
         answers, out = os.pipe()
         self.log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.engines.vllm_worker", str(out)],
+            [sys.executable, "-P", "-m", "pipeline.engines.vllm_worker", str(out)],
             env=dict(env),
             stdin=subprocess.PIPE,
             stdout=self.log,
