@@ -45,6 +45,17 @@ def omniopd(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="new, a repository, or a folder in one")],
+    profile: Annotated[str, typer.Option(help="the params to begin with")] = "default",
+) -> None:
+    """Make a project of its own: params.yaml, dvc.yaml and what git and DVC need."""
+    from pipeline import new_project
+
+    typer.echo(new_project.make(folder, profile))
+
+
+@app.command()
 def plan(
     check: Annotated[bool, typer.Option(help="only compare dag/ with params.yaml")] = False,
 ) -> None:
@@ -163,7 +174,9 @@ def verify_code() -> None:
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")],
+    name: Annotated[
+        str, typer.Argument(help="default, study, smollm2, ...; another says which there are")
+    ],
 ) -> None:
     """Put a profile in place as params.yaml, keeping the old one as params.yaml.old, .old.2 ..."""
     from pipeline import profiles

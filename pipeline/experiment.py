@@ -101,8 +101,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         shown = "nothing" if found is None else short(found)
         raise UserError(
-            f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Copy a "
-            "file of profiles/ with `omniopd profile NAME`, or restore it with git."
+            f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Write "
+            "one with `omniopd profile NAME`, or restore it with git."
         )
     return found
 

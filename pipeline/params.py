@@ -88,7 +88,7 @@ def explained(error: Any, block: str = "") -> str:
             asked = f" Is it {near[0]}?" if near else ""
             return f"{key}: unknown key. Remove it or correct its name.{asked}"
         case "missing":
-            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
+            return f"{key}: missing. Add it; `omniopd profile default` writes a complete file."
         case _ if error["loc"][-1:] == ("api_key_env",):  # it may be the key itself
             wanted = "the name of an environment variable that holds the key"
             return f"{key}: found no such name, wanted {wanted}. Write its name."

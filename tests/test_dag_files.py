@@ -239,7 +239,7 @@ def test_stages_are_literal_and_lie_with_their_arm_and_seed():
 
 
 def test_every_cell_waits_for_the_check_of_the_plan():
-    for path in [MINIATURE, ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")]:
+    for path in [MINIATURE, ROOT / "params.yaml", *(ROOT / "pipeline/profiles").glob("*.yaml")]:
         reads = plan.upstream(found := plan.expand(experiment.load(path)))
         checked = set()
         for name in reads:  # in dependency order
@@ -301,7 +301,9 @@ def test_git_has_what_is_written(three):
     assert done.stdout == b""
 
 
-@pytest.mark.parametrize("path", [MINIATURE, ROOT / "params.yaml", ROOT / "profiles/study.yaml"])
+@pytest.mark.parametrize(
+    "path", [MINIATURE, ROOT / "params.yaml", ROOT / "pipeline/profiles/study.yaml"]
+)
 def test_a_cell_s_file_says_what_it_is_named_after(path):
     found = plan.expand(experiment.load(path))
     for place, text in dag_files.texts(found):
