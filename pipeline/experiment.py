@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline import ceilings, consistency, params, sizes, trainable, yaml_files
+from pipeline import ceilings, choices, consistency, params, sizes, trainable, yaml_files
 from pipeline.errors import UserError, short
 from pipeline.params import METHOD, Params
 
@@ -71,8 +71,10 @@ class Experiment(Settings):
             values = _merge(values, self.arms[arm])
         settings = _validate(Settings, values, f"{PARAMS}, arm {name}")
         settings = sizes.resolved(settings, self.experiment.student)
+        where = f"arms.{name}: " if self.arms[name] else ""
+        choices.check(self, where, settings)
         consistency.arm(self, name, settings)
-        trainable.arm(self, f"arms.{name}: " if self.arms[name] else "", settings)
+        trainable.arm(self, where, settings)
         return settings
 
 

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, matching, no_signal, params, prompts, ranks, resume
+from pipeline import (
+    cells,
+    checkpoints,
+    extensions,
+    matching,
+    no_signal,
+    params,
+    prompts,
+    ranks,
+    resume,
+)
+from pipeline.chosen import chosen
 from pipeline.engines.start import start
 from pipeline.errors import UserError
 
@@ -245,8 +256,19 @@ def _imitated(
                 for rollouts, forks, answers in evidence.beside("forks", "answers")
             )
             return ((part, 0) for part in made), imitate_forks.terms
+        case _ if extensions.named(p.objective):
+            return _own(p, args, evidence)
         case _:
             raise UserError(f"train.objective: {p.objective!r} is unknown. Run `omniopd plan`.")
+
+
+def _own(p: TrainParams, args: argparse.Namespace, evidence: "Evidence") -> "tuple[Parts, TermsOf]":
+    """Of a file of the experiment's own, which is given the tables that its cell reads."""
+    examples = chosen("extensions", params.file_of(p.objective), "examples")
+    terms = chosen("extensions", params.file_of(p.objective), "terms")
+    names = [name for name in extensions.READS if getattr(args, name)]
+    blocks = (dict(zip(["rollouts", *names], x, strict=True)) for x in evidence.beside(*names))
+    return ((examples(**block), 0) for block in blocks), terms
 
 
 def _trained(

@@ -32,9 +32,15 @@ BEFORE = {
     "outs bf050a608d635af3",
     "params 819b95440031c068",
     "run a2cadb05e4b51cb3",
-    # `python -m stages.X` in a message, and the folder of the project where a child imports
+    # how a stage is started, and values that name a file of extensions/
     "Child 12887f64df3ffb92",
+    "Metric 540798efee64b351",
+    "Scheduler de30ca854c39245c",
+    "_imitated 0dd901ba659efcf6",
+    "_prepare 69440539e478f8c1",
     "arguments cd29dd4008552635",
+    "chosen 3bd85c738e1d1a7a",
+    "explained 6c73f2cf6781c0ea",
 }
 NOW = {
     "CHECKPOINT 5b7e520f1e083ccb",
@@ -80,7 +86,17 @@ NOW = {
     "stage adb45d62e69858c7",
     "where 29e6ae742d324aea",
     "Child b11e7486f6d879f6",
+    "Chosen 8c0fffec66b668c7",
+    "FILES a69c20bd13e86612",
+    "Metric 3296b0353a634f5f",
+    "Scheduler 379e6e8a39049323",
+    "_imitated 2db386659f553335",
+    "_own 6b1ecab4e27a1d82",
+    "_prepare 6f13cf85d6b1b855",
     "arguments 21265530fff92f39",
+    "chosen 44f3d669ccc5fa38",
+    "explained 5d0ff36b9285cad3",
+    "file_of 73f7cc5e959d1a93",
 }
 
 

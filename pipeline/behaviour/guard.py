@@ -56,7 +56,8 @@ _within = _Within()
 
 def _beyond(name: str, modules: Sequence[str]) -> bool:
     own = name.split(".")[0] in files.OWN
-    return own and not files.machinery(name) and name not in modules
+    ours = own and name != files.EXTENSIONS and not files.machinery(name)
+    return ours and name not in modules
 
 
 def _refusal(name: str, variant: str) -> ImportError:
