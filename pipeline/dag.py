@@ -13,6 +13,7 @@ from pipeline import (
     dag_files,
     dag_names,
     experiment,
+    extensions,
     keeping,
     lock_files,
     objects,
@@ -135,7 +136,9 @@ def _put(texts: dict[Path, str]) -> None:
 
 
 def _folders() -> None:
-    """A folder for each stage: report depends on them, also where no arm has such a cell."""
+    """A folder for each stage, which report depends on, also where no arm has such a cell; and the
+    one that stage plan does, also where git has not kept it as it is empty."""
+    Path(extensions.FOLDER).mkdir(exist_ok=True)
     for group in plan.GROUPS:
         (DATA / group.partition("-")[0]).mkdir(parents=True, exist_ok=True)
 

@@ -45,12 +45,12 @@ def file(name: str) -> Path:
 
 def check(key: str, name: str, kind: str) -> None:
     """Raise UserError unless the file of an extension has what one of its kind needs."""
-    there = _names(name, key)
+    there, a = _names(name, key), "an" if kind == "objective" else "a"
     for wanted in NEEDS[kind]:
         if wanted not in there:
             raise UserError(
-                f"{file(name)}: found no {wanted}, wanted it of a {kind}, which {key} names. Write "
-                "it; CONTRIBUTING.md of the package has an example of each."
+                f"{file(name)}: found no {wanted}, wanted it of {a} {kind}, which {key} names. "
+                "Write it; extensions/README.md says what each kind has."
             )
     if kind == "objective":
         reads(name)

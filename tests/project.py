@@ -33,7 +33,7 @@ class Project:
     def __init__(self, folder: Path, params: Path = MINIATURE) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("pipeline", "stages"):
+        for name in ("pipeline", "stages", "extensions"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
