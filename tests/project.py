@@ -148,7 +148,7 @@ class Project:
         """The files of code that a cell's lock says it may load."""
         group, _, key = name.partition("@")
         variant = variants.of(group, self.plan()["cells"][group][key])
-        tree = Tree(files.read(self.folder))
+        tree = Tree(files.read(self.folder, self.folder))
         code = digest.code(Reader(tree), variant)
         lock = (self.folder / locks.path(variant.name)).read_text()
         assert lock == locks.HEADER + code.text()

@@ -110,7 +110,7 @@ def test_a_project_lives_on_the_wheel_alone(tmp_path):
         (folder / name).write_text("raise SystemExit('shadowed')\n")
     shutil.copy(MINIATURE, folder / "params.yaml")
     done = fresh.run(folder, "omniopd", "repro").stdout
-    assert len(ran(done)) == 19
+    assert len(ran(done)) == 18
     rows = json.loads((folder / "data/report/results.json").read_text())
     assert {"omniopd", "shuffled-scores", "base"} <= {row["arm"] for row in rows}
     assert (folder / "data/report/index.html").stat().st_size > 10_000
@@ -133,7 +133,7 @@ def test_a_project_lives_on_the_wheel_alone(tmp_path):
 
 
 def _upgraded(fresh: Fresh, folder: Path, code: Path) -> None:
-    """A new version of the package: a comment reruns nothing; a sign what it changes, and says so."""
+    """A new version of the package: a comment reruns nothing, a sign what it changes."""
     objective = code / "pipeline/objectives/omniopd.py"
     for number, (old, new) in enumerate(
         (("def terms(", "# a comment\ndef terms("), ("Terms(nll(", "Terms(-nll("))

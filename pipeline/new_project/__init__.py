@@ -1,6 +1,7 @@
 """`omniopd init`: a project of its own, with the package installed and no code of it in the folder.
 
-The files beside this module are those of a new project; dvc.yaml is also that of the repository.
+The files beside this module are those of a new project; stages.yaml is also the dvc.yaml of the
+repository, under another name as DVC reads every dvc.yaml below it.
 """
 
 import os
@@ -15,7 +16,7 @@ from pipeline.errors import UserError
 
 HERE = Path(__file__).parent
 # what a project is made of, and the file beside this one
-NEW = {"dvc.yaml": "dvc.yaml", "README.md": "README.md", "extensions/README.md": "extensions.md"}
+NEW = {"dvc.yaml": "stages.yaml", "README.md": "README.md", "extensions/README.md": "extensions.md"}
 LISTS = {".gitignore": "gitignore", ".dvcignore": "dvcignore"}  # these are added to
 STAYS = "README.md"  # of a repository that has one
 TAKEN = (
