@@ -22,7 +22,7 @@ def tell():
         return
     modules = [module for name, module in sys.modules.items() if name != "__main__"]
     files = {getattr(module, "__file__", None) or "" for module in modules}
-    here = [f"{Path.cwd()}/{name}/" for name in ("pipeline", "stages")]
+    here = [f"{Path.cwd()}/{name}/" for name in ("pipeline", "stages", "extensions")]
     own = {os.path.relpath(file) for file in files if file.startswith(tuple(here))}
     own.add(f"stages/{stage}.py")  # it ran as __main__
     folder = Path(".loaded")
