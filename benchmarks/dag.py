@@ -89,6 +89,6 @@ def _growth(scratch: Path) -> Row:
 
 
 def _seeds(count: int) -> dict[str, Any]:
-    values: dict[str, Any] = experiment.read_yaml(ROOT / "profiles" / "study.yaml")
+    values: dict[str, Any] = experiment.read_yaml(ROOT / "pipeline/profiles" / "study.yaml")
     values["experiment"]["seeds"] = list(range(count))
     return values

@@ -30,14 +30,18 @@ TABLES = {
     for path in one.deps
     if path.startswith("data/")
 }
-# a stage: `python -m stages.X --cell KEY ...`
-STAGE = """#!/bin/sh
+# `omniopd stage X --cell KEY`, and `omniopd plan --check`
+COMMAND = f"""#!/bin/sh
+if [ "$1" = plan ]; then
+  mkdir -p data
+  echo '{lock_files.OK_TEXT.strip()}' > data/plan.ok
+  exit
+fi
 while read -r path; do
-  mkdir -p "${path%/*}"
+  mkdir -p "${{path%/*}}"
   echo "$4 $path" > "$path"
 done < "outs/$4"
 """
-PLAN = f"#!/bin/sh\nmkdir -p data\necho '{lock_files.OK_TEXT.strip()}' > data/plan.ok\n"
 
 
 class Project:
@@ -46,8 +50,8 @@ class Project:
     def __init__(self, folder: Path, outs: dict[str, list[str]]) -> None:
         """`outs`: files that each key writes."""
         self.folder, self.said = folder, ""
-        for name, text in {"python": STAGE, "omniopd": PLAN}.items():
-            self._put(Path("bin", name), text).chmod(0o755)
+        for name in ("omniopd", "python"):  # the second as it was
+            self._put(Path("bin", name), COMMAND).chmod(0o755)
         self.writes(outs)
         shutil.copy(ROOT / ".dvcignore", folder)
         shutil.copy(ROOT / ".gitignore", folder)

@@ -104,7 +104,7 @@ def grown(scratch: Path, wanted: Mapping[str, Sequence[int]]) -> list[dict[str, 
 def run(folder: Path, stage: str) -> Measured:
     """One execution of a stage on the tables in `folder`."""
     data, out = folder / "data", folder / "out" / stage
-    command = [sys.executable, "-m", f"stages.{stage}", "--cell", f"c{stage}", "--out", str(out)]
+    command = ["omniopd", "stage", stage, "--cell", f"c{stage}", "--out", str(out)]
     for option, name in INPUTS[stage].items():
         path = "pretrain/checkpoint/tokenizer.json" if name == "TOKENIZER" else name
         command += [f"--{option}", str(data / path)]

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import plan
 from pipeline.experiment import load
 
-PROFILE = Path(__file__).parent.parent / "profiles" / "smollm2.yaml"
+PROFILE = Path(__file__).parent.parent / "pipeline/profiles" / "smollm2.yaml"
 
 
 def checkpoint(scratch: Path) -> Path:

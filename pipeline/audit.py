@@ -18,6 +18,7 @@ import typer
 from pipeline import (
     blocks,
     cells,
+    dag,
     dag_files,
     dataflow,
     experiment,
@@ -173,8 +174,8 @@ def _run(
         if (_folder(folder, name) / "run.json").is_file():
             continue
         typer.echo(f"{number} of {len(names)}: {stage}", err=True)
-        environment = {**os.environ, "PYTHONPATH": path}
-        command = [sys.executable, "-m", f"stages.{stage}", "--cell", key]
+        environment = {**dag.environment(), "PYTHONPATH": path}
+        command = ["omniopd", "stage", stage, "--cell", key]
         if processes.status(command, folder, environment, KEPT):
             named = (
                 " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"

@@ -40,7 +40,7 @@ def arguments(stage: str, *inputs: str) -> argparse.Namespace:
     `out`, the folder to write. Raises UserError unless the code that is about to run is what the
     cell's lock says.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}")
+    parser = argparse.ArgumentParser(prog=f"omniopd stage {stage}")
     parser.add_argument("--cell", required=True, help="key of the cell: its file in dag/")
     for name in inputs:
         parser.add_argument(f"--{name.rstrip('?')}", type=Path, help="instead of the cell's")

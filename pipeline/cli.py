@@ -47,6 +47,17 @@ def omniopd(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="new, a repository, or a folder in one")],
+    profile: Annotated[str, typer.Option(help="the params to begin with")] = "default",
+) -> None:
+    """Make a project of its own: params.yaml, dvc.yaml and what git and DVC need."""
+    from pipeline import new_project
+
+    typer.echo(new_project.make(folder, profile))
+
+
+@app.command()
 def plan(
     check: Annotated[bool, typer.Option(help="only compare dag/ with params.yaml")] = False,
 ) -> None:
@@ -87,6 +98,18 @@ def run(
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def stage(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="the line that DVC prints")]
+) -> None:
+    """Run one stage for one cell, as DVC does: `omniopd stage score --cell c1af11447`."""
+    from pipeline import program
+
+    if name not in (known := program.stages()):
+        raise UserError(f"no stage {name!r}; wanted one of {sorted(known)}. Correct the name.")
+    program.run(name, context.args)  # by a command of the time before pipeline/program.py
 
 
 @app.command()
@@ -145,7 +168,9 @@ def verify_code() -> None:
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(help="a file of profiles/, without .yaml")],
+    name: Annotated[
+        str, typer.Argument(help="default, study, smollm2, ...; another says which there are")
+    ],
 ) -> None:
     """Put a profile in place as params.yaml, keeping the old one as params.yaml.old, .old.2 ..."""
     from pipeline import profiles

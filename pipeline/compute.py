@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import ceilings, footprint, keeping, params, plan, plan_steps, shapes
+from pipeline import ceilings, choices, footprint, keeping, params, plan, plan_steps, shapes
 from pipeline.blocks import Experiment, Settings
 from pipeline.estimate import DATA, problem_tokens
 from pipeline.footprint import Cost, Parts, Rows, Training
 from pipeline.runs import rounds
 from pipeline.shapes import Size
 
-ANCHORED = ("omniopd", "imitate-forks", "opd-forks")  # their loss has a second term
 ROW = 120  # bytes of a row of a table without its text and tokens: a guess
 TOKEN = 4  # bytes of a token's text, and of each number that is kept of it
 
@@ -212,15 +211,15 @@ class Experimental:
         if block.objective == "sft":
             per_prompt = settings.teach.samples
         count = settings.rollout.prompts_per_round * per_prompt * block.epochs
-        anchored = block.objective in ANCHORED and block.beta > 0
+        anchored = choices.anchored(block.objective)
         found = Training(
             self.rows(count, settings.rollout.max_new_tokens),
             block.micro_batch_size,
             block.adapter,
             block.moment_bits or 32,
-            2 if anchored else 1,
+            2 if anchored and block.beta > 0 else 1,
             self.sizes[teacher] if teacher else None,
-            block.objective in ANCHORED,
+            anchored,
             block.processes,
         )
         runtime, label = self.experiment.runtime, f"train {block.objective}"

@@ -5,13 +5,11 @@ Each check raises UserError with the key, the value found, the value wanted and 
 
 from typing import Any
 
-from pipeline import params, shapes
+from pipeline import extensions, params, shapes
 from pipeline.blocks import Experiment, Settings
 from pipeline.dag_names import SHARED
 from pipeline.errors import UserError
 from pipeline.params import METHOD
-from pipeline.schedulers import SCHEDULERS
-from pipeline.similarity import METRICS
 from pipeline.teachers.capabilities import TERMS, check
 
 WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
@@ -80,7 +78,7 @@ def branches(file: Experiment) -> None:
 
 def arm(file: Experiment, name: str, arm: Settings) -> None:
     where = "" if not file.arms[name] else f"arms.{name}: "
-    _variants(where, arm)
+    _rank(where, arm)
     _sizes(file.experiment.rounds, where, arm)
     _teachers(file, name, where, arm)
     _models(file, where, arm)
@@ -101,15 +99,13 @@ def _untracked(file: Experiment, name: str, where: str) -> None:
             )
 
 
-def _variants(where: str, arm: Settings) -> None:
-    """Variants that are a file each; a new one is named beside the others."""
-    for key, found, wanted in (
-        ("score.metric", arm.score.metric, METRICS),
-        *(("calibrate.metrics", metric, METRICS) for metric in arm.calibrate.metrics),
-        ("forks.scheduler", arm.forks.scheduler, SCHEDULERS),
-    ):
-        if found not in wanted:
-            refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
+def white_box(objective: str) -> bool:
+    """Whether an objective reads a teacher's logits."""
+    own = extensions.named(objective)
+    return extensions.says(objective, extensions.TEACHER) if own else objective in WHITE_BOX
+
+
+def _rank(where: str, arm: Settings) -> None:
     rank, most = arm.train.adapter.rank if arm.train.adapter else 0, params.VLLM_RANKS[-1]
     if rank > most and "vllm" in (arm.rollout.engine, arm.evaluate.engine):
         refuse(f"{where}train.lora.rank", rank, f"at most {most} with engine vllm", "Lower it.")
@@ -232,7 +228,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
         config = file.teachers[teacher]
         if not isinstance(config, params.LocalTeacher):
             _hosted(f"teachers.{teacher}", config, arm)
-        reads_logits = arm.train.objective in WHITE_BOX or arm.prior.source == "teacher"
+        reads_logits = white_box(arm.train.objective) or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
             refuse(
                 key,

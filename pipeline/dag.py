@@ -16,6 +16,7 @@ from pipeline import (
     dataflow,
     exp_stale,
     experiment,
+    extensions,
     keeping,
     lock_files,
     objects,
@@ -43,7 +44,7 @@ def environment() -> dict[str, str]:
 
 def dvc(*arguments: str) -> list[str]:
     """A DVC command line that needs no activated environment."""
-    return [sys.executable, "-m", "dvc", *arguments]
+    return [sys.executable, "-P", "-m", "dvc", *arguments]
 
 
 def expanded() -> dict[str, Any]:
@@ -135,25 +136,18 @@ def _put(texts: dict[Path, str]) -> None:
 
 
 def _folders() -> None:
-    """A folder for each stage: report depends on them, also where no arm has such a cell."""
+    """A folder for each stage, which report depends on, also where no arm has such a cell; and the
+    one that stage plan does, also where git has not kept it as it is empty."""
+    Path(extensions.FOLDER).mkdir(exist_ok=True)
     for group in plan.GROUPS:
         (DATA / group.partition("-")[0]).mkdir(parents=True, exist_ok=True)
 
 
 def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
     """Move what DVC knows of the plan's cells to where their stages lie now, and prune the rest."""
-    after: lock_files.Locks = {path: {} for path in before}
-    ran, folders = lock_files.entries(before), dag_files.folders(wanted)
-    by_hand, new, left = _by_hand(), [], []
-    for cell, folder in folders.items():
-        path, name = folder / dag_names.LOCK, dag_names.stage_name(cell)
-        entry = before.get(path, {}).get(name)
-        if entry is None and cell in ran:
-            one = by_hand[name] if folder == dag_names.ROOT else None
-            entry = _carried(one or dag_files.stage(wanted, folder, cell), folder, cell, ran[cell])
-            new += [entry] if entry else []
-        if entry:
-            after.setdefault(path, {})[name] = entry
+    folders, by_hand = dag_files.folders(wanted), _by_hand()
+    after, new = _placed(wanted, folders, by_hand, before)
+    left = []
     for path, own in before.items():
         here = by_hand if path == Path(dag_names.LOCK) else {}
         for name in (name for name in own if dag_names.cell_name(name) not in folders):
@@ -166,18 +160,44 @@ def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
         log.warning(f"kept {len(left)} old cells whose outs the cache lacks, as {left[0]}")
     if new:  # before the others go: it is found there if it comes back
         lock_files.remember(_cache_folder(), new)
+    ran = lock_files.entries(before)
+    if any(lock_files.of_before(ran[cell]) for cell in folders if cell in ran):
+        known = map(equal.accepted, lock_files.remembered(_cache_folder()))
+        lock_files.remember(_cache_folder(), known)
     lock_files.write(_sorted(before), _sorted(after))
     _tidy()
+
+
+def _placed(
+    wanted: dict[str, Any],
+    folders: dict[str, Path],
+    by_hand: dict[str, Any],
+    before: lock_files.Locks,
+) -> tuple[lock_files.Locks, list[lock_files.Entry]]:
+    """What DVC knows of the plan's cells, where their stages lie now; and which of it is other
+    than it was, as the place or the command is."""
+    after: lock_files.Locks = {path: {} for path in before}
+    ran, new = lock_files.entries(before), list[lock_files.Entry]()
+    for cell, folder in folders.items():
+        path, name = folder / dag_names.LOCK, dag_names.stage_name(cell)
+        entry = before.get(path, {}).get(name)
+        if cell in ran:
+            own = by_hand[name] if folder == dag_names.ROOT else None
+            stage = own or dag_files.stage(wanted, folder, cell)
+            if entry is None or entry["cmd"] != stage["cmd"]:
+                entry = _carried(stage, cell, ran[cell]) or entry
+                new += [entry] if entry else []
+        if entry:
+            after.setdefault(path, {})[name] = entry
+    return after, new
 
 
 def _sorted(locks: lock_files.Locks) -> lock_files.Locks:
     return {path: {name: own[name] for name in sorted(own)} for path, own in locks.items()}
 
 
-def _carried(
-    stage: dict[str, Any], folder: Path, cell: str, entry: lock_files.Entry
-) -> lock_files.Entry | None:
-    """What DVC knows of a cell, for its stage in `folder`."""
+def _carried(stage: dict[str, Any], cell: str, entry: lock_files.Entry) -> lock_files.Entry | None:
+    """What DVC knows of a cell, for its stage at another place or with another command."""
     group, _, key = cell.partition("@")
     own = dag_names.cell_file(dataflow.stage(group), key)
     known = {str(own): own.read_text(encoding="utf-8"), str(OK): lock_files.OK_TEXT}

@@ -47,7 +47,7 @@ def stage(found: dict[str, Any], folder: Path, cell: str) -> dict[str, Any]:
     own = [str(cell_file(dataflow.stage(group), key)), f"code/{content['code']}.lock"]
     return {
         "wdir": BACK,
-        "cmd": f"python -m stages.{dataflow.stage(group)} --cell {key}",
+        "cmd": f"omniopd stage {dataflow.stage(group)} --cell {key}",
         "deps": [*own, *first, *read],
         "outs": dataflow.outs(group, key, content),
     }

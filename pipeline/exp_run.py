@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import dag, experiment, git, repro, reruns, yaml_edit, yaml_files
+from pipeline import dag, experiment, extensions, git, repro, reruns, yaml_edit, yaml_files
 from pipeline.blocks import PARAMS
 from pipeline.cells import write_text
 from pipeline.errors import UserError
@@ -31,7 +31,7 @@ def run(sets: list[str], name: str | None, flags: list[str]) -> str:
             )
     _refuse(name)
     with _planned(overridden(sets)):
-        git.said("add", "--all", "--", str(PARAMS), "dag", "code")
+        git.said("add", "--all", "--", str(PARAMS), "dag", "code", extensions.FOLDER)
     named = ["--name", name] if name else []
     with _attached():
         try:

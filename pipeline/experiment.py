@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline import ceilings, consistency, trainable, yaml_files
+from pipeline import ceilings, choices, consistency, trainable, yaml_files
 from pipeline.blocks import PARAMS, Experiment, Settings, validated
 from pipeline.errors import UserError, short
 
@@ -27,8 +27,10 @@ def of(values: dict[str, Any], where: str) -> Experiment:
 
 
 def _check(file: Experiment, name: str, arm: Settings) -> None:
+    where = f"arms.{name}: " if file.arms[name] else ""
+    choices.check(file, where, arm)
     consistency.arm(file, name, arm)
-    trainable.arm(file, f"arms.{name}: " if file.arms[name] else "", arm)
+    trainable.arm(file, where, arm)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         shown = "nothing" if found is None else short(found)
         raise UserError(
-            f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Copy a "
-            "file of profiles/ with `omniopd profile NAME`, or restore it with git."
+            f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Write "
+            "one with `omniopd profile NAME`, or restore it with git."
         )
     return found

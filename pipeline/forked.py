@@ -11,7 +11,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import selectors
 import signal
@@ -19,7 +18,8 @@ import socket
 import sys
 import threading
 
-from pipeline.forkserver import KILLED, WORD, Request, exactly, interpreter, ready, word
+from pipeline import program
+from pipeline.forkserver import KILLED, WORD, Request, exactly, interpreter, ready, stage, word
 
 OWN = ("pipeline", "stages")  # packages that every stage imports anew
 SECONDS = 10.0  # for a request to arrive whole
@@ -232,26 +232,27 @@ def _become(request: Request, streams: list[int], server: int, made: dict[str, s
     given = os.environ.get("PYTHONPATH", "")
     relative = [p for p in given.split(os.pathsep) if not os.path.isabs(p)] if given else []
     there = {os.path.abspath(p): os.path.abspath(os.path.join(request.cwd, p)) for p in relative}
-    sys.path[:] = [request.cwd, *(there.get(p, p) for p in sys.path[1:])]
+    sys.path[:] = [there.get(p, p) for p in sys.path]
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environment | made)
     sys.orig_argv[:] = request.argv
-    sys.argv[:] = request.argv[2:]
+    sys.argv[:] = request.argv[1:]
     for name in [name for name in sys.modules if name.split(".")[0] in OWN]:
         del sys.modules[name]
     importlib.invalidate_caches()
 
 
 def run(request: Request) -> None:
-    """Run the stage as `python -m` does and end the process.
+    """Run the stage as `omniopd stage` does and end the process.
 
     The interpreter itself sees to messages and tracebacks. After anything else there is no need
     to take apart all that torch has built up.
     """
     status, interrupted = 0, False
     try:
-        runpy.run_module(request.argv[2], run_name="__main__", alter_sys=True)
+        name = stage(request.argv)
+        program.run(name, request.argv[request.argv.index(name) + 1 :])
     except SystemExit as end:
         if not (end.code is None or isinstance(end.code, int)):
             raise

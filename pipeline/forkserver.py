@@ -1,9 +1,9 @@
 """A process that imports torch and transformers once, and the stages that are forked from it.
 
     flow ── serving() ─────────────── server ── fork ── stage
-     └─ dvc ── python -m stages.X (client) ┘
+     └─ dvc ── omniopd stage X (client) ───┘
 
-The client, a plain `python -m stages.X`, gives away its command line, folder, environment and
+The client, a plain `omniopd stage X`, gives away its command line, folder, environment and
 standard streams before it imports anything, waits, and ends as its stage ends. Nothing but the
 seconds differs: a stage imports `pipeline` and `stages` from the disk after the fork, and one
 whose environment would have changed the imports themselves runs as if there were no server.
@@ -27,6 +27,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from pipeline.program import SAFE
+
+MODULE = "-m"
 ENV = "OMNIOPD_FORKSERVER"  # path of the server's socket
 POSSIBLE = hasattr(os, "fork") and hasattr(socket, "AF_UNIX")
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # where TMPDIR is too long for a socket
@@ -35,11 +38,11 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 KILLED = 128 + signal.SIGKILL  # of a stage whose server is gone, as a shell has it
 WORD = struct.Struct("i")
 # stages that load no model: sooner done by themselves than when the server has imported torch
-LIGHT = {f"stages.{name}" for name in ("prepare", "forks", "score", "prior", "calibrate", "report")}
+LIGHT = {"prepare", "forks", "score", "prior", "calibrate", "report"}
 
 
 class Request(NamedTuple):
-    argv: list[str]  # python -m stages.X ...
+    argv: list[str]  # python .../omniopd stage X ...
     cwd: str
     environment: dict[str, str]
     interpreter: list[str]  # what must be the same in the server
@@ -99,7 +102,11 @@ class _Waiting(threading.Thread):
             return
         command = [sys.executable, "-m", "pipeline.forked", str(number)]
         self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, pass_fds=[number], process_group=0
+            command,
+            stdin=subprocess.PIPE,
+            pass_fds=[number],
+            process_group=0,
+            env={**os.environ, SAFE: "1"},  # as its stages have it
         )
         # the server's alone from now on: when it is gone, stages are refused and run by themselves
         self._listener.close()
@@ -124,10 +131,10 @@ def hand_over() -> None:
 
     For `stages/__init__.py`, before a stage has imported anything.
     """
-    address = os.environ.get(ENV)
-    if not address or not POSSIBLE or not stage(sys.orig_argv):
+    address, name = os.environ.get(ENV), stage(sys.orig_argv)
+    if not address or not POSSIBLE or not name or MODULE in sys.orig_argv:
         return
-    if sys.orig_argv[2] in LIGHT and not ready(address).exists():
+    if name in LIGHT and not ready(address).exists():
         return
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -153,9 +160,17 @@ def ready(address: str) -> Path:
     return Path(f"{address}.ready")
 
 
-def stage(argv: list[str]) -> bool:
-    """Whether this is `python -m stages.X`."""
-    return argv[1:2] == ["-m"] and argv[2].split(".")[0] == "stages"
+def stage(argv: list[str]) -> str:
+    """The stage that a command line of Python runs; empty for none.
+
+    As `omniopd stage X`, or as the ranks of one do (pipeline/ranks.py), `python -m stages.X`.
+    """
+    for word, before, after in zip(argv[1:], argv, argv[2:], strict=False):
+        if word == MODULE and after.startswith("stages."):
+            return after.partition(".")[2]
+        if word == "stage" and os.path.basename(before) == "omniopd":
+            return after
+    return ""
 
 
 def _request() -> Request:

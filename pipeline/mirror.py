@@ -76,7 +76,7 @@ class Mirror:
             path = UNTOLD / f"{self._run}.jsonl"
             self._untold = path.open("x", encoding="utf-8", buffering=1)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.mirrored"],
+            [sys.executable, "-P", "-m", "pipeline.mirrored"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

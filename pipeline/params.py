@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline import extensions
 from pipeline.chosen import chosen, file_of
 from pipeline.errors import short
 
@@ -52,9 +53,11 @@ Device = Annotated[str, Field(pattern=r"^(cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]  # a
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 TaskName = Literal["arithmetic", "reasoning-gym", "math", "code", "prompts"]  # a file each
-Metric = Name  # of similarity.METRICS; listed there, so that one more reruns only what loads it
+# of a variant: one of ours, or extensions.NAME, a file of the experiment's own
+Chosen = Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*|extensions\.[a-z][a-z0-9_-]*)$")]
+Metric = Chosen  # of similarity.METRICS; listed there, so that one more reruns only what loads it
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-Scheduler = Name  # of schedulers.SCHEDULERS
+Scheduler = Chosen  # of schedulers.SCHEDULERS
 
 
 class Params(BaseModel):
@@ -82,7 +85,7 @@ def explained(error: Any, block: str = "") -> str:
             asked = f" Is it {near[0]}?" if near else ""
             return f"{key}: unknown key. Remove it or correct its name.{asked}"
         case "missing":
-            return f"{key}: missing. Add it; profiles/ has complete files to copy from."
+            return f"{key}: missing. Add it; `omniopd profile default` writes a complete file."
         case _ if error["loc"][-1:] == ("api_key_env",):  # it may be the key itself
             wanted = "the name of an environment variable that holds the key"
             return f"{key}: found no such name, wanted {wanted}. Write its name."
@@ -295,8 +298,10 @@ class _Task(BaseModel):
 def _prepare(values: Any) -> Any:
     if isinstance(values, TaskPrepare):
         return values
-    name = _Task.model_validate(values).task
-    made: type[TaskPrepare] = chosen("pipeline.tasks", file_of(name), "Prepare")
+    name = values.get("task") if isinstance(values, dict) else None
+    if not extensions.named(name):
+        name = _Task.model_validate(values).task
+    made: type[TaskPrepare] = chosen("pipeline.tasks", file_of(str(name)), "Prepare")
     return made.model_validate_json(json.dumps(values))
 
 
@@ -483,18 +488,20 @@ class Lora(Params):
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+OBJECTIVES = (
+    *("omniopd", "opd", "opd-sampled", "opd-forks", "gkd", "sft", "imitate-forks", "grpo", "rft"),
+)
+
+
+def _objective(name: str) -> str:
+    if name not in OBJECTIVES and not extensions.named(name):
+        wanted = f"one of {', '.join(OBJECTIVES)}, or extensions.NAME, a file of your own"
+        raise PydanticCustomError("objective", "{wanted}", {"wanted": wanted})
+    return name
+
+
 class Train(Params):
-    objective: Literal[
-        "omniopd",
-        "opd",
-        "opd-sampled",
-        "opd-forks",
-        "gkd",
-        "sft",
-        "imitate-forks",
-        "grpo",
-        "rft",
-    ]
+    objective: Annotated[str, AfterValidator(_objective)]
     beta: NonNegative
     lr: Positive
     batch_size: Count  # responses in an optimizer step

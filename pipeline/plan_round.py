@@ -2,12 +2,12 @@
 
 from typing import Any, Protocol
 
-from pipeline import ceilings, params
+from pipeline import ceilings, choices, extensions, params
 from pipeline.blocks import Experiment, Settings
 from pipeline.chosen import file_of
-from pipeline.consistency import UNTRACKED
+from pipeline.consistency import UNTRACKED, white_box
 from pipeline.similarity import OF_IDS, PARTIAL
-from pipeline.trainable import CORRECTED
+from pipeline.trainable import CORRECTED, corrected
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
@@ -90,11 +90,31 @@ class Round:
             case "imitate-forks":
                 inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
                 inputs |= {"answers": self.teach(one), "reference": self.base}
+            case _:
+                group, inputs = "train", inputs | self._own(one)
         capped = ceilings.matched(self.plan.experiment, self.settings, self.plan.cap)
         if group == "train" and objective == "omniopd" and capped.get("match") in ceilings.PRICED:
             group, inputs["answers"] = "train-matched", self._answers()
         self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
         return self.found
+
+    def _own(self, teacher: str) -> dict[str, str]:
+        """What an objective of the experiment's own reads."""
+        objective, found = self.settings.train.objective, {"rollouts": self.rollout()}
+        for name in extensions.reads(objective):
+            match name:
+                case "targets":
+                    found["targets"] = self.prior()
+                    self.calibrate()
+                case "forks":
+                    found["forks"] = self.forks()
+                case "answers":
+                    found["answers"] = self.teach(teacher)
+        if choices.anchored(objective):
+            found["reference"] = self.base
+        if white_box(objective):
+            found["teacher"] = self.teacher(teacher)
+        return found
 
     def _answers(self) -> str:
         """What the targets were made from: own answers, or those of the arm that it controls."""
@@ -108,7 +128,7 @@ class Round:
         kept = {
             name: value
             for name, value in tracked(self.settings, "train").items()
-            if objective in ONLY_FOR.get(name, {objective})
+            if _reads(objective, name)
         }
         if kept.get("baseline") == "teacher-agreement":
             kept["metric"] = self.settings.score.metric
@@ -249,6 +269,15 @@ class Round:
     def _add(self, group: str, stage: str, resolved: dict[str, Any], **inputs: str) -> str:
         self.found[stage] = self.plan.cell(group, resolved, **inputs)
         return self.found[stage]
+
+
+def _reads(objective: str, setting: str) -> bool:
+    """Whether an objective reads a setting of block train."""
+    if not extensions.named(objective):
+        return objective in ONLY_FOR.get(setting, {objective})
+    if setting in ("beta", "anchor"):
+        return choices.anchored(objective)
+    return setting not in ONLY_FOR or (setting == "correction" and corrected(objective))
 
 
 def dump(block: params.Params) -> dict[str, Any]:

@@ -3,12 +3,18 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
+from pipeline import extensions
 from pipeline.blocks import Experiment, Settings
-from pipeline.consistency import WHITE_BOX, refuse
+from pipeline.consistency import refuse, white_box
 
 # the coldest; below it logits / temperature leave float32, and vLLM samples at .01 all the same
 COLDEST = 0.01
 CORRECTED = {"omniopd", "opd-sampled", "rft"}  # objectives that read train.correction
+
+
+def corrected(objective: str) -> bool:
+    """Whether an objective reads train.correction, as one of the experiment's own may."""
+    return objective in CORRECTED or extensions.named(objective)
 
 
 def arm(file: Experiment, where: str, arm: Settings) -> None:
@@ -27,7 +33,7 @@ def _signal(file: Experiment, where: str, arm: Settings) -> None:
     zero = arm.score.source == "zero" and arm.prior.source == "scores" and arm.prior.alpha == 0
     if train.objective == "omniopd" and zero:  # less their mean they are 0, too
         refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
-    for name in arm.teach.teachers if train.objective in WHITE_BOX else ():
+    for name in arm.teach.teachers if white_box(train.objective) else ():
         if getattr(file.teachers[name], "model", None) == file.experiment.student:
             wanted = f"another model than the student, with objective {train.objective}"
             refuse(f"{where}teach.teacher", name, wanted, remedy)
@@ -64,7 +70,7 @@ def _behaviour(where: str, arm: Settings) -> None:
     objective, rollout = arm.train.objective, arm.rollout
     if objective in ("grpo", "opd-sampled"):
         reader = f"train.objective {objective}"
-    elif objective in CORRECTED and arm.train.correction == "ratio":
+    elif corrected(objective) and arm.train.correction == "ratio":
         reader = "train.correction ratio"
     else:
         return
@@ -171,14 +177,15 @@ def _problem(where: str, arm: Settings) -> None:
         return
     key, objective = f"{where}teach.problem", arm.train.objective
     asks = arm.prior.source == "scores" and arm.score.source != "zero"
-    if objective != "imitate-forks" and not (objective == "omniopd" and asks):
+    own = extensions.named(objective) and extensions.reads(objective)
+    if not (objective == "imitate-forks" or own or (objective == "omniopd" and asks)):
         if objective != "omniopd":
             reader = f"train.objective {objective}"
         elif arm.prior.source != "scores":
             reader = f"prior.source {arm.prior.source}"
         else:
             reader = "score.source zero"
-        what = "reads the teacher's logits" if objective in WHITE_BOX else "trains on no answer"
+        what = "reads the teacher's logits" if white_box(objective) else "trains on no answer"
         if objective == "sft":
             what = "trains on whole solutions of the problem itself"
         refuse(

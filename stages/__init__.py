@@ -76,11 +76,11 @@ def _holder(path: Path) -> str:
 
 
 def _folder(argv: list[str]) -> Path | None:
-    """The folder that `python -m stages.X` with these words writes; None where they do not say."""
+    """The folder that a stage with these words writes; None where they do not say."""
     words = {name: argv[argv.index(name) + 1] for name in ("--out", "--cell") if name in argv[:-1]}
     if "--out" in words:
         return Path(words["--out"])
-    name, key = argv[2].partition(".")[2], words.get("--cell", "")
+    name, key = stage(argv), words.get("--cell", "")
     if not key.isalnum():
         return None
     return Path("data", name) if name == key else Path("data", name, key)

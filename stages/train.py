@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pipeline import (
     cells,
     checkpoints,
+    extensions,
     launcher,
     matching,
     no_signal,
@@ -32,6 +33,7 @@ from pipeline import (
     prompts,
     resume,
 )
+from pipeline.chosen import chosen, file_of
 from pipeline.engines.start import start
 from pipeline.errors import UserError, too_long
 
@@ -255,8 +257,19 @@ def _imitated(
                 for rollouts, forks, answers in evidence.beside("forks", "answers")
             )
             return ((part, 0) for part in made), imitate_forks.terms
+        case _ if extensions.named(p.objective):
+            return _own(p, args, evidence)
         case _:
             raise UserError(f"train.objective: {p.objective!r} is unknown. Run `omniopd plan`.")
+
+
+def _own(p: TrainParams, args: argparse.Namespace, evidence: "Evidence") -> "tuple[Parts, TermsOf]":
+    """Of a file of the experiment's own, which is given the tables that its cell reads."""
+    examples = chosen("extensions", file_of(p.objective), "examples")
+    terms = chosen("extensions", file_of(p.objective), "terms")
+    names = [name for name in extensions.READS if getattr(args, name)]
+    blocks = (dict(zip(["rollouts", *names], x, strict=True)) for x in evidence.beside(*names))
+    return ((examples(**block), 0) for block in blocks), terms
 
 
 def _trained(

@@ -33,7 +33,7 @@ class Project:
     def __init__(self, folder: Path, params: Path = MINIATURE) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("pipeline", "stages"):
+        for name in ("pipeline", "stages", "extensions"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
@@ -152,7 +152,7 @@ class Project:
         group, _, key = name.partition("@")
         cell = self.yaml(dag_names.cell_file(group.partition("-")[0], key))
         variant = variants.of(group, cell)
-        tree = Tree(files.read(self.folder))
+        tree = Tree(files.read(self.folder, self.folder))
         code = digest.code(Reader(tree), variant)
         lock = (self.folder / locks.path(variant.name)).read_text()
         assert lock == locks.HEADER + code.text()
@@ -166,7 +166,8 @@ class Project:
 
 
 MACHINERY = (  # code that is part of no lock, as it never changes what a stage writes
-    *("pipeline/behaviour/", "pipeline/forkserver.py", "pipeline/forked.py", "stages/__init__.py"),
+    *("pipeline/behaviour/", "pipeline/program.py", "pipeline/extensions.py"),
+    *("pipeline/forkserver.py", "pipeline/forked.py", "stages/__init__.py"),
 )
 CHILDREN = {  # by the file that starts them: what their processes alone load
     "pipeline/launcher.py": "pipeline/sharded.py",

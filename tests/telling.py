@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ import psutil
 from ruamel.yaml import YAML
 
 from tests.locked import lock
-from tests.project import ROOT
+from tests.project import BIN, ROOT
 
+OMNIOPD = str(BIN / "omniopd")
 PREPARE = {"task": "arithmetic", "seed": 1, "train": 20, "dev": 5, "test": 5, "digits": 2}
 LOOK = """
 import json, os, sys
@@ -96,7 +96,7 @@ class Stages:
 
     def start(self, server: dict[str, str], *command: str, **extra: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [OMNIOPD, "stage", *command],
             cwd=self.folder,
             env={**os.environ, **server, **extra},
             stdin=subprocess.PIPE,
@@ -111,7 +111,7 @@ class Stages:
         return process.returncode, output, errors
 
     def look(self, server: dict[str, str], *arguments: str, **extra: str) -> dict[str, Any]:
-        status, output, errors = self.run(server, "stages.look", *arguments, **extra)
+        status, output, errors = self.run(server, "look", *arguments, **extra)
         assert (status, errors) == (0, "")
         return dict(json.loads(output))
 
@@ -119,7 +119,7 @@ class Stages:
         """A client, and the processes that it waits for: its stage and what that one started."""
         said = self.folder / "pids"
         said.unlink(missing_ok=True)
-        client = self.start(server, "stages.wait", str(said))
+        client = self.start(server, "wait", str(said))
         wait_for(said.exists)
         stage, other = (int(pid) for pid in said.read_text().split())
         assert stage != client.pid

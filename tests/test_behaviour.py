@@ -480,11 +480,12 @@ def f(a, /, b=1, *c, d: int = 2.5, e=1e-9, **g):
 
 
 def test_every_file_of_the_packages_is_read_and_no_other(tmp_path):
-    for name in ("pipeline/a.py", "stages/p/x.j2", "pipeline/__pycache__/a.pyc", "other/a.py"):
+    left_out = ("pipeline/__pycache__/a.pyc", "other/a.py", "mine/stages/a.py", "extensions/a.py")
+    for name in ("pipeline/a.py", "stages/p/x.j2", "mine/extensions/b.py", *left_out):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    found = files.read(tmp_path)
-    assert set(found) == {"pipeline/a.py", "stages/p/x.j2"}
+    found = files.read(tmp_path, tmp_path / "mine")
+    assert set(found) == {"pipeline/a.py", "stages/p/x.j2", "extensions/b.py"}
     key = files.key(found)
     (tmp_path / "stages/p/x.j2").write_text("2")
-    assert files.key(files.read(tmp_path)) != key
+    assert files.key(files.read(tmp_path, tmp_path / "mine")) != key

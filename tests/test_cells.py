@@ -106,7 +106,7 @@ def planned() -> Iterator[dict[str, Any]]:
     values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
     values["experiment"]["arms"] = list(values["arms"])
     yield plan.expand(experiment.of(values, ""))
-    for path in [ROOT / "params.yaml", *sorted(ROOT.glob("profiles/*.yaml"))]:
+    for path in [ROOT / "params.yaml", *sorted(ROOT.glob("pipeline/profiles/*.yaml"))]:
         yield plan.expand(experiment.load(path))
 
 

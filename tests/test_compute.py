@@ -278,7 +278,7 @@ def test_cells_that_arms_share_are_counted_once(tmp_path, monkeypatch):
     ],
 )
 def test_each_profile_fits_the_card_that_it_names(name, gb, tmp_path, monkeypatch):
-    file = experiment.load(ROOT / "profiles" / f"{name}.yaml")
+    file = experiment.load(ROOT / "pipeline/profiles" / f"{name}.yaml")
     monkeypatch.chdir(tmp_path)
     found = compute_table.found(Experimental(file, plan.expand(file)), None)
     assert max(row["gb"] for row in found.memory) < gb
@@ -286,4 +286,4 @@ def test_each_profile_fits_the_card_that_it_names(name, gb, tmp_path, monkeypatc
     shown = compute_table.text(found)
     assert "state --tflops and --gb-per-s" in shown
     assert all(line in shown for line in found.assumptions)
-    assert f"one GPU of {gb} GB" in Path(ROOT / "profiles" / f"{name}.yaml").read_text()
+    assert f"one GPU of {gb} GB" in Path(ROOT / "pipeline/profiles" / f"{name}.yaml").read_text()

@@ -155,6 +155,28 @@ def test_a_project_of_one_file_is_brought_here_and_no_cell_runs(toy):
     assert toy.project.said.count("is cached - skipping run") == len(after) - 2
 
 
+def test_the_command_of_before_is_another_and_no_cell_runs(toy):
+    after, old = toy.locked(), "python -m stages."
+    for path, own in after.items():
+        path = toy.folder / path
+        path.write_text(path.read_text().replace("omniopd stage ", old))
+        assert path.read_text().count(old) == len(own) - ("plan" in own)
+    toy.forget()
+    cache = toy.folder / ".dvc/cache/files/md5"
+    entries = [e for own in after.values() for name, e in own.items() if name != "plan"]
+    before = [{**e, "cmd": e["cmd"].replace("omniopd stage ", old)} for e in entries]
+    lock_files.remember(cache, before)
+    toy.plan(params())
+    only_cached = toy.folder / "dag/sft/seed-0/dvc.lock"
+    known = len(after[Path("dag/sft/seed-0/dvc.lock")])
+    only_cached.unlink()
+    toy.plan(params())
+    assert toy.locked() == {p: own for p, own in after.items() if "sft" not in p.parts}
+    assert toy.repro() == {}
+    assert toy.project.said.count("is cached - skipping run") == known
+    assert toy.locked() == after
+
+
 def test_what_moves_takes_its_entry_to_the_letter(tmp_path):
     entry = {
         "cmd": "old",
@@ -206,7 +228,7 @@ def test_stages_are_literal_and_lie_with_their_arm_and_seed():
     stages = YAML(typ="safe").load(texts[Path("dag/omniopd/seed-1/dvc.yaml")])["stages"]
     stage = stages[f"train-{one['train']}"]
     assert stage["wdir"] == "../../.."
-    assert stage["cmd"] == f"python -m stages.train --cell {one['train']}"
+    assert stage["cmd"] == f"omniopd stage train --cell {one['train']}"
     assert stage["deps"][:2] == [
         f"dag/cells/train/{one['train']}.yaml",
         "code/train-omniopd.lock",
@@ -217,7 +239,7 @@ def test_stages_are_literal_and_lie_with_their_arm_and_seed():
 
 
 def test_every_cell_waits_for_the_check_of_the_plan():
-    for path in [MINIATURE, ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")]:
+    for path in [MINIATURE, ROOT / "params.yaml", *(ROOT / "pipeline/profiles").glob("*.yaml")]:
         reads = plan.upstream(found := plan.expand(experiment.load(path)))
         checked = set()
         for name in reads:  # in dependency order
@@ -279,7 +301,9 @@ def test_git_has_what_is_written(three):
     assert done.stdout == b""
 
 
-@pytest.mark.parametrize("path", [MINIATURE, ROOT / "params.yaml", ROOT / "profiles/study.yaml"])
+@pytest.mark.parametrize(
+    "path", [MINIATURE, ROOT / "params.yaml", ROOT / "pipeline/profiles/study.yaml"]
+)
 def test_a_cell_s_file_says_what_it_is_named_after(path):
     found = plan.expand(experiment.load(path))
     for place, text in dag_files.texts(found):

@@ -32,7 +32,7 @@ def test_a_table_has_the_same_bytes(stages: Stages, server: dict[str, str]) -> N
     found = {}
     for name, given in {"alone": {}, "forked": server}.items():
         out = stages.folder / name
-        command = ("stages.prepare", "--cell", "ca", "--out", str(out))
+        command = ("prepare", "--cell", "ca", "--out", str(out))
         status, output, errors = stages.run(given, *command)
         assert (status, output) == (0, "")
         assert errors.startswith("prepare ca: 0 rows in, 30 rows out")
@@ -43,7 +43,7 @@ def test_a_table_has_the_same_bytes(stages: Stages, server: dict[str, str]) -> N
 def test_threads_and_sums_are_the_same(stages: Stages, server: dict[str, str]) -> None:
     for threads in (1, 2):
         (stages.folder / "params.yaml").write_text(f"runtime: {{threads: {threads}}}\n")
-        alone, forked = (stages.run(given, "stages.compute") for given in ({}, server))
+        alone, forked = (stages.run(given, "compute") for given in ({}, server))
         assert alone == forked
         assert alone[:2] == (0, alone[1])
         assert alone[1].startswith(f"{threads} ")
@@ -85,16 +85,16 @@ def test_what_imports_would_read_makes_a_stage_run_by_itself(
     "how", ["0", "7", "256", "none", "text", "raise", "interrupt", "-9", "-15", "-2", "-3", "-11"]
 )
 def test_a_stage_ends_as_it_would_alone(how: str, stages: Stages, server: dict[str, str]) -> None:
-    alone, forked = (stages.run(given, "stages.end", how) for given in ({}, server))
+    alone, forked = (stages.run(given, "end", how) for given in ({}, server))
     assert forked[:2] == alone[:2]
     assert forked[2].splitlines()[-2:] == alone[2].splitlines()[-2:]
 
 
-@pytest.mark.parametrize("arguments", [("--cell", "cb", "--out", "x"), ("--cell", "ca")])
+@pytest.mark.parametrize("arguments", [("--cell", "cb", "--out", "x"), ("--out", "x")])
 def test_bad_input_is_told_as_it_would_be_alone(
     arguments: tuple[str, ...], stages: Stages, server: dict[str, str]
 ) -> None:
-    alone, forked = (stages.run(given, "stages.prepare", *arguments) for given in ({}, server))
+    alone, forked = (stages.run(given, "prepare", *arguments) for given in ({}, server))
     assert alone == forked
     assert alone[0] in (1, 2)
 
@@ -210,7 +210,7 @@ def test_no_server_starts_before_a_stage_asks(stages: Stages) -> None:
 def test_a_stage_without_a_model_does_not_wait_for_the_server(stages: Stages) -> None:
     with forkserver.serving() as fresh:
         before = {one.pid for one in servers()}
-        command = ("stages.prepare", "--cell", "ca", "--out", str(stages.folder / "out"))
+        command = ("prepare", "--cell", "ca", "--out", str(stages.folder / "out"))
         assert stages.run(fresh, *command)[0] == 0
         assert {one.pid for one in servers()} == before
         assert not forkserver.ready(fresh[forkserver.ENV]).exists()

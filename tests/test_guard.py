@@ -34,7 +34,7 @@ def project(made, tmp_path):
 def started(project, stage="prepare", *more, **extra):
     """A stage of the plan's cell, and the table that prepare is to write."""
     key = project.keys[stage]
-    command = (sys.executable, "-m", f"stages.{stage}", "--cell", key, *more)
+    command = ("omniopd", "stage", stage, "--cell", key, *more)
     done = project.run(*command, "--out", f"data/{stage}/{key}", check=False, **extra)
     return done, project.folder / "data" / stage / key / "prompts.parquet"
 
@@ -153,4 +153,4 @@ def test_imports_beyond_a_variant_are_refused_and_others_are_left_alone(tmp_path
         patch.setitem(sys.modules, "pipeline.plan", ModuleType("pipeline.plan"))
         with pytest.raises(ImportError, match=r"pipeline.plan is loaded"):
             guard.check(prior, confine=True)
-    assert forkserver.stage(sys.orig_argv) is False  # so this process is not confined
+    assert forkserver.stage(sys.orig_argv) == ""  # so this process is not confined

@@ -79,7 +79,7 @@ def setup(project, url, config=None, **edits):
 def command_of(project):
     """The command line of the arm's teach stage."""
     key = project.cell("omniopd", 1, "teach").name
-    return ["python", "-m", "stages.teach", "--cell", key]
+    return ["omniopd", "stage", "teach", "--cell", key]
 
 
 def teach(project, check=True, **env):

@@ -555,7 +555,7 @@ def test_the_head_is_the_product_that_the_model_itself_takes(ran):
 def smollm2(folder):
     """Prompts, and the student read in from the GGUF file that profile smollm2 names."""
     asking = problems(folder / "prompts.parquet")
-    init = YAML(typ="safe").load((ROOT / "profiles" / "smollm2.yaml").read_text())
+    init = YAML(typ="safe").load((ROOT / "pipeline/profiles" / "smollm2.yaml").read_text())
     model = MODEL | {"init": init["pretrain"]["models"]["beginner"]["init"]}
     p = {"model": model, "prepare": TASK, "seed": 0}
     return asking, stage("pretrain", folder / "student", p, prompts=asking)

@@ -164,7 +164,7 @@ def test_another_minor_version_of_a_library_changes_the_locks_that_load_it(now, 
 
 def test_a_name_of_a_variant_says_all_that_it_chooses():
     parts = {}
-    for path in [ROOT / "params.yaml", *sorted(ROOT.glob("profiles/*.yaml"))]:
+    for path in [ROOT / "params.yaml", *sorted(ROOT.glob("pipeline/profiles/*.yaml"))]:
         for name, variant in variants.of_plan(plan.expand(experiment.load(path))).items():
             assert parts.setdefault(name, variant.parts) == variant.parts
     for name, variant in VARIANTS.items():

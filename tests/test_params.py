@@ -117,6 +117,7 @@ def test_a_list_of_one_teacher_is_that_teacher(tmp_path):
 def test_a_profile_never_overwrites_a_params_file_that_was_edited(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "profiles").mkdir()
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path / "profiles")
     for name in ("one", "two"):
         (tmp_path / "profiles" / f"{name}.yaml").write_text(f"# {name}\n" + MINIATURE.read_text())
     file = tmp_path / "params.yaml"
@@ -196,7 +197,7 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))],
+    [ROOT / "params.yaml", *sorted((ROOT / "pipeline/profiles").glob("*.yaml"))],
     ids=lambda p: p.name,
 )
 def test_every_shipped_params_file_loads_with_every_arm_that_it_defines(path):
@@ -247,7 +248,8 @@ def test_chunk_lengths_are_a_quarter_half_and_the_whole_and_at_least_two(tmp_pat
 
 def test_the_study_is_the_default_experiment_with_more_arms_seeds_and_branches():
     default, study = (
-        experiment.read_yaml(path) for path in (ROOT / "params.yaml", ROOT / "profiles/study.yaml")
+        experiment.read_yaml(path)
+        for path in (ROOT / "params.yaml", ROOT / "pipeline/profiles/study.yaml")
     )
     own = {"experiment", "arms", "score"}
     assert {k: v for k, v in study.items() if k not in own} == {

@@ -135,7 +135,7 @@ def test_what_is_sound_loads(tmp_path, overrides):
 
 
 def test_shipped_arms_of_opd_sampled_correct_their_drift():
-    for path in (ROOT / "params.yaml", ROOT / "profiles/study.yaml"):
+    for path in (ROOT / "params.yaml", ROOT / "pipeline/profiles/study.yaml"):
         assert experiment.load(path).arm("opd-sampled").train.correction == "ratio"
 
 
@@ -312,7 +312,7 @@ def test_a_wrong_teacher_shares_the_round_and_draws_from_the_seed(tmp_path):
     "name", ["laptop-gpu", "qwen3-claude-haiku", "qwen3-gemini", "qwen3-openweight", "smollm2"]
 )
 def test_profiles_of_real_models_have_a_wrong_teacher(name):
-    file = experiment.load(ROOT / "profiles" / f"{name}.yaml")
+    file = experiment.load(ROOT / "pipeline/profiles" / f"{name}.yaml")
     settings = file.arm("wrong-teacher")
     assert settings.teach.problem == "another"
     assert settings.teach.teachers == file.teach.teachers  # the right one

@@ -34,7 +34,7 @@ ASKED = [{"role": "user", "content": "1+1?"}]
 
 
 def loaded(name):
-    return experiment.load(ROOT / "profiles" / f"{name}.yaml")
+    return experiment.load(ROOT / "pipeline/profiles" / f"{name}.yaml")
 
 
 def cells(rounds, *, taught, own, teach, models, engine):
@@ -91,10 +91,8 @@ cli.main()
 
 def test_a_profile_is_put_in_place_and_dvc_sees_its_cells_without_any_network(tmp_path):
     project = Project(tmp_path / "project")
-    (project.folder / "profiles").mkdir()
     name = "qwen3-openweight"
-    text = (ROOT / "profiles" / f"{name}.yaml").read_text()
-    (project.folder / "profiles" / f"{name}.yaml").write_text(text)
+    text = (ROOT / "pipeline/profiles" / f"{name}.yaml").read_text()
     nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     project.run("omniopd", "profile", name, **nowhere)
     assert (project.folder / "params.yaml").read_text() == text

@@ -45,7 +45,7 @@ def command(project, stage, arm="omniopd"):
 
 def folder(project, words):
     """What the stage of this command line writes."""
-    stage, key = words[words.index("-m") + 1].partition(".")[2], words[words.index("--cell") + 1]
+    stage, key = words[words.index("stage") + 1], words[words.index("--cell") + 1]
     return project.folder / "data" / stage / key
 
 
@@ -109,7 +109,7 @@ def test_a_killed_teach_asks_for_nothing_that_it_has(project):
     assert kept >= 20
     assert not folder.exists() or not any(folder.glob("*.parquet"))
     lapse(project.folder / "killed.sqlite")
-    project.run(sys.executable, "-m", "stages.teach", *words, JUDGMENTS_URL=url)
+    project.run("omniopd", "stage", "teach", *words, JUDGMENTS_URL=url)
     assert digest(folder / "answers.parquet") == before
     with Store(url) as store:
         total = store.stats().answers

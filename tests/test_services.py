@@ -15,7 +15,7 @@ from tests.project import ROOT, Project
 
 pytestmark = [pytest.mark.services, pytest.mark.usefixtures("warm")]
 
-PROFILE = ROOT / "profiles" / "smollm2.yaml"
+PROFILE = ROOT / "pipeline/profiles" / "smollm2.yaml"
 MODES = ("completions", "prefill")
 
 

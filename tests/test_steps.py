@@ -214,7 +214,7 @@ def test_dvc_runs_a_cell_of_steps_once_and_knows_its_places(tmp_path):
 
 
 def started(project, key, **extra):
-    command = [sys.executable, "-m", "stages.steps", "--cell", key, "--out", f"data/steps/{key}"]
+    command = ["omniopd", "stage", "steps", "--cell", key, "--out", f"data/steps/{key}"]
     with (project.folder / "log").open("w") as log:
         env = project.environment(**extra)
         return subprocess.Popen(command, cwd=project.folder, env=env, stderr=log)

@@ -62,7 +62,7 @@ def test_teach_asks_nothing_and_writes_the_answers_that_were_bought(opened):
     before = pq.read_table(out / "answers.parquet")  # it may lack columns that came since
     with Pure().running() as server:
         opened.edit(teachers__api__base_url=f"{server.url}/v1")
-        opened.run("python", "-m", "stages.teach", "--cell", out.name, "--out", "again")
+        opened.run("omniopd", "stage", "teach", "--cell", out.name, "--out", "again")
         assert server.answers == []
     after = tables.read(opened.folder / "again" / "answers.parquet", tables.ANSWERS)
     assert after.select(before.column_names).equals(before)

@@ -36,7 +36,7 @@ CPU = params.Runtime()
 services = pytest.mark.services
 PROMPTS = [[2 + i % 16, 5, 3 + i % 7] for i in range(24)]
 ENDS = (1, 4)
-PROFILE = ROOT / "profiles" / "smollm2.yaml"
+PROFILE = ROOT / "pipeline/profiles" / "smollm2.yaml"
 MODEL = YAML(typ="safe").load(PROFILE.read_text())["pretrain"]["models"]["beginner"]
 
 

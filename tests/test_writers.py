@@ -102,7 +102,7 @@ def test_stages_know_the_marks_of_commands_and_ranks() -> None:
 def test_a_stage_holds_its_cell_from_its_first_import_to_its_end(tmp_path: Path) -> None:
     found = Stages(tmp_path / "project")
     said, out = found.folder / "pids", found.folder / "data" / "wait" / "ca"
-    first = found.start({}, "stages.wait", str(said), "--out", str(out))
+    first = found.start({}, "wait", str(said), "--out", str(out))
     wait_for(said.exists)
     lock = out.with_name(".ca.lock")
     assert lock.read_text().startswith(f"process {first.pid} on ")

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +183,7 @@ def _run(name: str) -> int:
     group, _, key = name.partition("@")
     path = os.pathsep.join([str(files.root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {**dag.environment(), "PYTHONPATH": path, "JUDGMENTS_URL": _store()}
-    command = [sys.executable, "-m", f"stages.{dataflow.stage(group)}", "--cell", key]
+    command = ["omniopd", "stage", dataflow.stage(group), "--cell", key]
     return processes.status(command, FOLDER, environment, "what was accepted stays so.")
 
 

@@ -8,9 +8,16 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-OWN = ("pipeline", "stages")
+PACKAGES, EXTENSIONS = ("pipeline", "stages"), "extensions"
+OWN = (*PACKAGES, EXTENSIONS)
 # what decides whether and in which process a stage runs, and never what it writes
-MACHINERY = ("pipeline.behaviour", "pipeline.forkserver", "pipeline.forked")
+MACHINERY = (
+    "pipeline.behaviour",
+    "pipeline.program",
+    "pipeline.extensions",
+    "pipeline.forkserver",
+    "pipeline.forked",
+)
 START = "stages"  # likewise this package itself: locks of cells, signals; not the stages in it
 
 
@@ -19,13 +26,14 @@ def root() -> Path:
     return Path(__file__).parents[2]
 
 
-def read(folder: Path) -> dict[str, bytes]:
-    """Path below `folder` and content of each file of the packages there."""
-    return dict(_files(folder))
+def read(folder: Path, project: Path = Path()) -> dict[str, bytes]:
+    """Path below `folder` and content of each file of the packages there; and of the experiment's
+    own code in `project`."""
+    return {**dict(_files(folder, *PACKAGES)), **dict(_files(project, EXTENSIONS))}
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    waiting = [folder / name for name in OWN]
+def _files(folder: Path, *names: str) -> Iterator[tuple[str, bytes]]:
+    waiting = [folder / name for name in names]
     while waiting:
         place = waiting.pop()
         for path in place.iterdir() if place.is_dir() else ():

@@ -16,10 +16,10 @@ from pipeline.behaviour.variants import Variant
 from pipeline.errors import UserError
 
 
-def check(variant: Variant, confine: bool) -> None:
+def check(variant: Variant, confine: str = "") -> None:
     """Raise UserError unless the lock holds; with `confine`, refuse imports beyond it from here on.
 
-    `confine` is for a process that does nothing but run a stage.
+    `confine`: the stage, in a process that does nothing but run it.
     """
     code = locks.check([variant])[variant.name]
     if confine:
@@ -56,7 +56,8 @@ _within = _Within()
 
 def _beyond(name: str, modules: Sequence[str]) -> bool:
     own = name.split(".")[0] in files.OWN
-    return own and not files.machinery(name) and name not in modules
+    ours = own and name != files.EXTENSIONS and not files.machinery(name)
+    return ours and name not in modules
 
 
 def _refusal(name: str, variant: str) -> ImportError:

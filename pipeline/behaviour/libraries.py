@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import sys
 from collections.abc import Iterable
 
 # import name: distribution. What only reads, writes, draws or stores is not among them.
@@ -35,12 +36,26 @@ def computing(externals: Iterable[str]) -> list[str]:
     return sorted({name.split(".")[0] for name in externals} & COMPUTES.keys())
 
 
+def installed(externals: Iterable[str]) -> set[str]:
+    """Those of imported modules that are no part of Python: of an experiment's own code, any."""
+    names = {name.split(".")[0] for name in externals}
+    return {name for name in names if name not in sys.stdlib_module_names and name != "__future__"}
+
+
 @functools.cache
 def version(name: str) -> str:
     """Major and minor version of a library by its import name; `none` where it is not there."""
-    for distribution in BUILDS.get(name, (COMPUTES[name],)):
-        try:
-            return ".".join(importlib.metadata.version(distribution).split(".")[:2])
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "none"
+    for distribution in BUILDS.get(name, (COMPUTES.get(name, name),)):
+        if found := _version(distribution):
+            return found
+    if name in COMPUTES:
+        return "none"
+    others = importlib.metadata.packages_distributions().get(name, ())
+    return next(filter(None, map(_version, others)), "none")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return ".".join(importlib.metadata.version(distribution).split(".")[:2])
+    except importlib.metadata.PackageNotFoundError:
+        return ""

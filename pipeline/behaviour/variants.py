@@ -4,16 +4,19 @@ Read from the group and the content of a cell of the plan. A variant's name is t
 names of what it chooses, so that cells with the same code share one lock.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline import extensions
 from pipeline.behaviour.declared import HOSTED
 from pipeline.chosen import file_of
 
 Choice = dict[str, frozenset[str]]  # axis of pipeline/behaviour/declared.py: chosen values
 NAMED = (  # axes, as a name says them
-    *("task", "init", "scheduler", "teacher", "objective", "baseline", "metric", "engine", "rows"),
+    *("task", "init", "scheduler", "teacher", "objective", "baseline", "metric", "metrics"),
+    *("engine", "rows"),
 )
 UNNAMED = {"hf"}  # values that a name leaves out
 
@@ -63,7 +66,7 @@ def of_plan(plan: dict[str, Any]) -> dict[str, Variant]:
 
 def _words(part: Part) -> list[str]:
     values = [sorted(part.chosen[axis]) for axis in NAMED if axis in part.chosen]
-    found = [x.replace("_", "-") for some in values for x in some if x not in UNNAMED]
+    found = [re.sub(r"[_.]", "-", x) for some in values for x in some if x not in UNNAMED]
     if part.stage == "forks":
         found = found[:1]  # the metric comes with the scheduler
     if part.stage == "score" and not found:
@@ -80,6 +83,8 @@ def _chosen(stage: str, group: str, cell: dict[str, Any]) -> Iterator[tuple[str,
         yield "task", {file_of(p["prepare"]["task"])}
     else:  # the blocks of tasks are in reach of every params model, and are not loaded
         yield "task", set()
+        # calibrate: every metric of ours counts, and those of the experiment's own that it names
+        yield "metrics", {file_of(x) for x in p.get("metrics", ()) if extensions.named(x)}
     match stage:
         case "pretrain":
             yield "init", {cell["source"]} if "source" in cell else set()

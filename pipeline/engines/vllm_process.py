@@ -46,7 +46,7 @@ class Child:
         answers, out = os.pipe()
         self.log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, str(out)],
+            [sys.executable, "-P", "-m", WORKER, str(out)],
             env=dict(env),
             stdin=subprocess.PIPE,
             stdout=self.log,

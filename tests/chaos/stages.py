@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -152,7 +151,7 @@ def disturbed(place: Place, group: str, number: int, pause: float = 0.0) -> Outc
     if number == signal.SIGSTOP and status:
         work.wrong(f"{name} failed after it stood still")
     if status:
-        again = work.start(sys.executable, *rest)
+        again = work.start("omniopd", *rest)
         if work.ended(again, f"{name}, done again,"):
             work.wrong(f"{name} was not done again")
     after = folder_of(work.project, stages[name])
@@ -173,9 +172,9 @@ def begun(work: Work, locked: dict, rest: list[str]) -> psutil.Popen:
     for out in locked["outs"]:
         path = work.project.folder / out["path"]
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if "stages.teach" in rest:
+    if rest[1] == "teach":
         (work.project.folder / "judgments.sqlite").unlink()
-    return work.start(sys.executable, *rest)
+    return work.start("omniopd", *rest)
 
 
 def folder_of(project: Project, locked: dict) -> dict[str, bytes]:

@@ -12,13 +12,19 @@ from pathlib import Path
 
 def tell():
     argv = sys.orig_argv
-    if argv[1:2] != ["-m"] or not argv[2].startswith("stages.") or "--cell" not in argv:
+    if "--cell" not in argv:
+        return
+    if "stage" in argv:  # omniopd stage X
+        stage = argv[argv.index("stage") + 1]
+    elif argv[1] == "-m" and argv[2].startswith("stages."):  # a rank
+        stage = argv[2].partition(".")[2]
+    else:
         return
     modules = [module for name, module in sys.modules.items() if name != "__main__"]
     files = {getattr(module, "__file__", None) or "" for module in modules}
-    here = [f"{Path.cwd()}/{name}/" for name in ("pipeline", "stages")]
+    here = [f"{Path.cwd()}/{name}/" for name in ("pipeline", "stages", "extensions")]
     own = {os.path.relpath(file) for file in files if file.startswith(tuple(here))}
-    own.add(argv[2].replace(".", "/") + ".py")  # it ran as __main__
+    own.add(f"stages/{stage}.py")  # it ran as __main__
     folder = Path(".loaded")
     folder.mkdir(exist_ok=True)
     (folder / argv[argv.index("--cell") + 1]).write_text(json.dumps(sorted(own)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.behaviour import declared
-from pipeline.behaviour.files import machinery
+from pipeline.behaviour.files import EXTENSIONS, machinery
 from pipeline.behaviour.reading import resolve
 from pipeline.behaviour.reading.imports import parents
 from pipeline.behaviour.reading.source import Tree
@@ -29,6 +29,7 @@ class Reached:
     symbols: dict[Symbol, Written] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
     externals: set[str] = field(default_factory=set)
+    own: set[str] = field(default_factory=set)  # of these, what extensions/ imports
     files: set[str] = field(default_factory=set)
     edges: dict[Symbol, list[Symbol]] = field(default_factory=dict)
 
@@ -82,7 +83,7 @@ class _Walk:
                 continue
             self.found.modules.add(name)
             module = self.tree.module(name)
-            self.found.externals |= module.externals
+            self.external(module.name, module.externals)
             self.wanted(module.always)
             waiting += [*parents(name), *module.loads]
 
@@ -95,7 +96,7 @@ class _Walk:
     def visit(self, symbol: Symbol) -> None:
         written = self.found.symbols[symbol]
         self.load(symbol.module.name)
-        self.found.externals |= written.externals
+        self.external(symbol.module.name, written.externals)
         self.found.files |= written.files
         more = self.declared(symbol, written)
         for name in written.loads:
@@ -115,6 +116,11 @@ class _Walk:
             leads += self.whole(name)
         self.found.edges[symbol] = leads
         self.wanted(leads)
+
+    def external(self, module: str, names: set[str]) -> None:
+        self.found.externals |= names
+        if module.partition(".")[0] == EXTENSIONS:
+            self.found.own |= names
 
     def declared(self, symbol: Symbol, written: Written) -> tuple[str, ...]:
         """What is written down of a symbol of which no text says what it reaches."""
@@ -145,9 +151,12 @@ class _Walk:
     def choice(self, package: str, name: str) -> list[Symbol]:
         """What is called `name` in the modules of a package that the variant may choose."""
         found = list[Symbol]()
-        for module in self.tree.below(package):
-            if module in declared.SHARED or self.left_out(module):
-                continue
+        ours = (
+            one
+            for one in self.tree.below(package)
+            if one not in declared.SHARED and not self.left_out(one)
+        )
+        for module in (*(ours if package != EXTENSIONS else ()), *self.extensions(name)):
             self.load(module)
             if name:
                 ends = resolve.follow(self.tree, module, (name,))
@@ -155,6 +164,13 @@ class _Walk:
             else:
                 found += self.whole(module)
         return found
+
+    def extensions(self, symbol: str) -> list[str]:
+        """Files of the experiment's own that the variant chooses and that have such a symbol."""
+        chosen = sorted({value for values in self.chosen.values() for value in values})
+        own = [x for x in chosen if x.partition(".")[0] == EXTENSIONS and self.tree.has(x)]
+        modules = [self.tree.module(x) for x in own]
+        return [x.name for x in modules if symbol in x.symbols or symbol in x.imports]
 
     def left_out(self, module: str) -> bool:
         """Whether the variant has chosen something else in place of a module."""

@@ -38,9 +38,10 @@ def code(reader: Reader, variant: Variant) -> Code:
         places.add((line, path))
     calls = hashlib.sha256("\n".join(_graph(reader, part) for part in parts).encode())
     externals = {name for part in parts for name in part.externals}
+    others = libraries.installed({name for part in parts for name in part.own})
     return Code(
         (*sorted(lines), f"{CALLS} {calls.hexdigest()[:16]}"),
-        tuple(libraries.computing(externals)),
+        tuple(sorted({*libraries.computing(externals), *others})),
         tuple(sorted({name for part in parts for name in part.modules})),
         tuple(sorted(places)),
     )
