@@ -13,8 +13,8 @@ from pipeline.behaviour import history, locks
 from pipeline.behaviour.code import CALLS
 
 # how a stage finds its params and paths: in plan.yaml and its command line before, in the cell's
-# own file now; how it and the worker of vLLM are started; values that may name a file of extensions/;
-# and the annotation of what asks a teacher behind HTTP
+# own file now; how it and the worker of vLLM are started; values that may name a file of
+# extensions/; and the annotation of what asks a teacher behind HTTP
 BEFORE = {
     "Child 12887f64df3ffb92",
     "DAG 15fd0a6e6e5aef0f",
