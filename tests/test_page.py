@@ -41,7 +41,8 @@ def test_every_file_of_the_page_is_installed_and_part_of_the_lock_of_the_report(
     lock = (ROOT / "code/report.lock").read_text()
     files = {path for path in (ROOT / "pipeline" / "page").iterdir() if path.is_file()}
     others = {path.name for path in files if path.suffix != ".py"}
-    assert {line.split()[1] for line in lock.splitlines() if line.startswith("file ")} == others
+    words = [line.split() for line in lock.splitlines()]
+    assert {x[1] for x in words if x[0] == "file" and len(x) == 3} == others
     installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     kinds = {name.lstrip("*") for name in installed["package-data"]["pipeline.page"]}
     assert {path.suffix for path in files} - {".py"} <= kinds
