@@ -44,7 +44,8 @@ def test_a_stage_is_started_without_the_command_line_and_with_no_folder_to_impor
 import atexit, os, sys
 def tell():
     heavy = {"typer", "pipeline.cli", "dvc", "torch"} & sys.modules.keys()
-    print(sorted(heavy), bool({'', os.getcwd()} & {*sys.path}), os.environ["PYTHONSAFEPATH"], sys.argv[1:])
+    here = bool({"", os.getcwd()} & {*sys.path})
+    print(sorted(heavy), here, os.environ["PYTHONSAFEPATH"], sys.argv[1:])
 atexit.register(tell)
 sys.argv = ["omniopd", "stage", "score", "--help"]
 from pipeline.program import main
