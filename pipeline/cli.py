@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline import exchange_cli, exp_cli, judgments_cli, verify_cli
+from pipeline import exchange_cli, exp_cli, judgments_cli, project_cli, verify_cli
 from pipeline.errors import STATUS, UserError, stop
 
 # a command line that cannot be read: Typer gives its class no name
@@ -21,6 +21,11 @@ app = typer.Typer(
 app.add_typer(judgments_cli.app, name="judgments")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
 app.add_typer(teacher, name="teacher")
+app.command()(project_cli.init)
+app.command()(project_cli.profile)
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
+    project_cli.stage
+)
 app.command()(exchange_cli.export)
 app.command("import")(exchange_cli.import_)
 app.command()(verify_cli.verify)
@@ -44,17 +49,6 @@ def omniopd(
     ] = False,
 ) -> None:
     """Distil a student on its own rollouts from a teacher that only writes text."""
-
-
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(help="new, a repository, or a folder in one")],
-    profile: Annotated[str, typer.Option(help="the params to begin with")] = "default",
-) -> None:
-    """Make a project of its own: params.yaml, dvc.yaml and what git and DVC need."""
-    from pipeline import new_project
-
-    typer.echo(new_project.make(folder, profile))
 
 
 @app.command()
@@ -98,18 +92,6 @@ def run(
     typer.echo(_detectable())
     flow.run(parallel)
     typer.echo(_took())
-
-
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def stage(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="the line that DVC prints")]
-) -> None:
-    """Run one stage for one cell, as DVC does: `omniopd stage score --cell c1af11447`."""
-    from pipeline import program
-
-    if name not in (known := program.stages()):
-        raise UserError(f"no stage {name!r}; wanted one of {sorted(known)}. Correct the name.")
-    program.run(name, context.args)  # by a command of the time before pipeline/program.py
 
 
 @app.command()
@@ -164,18 +146,6 @@ def verify_code() -> None:
         typer.echo(f"{one.variant}, {len(one.cells)} cells{tried}: {one.said}")
     if not count:
         typer.echo("nothing to accept: every cell ran with the code that is here")
-
-
-@app.command()
-def profile(
-    name: Annotated[
-        str, typer.Argument(help="default, study, smollm2, ...; another says which there are")
-    ],
-) -> None:
-    """Put a profile in place as params.yaml, keeping the old one as params.yaml.old, .old.2 ..."""
-    from pipeline import profiles
-
-    typer.echo(profiles.put(name))
 
 
 @app.command()

@@ -2,11 +2,12 @@
 
 import os
 import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
 
-from tests.project import BIN
+from tests.project import BIN, ROOT
 
 
 def omniopd(*arguments: str, **environment: str) -> str:
@@ -34,3 +35,28 @@ def test_the_shell_completes_commands() -> None:
     found = omniopd(_OMNIOPD_COMPLETE="complete_bash", COMP_WORDS="omniopd ver", COMP_CWORD="1")
     assert found.split() == ["verify", "verify-code"]
     assert "_OMNIOPD_COMPLETE" in omniopd("--show-completion", "bash")
+
+
+def test_a_stage_is_started_without_the_command_line_and_with_no_folder_to_import_from(
+    tmp_path,
+):
+    code = """
+import atexit, os, sys
+def tell():
+    heavy = {"typer", "pipeline.cli", "dvc", "torch"} & sys.modules.keys()
+    here = bool({"", os.getcwd()} & {*sys.path})
+    print(sorted(heavy), here, os.environ["PYTHONSAFEPATH"], sys.argv[1:])
+atexit.register(tell)
+sys.argv = ["omniopd", "stage", "score", "--help"]
+from pipeline.program import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("usage: omniopd stage score")
+    assert done.stdout.splitlines()[-1] == "[] False 1 ['--help']"
