@@ -109,8 +109,10 @@ def _cells(responses: int) -> dict[str, Any]:
 def _checkpoint(folder: Path) -> None:
     """Random weights, made in a process of its own: this one stays without torch."""
     code = (
-        "import sys, torch; from pathlib import Path; from pipeline.engines import characters, hf;"
-        "from pipeline.optimizer import save_none; from pipeline.params import LlamaInit;"
+        "import sys, torch; from pathlib import Path;"
+        "from pipeline.engines import characters, hf;"
+        "from pipeline.optimizer import save_none;"
+        "from pipeline.params import LlamaInit;"
         "torch.manual_seed(0); torch.set_num_threads(1); t = characters.tokenizer(sys.argv[2]);"
         "i = LlamaInit(kind='llama', hidden=16, layers=1, heads=2, mlp=32);"
         "m = characters.llama(i, t, 2048); f = Path(sys.argv[1]);"

@@ -20,7 +20,7 @@ from pipeline.judgments.store import CHUNK, Batch, Entry, Store
 from tests.answers import answer, sound
 
 DAY = 24 * 3600.0
-OMNIOPD = [sys.executable, "-c", "from pipeline import cli; cli.main()", "judgments"]
+OMNIOPD = [sys.executable, "-c", "from pipeline.cli import main; main()", "judgments"]
 ODD = [
     "\x00",
     "a\x00\\0\\\\\x00b",

@@ -54,7 +54,7 @@ def test_a_checkpoint_is_evaluated_with_a_task_of_our_own(tmp_path):
     (tmp_path / "tasks/own.yaml").write_text(TASK.replace("ROWS", str(rows)))
     project = Project(tmp_path / "project")
     options = ["--tasks", "own_letters", "--include", str(tmp_path / "tasks")]
-    command = [sys.executable, "-c", "from pipeline import cli; cli.main()", "harness"]
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "harness"]
     done = subprocess.run(
         [*command, str(tmp_path / "checkpoint"), *options],
         cwd=project.folder,

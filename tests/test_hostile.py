@@ -122,7 +122,7 @@ def test_a_text_file_of_the_system_s_own_encoding_is_found():
 def test_files_are_utf_8_in_a_locale_that_knows_ascii_alone(tmp_path):
     project.put(tmp_path, project.TEXT + "öl: 油\n")
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    code = "import locale; from pipeline import cli; print(locale.getencoding()); cli.main()"
+    code = "import locale; from pipeline.cli import main; print(locale.getencoding()); main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", "--check"],
         cwd=tmp_path,

@@ -222,7 +222,9 @@ def test_ranks_that_cannot_work_are_refused_before_any_starts(processes, device,
 
 def test_one_process_launches_nothing_and_imports_nothing_for_it():
     code = (
-        "import sys; import pipeline.launcher as r; assert not r.launched('x', 'c0', 1, 'cpu', 8)\n"
+        "import sys\n"
+        "from pipeline.launcher import launched\n"
+        "assert not launched('x', 'c0', 1, 'cpu', 8)\n"
         "assert not {'torch', 'pipeline.sharded'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -230,7 +232,11 @@ def test_one_process_launches_nothing_and_imports_nothing_for_it():
 
 def test_a_rank_whose_launcher_is_gone_ends_before_it_computes():
     place = process_group.Place(0, 2, os.getppid(), "/nowhere")
-    code = "from pipeline import launcher, params\nwith launcher.group(params.Runtime()): 0"
+    code = (
+        "from pipeline.launcher import group\n"
+        "from pipeline.params import Runtime\n"
+        "with group(Runtime()): 0"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline import objects, runs, tables, verified
 from pipeline.errors import UserError
-from tests.test_verify import ROOT, TABLE, dvc, flip, made, of, project  # noqa: F401
+from tests.project import ROOT
+from tests.test_verify import TABLE, dvc, flip, made, of, project  # noqa: F401
 
 CHECKPOINT = Path("data/model/checkpoint")
 READER = """

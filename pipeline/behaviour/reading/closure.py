@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.behaviour import declared
-from pipeline.behaviour.files import EXTENSIONS, machinery
+from pipeline.behaviour.files import EXTENSIONS, MACHINERY, machinery
 from pipeline.behaviour.reading import resolve
 from pipeline.behaviour.reading.imports import parents
 from pipeline.behaviour.reading.source import Tree
@@ -59,6 +59,8 @@ class _Walk:
         self.queue: deque[Symbol] = deque()
 
     def run(self, entry: str) -> Reached:
+        for name in (x for one in MACHINERY for x in parents(one)):
+            self.load(name)  # packages that the machinery lies in: their code runs in every stage
         self.program(entry)
         while self.queue:
             self.visit(self.queue.popleft())
