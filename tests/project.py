@@ -167,6 +167,7 @@ class Project:
 
 MACHINERY = (  # code that is part of no lock, as it never changes what a stage writes
     *("pipeline/behaviour/", "pipeline/program.py", "pipeline/extensions.py"),
+    "pipeline/entry.py",
     *("pipeline/forkserver.py", "pipeline/forked.py", "stages/__init__.py"),
 )
 CHILDREN = {  # by the file that starts them: what their processes alone load

@@ -48,7 +48,7 @@ def tell():
     print(sorted(heavy), here, os.environ["PYTHONSAFEPATH"], sys.argv[1:])
 atexit.register(tell)
 sys.argv = ["omniopd", "stage", "score", "--help"]
-from pipeline.program import main
+from pipeline.entry import main
 main()
 """
     done = subprocess.run(

@@ -14,6 +14,7 @@ OWN = (*PACKAGES, EXTENSIONS)
 MACHINERY = (
     "pipeline.behaviour",
     "pipeline.program",
+    "pipeline.entry",
     "pipeline.extensions",
     "pipeline.forkserver",
     "pipeline.forked",
