@@ -95,7 +95,7 @@ def _environment(topic: str) -> dict[str, str]:
         return dict(os.environ)
     paths = [str(HERE.parent)]
     if importlib.util.find_spec("vllm") is None:
-        from tests.engines import vllm_packages
+        from tests.small_engines import vllm_packages
 
         paths.append(str(vllm_packages()))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

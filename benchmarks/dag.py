@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import finished
 from benchmarks.before import COMMIT
 from benchmarks.measure import Row, row, seconds
-from pipeline import experiment
+from pipeline.plan import experiment
 
 ROOT = Path(__file__).parent.parent
 NOOPS = 3
@@ -89,6 +89,8 @@ def _growth(scratch: Path) -> Row:
 
 
 def _seeds(count: int) -> dict[str, Any]:
-    values: dict[str, Any] = experiment.read_yaml(ROOT / "pipeline/profiles" / "study.yaml")
+    values: dict[str, Any] = experiment.read_yaml(
+        ROOT / "pipeline/commands/profiles" / "study.yaml"
+    )
     values["experiment"]["seeds"] = list(range(count))
     return values

@@ -18,8 +18,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks import before
-from pipeline import dag, dag_files, dag_names, dataflow, experiment, lock_files, plan
-from pipeline.behaviour import locks, variants
+from pipeline.code_digest import locks, variants
+from pipeline.core import dag_names
+from pipeline.plan import expand, experiment
+from pipeline.runner.dag import dag_files, lock_files, plan_files
+from pipeline.stage import dataflow
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "model.safetensors", "tokenizer.json")  # of a checkpoint
@@ -97,7 +100,7 @@ class Project:
 
 def now(folder: Path, values: dict[str, Any], ran: bool) -> Project:
     """The project of these params, as it is now. `ran`: DVC knows that every cell ran."""
-    wanted = plan.expand(experiment.of(values, "params"))
+    wanted = expand.expand(experiment.of(values, "params"))
     folder.mkdir(parents=True)
     with contextlib.chdir(folder):
         shutil.copy(ROOT / "dvc.yaml", folder)
@@ -105,7 +108,7 @@ def now(folder: Path, values: dict[str, Any], ran: bool) -> Project:
         for path, text in dag_files.texts(wanted):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        dag._folders()
+        plan_files._folders()
         locks.write(variants.of_plan(wanted))
         stages, outs = _stages(wanted), written(wanted)
         found = Project(folder, outs)
@@ -119,7 +122,7 @@ def written(wanted: dict[str, Any]) -> dict[str, list[str]]:
     """The files that each key of a plan writes."""
     return {
         key: list(_files(dataflow.outs(group, key, cell)))
-        for group in plan.GROUPS
+        for group in expand.GROUPS
         for key, cell in wanted["cells"][group].items()
     }
 
@@ -137,7 +140,7 @@ def as_it_was(folder: Path) -> Project:
         if "@" in name
     }
     with contextlib.chdir(folder):
-        dag._folders()
+        plan_files._folders()
     return Project(folder, outs)
 
 
@@ -154,7 +157,7 @@ def _files(outs: Iterable[str]) -> Iterable[str]:
 def _stages(wanted: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """Every stage by the dvc.lock that it is in."""
     found: dict[Path, dict[str, Any]] = {}
-    by_hand = dag._by_hand()
+    by_hand = plan_files._by_hand()
     for cell, folder in dag_files.folders(wanted).items():
         name, path = dag_names.stage_name(cell), folder / dag_names.LOCK
         one = by_hand[name] if folder == dag_names.ROOT else dag_files.stage(wanted, folder, cell)

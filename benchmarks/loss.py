@@ -107,8 +107,8 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     import torch
 
     from pipeline.engines.hf import Frozen, Policy
-    from pipeline.objectives import Example, Sequence, opd
-    from pipeline.training import Step, gradients
+    from pipeline.method.objectives import Example, Sequence, opd
+    from pipeline.training.gradients import Step, gradients
 
     length = len(ids) - 1
     every, none = np.ones(length, bool), np.zeros(length, bool)

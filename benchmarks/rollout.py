@@ -67,7 +67,7 @@ class Raw:
 
 
 def rows(scratch: Path) -> list[Row]:
-    from pipeline.params import Runtime
+    from pipeline.config.params import Runtime
     from stages.rollout import RolloutParams
 
     runtime = Runtime(threads=threads(), batch_tokens=1 << 20)
@@ -79,7 +79,7 @@ def rows(scratch: Path) -> list[Row]:
 
 
 def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Row], Sequence[Any]]:
-    from pipeline import seeds
+    from pipeline.core import seeds
     from stages.rollout import through_vllm
 
     numbers = [
@@ -116,8 +116,8 @@ def _count(rows_: list[list[int]]) -> int:
 @contextlib.contextmanager
 def _warm(folder: Path, runtime: Any, p: Any) -> Iterator[Any]:
     """The stage's own engine, started once: `through_vllm` finds it running."""
-    from pipeline.engines import vllm_student
     from pipeline.engines.sampling import Sampler
+    from pipeline.engines.vllm import vllm_student
 
     original = vllm_student.Student
     with original(folder, runtime, reported=Sampler(p.temperature, p.top_p, p.top_k)) as running:
@@ -132,7 +132,7 @@ def _warm(folder: Path, runtime: Any, p: Any) -> Iterator[Any]:
 def _transformers(
     folder: Path, asked: list[Any], p: Any, runtime: Any, sampled: Sequence[Any], through_vllm: Row
 ) -> list[Row]:
-    from pipeline.engines.start import start
+    from pipeline.engines.torch_setup import start
 
     start(runtime)
     from pipeline.engines.hf import generate, load
@@ -181,7 +181,7 @@ def _whole(
     policy: Any, prompts: list[list[int]], responses: list[list[int]], through_vllm: Row
 ) -> Row:
     """The exact pass of all responses once, its seconds on top of those of their sampling."""
-    from pipeline.engines.exact import exact
+    from pipeline.engines.scoring_pass import exact
 
     tokens, words = _count(responses), "vLLM's LLM.generate, no exact pass"
     taken = seconds(lambda: list(exact(policy, prompts, responses, 1 << 20)))
@@ -194,8 +194,8 @@ def _whole(
 def _exact(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> Row:
     import torch
 
-    from pipeline.engines.exact import exact
     from pipeline.engines.hf import padded
+    from pipeline.engines.scoring_pass import exact
 
     texts = [[*a, *b] for a, b in zip(prompts, responses, strict=True)]
 

@@ -13,8 +13,8 @@ PAIRS, TEXTS, LENGTH = 50_000, 200, 6
 
 
 def rows(scratch: Path) -> list[Row]:
-    from pipeline.similarity import Pair, similarities
-    from pipeline.similarity.edit import measure as edit
+    from pipeline.method.similarity import Pair, similarities
+    from pipeline.method.similarity.edit import measure as edit
 
     draw = np.random.default_rng(0)
     letters = np.array(list("0123456789+=,"))

@@ -4,19 +4,19 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from pipeline import plan
-from pipeline.experiment import load
+from pipeline.plan import expand
+from pipeline.plan.experiment import load
 
-PROFILE = Path(__file__).parent.parent / "pipeline/profiles" / "smollm2.yaml"
+PROFILE = Path(__file__).parent.parent / "pipeline/commands/profiles" / "smollm2.yaml"
 
 
 def checkpoint(scratch: Path) -> Path:
     """The packaged weights, dequantised, as a checkpoint of ours."""
     import torch
 
+    from pipeline.config.params import GgufInit
     from pipeline.engines.hf import save
     from pipeline.engines.pretrained import from_gguf
-    from pipeline.params import GgufInit
 
     folder = scratch / "checkpoint"
     if not folder.is_dir():
@@ -29,7 +29,7 @@ def checkpoint(scratch: Path) -> Path:
 
 def params_of(stage: str) -> dict[str, Any]:
     """The profile's params of a cell of `stage`."""
-    cells = plan.expand(load(PROFILE))["cells"][stage]
+    cells = expand.expand(load(PROFILE))["cells"][stage]
     found: dict[str, Any] = next(iter(cells.values()))["params"]
     return found
 
@@ -38,7 +38,7 @@ def problems(count: int) -> list[Any]:
     """The first of the profile's training problems."""
     import json
 
-    from pipeline.prompts import Prompt
+    from pipeline.data.prompts import Prompt
     from stages.prepare import PrepareParams, prepare
 
     found = prepare(PrepareParams(**params_of("prepare")).prepare)

@@ -19,10 +19,10 @@ REPEATS = 2
 
 
 def rows(scratch: Path) -> list[Row]:
-    from pipeline.engines.start import start
-    from pipeline.params import Runtime
-    from pipeline.teachers.local import LocalTeacher
+    from pipeline.config.params import Runtime
+    from pipeline.engines.torch_setup import start
     from pipeline.teachers.protocol import Asked
+    from pipeline.teachers.providers.local import LocalTeacher
 
     runtime, folder = Runtime(threads=threads(), batch_tokens=1 << 20), student.checkpoint(scratch)
     start(runtime)

@@ -13,7 +13,8 @@ ANSWERS, PREFIX, LENGTH = 20_000, 200, 8  # tokens of a prefix, and of an answer
 
 
 def rows(scratch: Path) -> list[Row]:
-    from pipeline import checkpoints, text
+    from pipeline.data import text
+    from pipeline.engines import checkpoints
 
     tokens = checkpoints.tokenizer(student.checkpoint(scratch) / "tokenizer.json")
     words = " ".join(problem.prompt for problem in student.problems(200))

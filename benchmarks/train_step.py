@@ -8,8 +8,8 @@ train_step_omniopd   the same, of omniopd: half the tokens weighted, the others 
 train_step_trl_loss  the loss of the first step of both, which must agree to 1e-4 of it, as must the
                      gradients to 1e-3 of theirs
 
-Ours takes `pipeline.training.gradients` and `pipeline.optimizer`; TRL's trainer its `training_step`
-on the batch that its own generation would have given.
+Ours takes `pipeline.training.gradients.gradients` and `pipeline.training.optimizer`; TRL's trainer
+its `training_step` on the batch that its own generation would have given.
 """
 
 import functools
@@ -25,8 +25,8 @@ RATE, BETAS, CLIP = 1e-6, (0.9, 0.98), 1.0
 
 
 def rows(scratch: Path) -> list[Row]:
-    from pipeline.engines.start import start
-    from pipeline.params import Runtime
+    from pipeline.config.params import Runtime
+    from pipeline.engines.torch_setup import start
 
     start(Runtime(threads=threads()))
     from pipeline.engines.hf import load
@@ -76,7 +76,7 @@ def _batch(policy: Any) -> list[tuple[list[int], list[int]]]:
 
 
 def _optimizer(model: Any) -> Any:
-    from pipeline.optimizer import Optimizer
+    from pipeline.training.optimizer import Optimizer
 
     return Optimizer(model, RATE, BETAS, 0, CLIP)
 
@@ -85,8 +85,8 @@ def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float,
     import numpy as np
 
     from pipeline.engines.hf import Frozen
-    from pipeline.objectives import Example, Sequence, opd
-    from pipeline.training import Step, gradients
+    from pipeline.method.objectives import Example, Sequence, opd
+    from pipeline.training.gradients import Step, gradients
 
     every, weight = np.ones(TOKENS, bool), np.ones(TOKENS, np.float32)
     examples = [Example([Sequence(p, r, every, weight, ~every, None)]) for p, r in batch]
@@ -100,8 +100,8 @@ def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
     import numpy as np
 
     from pipeline.engines.hf import Frozen
-    from pipeline.objectives import Example, Sequence, omniopd
-    from pipeline.training import Step, gradients
+    from pipeline.method.objectives import Example, Sequence, omniopd
+    from pipeline.training.gradients import Step, gradients
 
     chunks, weight = np.arange(TOKENS) % 2 == 0, np.full(TOKENS, 0.5, np.float32)
     examples = [Example([Sequence(p, r, chunks, weight, ~chunks, None)]) for p, r in batch]

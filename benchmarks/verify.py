@@ -35,7 +35,7 @@ def _row(folder: Path, name: str, count: int, size: int) -> Row:
         kept = {"cwd": folder, "env": environment, "check": True, "stdout": subprocess.DEVNULL}
         return total / seconds(lambda: subprocess.run(command, input=stdin, **kept))
 
-    ours = [sys.executable, "-m", "pipeline.entry", "verify"]
+    ours = [sys.executable, "-m", "pipeline.commands.entry", "verify"]
     theirs = ["xargs", "-0", "md5sum"]
     listed = "\0".join(names).encode()
     run(ours), run(theirs, listed)

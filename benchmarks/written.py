@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from ruamel.yaml import YAML
 
-from pipeline import plan, tables
-from pipeline.behaviour import locks, variants
-from pipeline.experiment import load
+from pipeline.code_digest import locks, variants
+from pipeline.data import tables
+from pipeline.plan import expand
+from pipeline.plan.experiment import load
 from tests.locked import put
 
 ROOT = Path(__file__).parent.parent
@@ -83,7 +84,7 @@ def _linked(folder: Path, cells: dict[str, Any]) -> None:
 
 def _cells(responses: int) -> dict[str, Any]:
     """A cell of each stage, with the miniature's params where the size says nothing else."""
-    found = plan.expand(load(MINIATURE))["cells"]
+    found = expand.expand(load(MINIATURE))["cells"]
     own = {stage: next(iter(found[stage].values()))["params"] for stage in STAGES}
     problems = responses // SAMPLES
     pool = {"digits": 6, "train": 4 * responses, "dev": 8, "test": 24}
@@ -110,9 +111,9 @@ def _checkpoint(folder: Path) -> None:
     """Random weights, made in a process of its own: this one stays without torch."""
     code = (
         "import sys, torch; from pathlib import Path;"
-        "from pipeline.engines import characters, hf;"
-        "from pipeline.optimizer import save_none;"
-        "from pipeline.params import LlamaInit;"
+        "from pipeline.engines import char_tokenizer as characters, hf;"
+        "from pipeline.training.optimizer import save_none;"
+        "from pipeline.config.params import LlamaInit;"
         "torch.manual_seed(0); torch.set_num_threads(1); t = characters.tokenizer(sys.argv[2]);"
         "i = LlamaInit(kind='llama', hidden=16, layers=1, heads=2, mlp=32);"
         "m = characters.llama(i, t, 2048); f = Path(sys.argv[1]);"

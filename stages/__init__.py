@@ -18,10 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.forkserver import hand_over, stage
+from pipeline.processes.fork_server import hand_over, stage
 
-COMMAND = "OMNIOPD_RUN"  # of pipeline/reaper.py, which stages do not load
-RANK = "OMNIOPD_RANK"  # of pipeline/process_group.py: a process that writes with the holder
+COMMAND = "OMNIOPD_RUN"  # of pipeline/processes/reaper.py, which stages do not load
+# of pipeline/training/process_group.py: a process that writes with the holder
+RANK = "OMNIOPD_RANK"
 WAIT_SECONDS = 10.0  # for a holder that was just killed: taking its memory apart takes time
 LOOK_SECONDS = 0.1
 
@@ -38,7 +39,7 @@ def hold(folder: Path) -> None:
     limit = time.monotonic() + WAIT_SECONDS
     while (descriptor := _taken(path)) is None:
         if time.monotonic() > limit:
-            from pipeline.errors import UserError, stop
+            from pipeline.core.errors import UserError, stop
 
             stop(
                 UserError(

@@ -10,11 +10,14 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, tables
 from pipeline.calibration import Row, measures, pairs, placement, sample, warns
 from pipeline.calibration.measures import Measured
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
+from pipeline.config import params
+from pipeline.data import tables
+from pipeline.engines import checkpoints
+from pipeline.stage import cells
 
 
 class CalibrateParams(params.Params):

@@ -13,26 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import (
-    cells,
-    checkpoints,
-    params,
-    params_file,
-    prerendered,
-    prompts,
-    resume,
-    seeds,
-    tables,
-    tasks,
-)
-from pipeline.engines.start import start
-from pipeline.spool import Each, Row, integers
+from pipeline import tasks
+from pipeline.config import params, params_file
+from pipeline.core import seeds
+from pipeline.core.disk_rows import Each, Row, integers
+from pipeline.data import prompts, tables
+from pipeline.engines import checkpoints
+from pipeline.engines.chat import prerendered
+from pipeline.engines.torch_setup import start
+from pipeline.stage import cells, resume
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
     from pipeline.engines.sampling import Sampler
-    from pipeline.engines.vllm import Sampled
-    from pipeline.engines.vllm_student import Student
+    from pipeline.engines.vllm.engine import Sampled
+    from pipeline.engines.vllm.vllm_student import Student
 
 
 class EvaluateParams(params.Params):
@@ -143,7 +138,7 @@ def opened(
 
             yield load(folder, runtime.device)
         case "vllm":
-            from pipeline.engines.vllm_student import Student
+            from pipeline.engines.vllm.vllm_student import Student
 
             with Student(folder, runtime) as student:
                 yield student

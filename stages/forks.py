@@ -2,7 +2,7 @@
 
 reads   rollouts, the student's tokenizer; for embedding-variance the round's checkpoint
 writes  forks  at most max_forks rows per rollout, by position; none for a shorter response
-source  arXiv 2606.01476, peak-entropy scheduler; the others are in pipeline/schedulers/
+source  arXiv 2606.01476, peak-entropy scheduler; the others are in pipeline/method/schedulers/
 """
 
 import argparse
@@ -15,9 +15,14 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, params_file, schedulers, seeds, tables
-from pipeline.schedulers import Response
-from pipeline.text import characters, decode, starts
+from pipeline.config import params, params_file
+from pipeline.core import seeds
+from pipeline.data import tables
+from pipeline.data.text import characters, decode, starts
+from pipeline.engines import checkpoints
+from pipeline.method import schedulers
+from pipeline.method.schedulers import Response
+from pipeline.stage import cells
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
@@ -80,8 +85,8 @@ def _positions(
     if student is None:
         scheduler = schedulers.load(p.scheduler)
         return [scheduler(response) for response in responses]
-    from pipeline.schedulers import embedding_variance
-    from pipeline.similarity.embedding import embed
+    from pipeline.method.schedulers import embedding_variance
+    from pipeline.method.similarity.embedding import embed
 
     continued = functools.partial(_continued, student, p, rows)
     return embedding_variance.positions(responses, continued, embed)
@@ -92,7 +97,7 @@ def _continued(
 ) -> list[list[list[str]]]:
     """Texts of the student's continuations of each start of each response, a chunk long."""
     from pipeline.engines.asks import Ask, Draw
-    from pipeline.engines.branches import branches
+    from pipeline.engines.prefix_sharing import branches
 
     def ask(row: Row, positions: Sequence[int]) -> Ask:
         context, ids, name = row["prompt_token_ids"], row["token_ids"], row["rollout_id"]
@@ -135,7 +140,7 @@ def _student(args: argparse.Namespace) -> "Policy | None":
     """The round's checkpoint, where the scheduler asks it."""
     if args.policy is None:
         return None
-    from pipeline.engines.start import start
+    from pipeline.engines.torch_setup import start
 
     runtime = params_file.runtime()
     start(runtime)

@@ -13,8 +13,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import cells, contamination, params, tables, tasks
-from pipeline.errors import UserError
+from pipeline import tasks
+from pipeline.config import params
+from pipeline.core.errors import UserError
+from pipeline.data import tables
+from pipeline.stage import cells
+from pipeline.tasks import contamination
 
 PATIENCE = 100_000  # repeats in a row after which a generator counts as exhausted
 

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, params_file, resume, seeds, tables, tasks
-from pipeline.engines.start import start
-from pipeline.errors import too_long
+from pipeline import tasks
+from pipeline.config import params, params_file
+from pipeline.core import seeds
+from pipeline.core.errors import too_long
+from pipeline.data import tables
+from pipeline.engines import checkpoints
+from pipeline.engines.torch_setup import start
+from pipeline.stage import cells, resume
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.engines.hf import Policy
-    from pipeline.optimizer import Optimizer
+    from pipeline.training.optimizer import Optimizer
 
 
 class PretrainParams(params.Params):
@@ -48,7 +53,7 @@ def pretrain(
     """
     import torch
 
-    from pipeline.optimizer import Optimizer
+    from pipeline.training.optimizer import Optimizer
 
     optimizer = Optimizer(policy.model, p.model.lr, betas=(0.9, 0.999), warmup=0, clip=1.0)
     solutions = worked(p, held_out)
@@ -98,9 +103,9 @@ def _schedule(step: int, steps: int) -> float:
 def _batch(
     policy: "Policy", batch: list[tuple[tasks.Messages, str]]
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
-    from pipeline import chat
+    from pipeline.data.text import encode_after
+    from pipeline.engines.chat import chat
     from pipeline.engines.hf import padded
-    from pipeline.text import encode_after
 
     contexts = [policy.prompt_ids(messages) for messages, _ in batch]
     backend, lead = policy.tokenizer.backend_tokenizer, chat.lead(policy.tokenizer)
@@ -126,11 +131,11 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
 
     match p.model.init:
         case params.LlamaInit() as init:
-            from pipeline.engines import characters
+            from pipeline.engines import char_tokenizer
 
             torch.manual_seed(seeds.number("init", p.seed))
-            tokenizer = characters.tokenizer(tasks.load(p.prepare).alphabet())
-            return characters.llama(init, tokenizer), tokenizer
+            tokenizer = char_tokenizer.tokenizer(tasks.load(p.prepare).alphabet())
+            return char_tokenizer.llama(init, tokenizer), tokenizer
         case params.GgufInit() as init:
             from pipeline.engines import pretrained
 
@@ -167,7 +172,7 @@ def main() -> None:
         import torch
 
         from pipeline.engines.hf import policy_of, save
-        from pipeline.optimizer import save_none
+        from pipeline.training.optimizer import save_none
 
         policy = policy_of(*initial(p, args.start), runtime.device)
         policy.model.train()

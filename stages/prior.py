@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import beside, cells, params, params_file, seeds, tables
-from pipeline.errors import UserError
-from pipeline.posterior import pi_bar, posterior
-from pipeline.spool import Each, Spool, integers
+from pipeline.config import params, params_file
+from pipeline.core import seeds
+from pipeline.core.disk_rows import Each, Spool, integers
+from pipeline.core.errors import UserError
+from pipeline.data import aligned, tables
+from pipeline.method.posterior import pi_bar, posterior
+from pipeline.stage import cells
 
 SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
 PLACE = ["rollout_id", "position"]
@@ -114,12 +117,12 @@ def by_teacher(args: argparse.Namespace) -> Spool:
     """The teacher's own log-probabilities of each response, in the order of the rollouts."""
     from tokenizers import Tokenizer
 
-    from pipeline.engines.start import start
+    from pipeline.engines.torch_setup import start
 
     runtime = params_file.runtime()
     start(runtime)
-    from pipeline.engines.exact import exact
     from pipeline.engines.hf import white_box
+    from pipeline.engines.scoring_pass import exact
 
     vocabulary = Tokenizer.from_file(str(args.tokenizer)).get_vocab()
     teacher = white_box(args.teacher / "checkpoint", vocabulary, runtime.device)
@@ -138,9 +141,9 @@ def by_teacher(args: argparse.Namespace) -> Spool:
 def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray:
     """pi_bar of every fork (F,): by the rollouts' own log-probabilities, or by those in `of`."""
     columns = ["rollout_id"] if of else ["rollout_id", "logprobs"]
-    side = beside.Side(args.forks, tables.FORKS, "rollouts", CHUNK)
+    side = aligned.Side(args.forks, tables.FORKS, "rollouts", CHUNK)
     found, first = [np.zeros(0)], 0
-    for rollouts in beside.responses(args.rollouts, columns):
+    for rollouts in aligned.responses(args.rollouts, columns):
         if of:
             logps = [of[i][0] for i in range(first, first + len(rollouts))]
             rollouts = rollouts.append_column("logprobs", pa.array(logps, pa.list_(pa.float32())))
@@ -152,9 +155,9 @@ def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray
 
 def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
     """k_sem of every fork (F,)."""
-    side = beside.Side(scores, tables.SCORES, "forks", [*PLACE, "sample", "similarity"])
+    side = aligned.Side(scores, tables.SCORES, "forks", [*PLACE, "sample", "similarity"])
     found = [np.zeros(0)]
-    for forks in beside.blocks(args.forks, tables.FORKS, PLACE):
+    for forks in aligned.blocks(args.forks, tables.FORKS, PLACE):
         found.append(k_sem(forks, side.of(forks["rollout_id"]), samples))
     side.end()
     return np.concatenate(found)

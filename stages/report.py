@@ -14,28 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import (
-    beside,
-    cells,
-    charts,
-    cost_chart,
-    costs,
-    dvc_views,
-    effects,
-    markdown,
-    no_effect,
-    params,
-    pooled,
-    results,
-    tables,
-    verdicts,
-    verified,
-)
-from pipeline.calibration import picture
+from pipeline.analysis import costs, pooled, results, score_effects, verdicts
+from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
-from pipeline.page import gather
-from pipeline.results import Evals
-from pipeline.runs import Arms, Row, folder, rounds
+from pipeline.config import params
+from pipeline.core import verified
+from pipeline.data import aligned, tables
+from pipeline.report import calibration_picture, charts, cost_chart, dvc_views, markdown, no_effect
+from pipeline.report.page import gather
+from pipeline.stage import cells
+from pipeline.stage.run_records import Arms, Row, folder, rounds
 
 BINS = 40
 HIGHEST = 6.0  # nats; entropies above it fall into the last bin
@@ -66,7 +54,7 @@ def entropies(arms: Arms) -> tuple[Histogram, Histogram, Histogram]:
     everywhere, forks, places = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS // 2)
     for rollout, fork in forks_of.items():
         path = folder("forks", fork) / "forks.parquet"
-        side = beside.Side(path, tables.FORKS, "rollouts", ["rollout_id", "position", "entropy"])
+        side = aligned.Side(path, tables.FORKS, "rollouts", ["rollout_id", "position", "entropy"])
         own = folder("rollout", rollout) / "rollouts.parquet"
         for group in tables.stream(own, tables.ROLLOUTS, ["rollout_id", "entropies"]):
             everywhere += _count(pc.list_flatten(group["entropies"]), edges)
@@ -152,7 +140,7 @@ def main() -> None:
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),
-            "branches": effects.effects(evals, p.branches),
+            "branches": score_effects.effects(evals, p.branches),
             "costs": costs.rows(p.arms),
             "curves": points,
             "losses": steps,
@@ -168,7 +156,7 @@ def main() -> None:
         cells.write_text(args.out / "results.md", text)
         for path, text in dvc_views.files(list(p.arms), found, evals).items():
             cells.write_text(args.out / path, text)
-        picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
+        calibration_picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
         pictures(p, points, found["branches"], args.out)
         cells.write_text(args.out / "index.html", gather.html(evals, found, p))
         for failure in no_effect.failures(found["no_effect"]):

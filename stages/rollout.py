@@ -16,24 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import (
-    cells,
-    checkpoints,
-    params,
-    params_file,
-    prerendered,
-    prompts,
-    resume,
-    seeds,
-    tables,
-    tasks,
-)
-from pipeline.engines.start import start
-from pipeline.spool import Each, Row, Spool, integers
+from pipeline import tasks
+from pipeline.config import params, params_file
+from pipeline.core import seeds
+from pipeline.core.disk_rows import Each, Row, Spool, integers
+from pipeline.data import prompts, tables
+from pipeline.engines import checkpoints
+from pipeline.engines.chat import prerendered
+from pipeline.engines.torch_setup import start
+from pipeline.stage import cells, resume
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Generated, Policy
-    from pipeline.engines.vllm import Sampled
+    from pipeline.engines.vllm.engine import Sampled
 
 
 class RolloutParams(params.Rollout):
@@ -152,8 +147,8 @@ def through_vllm(
     """
     from pipeline.engines.hf import generated
     from pipeline.engines.sampling import Sampler
-    from pipeline.engines.vllm import Sampled
-    from pipeline.engines.vllm_student import Student
+    from pipeline.engines.vllm.engine import Sampled
+    from pipeline.engines.vllm.vllm_student import Student
 
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
     with Student(folder, runtime, reported=sampler) as student:
@@ -196,7 +191,7 @@ def _forks_elsewhere(
     """How often the engine's entropies would have chosen other forks, where it was asked."""
     if any(x.entropies is None for x in sampled_B):
         return {}
-    from pipeline.elsewhere import Seen, elsewhere
+    from pipeline.method.elsewhere import Seen, elsewhere
 
     pairs = zip(sampled_B, entropies_B, strict=True)
     seen = (Seen(x.token_ids, policy.text(x.token_ids), h, np.array(x.entropies)) for x, h in pairs)
@@ -220,7 +215,7 @@ def _exact(
     batch_tokens: int,
     kept: resume.State | None,
 ) -> Spool:
-    from pipeline.engines.exact import exact
+    from pipeline.engines.scoring_pass import exact
 
     def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
         for i, *pair in exact(policy, contexts_B, responses_B, batch_tokens, done):
@@ -237,11 +232,13 @@ def _imported(
     run: cells.Run,
 ) -> None:
     """Rollouts that another trainer made, in place of sampled ones."""
-    from pipeline import imported
+    from pipeline.training import external_rollouts
 
     batch_tokens = params_file.runtime().batch_tokens
     with tables.writer(args.out / "rollouts.parquet", tables.ROLLOUTS) as out:
-        for table in imported.tables_of(p.prepare, policy, asked, batch_tokens, run.counts):
+        for table in external_rollouts.tables_of(
+            p.prepare, policy, asked, batch_tokens, run.counts
+        ):
             out.write_table(table)
             run.rows_out += table.num_rows
             tokens = len(table["token_ids"].combine_chunks().values)

@@ -15,11 +15,15 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from pipeline import beside, cells, params, seeds, similarity, tables
-from pipeline.errors import UserError
-from pipeline.similarity import Pair
-from pipeline.spool import Spool
-from pipeline.text import chunk
+from pipeline.config import params
+from pipeline.core import seeds
+from pipeline.core.disk_rows import Spool
+from pipeline.core.errors import UserError
+from pipeline.data import aligned, tables
+from pipeline.data.text import chunk
+from pipeline.method import similarity
+from pipeline.method.similarity import Pair
+from pipeline.stage import cells
 
 PROBES = 1000  # forks on which agreement between teacher answers is measured
 MOST_ZERO = 0.9  # share of forks with k_sem = 0 above which exactness says nothing
@@ -185,7 +189,7 @@ def _tokenizer(args: argparse.Namespace) -> Tokenizer | None:
     """The student's, which cells have whose metric compares its ids."""
     if args.tokenizer is None:
         return None
-    from pipeline import checkpoints
+    from pipeline.engines import checkpoints
 
     return checkpoints.tokenizer(args.tokenizer)
 
@@ -193,10 +197,10 @@ def _tokenizer(args: argparse.Namespace) -> Tokenizer | None:
 def _forks(args: argparse.Namespace, tokenizer: Tokenizer | None) -> Iterator[pa.Table]:
     """The forks, a row group at a time; with a tokenizer, with the ids of their chunks."""
     if tokenizer is None:
-        yield from beside.blocks(args.forks, tables.FORKS, CHUNK)
+        yield from aligned.blocks(args.forks, tables.FORKS, CHUNK)
         return
-    side = beside.Side(args.forks, tables.FORKS, "rollouts", [*CHUNK, "length"])
-    for rollouts in beside.responses(args.rollouts, ["rollout_id", IDS, "finish_reason"]):
+    side = aligned.Side(args.forks, tables.FORKS, "rollouts", [*CHUNK, "length"])
+    for rollouts in aligned.responses(args.rollouts, ["rollout_id", IDS, "finish_reason"]):
         forks = side.of(rollouts["rollout_id"])
         written = {row["rollout_id"]: row for row in rollouts.to_pylist()}
         places = ((written[fork["rollout_id"]], fork) for fork in forks.to_pylist())
@@ -210,7 +214,7 @@ def _compared(
 ) -> Iterator[tuple[pa.Table, Answers, np.ndarray]]:
     """Forks, their answers, and the similarities (F, N) of the two, a row group at a time."""
     columns = ANSWER if tokenizer is None else [*ANSWER, IDS]
-    answers, unseen, texts = beside.Side(args.answers, tables.ANSWERS, "forks", columns), 0, 0
+    answers, unseen, texts = aligned.Side(args.answers, tables.ANSWERS, "forks", columns), 0, 0
     for forks in _forks(args, tokenizer):
         own = by_fork(forks, answers.of(forks["rollout_id"]), p.samples)
         yield forks, own, similarities(forks, own, p, tokenizer)
@@ -276,7 +280,7 @@ def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
     """A number for each fork, equal where the prompt is."""
     prompts: dict[str, int] = {}
     rollouts = tables.stream(args.rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"])
-    forks = beside.Side(args.forks, tables.FORKS, "rollouts", ["rollout_id"])
+    forks = aligned.Side(args.forks, tables.FORKS, "rollouts", ["rollout_id"])
     found, first = np.zeros(total, np.int64), 0
     for group in rollouts:
         names, own = (group[x].to_pylist() for x in group.column_names)

@@ -12,9 +12,10 @@ import runpy
 import shutil
 import sys
 
-from pipeline import cells, params_file, resume, steps
-from pipeline.engines.start import start
-from pipeline.steps import Inner, Steps
+from pipeline.config import params_file
+from pipeline.engines.torch_setup import start
+from pipeline.stage import cells, multi_step, resume
+from pipeline.stage.multi_step import Inner, Steps
 
 
 def run(one: Inner) -> None:
@@ -52,7 +53,7 @@ class Progress:
         if self.done:
             state.say(f"{self.done} of {len(whole)} stages of its steps")
         else:  # what a stage keeps of its own work knows its inputs itself
-            shutil.rmtree(steps.inside(key), ignore_errors=True)
+            shutil.rmtree(multi_step.inside(key), ignore_errors=True)
 
     def _usable(self, done: int) -> int:
         """Of `done` stages, up to where the next one finds the checkpoint that it begins from.
@@ -69,7 +70,7 @@ class Progress:
 
     def forget(self) -> None:
         """The cell has ended."""
-        for folder in steps.kept_folders(self.key):
+        for folder in multi_step.kept_folders(self.key):
             shutil.rmtree(folder)
 
     def add(self) -> None:
@@ -89,7 +90,7 @@ class Progress:
 def main() -> None:
     args = cells.arguments("steps")
     p, (_, cell) = cells.params("steps", args.cell, Steps), cells.cell("steps", args.cell)
-    whole = steps.inner(args.cell, cell)
+    whole = multi_step.inner(args.cell, cell)
     for one in whole:
         cells.hold(one.stage, one.key, one.group, one.content)
     # beside an engine of its own memory a policy that stays loaded would be in the way
@@ -102,11 +103,11 @@ def main() -> None:
         progress = Progress(args.cell, whole, state)
         for one in whole[progress.done :]:
             shutil.rmtree(one.folder, ignore_errors=True)  # as DVC does
-            if steps.CONTROLLED in one.content:
-                steps.controlled(args.cell, cell, one.step)
+            if multi_step.CONTROLLED in one.content:
+                multi_step.controlled(args.cell, cell, one.step)
             run(one)
             progress.add()
-        steps.finish(args.cell, whole)
+        multi_step.finish(args.cell, whole)
         progress.forget()
         ran.earlier_seconds = state.earlier
         ran.rows_in = ran.rows_out = p.count

@@ -16,15 +16,20 @@ from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import cells, checkpoints, params, params_file, responses, tables, teachers
-from pipeline.asking import Judging, Place, Wanted
-from pipeline.budget import Budget
-from pipeline.cut import cut, lacking, prefix_of
+from pipeline import teachers
+from pipeline.config import params, params_file
+from pipeline.data import tables
+from pipeline.engines import checkpoints
 from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
-from pipeline.responses import Response
+from pipeline.stage import cells
 from pipeline.teachers import protocol
+from pipeline.teachers.purchase import requests
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.purchase.buyer import Judging, Place, Wanted
+from pipeline.teachers.purchase.requests import Response
+from pipeline.teachers.purchase.truncation import cut, lacking, prefix_of
 
 # responses that are looked up and asked for together; a batch service takes hours for a block
 BLOCK = {"live": 256, "batch": 4096}
@@ -77,7 +82,7 @@ def _lead(teacher: protocol.Teacher, student: Path) -> str:
     """Of the student, where answers are not in its own tokens."""
     if teacher.same_tokens:
         return ""
-    from pipeline import chat
+    from pipeline.engines.chat import chat
 
     return chat.lead(chat.load(student))
 
@@ -87,9 +92,9 @@ def _asked(
 ) -> Iterator[Response]:
     if args.forks is None:
         slice_ = (args.prompts, p.round, p.prompts_per_round)
-        return responses.solutions(teacher, *slice_, args.tokenizer.parent)
-    others = responses.Others(p.seed, p.prompts_per_round) if p.problem == "another" else None
-    return responses.forks(teacher, args.prompts, args.rollouts, args.forks, others)
+        return requests.solutions(teacher, *slice_, args.tokenizer.parent)
+    others = requests.Others(p.seed, p.prompts_per_round) if p.problem == "another" else None
+    return requests.forks(teacher, args.prompts, args.rollouts, args.forks, others)
 
 
 def _table(
@@ -135,14 +140,14 @@ def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     budget = Budget(store, free.max_requests, free.max_usd)
     judging = Judging(teacher, wanted, budget)
     if p.kind != "local":
-        from pipeline import checking
         from pipeline.teachers.hosted import Hosted
+        from pipeline.teachers.purchase import preflight
 
         assert isinstance(teacher, Hosted)
 
         accepted = free.accept_terms
         names = (accepted,) if isinstance(accepted, str) else accepted
-        judging.before_spending = checking.before_spending(teacher, budget, names)
+        judging.before_spending = preflight.before_spending(teacher, budget, names)
     return judging
 
 
@@ -175,7 +180,7 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     """What engine vllm found in its prefix cache, if this run asked it anything."""
     if p.kind != "local":
         return {}
-    from pipeline.teachers.local import LocalTeacher
+    from pipeline.teachers.providers.local import LocalTeacher
 
     assert isinstance(judging.teacher, LocalTeacher)
     return judging.teacher.counts

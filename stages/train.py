@@ -20,27 +20,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import (
-    cells,
-    checkpoints,
-    extensions,
-    launcher,
-    matching,
-    no_signal,
-    params,
-    params_file,
-    process_group,
-    prompts,
-    resume,
-)
-from pipeline.chosen import chosen, file_of
-from pipeline.engines.start import start
-from pipeline.errors import UserError, too_long
+from pipeline.config import params, params_file
+from pipeline.core import extensions
+from pipeline.core.chosen import chosen, file_of
+from pipeline.core.errors import UserError, too_long
+from pipeline.data import prompts
+from pipeline.engines import checkpoints
+from pipeline.engines.torch_setup import start
+from pipeline.stage import cells, resume
+from pipeline.training import budget_matching, launcher, no_signal, process_group
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Frozen, Policy
-    from pipeline.evidence import Evidence, Examples
-    from pipeline.objectives import Example, TermsOf
+    from pipeline.method.objectives import Example, TermsOf
+    from pipeline.training.examples import Evidence, Examples
 
     Parts = Iterator[tuple[list[Example], int]]  # examples of some responses, and how many left out
 
@@ -79,7 +72,7 @@ class Work(NamedTuple):
     terms: "TermsOf"
     left_out: int  # answers that could not be used
     steps: tuple[np.ndarray, ...] = ()  # examples of each optimizer step
-    matched: matching.Counts | None = None  # what the cap kept and cut, for run.json
+    matched: budget_matching.Counts | None = None  # what the cap kept and cut, for run.json
 
 
 def train(
@@ -94,9 +87,9 @@ def train(
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
 
-    from pipeline import students
-    from pipeline.optimizer import Optimizer
-    from pipeline.training import Step, gradients, recompute
+    from pipeline.training import students
+    from pipeline.training.gradients import Step, gradients, recompute
+    from pipeline.training.optimizer import Optimizer
 
     policy, runtime = args.policy / "checkpoint", params_file.runtime()
     if runtime.gradient_checkpointing:
@@ -132,8 +125,8 @@ def train(
 
 def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
     """Examples and loss of the objective."""
-    from pipeline.evidence import Evidence, Examples
-    from pipeline.objectives.weighted import everywhere
+    from pipeline.method.objectives.weighted import everywhere
+    from pipeline.training.examples import Evidence, Examples
 
     cut = _cut(p, args)
     parts, terms = _gather(p, args, student, Evidence(args, cut))
@@ -142,7 +135,7 @@ def gather(p: TrainParams, args: argparse.Namespace, student: "Policy") -> Work:
         examples.extend(everywhere(part) if p.anchor == "all" else part)
         left_out += out
     work = Work(examples, terms, left_out)
-    return _steps(p, work._replace(matched=matching.counts(cut, args.targets)))
+    return _steps(p, work._replace(matched=budget_matching.counts(cut, args.targets)))
 
 
 def _steps(p: TrainParams, work: Work) -> Work:
@@ -150,7 +143,7 @@ def _steps(p: TrainParams, work: Work) -> Work:
 
     Without an example it is one step over nothing, which has no signal.
     """
-    from pipeline.training import order
+    from pipeline.training.gradients import order
 
     count = len(work.examples)
     steps = tuple(order(count, p.batch_size, p.epochs, p.seed, "train", p.round))
@@ -158,20 +151,20 @@ def _steps(p: TrainParams, work: Work) -> Work:
     if p.match != "optimizer_steps" or p.cap is None:
         return work._replace(steps=steps)
     kept = steps[: int(p.cap)]
-    return work._replace(steps=kept, matched=matching.steps(len(kept), len(steps), p.cap))
+    return work._replace(steps=kept, matched=budget_matching.steps(len(kept), len(steps), p.cap))
 
 
-def _cut(p: TrainParams, args: argparse.Namespace) -> matching.Cut | None:
+def _cut(p: TrainParams, args: argparse.Namespace) -> budget_matching.Cut | None:
     """The responses that experiment.match leaves, None where it cuts no prompt."""
     if p.match in (None, "optimizer_steps") or p.cap is None:
         return None
     paths, only_right = (args.rollouts, args.answers), p.objective == "rft"
     if p.match == "student_tokens":
-        priced = matching.student_tokens(*paths, only_right)
+        priced = budget_matching.student_tokens(*paths, only_right)
     else:
         first = p.answers if p.objective == "imitate-forks" else None
-        priced = matching.teacher_tokens(*paths, p.price, first)
-    return matching.cut(priced, p.cap, p.match)
+        priced = budget_matching.teacher_tokens(*paths, p.price, first)
+    return budget_matching.cut(priced, p.cap, p.match)
 
 
 def _gather(
@@ -181,35 +174,35 @@ def _gather(
     rollouts = (block for (block,) in evidence.beside())
     match p.objective:
         case "omniopd":
-            from pipeline.objectives import omniopd
+            from pipeline.method.objectives import omniopd
 
             return _weighted(p, args, evidence), omniopd.terms
         case "opd":
-            from pipeline.objectives import opd
+            from pipeline.method.objectives import opd
 
             return ((opd.examples(block), 0) for block in rollouts), opd.terms
         case "opd-sampled":
-            from pipeline.objectives import opd_sampled
+            from pipeline.method.objectives import opd_sampled
 
             return ((opd_sampled.examples(block), 0) for block in rollouts), opd_sampled.terms
         case "gkd":
-            from pipeline.objectives import gkd
+            from pipeline.method.objectives import gkd
 
             terms = functools.partial(gkd.terms, jsd_beta=p.jsd_beta)
             return ((gkd.examples(block), 0) for block in rollouts), terms
         case "opd-forks":
-            from pipeline.objectives import opd_forks
+            from pipeline.method.objectives import opd_forks
 
             blocks = evidence.beside("forks")
             return ((opd_forks.examples(*block), 0) for block in blocks), opd_forks.terms
         case "grpo":
-            from pipeline.objectives import grpo
+            from pipeline.method.objectives import grpo
 
             advantage_B = grpo.weights(evidence.columns("rollouts", ["rollout_id", *grpo.READ]))
             blocks = evidence.valued(advantage_B)
             return ((grpo.weighted(*block), 0) for block in blocks), grpo.terms
         case "rft":
-            from pipeline.objectives import rft
+            from pipeline.method.objectives import rft
 
             return map(rft.examples, rollouts), rft.terms
         case _:
@@ -218,14 +211,14 @@ def _gather(
 
 def _weighted(p: TrainParams, args: argparse.Namespace, evidence: "Evidence") -> "Parts":
     """Of omniopd: what is taken off the weights is of the whole round."""
-    from pipeline.objectives import omniopd
+    from pipeline.method.objectives import omniopd
 
     if p.baseline == "none":
         yield from ((omniopd.examples(*block), 0) for block in evidence.beside("targets"))
         return
     targets, agreed = evidence.columns("targets", ["rollout_id", "position", "pi_hat"]), None
     if p.baseline == "teacher-agreement":
-        from pipeline.agreement import agreement
+        from pipeline.method.teacher_agreement import agreement
 
         tokenizer = checkpoints.tokenizer(args.policy / "checkpoint" / "tokenizer.json")
         how = (p.samples, p.metric, tokenizer)
@@ -241,7 +234,7 @@ def _imitated(
     """Of the objectives that train on what the teacher wrote."""
     match p.objective:
         case "sft":
-            from pipeline.objectives import sft
+            from pipeline.method.objectives import sft
 
             start_row = (p.round - 1) * p.prompts_per_round
             problems = prompts.read(args.prompts, "train", start_row, p.prompts_per_round)
@@ -249,7 +242,7 @@ def _imitated(
             solved = evidence.each("answers")
             return (sft.examples(part, ids, student.ends[0]) for part in solved), sft.terms
         case "imitate-forks":
-            from pipeline.objectives import imitate_forks
+            from pipeline.method.objectives import imitate_forks
 
             how = (p.answers, student.ends[0])
             made = (
@@ -278,7 +271,7 @@ def _trained(
     """What was trained on and the metrics of each step, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
     start(runtime := params_file.runtime())
-    from pipeline import students
+    from pipeline.training import students
 
     with launcher.group(runtime) as group:
         folders = (args.policy, args.reference, args.teacher)

@@ -18,13 +18,13 @@ FUNCTION = 1  # CO_OPTIMIZED: a function, no module or class body
 
 
 def main() -> None:
-    from pipeline import experiment, plan
+    from pipeline.plan import expand, experiment
 
-    found = plan.expand(experiment.load())
+    found = expand.expand(experiment.load())
 
     loaded, called, left_out = {}, {}, sys.argv[1:]
     calls = _Calls() if "CALLS" in os.environ else None
-    for name in plan.upstream(found):
+    for name in expand.upstream(found):
         group, _, key = name.partition("@")
         if group in left_out:
             continue

@@ -14,9 +14,10 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from pipeline import forkserver
 from pipeline.judgments.store import Store
-from pipeline.teachers import batches, calls
+from pipeline.processes import fork_server
+from pipeline.teachers import batches
+from pipeline.teachers.wire import calls
 from tests import databases, signals
 from tests.browser import chromium, made, visit  # noqa: F401
 
@@ -48,7 +49,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session")
 def forks():
-    with forkserver.serving() as found:
+    with fork_server.serving() as found:
         yield found
 
 

@@ -5,16 +5,18 @@ difficulty_p + own_p + seed_s), normal with sd 1.5, .7 and .3; difficulty is com
 the rest is not. The truth is the mean over problems and seeds, by the quadrature of Gauss and
 Hermite. `floor` has a mean accuracy of .01 in one arm and 1 logit more in the other, `ceiling` the
 same of wrong answers, `middle` .4 and half a logit, `zero` no right answer. The method: exact
-limits at the effective number of answers (pipeline/rare.py) for accuracies everywhere and for
-differences where few problems tell, else t as in pipeline/crossed.py. Expected: .93 or more in all
-cases; .94 to .98 in the middle; up to 1 at floor and ceiling, where exact limits are wider.
+limits at the effective number of answers (pipeline/analysis/rare.py) for accuracies everywhere and
+for differences where few problems tell, else t as in pipeline/analysis/seeds_by_problems.py.
+Expected: .93 or more in all cases; .94 to .98 in the middle; up to 1 at floor and ceiling, where
+exact limits are wider.
 
 Method and FEW were chosen on other draws (300 to 600 a case, the same kind of tables, other seeds,
 means of .003 to .4): t alone covered .24 to .96 of accuracies near the floor and .59 to .99 of
 differences; with limits below 20 problems .938 or more. What is reported is drawn from REPORTED.
 
 `collapse` is the middle with one arm of which a fifth of the seeds loses nearly everything. No
-interval covers that, and the docstring of pipeline/crossed.py says by how much it fails.
+interval covers that, and the docstring of pipeline/analysis/seeds_by_problems.py says by how much
+it fails.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline import crossed
+from pipeline.analysis import seeds_by_problems
 
 REPORTED = 20261129  # seed of the table that is reported; never used to choose anything
 SEEDS, PROBLEMS, SAMPLES = (3, 5, 10), (30, 600), (1, 4)
@@ -86,7 +88,7 @@ def covered(
     for R in _sizes(replicates, max(1, CELLS // (S * P))):
         one, other = drawn(draw, levels, (R, S, P), k, collapse)
         for kind, table, lowest in zip(KINDS, (one, other - one), (0.0, -1.0), strict=True):
-            low, high, *_ = crossed.limits(table, lowest)
+            low, high, *_ = seeds_by_problems.limits(table, lowest)
             if not np.isfinite([low, high]).all():
                 raise ValueError(f"{region}: an interval of {kind} is not finite")
             held[kind] += int(((low <= truth[kind]) & (truth[kind] <= high)).sum())

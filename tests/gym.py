@@ -7,7 +7,7 @@ from pathlib import Path
 import reasoning_gym as package
 from reasoning_gym.factory import DATASETS
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, reasoning_gym
 from pipeline.tasks.reasoning_gym import ReasoningGym
 

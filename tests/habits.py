@@ -1,10 +1,11 @@
 """A teacher of a server with habits of its own, and such habits: changes of what Pure replies."""
 
-from pipeline import params, teachers
-from pipeline.asking import Judging, Wanted
-from pipeline.budget import Budget
-from pipeline.responses import Response
+from pipeline import teachers
+from pipeline.config import params
 from pipeline.teachers import protocol
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.purchase.buyer import Judging, Wanted
+from pipeline.teachers.purchase.requests import Response
 
 PRICE = params.Price(input=1e6, output=1e6)  # a dollar a token
 MESSAGES = [{"role": "user", "content": "Add 8 and 5."}]

@@ -14,8 +14,9 @@ import pyarrow as pa
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models
 
-from pipeline import plan, tables
-from pipeline.experiment import load
+from pipeline.data import tables
+from pipeline.plan import expand
+from pipeline.plan.experiment import load
 from tests.locked import lock
 from tests.project import MINIATURE
 
@@ -65,7 +66,7 @@ def experiment(folder: Path) -> dict[str, Any]:
 
 def _settings(arm: str) -> dict[str, Any]:
     """Those of the miniature's omniopd, and what the arm changes."""
-    (report,) = plan.expand(load(MINIATURE))["cells"]["report"].values()
+    (report,) = expand.expand(load(MINIATURE))["cells"]["report"].values()
     found: dict[str, Any] = copy.deepcopy(report["params"]["settings"]["omniopd"])
     if arm == "shuffled-scores":
         found["score"]["source"] = "shuffled"

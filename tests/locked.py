@@ -6,8 +6,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import dag_files, dag_names, dataflow
-from pipeline.behaviour import locks, variants
+from pipeline.code_digest import locks, variants
+from pipeline.core import dag_names
+from pipeline.runner.dag import dag_files
+from pipeline.stage import dataflow
 
 
 def lock(folder: Path) -> None:

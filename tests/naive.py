@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.engines import characters
+from pipeline.engines import char_tokenizer
 from pipeline.engines.hf import Policy, policy_of
-from pipeline.objectives import Sequence
+from pipeline.method.objectives import Sequence
 
 ALPHABET = "0123456789+=,;#?"
 
@@ -15,7 +15,7 @@ ALPHABET = "0123456789+=,;#?"
 def tiny(seed: int) -> Policy:
     """A random two-layer model over the demo's alphabet, float32."""
     torch.manual_seed(seed)
-    tokenizer = characters.tokenizer(ALPHABET)
+    tokenizer = char_tokenizer.tokenizer(ALPHABET)
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 3,  # three rows that stand for no token
         hidden_size=16,

@@ -14,11 +14,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import dag_names, experiment, lock_files, objects, plan
-from pipeline.behaviour import files, locks, variants
-from pipeline.behaviour.reading import digest
-from pipeline.behaviour.reading.closure import Reader
-from pipeline.behaviour.reading.source import Tree
+from pipeline.code_digest import files, locks, variants
+from pipeline.code_digest.reading import digest
+from pipeline.code_digest.reading.closure import Reader
+from pipeline.code_digest.reading.source import Tree
+from pipeline.core import dag_names, dvc_objects
+from pipeline.plan import expand, experiment
+from pipeline.runner.dag import lock_files
 
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "tests" / "miniature.yaml"
@@ -113,7 +115,7 @@ class Project:
     def plan(self) -> dict[str, Any]:
         """What params.yaml means now."""
         with contextlib.chdir(self.folder):
-            return plan.expand(experiment.load())
+            return expand.expand(experiment.load())
 
     def locked(self) -> dict[str, Any]:
         """What DVC knows of each cell, by its name."""
@@ -124,9 +126,10 @@ class Project:
         """MD5 of each file that a cell wrote, as DVC has it, but of its run.json."""
         with contextlib.chdir(self.folder):
             outs = {
-                out["path"]: objects.Out(out["md5"], name) for out in self.locked()[name]["outs"]
+                out["path"]: dvc_objects.Out(out["md5"], name)
+                for out in self.locked()[name]["outs"]
             }
-            found = objects.files(objects.cache(), outs)
+            found = dvc_objects.files(dvc_objects.cache(), outs)
             return {path: md5 for path, md5, _ in found if Path(path).name != "run.json"}
 
     def address(self, name: str) -> str:
@@ -166,13 +169,17 @@ class Project:
 
 
 MACHINERY = (  # code that is part of no lock, as it never changes what a stage writes
-    *("pipeline/behaviour/", "pipeline/program.py", "pipeline/extensions.py"),
-    "pipeline/entry.py",
-    *("pipeline/forkserver.py", "pipeline/forked.py", "stages/__init__.py"),
+    *("pipeline/code_digest/", "pipeline/processes/program.py", "pipeline/core/extensions.py"),
+    "pipeline/commands/entry.py",
+    *(
+        "pipeline/processes/fork_server.py",
+        "pipeline/processes/fork_worker.py",
+        "stages/__init__.py",
+    ),
 )
 CHILDREN = {  # by the file that starts them: what their processes alone load
-    "pipeline/launcher.py": "pipeline/sharded.py",
-    "pipeline/engines/vllm.py": "pipeline/engines/vllm_worker.py",
+    "pipeline/training/launcher.py": "pipeline/training/fsdp.py",
+    "pipeline/engines/vllm/engine.py": "pipeline/engines/vllm/vllm_worker.py",
 }
 
 

@@ -6,11 +6,12 @@ The shapes are those of the providers' documentation.
 import json
 from collections import Counter
 
-from pipeline import params, teachers
-from pipeline.asking import Judging, Wanted
-from pipeline.budget import Budget
-from pipeline.responses import Response
+from pipeline import teachers
+from pipeline.config import params
 from pipeline.teachers import protocol
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.purchase.buyer import Judging, Wanted
+from pipeline.teachers.purchase.requests import Response
 from tests.servers import Handler, Server
 
 MODELS = {

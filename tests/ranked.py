@@ -1,4 +1,5 @@
-"""What two ranks find, for tests/test_ranks.py: `python -m tests.ranked FOLDER`, once for each.
+"""What two ranks find, for tests/training/test_ranks.py: `python -m tests.ranked FOLDER`, once for
+each.
 
 Every case is a step of some objective; all of them run in one start of the two processes.
 """
@@ -12,15 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from pipeline import launcher, process_group
+from pipeline.config.params import Runtime
 from pipeline.engines.hf import Frozen, Policy
-from pipeline.objectives import Example
-from pipeline.optimizer import Optimizer
-from pipeline.params import Runtime
-from pipeline.training import Step, gradients, recompute
+from pipeline.method.objectives import Example
+from pipeline.training import launcher, process_group
+from pipeline.training.gradients import Step, gradients, recompute
+from pipeline.training.optimizer import Optimizer
 from tests import naive
-from tests.test_lora import adapted
-from tests.test_training import ANCHORED, TERMS, examples, step
+from tests.training.test_lora import adapted
+from tests.training.test_training import ANCHORED, TERMS, examples, step
 
 
 class Case(NamedTuple):

@@ -18,11 +18,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from tabulate import tabulate
 
-from pipeline.behaviour.files import OWN
-from pipeline.behaviour.reading import digest
-from pipeline.behaviour.reading.source import Tree
-from pipeline.behaviour.variants import of
-from pipeline.plan import GROUPS
+from pipeline.code_digest.files import OWN
+from pipeline.code_digest.reading import digest
+from pipeline.code_digest.reading.source import Tree
+from pipeline.code_digest.variants import of
+from pipeline.plan.expand import GROUPS
 from tests.project import ROOT
 
 CELL = re.compile(r"dag/(.*/)?(c[0-9a-f]{8}|report)\.yaml")

@@ -37,9 +37,9 @@ print(json.dumps({
 COMPUTE = """
 import hashlib, sys
 import numpy, torch
-from pipeline.engines.start import start
-from pipeline.params import Runtime
-from pipeline import params_file
+from pipeline.engines.torch_setup import start
+from pipeline.config.params import Runtime
+from pipeline.config import params_file
 start(params_file.runtime())
 draw = torch.Generator().manual_seed(0)
 x = torch.randn(300, 300, generator=draw, requires_grad=True)
@@ -143,7 +143,11 @@ def gone(pid: int) -> bool:
 def servers() -> list[psutil.Process]:
     """Those that this process has started."""
     found = psutil.Process().children()
-    return [one for one in found if not gone(one.pid) and "pipeline.forked" in one.cmdline()]
+    return [
+        one
+        for one in found
+        if not gone(one.pid) and "pipeline.processes.fork_worker" in one.cmdline()
+    ]
 
 
 def killed(process: subprocess.Popen[Any]) -> int:

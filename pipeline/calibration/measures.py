@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import seeds, similarity
 from pipeline.calibration import FLAT, Interval, Row, row
 from pipeline.calibration.pairs import Comparisons
 from pipeline.calibration.problems import Problems, percentiles
 from pipeline.calibration.sample import Response
-from pipeline.posterior import confidence, posterior
+from pipeline.core import seeds
+from pipeline.method import similarity
+from pipeline.method.posterior import confidence, posterior
 
 SPLITS = 20  # random halves of a fork's samples
 POSITIONS = 10  # bins of the profile over position

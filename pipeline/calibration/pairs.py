@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline import seeds
 from pipeline.calibration import Text
 from pipeline.calibration.sample import Fork, Response
-from pipeline.similarity import Pair, similarities
-from pipeline.text import WINDOW, decode, decode_after, encode_after, whole
+from pipeline.core import seeds
+from pipeline.data.text import WINDOW, decode, decode_after, encode_after, whole
+from pipeline.method.similarity import Pair, similarities
 
 
 class Part(NamedTuple):

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline import schedulers, seeds
 from pipeline.calibration import Row, row
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
-from pipeline.schedulers import peak_entropy, uniform
-from pipeline.text import decode, starts
+from pipeline.core import seeds
+from pipeline.data.text import decode, starts
+from pipeline.method import schedulers
+from pipeline.method.schedulers import peak_entropy, uniform
 
 MODEL_FREE = {  # schedulers that need no more than the rollouts
     "peak-entropy": peak_entropy.positions,

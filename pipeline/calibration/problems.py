@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import seeds
 from pipeline.calibration import Interval
+from pipeline.core import seeds
 
 RESAMPLES = 2000
 LEVEL = 0.95

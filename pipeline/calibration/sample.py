@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from pipeline import seeds, tables
 from pipeline.calibration import Text
-from pipeline.errors import UserError
-from pipeline.text import chunk, decode, whole
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
+from pipeline.data import tables
+from pipeline.data.text import chunk, decode, whole
 
 TOGETHER = 2  # responses to one prompt that are taken at a time, so that they can be compared
 PART = 64  # rows that are looked at together

@@ -7,9 +7,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import tables
 from pipeline.calibration import Row, warns
-from pipeline.runs import Arms, folder, rounds
+from pipeline.data import tables
+from pipeline.stage.run_records import Arms, folder, rounds
 
 COLUMNS = {  # of results.md, by quantity
     "own": "own fork",

@@ -20,11 +20,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline import chat, checkpoints, params_file
-from pipeline.engines import lora
+from pipeline.config import params_file
+from pipeline.core.errors import UserError
+from pipeline.data.text import characters
+from pipeline.engines import adapters, checkpoints
+from pipeline.engines.chat import chat
 from pipeline.engines.sampling import Sampler, sample
-from pipeline.errors import UserError
-from pipeline.text import characters
 
 transformers_logging.disable_progress_bar()
 
@@ -120,7 +121,7 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
             trust_remote_code=checkpoints.runs_code(base),
         )
         if base != folder:
-            lora.load(model, folder)
+            adapters.load(model, folder)
         tokenizer = chat.load(folder)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error

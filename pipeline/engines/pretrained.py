@@ -14,10 +14,10 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from pipeline import chat, checkpoints
-from pipeline.engines import lora
-from pipeline.errors import UserError
-from pipeline.params import GgufInit, HubInit
+from pipeline.config.params import GgufInit, HubInit
+from pipeline.core.errors import UserError
+from pipeline.engines import adapters, checkpoints
+from pipeline.engines.chat import chat
 
 SWITCH = "{{%- set enable_thinking = {} -%}}\n"  # outdoes what a caller passes
 PROBE = [{"role": "user", "content": "1+1?"}]
@@ -122,9 +122,9 @@ def from_hub(init: HubInit, dtype: torch.dtype = torch.float32) -> tuple[Any, An
             names = str(adapter) if beside else base
             model, tokenizer = _loaded(base, names, init.model_copy(update={"revision": at}), dtype)
             weights = set(model.state_dict())
-            lora.load(model, adapter)
-            lora.merge(model)
-            lora.check_merged(model, weights)
+            adapters.load(model, adapter)
+            adapters.merge(model)
+            adapters.check_merged(model, weights)
         except UserError as error:
             raise UserError(
                 f"{told}: {error} Or merge the two with peft (merge_and_unload), save that, and "
@@ -169,7 +169,7 @@ def _adapter(name: str, revision: str | None) -> Path | None:
     missing_ok = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     config, found, _, _ = (
         cached_file(name, file, **missing_ok)
-        for file in ("config.json", checkpoints.ADAPTER_CONFIG, lora.WEIGHTS, "tokenizer.json")
+        for file in ("config.json", checkpoints.ADAPTER_CONFIG, adapters.WEIGHTS, "tokenizer.json")
     )
     return Path(found).parent if found is not None and config is None else None
 

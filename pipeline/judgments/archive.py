@@ -15,8 +15,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 from tqdm import tqdm
 
-from pipeline import tables
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.data import tables
+from pipeline.data.tables import column
 from pipeline.judgments import database
 from pipeline.judgments.retries import RESTORE
 from pipeline.judgments.schema import (
@@ -30,7 +31,6 @@ from pipeline.judgments.schema import (
     wrong,
 )
 from pipeline.judgments.store import DAMAGED, Store, lapsed
-from pipeline.tables import column
 
 BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
 SCHEMA = pa.schema(

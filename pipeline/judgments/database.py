@@ -19,7 +19,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.judgments import retries
 from pipeline.judgments.retries import REMEDY, Retries
 

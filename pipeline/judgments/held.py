@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 log = logging.getLogger("omniopd")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.judgments import spool
 from pipeline.judgments.database import Refused
 from pipeline.judgments.store import Store

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from tqdm import tqdm
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.judgments import archive, sums
 from pipeline.judgments.retries import RESTORE
 from pipeline.judgments.schema import JUDGMENTS, NAMES, judgment

@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 import tenacity
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.judgments.schema import Judgment
 
 FOLDER = Path(".spool")

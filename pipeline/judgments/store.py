@@ -26,7 +26,7 @@ import platformdirs
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.judgments import database, owner
 from pipeline.judgments.held import Held
 from pipeline.judgments.retries import Retries

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 INSIDE = Path(__file__).with_name("inside.py")
 EXTRACT = Path(__file__).with_name("extract.py")

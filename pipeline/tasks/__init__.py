@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline import params
-from pipeline.chosen import chosen, file_of
-from pipeline.errors import UserError
+from pipeline.config import params
+from pipeline.core.chosen import chosen, file_of
+from pipeline.core.errors import UserError
 
 Messages = list[dict[str, str]]
 

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline import params, seeds
-from pipeline.params import Habits
+from pipeline.config import params
+from pipeline.config.params import Habits
+from pipeline.core import seeds
 from pipeline.tasks import Checked, Problem
 
 

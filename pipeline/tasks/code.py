@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pipeline import params
+from pipeline.config import params
 from pipeline.tasks import Checked, Problem, unlearnable
 
 LONGEST = 100_000  # characters of a response, without what it thought
@@ -40,9 +40,9 @@ class Code:
         raise unlearnable("code")
 
     def problems(self, seed: int) -> Iterator[Problem]:
-        from pipeline import rows
+        from pipeline.tasks import problem_files
 
-        return rows.draw(self.prepare, self._problem, same_tests, self.dropped)
+        return problem_files.draw(self.prepare, self._problem, same_tests, self.dropped)
 
     def _problem(self, name: str, row: Any) -> Problem:
         kept = {field: row.text(field) for field in ("prompt", "test", "entry_point")}

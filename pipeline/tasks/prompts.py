@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline import params
-from pipeline.errors import UserError
+from pipeline.config import params
+from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, Problem, unlearnable
 
 NAME = "prompts"
@@ -25,9 +25,10 @@ class Prepare(params.TaskPrepare):
     graded: ClassVar[bool] = False
 
     task: Literal["prompts"]
-    file: str  # or a folder, of a kind that pipeline/row_files.py knows
+    file: str  # or a folder, of a kind that pipeline/data/row_files.py knows
     sha256: params.Sha256 | None = None  # of the file; `omniopd plan` fills it in
-    responses: bool = False  # the rows are rollouts of another trainer: pipeline/imported.py
+    # the rows are rollouts of another trainer: pipeline/training/external_rollouts.py
+    responses: bool = False
     dev: Annotated[int, Field(ge=0)] = 0
     test: Annotated[int, Field(ge=0)] = 0
 
@@ -40,7 +41,7 @@ class Prepare(params.TaskPrepare):
         return self.responses
 
     def resolved(self) -> dict[str, Any]:
-        from pipeline.content_hash import sha256
+        from pipeline.data.content_hash import sha256
 
         found = super().resolved() | {"sha256": sha256(self.file, self.sha256)}
         if not self.responses:  # a cell of before there were responses keeps its name
@@ -62,16 +63,16 @@ class Prompts:
 
     def problems(self, seed: int) -> Iterator[Problem]:
         """Test, dev, then train, shuffled."""
-        from pipeline import rows
+        from pipeline.tasks import problem_files
 
         p, taken = self.prepare, dict[str, str]()
-        found = rows.file(Path(p.file), p.sha256)
-        pool = [rows.pooled(row.where, problem(row)) for row in found]
+        found = problem_files.file(Path(p.file), p.sha256)
+        pool = [problem_files.pooled(row.where, problem(row)) for row in found]
         # several rollouts of a prompt are no repeats that are left out
         dropped = Counter[str]() if p.responses else self.dropped
         for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
             # one text is one prompt: rollouts of another trainer belong to the text as it is
-            yield from rows.pick(pool, seed, split, count, taken, dropped, exact=True)
+            yield from problem_files.pick(pool, seed, split, count, taken, dropped, exact=True)
 
     def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
         raise unlearnable(NAME)

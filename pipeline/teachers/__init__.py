@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline import params
-from pipeline.errors import UserError
+from pipeline.config import params
+from pipeline.core.errors import UserError
 from pipeline.teachers.protocol import Asked, Teacher
 
 
@@ -17,21 +17,21 @@ def load(
     """
     match config:
         case params.LocalTeacher():
-            from pipeline.teachers.local import LocalTeacher
+            from pipeline.teachers.providers.local import LocalTeacher
 
             if folder is None:
                 raise UserError(f"teacher {name}: no checkpoint given. Run `dvc repro`.")
             how = config.engine, config.resident
             return LocalTeacher(folder / "checkpoint", student, asked, *how)
         case params.OpenAICompatibleTeacher():
-            from pipeline.teachers import openai_compatible
+            from pipeline.teachers.providers import openai_compatible
 
             return openai_compatible.teacher(config, name, asked, student)
         case params.AnthropicTeacher():
-            from pipeline.teachers import anthropic
+            from pipeline.teachers.providers import anthropic
 
             return anthropic.teacher(config, name, asked, student)
         case params.GoogleTeacher():
-            from pipeline.teachers import google
+            from pipeline.teachers.providers import google
 
             return google.teacher(config, name, asked, student)

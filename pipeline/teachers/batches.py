@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from pipeline.budget import Budget
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.judgments.store import Batch
-from pipeline.teachers.calls import (
+from pipeline.teachers.protocol import Answered
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.wire.calls import (
     FIRST_WAIT,
     MISSING,
     Call,
@@ -29,7 +30,6 @@ from pipeline.teachers.calls import (
     runs,
     tries,
 )
-from pipeline.teachers.protocol import Answered
 
 MOST = 10_000  # requests in one batch; providers take 50,000 to 100,000
 OVERHEAD = 600  # bytes of a request around its prompt

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.params import Mode
+from pipeline.config.params import Mode
+from pipeline.core.errors import UserError
 
 OPEN_MODES: tuple[Mode, ...] = ("completions", "prefill", "instruct")
 CHAT: tuple[Mode, ...] = ("instruct",)

@@ -14,26 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import continuations, params
-from pipeline import text as texts
-from pipeline.budget import Budget
+from pipeline.config import params
+from pipeline.core.errors import UserError
+from pipeline.data import text as texts
 from pipeline.engines.asks import Ask, Draw
-from pipeline.errors import UserError
 from pipeline.judgments.keys import Prompt, canonical
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import api_keys, batches, live, network
-from pipeline.teachers.calls import (
-    Adapter,
-    Asking,
-    Call,
-    Refused,
-    Reply,
-    Transient,
-    runs,
-)
+from pipeline.teachers import batches, continuations, live, network
 from pipeline.teachers.capabilities import Capability
-from pipeline.teachers.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
 from pipeline.teachers.protocol import NEIGHBOURS, Answered, Asked, Continuation, Said, until_end
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.wire import api_keys
+from pipeline.teachers.wire.calls import Adapter, Asking, Call, Refused, Reply, Transient, runs
+from pipeline.teachers.wire.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -71,7 +64,7 @@ class Hosted:
         if not (self.student / "tokenizer.json").is_file():
             return False  # a check before the student exists
         own = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        from pipeline import checkpoints
+        from pipeline.engines import checkpoints
 
         student = checkpoints.tokenizer(self.student / "tokenizer.json")
         return bool(own == json.loads(student.to_str()))
@@ -89,7 +82,7 @@ class Hosted:
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
-        from pipeline import chat
+        from pipeline.engines.chat import chat
 
         if self.template is None:
             return ()
@@ -111,7 +104,7 @@ class Hosted:
                 "`omniopd repro`: it makes it, and stops before it spends anything if the teacher "
                 "fails its check."
             )
-        from pipeline import chat
+        from pipeline.engines.chat import chat
 
         owner = f"teachers.{self.name}.tokenizer"
         try:
@@ -136,7 +129,7 @@ class Hosted:
         """The teacher's own template and the raw prefix: the student's ids where they mean the
         same to both sides, as a text is tokenised again at the cut and continued as another word.
         Else the teacher's ids, so that no server puts a second BOS before them."""
-        from pipeline import chat
+        from pipeline.engines.chat import chat
 
         prompt = chat.render(self.tokenizer, messages, f"teacher {self.name}")
         if not self.can.takes_ids:
@@ -155,7 +148,7 @@ class Hosted:
             return messages
         turns = [*messages, {"role": "assistant", "content": prefix}]
         if self.config.tokenizer:
-            from pipeline import chat
+            from pipeline.engines.chat import chat
 
             try:
                 how = {"generation": False, "continue_final_message": True}

@@ -11,11 +11,20 @@ from typing import Any
 
 from aiolimiter import AsyncLimiter
 
-from pipeline import params
-from pipeline.budget import Budget
-from pipeline.errors import UserError
-from pipeline.teachers.calls import Call, Refused, Reply, Service, Transient, roomy, runs, tries
+from pipeline.config import params
+from pipeline.core.errors import UserError
 from pipeline.teachers.protocol import Answered
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.wire.calls import (
+    Call,
+    Refused,
+    Reply,
+    Service,
+    Transient,
+    roomy,
+    runs,
+    tries,
+)
 
 BURST_SECONDS = 10.0  # of a minute's tokens, what may be sent at once
 

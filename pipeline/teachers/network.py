@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from typing import Generic, TypeVar
 
-from pipeline.budget import Budget
+from pipeline.teachers.purchase.budget import Budget
 
 STOP_SECONDS = 3.0  # that what is in flight is waited for after an interrupt
 T = TypeVar("T")

@@ -4,15 +4,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from pipeline import params
+from pipeline.config import params
 from pipeline.engines.asks import Ask, Draw
 from pipeline.judgments.keys import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pipeline.budget import Budget
     from pipeline.judgments.schema import Judgment
+    from pipeline.teachers.purchase.budget import Budget
 
 NEIGHBOURS = 64  # problems whose tokens are kept: those of one problem are asked about in a row
 Reason = Literal["refusal", "failed-empty"]  # why a provider itself counts an answer as failed

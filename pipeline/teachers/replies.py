@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pipeline.teachers.calls import BUSY, MISSING, Refused, Result, Transient
+from pipeline.teachers.wire.calls import BUSY, MISSING, Refused, Result, Transient
 
 LONGEST_ID = 128  # characters of a batch's id, as the store keeps it
 MOST_TOKENS = 10_000_000  # that a reply can be about: more than any model reads or writes

@@ -18,20 +18,21 @@ from contextlib import ExitStack, closing, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from pipeline import params, teachers
-from pipeline.asking import Judging, Wanted
-from pipeline.budget import Budget
+from pipeline import teachers
+from pipeline.config import params
 from pipeline.judgments import database, retries, spool
 from pipeline.judgments.held import Held
 from pipeline.judgments.store import Store
-from pipeline.responses import Response
 from pipeline.teachers import protocol
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.purchase.buyer import Judging, Wanted
+from pipeline.teachers.purchase.requests import Response
 from tests.chaos.counted import HANG_SECONDS, MARK, Outcome, Place, kind, wait_until
 from tests.servers import BadLine, Pure
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["tests.chaos.buying", "pipeline.teachers.openai_compatible", "openai.resources.chat"]
+    ["tests.chaos.buying", "pipeline.teachers.providers.openai_compatible", "openai.resources.chat"]
 )
 RESPONSES, SAMPLES, LIMIT, BLOCK = 24, 4, 6, 6
 LEASE = 3.0  # seconds: short, but longer than a busy machine keeps a holder from renewing it

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import tables
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.data import tables
 from pipeline.judgments.store import Store
 from tests.answers import answer
 from tests.chaos import stages

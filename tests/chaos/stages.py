@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline import forkserver
+from pipeline.processes import fork_server
 from tests.chaos.counted import MARK, Outcome, Place, ended, kind
 from tests.project import Project
 from tests.servers import Pure, of_check
@@ -38,7 +38,7 @@ def ready():
     with (
         tempfile.TemporaryDirectory(prefix="omniopd-chaos-") as folder,
         Pure().running() as server,
-        forkserver.serving() as forks,
+        fork_server.serving() as forks,
     ):
         project = Project(Path(folder) / "done")
         models = {
@@ -255,7 +255,7 @@ def _(place: Place) -> Outcome:
             servers = [
                 child
                 for child in psutil.Process(process.pid).children(recursive=True)
-                if "pipeline.mirrored" in child.cmdline()
+                if "pipeline.runner.prefect_server" in child.cmdline()
             ]
         time.sleep(0.05)
     if not servers:

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import dag_files, experiment, plan
-from pipeline.behaviour import locks, variants
+from pipeline.code_digest import locks, variants
+from pipeline.plan import expand, experiment
+from pipeline.runner.dag import dag_files
 from tests.project import MINIATURE, ROOT
 
 TEXT = MINIATURE.read_text(encoding="utf-8")
@@ -16,17 +17,17 @@ TEXT = MINIATURE.read_text(encoding="utf-8")
 @functools.cache
 def planned() -> dict[Path, str]:
     """The files of dag/ as `omniopd plan` writes them for the miniature."""
-    return dict(dag_files.texts(plan.expand(experiment.load(MINIATURE))))
+    return dict(dag_files.texts(expand.expand(experiment.load(MINIATURE))))
 
 
 @functools.cache
 def _locks() -> dict[str, str]:
-    return locks.texts(variants.of_plan(plan.expand(experiment.load(MINIATURE))).values())
+    return locks.texts(variants.of_plan(expand.expand(experiment.load(MINIATURE))).values())
 
 
 @functools.cache
 def _cells() -> dict[str, Any]:
-    return dict(plan.expand(experiment.load(MINIATURE))["cells"])
+    return dict(expand.expand(experiment.load(MINIATURE))["cells"])
 
 
 def key(group: str) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
-from pipeline.errors import LONGEST, STATUS
+from pipeline.commands import app
+from pipeline.core.errors import LONGEST, STATUS
 
 NOBODY = 65534  # a user who owns nothing
 # what to do: a verb in the imperative, or a command
@@ -50,7 +50,7 @@ class Done:
 def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Done:
     """The command's own entry: `omniopd ...`, or `stages.X ...`."""
     program, *arguments = command
-    main = cli.main if program == "omniopd" else importlib.import_module(program).main
+    main = app.main if program == "omniopd" else importlib.import_module(program).main
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     output, errors = io.StringIO(), io.StringIO()
     status: int | str | None = 0

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import tables
+from pipeline.data import tables
 from tests.hostile.project import key, put
 from tests.hostile.row import Row
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import params
-from pipeline.errors import UserError
+from pipeline.config import params
+from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, Problem, unlearnable
 from pipeline.tasks.math import written
 from pipeline.tasks.math.final import CALCULATOR, extract, readings
@@ -55,9 +55,9 @@ class Math:
         raise unlearnable("math")
 
     def problems(self, seed: int) -> Iterator[Problem]:
-        from pipeline import rows
+        from pipeline.tasks import problem_files
 
-        return rows.draw(self.prepare, self._problem, self._alike, self.dropped)
+        return problem_files.draw(self.prepare, self._problem, self._alike, self.dropped)
 
     def _alike(self, one: str, other: str) -> bool:
         """Whether two golds are one answer, as the checker grades."""

@@ -10,7 +10,7 @@ import resource
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 MEMORY = 1 << 30  # bytes that the checker may take for an answer
 START_SECONDS = 120.0  # for its imports, on a busy machine

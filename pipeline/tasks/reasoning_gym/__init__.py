@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import params, seeds
-from pipeline.errors import UserError
-from pipeline.params import Habits
+from pipeline.config import params
+from pipeline.config.params import Habits
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, Problem
 from pipeline.tasks.reasoning_gym.answers import MARK, entry_of, finals
 from pipeline.tasks.reasoning_gym.client import worker

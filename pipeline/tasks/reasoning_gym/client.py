@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 SERVER = "pipeline.tasks.reasoning_gym.server"  # is loaded in no process but that one
 

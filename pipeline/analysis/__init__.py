@@ -1,0 +1,1 @@
+"""What evaluations say: accuracies, intervals, verdicts, costs."""

@@ -1,0 +1,312 @@
+"""The console command `omniopd`. Every command acts on the project in the current directory."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline.commands import exchange, judgments, project, verify_command
+from pipeline.commands.exp import exp_command
+from pipeline.core.errors import STATUS, UserError, stop
+
+# a command line that cannot be read: Typer gives its class no name
+UNREADABLE: type[Exception] = typer.BadParameter.__bases__[0]
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(judgments.app, name="judgments")
+teacher = typer.Typer(no_args_is_help=True, help="Teachers of params.yaml.")
+app.add_typer(teacher, name="teacher")
+app.command()(project.init)
+app.command()(project.profile)
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
+    project.stage
+)
+app.command()(exchange.export)
+app.command("import")(exchange.import_)
+app.command()(verify_command.verify)
+app.add_typer(exp_command.app, name="exp")
+app.command()(exp_command.dag)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"omniopd {version('omniopd-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def omniopd(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Distil a student on its own rollouts from a teacher that only writes text."""
+
+
+@app.command()
+def plan(
+    check: Annotated[bool, typer.Option(help="only compare dag/ with params.yaml")] = False,
+) -> None:
+    """Expand params.yaml into dag/, prune what it no longer has, link the arms."""
+    from pipeline.commands import reruns
+    from pipeline.plan import expand, experiment
+    from pipeline.runner import retention
+    from pipeline.runner.dag import plan_files
+
+    if check:
+        plan_files.mark(plan_files.check(buying=True))
+    else:
+        wanted = plan_files.write()
+        typer.echo(f"dag: {len(expand.upstream(wanted))} cells")
+        reruns.tell(wanted)
+        typer.echo(_detectable())
+        typer.echo(experiment.load().adapters())
+        if kept := retention.line(retention.of(wanted, retention.wanted())):
+            typer.echo(kept)
+
+
+@app.command()
+def repro() -> None:
+    """Plan, then plain `dvc repro`, counting its stages."""
+    from pipeline.commands import reruns
+    from pipeline.runner import repro
+    from pipeline.runner.dag import plan_files
+
+    reruns.tell(plan_files.write(buying=True))
+    typer.echo(_detectable())
+    seconds = repro.repro()
+    typer.echo(f"run: {seconds:.0f} s; {_took()}")
+
+
+@app.command()
+def run(
+    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
+) -> None:
+    """The same cells as a Prefect flow, independent ones side by side."""
+    from pipeline.commands import reruns
+    from pipeline.runner import flow
+    from pipeline.runner.dag import plan_files
+
+    reruns.tell(plan_files.write(buying=True))
+    typer.echo(_detectable())
+    flow.run(parallel)
+    typer.echo(_took())
+
+
+@app.command()
+def drop() -> None:
+    """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""
+    from pipeline.config import params_file
+    from pipeline.runner import repro, retention
+    from pipeline.runner.dag import plan_files
+
+    found = plan_files.current()
+    keep = retention.of(found, retention.wanted())
+    typer.echo(repro.drop(found, keep, params_file.runtime().drop_shared))
+
+
+def _took() -> str:
+    from pipeline.runner.dag import plan_files
+    from pipeline.stage import run_records
+
+    seconds = run_records.seconds(plan_files.current())
+    return f"all stages of the plan, whenever they ran: {seconds:,.0f} s"
+
+
+def _detectable() -> str:
+    from pipeline.plan import experiment, power
+
+    return power.line(experiment.load())
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
+    """What a cell is and reads, or an arm's cells by seed and round."""
+    from pipeline.commands import describe
+    from pipeline.runner.dag import plan_files
+
+    typer.echo(describe.show(plan_files.current(), name))
+
+
+@app.command()
+def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
+    """What changed of a cell's code, inputs and params since it last ran; or of an arm's cells."""
+    from pipeline.runner.dag import plan_files, why
+
+    typer.echo(why.explain(plan_files.current(), plan_files.locked(), name))
+
+
+@app.command("verify-code")
+def verify_code() -> None:
+    """Run one cell of each variant whose code changed, in scratch; accept the others if equal."""
+    from pipeline.runner.dag import accept, plan_files
+
+    found, count = plan_files.write(), 0
+    for one in accept.verify(found, plan_files.locked()):
+        count += 1
+        tried = f", tried {one.tried}" if one.tried else ""
+        typer.echo(f"{one.variant}, {len(one.cells)} cells{tried}: {one.said}")
+    if not count:
+        typer.echo("nothing to accept: every cell ran with the code that is here")
+
+
+@app.command()
+def estimate(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    tflops: Annotated[float | None, typer.Option(help="that the device sustains")] = None,
+    gb_per_s: Annotated[float | None, typer.Option(help="of its memory, likewise")] = None,
+) -> None:
+    """The teachers' bill, memory of each stage, cache and hours; nothing is asked or loaded."""
+    from pipeline.commands import spending
+
+    typer.echo(spending.estimate(as_json, tflops, gb_per_s))
+
+
+@app.command()
+def audit(
+    student: Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")],
+    teacher: Annotated[str, typer.Option(help="a URL, a teacher of params.yaml, or as --student")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON lines with `prompt` or `messages`")
+    ] = None,
+    rollouts: Annotated[
+        Path | None, typer.Option(help="instead: prompts with responses that you have sampled")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="scratch folder; what is there is not repeated")] = Path(
+        "audit"
+    ),
+    model: Annotated[str | None, typer.Option(help="the teacher's model, behind a URL")] = None,
+    provider: Annotated[str, typer.Option(help="what answers there: vllm, openai, ...")] = "other",
+    continuation: Annotated[
+        str | None,
+        typer.Option(help="completions, prefill or instruct; by default the named teacher's"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="student, folder or hub name, for completions behind a URL")
+    ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="variable that holds the key")] = None,
+    price: Annotated[
+        tuple[float, float] | None, typer.Option(help="dollars a million tokens, in and out")
+    ] = None,
+    accept_terms: Annotated[
+        list[str] | None, typer.Option(help="a provider whose terms you have read and accept")
+    ] = None,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="stop before it costs more")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=2, help="prompts; by default 64, and all of --rollouts")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="responses a prompt, G")] = 2,
+    forks: Annotated[int, typer.Option(min=1, help="forks a response, M")] = 3,
+    chunk_tokens: Annotated[int, typer.Option(min=1, help="tokens of a chunk, C")] = 12,
+    answers: Annotated[int, typer.Option(min=2, help="continuations a fork, N")] = 4,
+    max_attempts: Annotated[int, typer.Option(min=1, help="draws of one that fails")] = 10,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of a response")] = 96,
+    temperature: Annotated[float, typer.Option(help="of student and teacher")] = 1.0,
+    metric: Annotated[str, typer.Option(help="of the verdict and of the browser")] = "edit",
+    full: Annotated[int, typer.Option(min=1, help="responses of the run that is priced")] = 6400,
+    device: Annotated[str, typer.Option(help="of student and local teacher")] = "cpu",
+    engine: Annotated[
+        Literal["hf", "vllm"], typer.Option(help="that samples student and local teacher")
+    ] = "hf",
+    threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
+    format_: exchange.Format = None,
+    finish_reason: exchange.Reason = None,
+    response_limit: exchange.Limit = None,
+    reward: exchange.Reward = None,
+) -> None:
+    """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
+    from pipeline.commands.audit import audit as auditing
+    from pipeline.commands.audit import audit_params
+
+    file = exchange.one_of(prompts, rollouts)
+    dump = exchange.dump(format_, finish_reason, response_limit, reward)
+    if dump is not None and rollouts is None:
+        raise UserError("--format: found with --prompts, wanted with --rollouts. Leave it out.")
+    count = count or (64 if rollouts is None else sys.maxsize)
+    options = audit_params.Options(
+        student, teacher, file, out, model, provider, continuation, tokenizer, api_key_env,
+        price, tuple(accept_terms or ()), max_usd, count, samples, forks, chunk_tokens, answers,
+        max_attempts, max_new_tokens, temperature, metric, full, device,
+        engine, threads or os.cpu_count() or 1, rollouts is not None, dump,
+    )  # fmt: skip
+    typer.echo(auditing.audit(options))
+
+
+@app.command()
+def harness(
+    name: Annotated[str, typer.Argument(help="a checkpoint's folder, or an arm: its last round")],
+    tasks: Annotated[str, typer.Option(help="names of the harness's tasks, with commas")],
+    include: Annotated[Path | None, typer.Option(help="folder with task files of your own")] = None,
+    seed: Annotated[int, typer.Option(help="of the arm")] = 0,
+    limit: Annotated[int | None, typer.Option(help="problems of each task; all by default")] = None,
+    chat: Annotated[bool, typer.Option(help="render the checkpoint's chat template")] = True,
+) -> None:
+    """Evaluate a checkpoint with lm-evaluation-harness (extra `harness`); prints JSON."""
+    from pipeline.commands import lm_eval
+    from pipeline.runner.dag import plan_files
+
+    found = {} if Path(name).is_dir() else plan_files.current()
+    folder = lm_eval.checkpoint(found, name, seed)
+    typer.echo(lm_eval.text(lm_eval.run(folder, tasks.split(","), include, limit, chat)))
+
+
+@teacher.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="a name of teachers; or block teach's")] = None,
+    force: Annotated[bool, typer.Option(help="let it be used although a probe failed")] = False,
+) -> None:
+    """Show what a hosted teacher reads, ask it seven short samples, say whether it may be used."""
+    from pipeline.commands import spending
+
+    typer.echo(f"{spending.prompts(name)}\n")
+    verdict = spending.check(name, force)
+    typer.echo(str(verdict))
+    if not verdict.passed and not force:
+        sys.exit(1)
+
+
+def main() -> None:
+    from pipeline.core import verified
+    from pipeline.processes import stopping
+    from pipeline.stage import cells
+
+    for stream in (sys.stdout, sys.stderr):  # in a locale without a sign, its number is shown
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    cells.log_to_stderr()
+    try:
+        with verified.reading():
+            status = app(prog_name="omniopd", standalone_mode=False)
+    except stopping.Stopped as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.status)
+    except (UserError, OSError) as error:
+        stop(error)
+    except UNREADABLE as error:
+        stop(_usage(error))
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(status)
+
+
+def _usage(error: Any) -> UserError:
+    """A command line that cannot be read, as one paragraph; without a command, its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(STATUS)
+    path = "omniopd" if error.ctx is None else error.ctx.command_path
+    said = error.format_message().rstrip(".")
+    return UserError(f"{path}: {said}. Correct it: `{path} --help` says what it takes.")
+
+
+if __name__ == "__main__":
+    main()

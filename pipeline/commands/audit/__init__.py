@@ -1,0 +1,1 @@
+"""`omniopd audit`: is this teacher worth it, before any training?"""

@@ -1,0 +1,180 @@
+"""`omniopd audit`: is this teacher worth it, before any training?
+
+Some prompts go through rollout, forks, teach, score, prior and calibrate in a folder of their own.
+It is the same plan and the same stages as those of an experiment, one after the other; neither git
+nor DVC is needed. Cells are named by what they are, so a second audit in the folder repeats only
+what has changed, and the judgment store keeps every answer that was bought. Once the models are
+there, and before anything is sampled or bought, it shows what student and teacher read.
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline import teachers
+from pipeline.code_digest import locks, variants
+from pipeline.commands.audit.audit_params import Options, fitted, settings
+from pipeline.commands.describe import as_yaml
+from pipeline.commands.exports import source
+from pipeline.config import params
+from pipeline.config.params import METHOD
+from pipeline.core import yaml_files
+from pipeline.core.errors import UserError
+from pipeline.data import tables
+from pipeline.plan import blocks, expand, experiment, rounds
+from pipeline.processes import subprocesses
+from pipeline.runner import preflight
+from pipeline.runner.dag import dag_files, plan_files
+from pipeline.stage import cells, dataflow
+from pipeline.teachers import protocol
+from pipeline.teachers.purchase import prompt_view
+from pipeline.teachers.purchase.prompt_view import View
+
+KEPT = "finished stages and all answers are kept. Run the same command again to go on."
+
+
+def audit(options: Options) -> Path:
+    """Run the audit; returns its page. Raises UserError."""
+    options = fitted(options)
+    file, values = _settings(options)
+    found = expand.audited(file, METHOD)
+    preflight.check(file, found, lambda: _finished(found, options.out), buying=True)
+    _put(options.out, values)
+    _run(found, options.out, ("prepare", "pretrain"))
+    with contextlib.chdir(options.out):  # readers know artifacts as data/...
+        views = _views(options, file, found)
+    typer.echo(prompt_view.text(views), err=True)
+    _run(found, options.out)
+    with contextlib.chdir(options.out):
+        text = _page(options, file, found, views)
+        cells.write_text(Path("index.html"), text)
+    return options.out / "index.html"
+
+
+def imported(options: Options) -> Path:
+    """Only the rollouts of another trainer, read by the student; returns their table.
+
+    An audit of the same file in the same folder goes on from there. Raises UserError.
+    """
+    file, values = _settings(fitted(options))
+    found = expand.imported(file, METHOD)
+    preflight.check(file, found, lambda: _finished(found, options.out), buying=False)
+    _put(options.out, values)
+    _run(found, options.out, attempts=False)
+    (key,) = found["cells"]["rollout"]
+    return options.out / f"data/rollout/{key}/rollouts.parquet"
+
+
+def _finished(found: dict[str, Any], folder: Path) -> set[str]:
+    """Cells that have been run there."""
+    names = expand.upstream(found)
+    return {name for name in names if (_folder(folder, name) / "run.json").is_file()}
+
+
+def _folder(folder: Path, name: str) -> Path:
+    group, _, key = name.partition("@")
+    return folder / "data" / group.partition("-")[0] / key
+
+
+def _settings(options: Options) -> tuple[blocks.Experiment, dict[str, Any]]:
+    """What the options mean, and its params.yaml; nothing is written. Raises UserError."""
+    values = yaml_files.plain(settings(options), "the options")
+    return experiment.of(values, "the options"), values
+
+
+def _put(folder: Path, values: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.write_text(folder / "params.yaml", as_yaml(values))
+
+
+def _views(o: Options, file: blocks.Experiment, found: dict[str, Any]) -> list[View]:
+    """What both sides read of the prompts. Raises UserError where a template refuses one."""
+    groups = found["cells"].items()
+    (cell,) = (c for name, g in groups if name.startswith("teach") for c in g.values())
+    folder = Path(cell["student"]) / "checkpoint"
+    own = Path(cell["teacher"]) if "teacher" in cell else None  # a local one's
+    asked = protocol.Asked(file.teach.continuation, file.teach.temperature, "live", file.runtime)
+    teacher = teachers.load(file.teachers["audited"], "audited", asked, folder, own)
+    sides = prompt_view.sides(folder, teacher, "audited")
+    table = Path(dataflow.INPUTS["prompts"].path.format(cell["prompts"]))
+    return prompt_view.of_prompts(sides, table, o.prompts)
+
+
+def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: list[View]) -> str:
+    from pipeline.calibration import summary
+    from pipeline.report.page import audit as page
+    from pipeline.stage.run_records import folder, run_json
+
+    arms = found["cells"]["arms"]
+    settings = {METHOD: rounds.method(file.arm(METHOD))}
+    if o.imported:  # they were sampled elsewhere, by settings that nobody told us
+        settings[METHOD]["rollout"] = {"imported": o.prompts.name}
+    ((_, own),) = arms[METHOD]["seed-0"].items()
+    rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
+    reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()
+    teacher = file.teachers["audited"]
+    price = None if isinstance(teacher, params.LocalTeacher) else teacher.price
+    return page.html(
+        page.Audited(
+            student=o.student,
+            teacher=o.teacher,
+            continuation=file.teach.continuation,
+            device=f"{o.device}, {o.threads} threads",
+            metric=o.metric,
+            chunk_tokens=o.chunk_tokens,
+            prompts=o.count,
+            responses=len(reasons),
+            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", tables.FORKS),
+            cut=reasons.count("length") / max(len(reasons), 1),
+            calibration=summary.rows(summary.gather(arms, settings)),
+            teach=run_json("teach", own["teach"]),
+            price=None if price is None else {"input": price.input, "output": price.output},
+            full=o.full,
+            settings=settings[METHOD],
+            browser=page.browser(arms, settings),
+            views=views,
+        )
+    )
+
+
+def _run(
+    found: dict[str, Any],
+    folder: Path,
+    stages: tuple[str, ...] | None = None,
+    attempts: bool = True,
+) -> None:
+    """Each cell that has not been run, in dependency order; of `stages` alone, if they are given.
+
+    `attempts`: the command has the options of a teacher, which its message of an error names.
+
+    Raises UserError where one fails.
+    """
+    names = list(expand.upstream(found))
+    cells.write_text(folder / source.PLAN, as_yaml(found))
+    for place, text in dag_files.texts(found):
+        cells.write_text(folder / place, text)
+    locks.write(variants.of_plan(found), folder)
+    path = os.pathsep.join(sys.path)
+    for number, name in enumerate(names, 1):
+        group, _, key = name.partition("@")
+        stage = dataflow.stage(group)
+        if stages is not None and stage not in stages:
+            continue
+        if (_folder(folder, name) / "run.json").is_file():
+            continue
+        typer.echo(f"{number} of {len(names)}: {stage}", err=True)
+        environment = {**plan_files.environment(), "PYTHONPATH": path}
+        command = ["omniopd", "stage", stage, "--cell", key]
+        if subprocesses.status(command, folder, environment, KEPT):
+            named = (
+                " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
+            )
+            raise UserError(
+                f"stage {stage} failed; its own message is above{named if attempts else ''}. Mend "
+                "that and run the same command again: finished stages are not repeated, answers "
+                "are kept."
+            )

@@ -1,0 +1,1 @@
+"""`omniopd estimate`: requests, dollars, memory, hours."""

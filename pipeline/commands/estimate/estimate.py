@@ -1,0 +1,246 @@
+"""`omniopd estimate`: requests, tokens, dollars and hours of an experiment, before any is spent.
+
+A cell whose forks exist is counted exactly: its keys are looked up in the store. One whose forks do
+not exist yet is estimated from params, at its most: every response as long as allowed, as many
+forks as fit into it. Those of later rounds do not exist until the student of the round before does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from pipeline import teachers
+from pipeline.config.params import Hosted, LocalTeacher
+from pipeline.data import tables
+from pipeline.judgments.store import Store
+from pipeline.plan import budget_caps
+from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.expand import GROUPS
+from pipeline.stage import multi_step
+from pipeline.teachers import continuations, protocol
+from pipeline.teachers.capabilities import capability
+from pipeline.teachers.hosted import tokens
+from pipeline.teachers.purchase import requests
+from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.purchase.buyer import Judging, Wanted
+from pipeline.teachers.purchase.requests import Response
+from pipeline.teachers.wire.counting import CHARACTERS_PER_TOKEN
+
+DATA = Path("data")
+SECONDS = 2.0  # of one request, where no rate is given: a guess
+BATCH_HOURS = 24.0  # a batch service takes at most; a cell is one batch
+PROMPT_TOKENS = 200  # of a problem, where the pool does not exist yet: a guess
+BLOCK = 256  # responses that are looked up together
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the answers of one cell take, or of several together."""
+
+    answers: int = 0
+    held: int = 0  # of them, in the store already
+    requests: int = 0  # for the rest
+    input_tokens: int = 0
+    output_tokens: int = 0  # at most
+    usd: float = 0.0
+    hours: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        mine, theirs = asdict(self), asdict(other)
+        return Cost(**{name: mine[name] + theirs[name] for name in mine})
+
+
+def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list[dict[str, Any]]:
+    """A row for each arm, seed, round and teacher; a cell that arms share is counted once.
+
+    Later rows of a shared cell cost nothing and name the arm that pays (`shared with`). An answer
+    that several cells want, as one with fewer samples does, counts in the first of them.
+    """
+    rows: list[dict[str, Any]] = []
+    paid: dict[str, str] = {}  # cell: the arm that it is counted under
+    counted: dict[int, int] = {}  # beginning of an answer's key: its token limit
+    for arm, seeds in plan["cells"]["arms"].items():
+        for seed, rounds in seeds.items():
+            for round_, stages in rounds.items():
+                for stage in (name for name in stages if name.startswith("teach")):
+                    key = stages[stage]
+                    found = asked(plan, key)
+                    row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
+                    row["teacher"] = found[0][1]["params"]["teacher"]
+                    if key in paid:
+                        rows.append(row | {"counted": f"shared with {paid[key]}"} | asdict(Cost()))
+                        continue
+                    paid[key] = arm
+                    settings = experiment.arm(arm)
+                    cost = Cost()
+                    for group, cell in found:
+                        more, basis = _cell(experiment, settings, cell, group, store, counted)
+                        cost += more
+                    if settings.teach.transport == "batch" and cost.requests:
+                        cost = replace(cost, hours=BATCH_HOURS * len(found))
+                    rows.append(row | {"counted": basis} | asdict(cost))
+    return rows
+
+
+def total(rows: list[dict[str, Any]]) -> Cost:
+    """All rows together."""
+    names = Cost.__dataclass_fields__
+    return sum((Cost(**{name: row[name] for name in names}) for row in rows), Cost())
+
+
+def asked(plan: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Group and content of a cell; of several steps one of all, where there are tables, or each."""
+    group, cell = next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
+    if not group.startswith("steps"):
+        return [(group, cell)]
+    taught = [one for one in multi_step.inner(key, cell) if one.stage == "teach"]
+    if "forks" in taught[0].content and (DATA / "forks" / key / "forks.parquet").is_file():
+        return [(taught[0].group, multi_step.as_one(key, cell, "teach"))]
+    return [(one.group, one.content) for one in taught]
+
+
+def _cell(
+    experiment: Experiment,
+    settings: Settings,
+    cell: dict[str, Any],
+    group: str,
+    store: Store,
+    counted: dict[int, int],
+) -> tuple[Cost, str]:
+    p = cell["params"]
+    config = experiment.teachers[p["teacher"]]
+    base = Path(cell["student"]) / "checkpoint"
+    known = base.is_dir() and (DATA / "prepare" / cell["prompts"] / "prompts.parquet").is_file()
+    if "rollouts" in cell:
+        known &= (DATA / "forks" / cell["forks"] / "forks.parquet").is_file()
+        known &= (DATA / "rollout" / cell["rollouts"] / "rollouts.parquet").is_file()
+    if "teacher" in cell:
+        known &= (Path(cell["teacher"]) / "checkpoint").is_dir()
+    if not known:
+        return _guessed(settings, config, cell, group), "at most, from params"
+    folder = Path(cell["teacher"]) if "teacher" in cell else None
+    asked = protocol.Asked(
+        p["continuation"], p["temperature"], settings.teach.transport, experiment.runtime
+    )
+    teacher = teachers.load(config, p["teacher"], asked, base, folder)
+    limit = teacher.limit(p["chunk_tokens"])
+    wanted = Wanted(p["samples"], limit, p["epoch"], p["max_attempts"], 1.0, True)
+    judging = Judging(teacher, wanted, Budget(store))
+    transport = settings.teach.transport
+    return _counted(judging, _asked(teacher, cell, base), config, transport, counted), "exactly"
+
+
+def _asked(teacher: protocol.Teacher, cell: dict[str, Any], student: Path) -> Iterator[Response]:
+    problems = DATA / "prepare" / cell["prompts"] / "prompts.parquet"
+    p = cell["params"]
+    if "rollouts" not in cell:
+        return requests.solutions(teacher, problems, p["round"], p["prompts_per_round"], student)
+    rollouts = DATA / "rollout" / cell["rollouts"] / "rollouts.parquet"
+    forks = DATA / "forks" / cell["forks"] / "forks.parquet"
+    other = p.get("problem") == "another"
+    others = requests.Others(p["seed"], p["prompts_per_round"]) if other else None
+    return requests.forks(teacher, problems, rollouts, forks, others)
+
+
+def _counted(
+    judging: Judging,
+    asked: Iterator[Response],
+    config: Hosted | LocalTeacher,
+    transport: str,
+    counted: dict[int, int],
+) -> Cost:
+    """Draws of the first attempt that the store lacks, and what they take."""
+    wanted, store, cost = judging.wanted, judging.budget.store, Cost()
+    while block := list(islice(asked, BLOCK)):
+        places = [
+            (r, position, sample)
+            for r, response in enumerate(block)
+            for position in response.prompts
+            for sample in range(wanted.samples)
+        ]
+        requests = {request.key: at for at, request in judging.requests(block, places, 0)}
+        requests = {k: at for k, at in requests.items() if counted.get(_short(k), 0) < wanted.limit}
+        counted.update(dict.fromkeys(map(_short, requests), wanted.limit))
+        held = {found.key for found in store.find(requests, wanted.limit)}
+        missing: dict[tuple[int, int], list[int]] = {}
+        for key, (r, position, sample) in requests.items():
+            if key not in held:
+                missing.setdefault((r, position), []).append(sample)
+        sizes = [
+            (tokens(block[r].prompts[position]), n)
+            for (r, position), samples in missing.items()
+            for n in _runs(samples)
+        ]
+        cost += _priced(config, sizes, wanted.limit, transport)
+        cost += Cost(answers=len(requests), held=len(held))
+    return cost
+
+
+def _short(key: str) -> int:
+    return int(key[:15], 16)  # 60 bits tell millions apart in less memory
+
+
+def _runs(samples: list[int]) -> list[int]:
+    """Lengths of the runs of consecutive samples: a request asks for no others."""
+    places = groupby(enumerate(samples), key=lambda item: item[1] - item[0])
+    return [len(list(run)) for _, run in places]
+
+
+def _guessed(
+    settings: Settings, config: Hosted | LocalTeacher, cell: dict[str, Any], group: str
+) -> Cost:
+    p = cell["params"]
+    solutions = group.endswith("solutions")
+    problem = problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
+    longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
+    forks, prefixes = budget_caps.forks(settings), budget_caps.prefixes(settings)
+    size = problem
+    if not solutions:
+        size += longest - chunk * (forks + 1) / 2  # on average, where they are as late as fits
+    limit = chunk
+    if not isinstance(config, LocalTeacher):
+        limit = -(-3 * chunk // 2) + 8  # another tokenizer, as far as we know yet
+    if p["continuation"] == "instruct":
+        limit = 2 * chunk + 24
+        size += len(continuations.INSTRUCTION) / CHARACTERS_PER_TOKEN
+    cost = _priced(config, [(size, p["samples"])] * prefixes, limit, settings.teach.transport)
+    return cost + Cost(answers=prefixes * p["samples"])
+
+
+def problem_tokens(path: Path) -> float:
+    if not path.is_file():
+        return PROMPT_TOKENS
+    texts = tables.read(path, tables.PROMPTS, ["messages"])["messages"].to_pylist()
+    return sum(map(len, texts)) / len(texts) / CHARACTERS_PER_TOKEN
+
+
+def _priced(
+    config: Hosted | LocalTeacher, sizes: list[tuple[float, int]], limit: int, transport: str
+) -> Cost:
+    """What `sizes`, (prompt tokens, consecutive samples) of prefixes, take from this teacher."""
+    output = limit * sum(n for _, n in sizes)
+    if isinstance(config, LocalTeacher):
+        read = round(sum(size for size, _ in sizes))
+        return Cost(input_tokens=read, output_tokens=output)
+    can = capability(config.provider, config.model)
+    most = min(can.most, config.samples_per_request or can.most)
+    calls = [(size, -(-n // most)) for size, n in sizes]
+    requests = sum(count for _, count in calls)
+    read = round(sum(size * count for size, count in calls))
+    usd = 0.0
+    if config.price:
+        usd = (config.price.input * read + config.price.output * output) / 1e6
+        usd *= config.price.batch if transport == "batch" else 1.0
+    return Cost(0, 0, requests, read, output, usd, _hours(config, requests, read + output))
+
+
+def _hours(config: Hosted, requests: int, count: int) -> float:
+    """By the stated rates; without any, by a guessed duration of a request."""
+    minutes = [requests * SECONDS / 60 / config.concurrency]
+    if config.requests_per_minute:
+        minutes.append(requests / config.requests_per_minute)
+    if config.tokens_per_minute:
+        minutes.append(count / config.tokens_per_minute)
+    return max(minutes) / 60

@@ -1,0 +1,138 @@
+"""README.md of an exported checkpoint: what it is, and what was measured of it."""
+
+import json
+from pathlib import PurePath
+from typing import Any
+
+from pipeline.analysis.intervals import interval
+from pipeline.commands.exports.source import Source
+from pipeline.config import params
+from pipeline.core import verified
+from pipeline.stage import run_records
+
+LICENSE = """\
+The licence of these weights is not known to the pipeline, so none is given. What holds for the base
+model, for the prompts and for the text of a teacher's provider holds for them too: read those terms
+before you share or use them."""
+
+
+def card(source: Source) -> str:
+    """Front matter of the hub, then Markdown."""
+    init = source.experiment.pretrain.models[source.experiment.experiment.student].init
+    front = ["library_name: transformers", "license: unknown", "tags: [omniopd]"]
+    if isinstance(init, params.HubInit) and not PurePath(init.name).is_absolute():
+        front.insert(1, f"base_model: {json.dumps(init.name)}")
+    where = f"arm `{source.arm}`, seed {source.seed}, round {source.round} of {source.rounds}"
+    parts = [
+        "\n".join(["---", *front, "---"]),
+        f"# {source.arm}, seed {source.seed}, round {source.round}",
+        f"Made by the OmniOPD pipeline: {where}.",
+        "\n".join(f"- **{name}**: {text}" for name, text in _facts(source, init)),
+        "## Results\n\n" + _results(source),
+        "## Licence\n\n" + LICENSE,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(source: Source, init: Any) -> list[tuple[str, str]]:
+    found = [("base", _base(init))]
+    if source.arm == "base":
+        return [*found, ("training", "none in this experiment: this is the student of round 0")]
+    p = source.train
+    numbers = ("beta", "lr", "batch_size", "epochs", "reduce", "correction", "match", "cap")
+    told = ", ".join(f"{name} {p[name]}" for name in numbers if name in p)
+    found.append(("objective", f"{p['objective']} ({told})"))
+    if _taught(source):
+        found.append(("teacher", "; ".join(map(_teacher(source), source.settings.teach.teachers))))
+    if "prior" in source.cells:
+        found.append(("evidence", _evidence(source)))
+    return [*found, ("data", _data(source))]
+
+
+def _base(init: params.Init) -> str:
+    match init:
+        case params.LlamaInit():
+            size = f"hidden {init.hidden}, {init.layers} layers"
+            return f"random weights, Llama architecture ({size}), pretrained on the task's problems"
+        case params.GgufInit():
+            return f"{init.file} of package {init.package}, dequantised"
+        case params.HubInit():
+            name = PurePath(init.name)
+            known = f" at {init.revision}" if init.revision else ""
+            return f"{name.name if name.is_absolute() else name}{known}"
+        case params.ModelInit():
+            return f"the experiment's own model {init.name}, trained further"
+
+
+def _taught(source: Source) -> bool:
+    """Whether a teacher's text or logits are in the round's evidence."""
+    if any(stage.startswith("teach") for stage in source.cells):
+        return True
+    return "teacher" in (source.cell("train") if "train" in source.cells else {})
+
+
+def _teacher(source: Source) -> Any:
+    def said(name: str) -> str:
+        teacher = source.experiment.teachers[name]
+        if isinstance(teacher, params.LocalTeacher):
+            init = source.experiment.pretrain.models[teacher.model].init
+            return f"{name}, a local checkpoint ({_base(init)})"
+        return f"{name}, {teacher.model} ({teacher.provider})"
+
+    return said
+
+
+def _evidence(source: Source) -> str:
+    s = source.settings
+    return (
+        f"{s.forks.scheduler} forks, up to {s.forks.max_forks} a response, {s.forks.chunk_tokens} "
+        f"tokens each; {s.teach.samples} continuations a fork in mode {s.teach.continuation}; "
+        f"metric {s.score.metric}; scores: {s.score.source}; prior: {s.prior.source}, alpha "
+        f"{s.prior.alpha}"
+    )
+
+
+def _data(source: Source) -> str:
+    s, prepare = source.settings, source.settings.prepare
+    held = getattr(prepare, "file", None) or getattr(prepare, "sets", None)
+    names = f" ({PurePath(held).name})" if isinstance(held, str) else ""
+    if held and not names:
+        names = f" ({', '.join(sorted(held))})"
+    sampled = f", {s.rollout.samples_per_prompt} responses each"
+    own = "" if source.train["objective"] == "sft" else f"{sampled} by the round's own student"
+    count, rounds = s.rollout.prompts_per_round, source.round
+    return f"task {prepare.task}{names}: {count} prompts a round, {rounds} rounds so far{own}"
+
+
+def _results(source: Source) -> str:
+    """Of data/report, where it is of this plan and knows the round."""
+    found = [row for row in _report(source) if _is_of(row, source)]
+    if not found:
+        return "None: the experiment's report does not hold this round."
+    lines = [
+        "95 % bootstrap intervals over problems, conditional on this one run.\n",
+        "| task | decoding | problems | accuracy | difference to base |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found:
+        decoding = f"avg@{row['k']}" if row["decoding"] == "sampled" else row["decoding"]
+        own = interval(row["accuracy"], row["low"], row["high"])
+        diff = interval(row["diff"], row["diff_low"], row["diff_high"], "+")
+        lines.append(f"| {row['task']} | {decoding} | {row['problems']} | {own} | {diff} |")
+    return "\n".join(lines)
+
+
+def _is_of(row: dict[str, Any], source: Source) -> bool:
+    return (row["arm"], row["seed"], row["round"]) == (source.arm, source.seed, source.round)
+
+
+def _report(source: Source) -> list[dict[str, Any]]:
+    folder = source.root / run_records.DATA / "report"
+    if not (folder / "results.json").is_file() or not (folder / "run.json").is_file():
+        return []
+    verified.once(folder / "run.json")
+    verified.once(folder / "results.json")
+    made_of = json.loads((folder / "run.json").read_text(encoding="utf-8"))["cell"]
+    if made_of not in source.plan["cells"]["report"]:  # of another plan
+        return []
+    return list(json.loads((folder / "results.json").read_text(encoding="utf-8")))

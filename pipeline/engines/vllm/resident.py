@@ -1,0 +1,137 @@
+"""Engines that outlive the stage that asked for them, until the run that has them is over.
+
+    omniopd run, repro ── lending() ── vllm_worker
+     └─ dvc ── stage ──── connects, has the engine's pipes, gives them back ──┘
+
+A large teacher takes longer to load than to answer a round. Only what was loaded stays, nothing
+that one stage asked is remembered for the next: each finds an empty prefix cache. On a GPU an
+engine that is not lent sleeps: its weights wait in main memory, and others have the device.
+
+All is done by one thread: an engine dies with the thread that started it.
+"""
+
+import contextlib
+import json
+import selectors
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.engines.vllm import vllm_process
+from pipeline.engines.vllm.vllm_process import ENV, REST, Child, asked, write
+from pipeline.processes.fork_server import WORD, for_sockets
+
+DEVICE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # of its environment, what it keeps to
+
+
+class Loaded(NamedTuple):
+    """An engine and what it was asked for by."""
+
+    name: str
+    engine: Child
+
+
+@contextlib.contextmanager
+def lending() -> Iterator[dict[str, str]]:
+    """Have engines from when a stage asks for one; yields what to add to stages' environment.
+
+    At the end they are gone, lent or not. Yields nothing where the system has no such sockets.
+    """
+    place = for_sockets()
+    if place is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="omniopd-", dir=place) as folder:
+        lender = _Lender(Path(folder) / "engines")
+        lender.start()
+        try:
+            yield {ENV: str(lender.address)}
+        finally:
+            lender.end()
+
+
+class _Lender(threading.Thread):
+    def __init__(self, address: Path) -> None:
+        super().__init__(daemon=True)
+        self.address = address
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(address))
+        self._listener.listen(128)
+        self._over, self._tell_over = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._idle: list[Loaded] = []
+        self._lent: dict[socket.socket, Loaded] = {}
+
+    def run(self) -> None:
+        for one in (self._listener, self._over):
+            self._selector.register(one, selectors.EVENT_READ)
+        with self._listener:
+            self._serve()
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                if connection is self._over:
+                    self._end_all()
+                    return
+                with contextlib.suppress(OSError):  # it is gone
+                    if connection is self._listener:
+                        self._lend(connection.accept()[0])
+                    else:
+                        self._take_back(connection)
+
+    def _end_all(self) -> None:
+        """Engines end, and who still has one is told: a stage that waits for a word gets none."""
+        for loaded in self._idle:
+            loaded.engine.end(True)
+        for connection, loaded in self._lent.items():
+            loaded.engine.end(False)
+            connection.close()
+
+    def _lend(self, connection: socket.socket) -> None:
+        resident, started, env = asked(connection)
+        name = json.dumps([resident, started, {key: env.get(key) for key in DEVICE}])
+        found = next((one for one in self._idle if one.name == name), None)
+        if found is None:
+            self._make_room(resident)
+            found = Loaded(name, Child(started, env))
+        else:
+            self._idle.remove(found)
+        self._lent[connection] = found
+        self._selector.register(connection, selectors.EVENT_READ)
+        engine = found.engine
+        files = [file.fileno() for file in (engine.asks, engine.answers, engine.log)]
+        socket.send_fds(connection, [b"\0"], files)
+
+    def _make_room(self, resident: str) -> None:
+        """Of engines that nobody has, only those of the model that is asked for stay."""
+        for one in [one for one in self._idle if json.loads(one.name)[0] != resident]:
+            self._idle.remove(one)
+            one.engine.end(True)
+
+    def _take_back(self, connection: socket.socket) -> None:
+        loaded, said = self._lent.pop(connection), b""
+        self._selector.unregister(connection)
+        with connection:
+            with contextlib.suppress(OSError):
+                said = connection.recv(1)
+            match said:
+                case vllm_process.IDLE:
+                    write(loaded.engine.asks, json.dumps(REST))
+                    if loaded.engine.answers.readline():  # it rests; else it ended
+                        self._idle.append(loaded)
+                case vllm_process.LOST:
+                    connection.sendall(WORD.pack(loaded.engine.lost()))
+                case _:  # busy, or the stage is gone
+                    loaded.engine.end(False)
+
+    def end(self) -> None:
+        self._tell_over.close()
+        self.join()
+        self._over.close()
+        self._selector.close()

@@ -1,0 +1,1 @@
+"""The paper: where to audit, how close, what to minimise."""

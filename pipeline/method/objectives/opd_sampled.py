@@ -1,0 +1,33 @@
+"""opd-sampled: the k1 estimate of opd's reverse KL, on the tokens that the student sampled.
+
+    value     sum over response tokens of log pi_theta(y) - log pi_teacher(y), nats
+    gradient  (log pi_theta(y) - log pi_teacher(y)) * grad log pi_theta(y), the factor a constant
+
+Unbiased for opd's gradient where pi_theta wrote the tokens; with `correction: ratio` a token's
+gradient is multiplied by min(pi_theta / pi_rollout, 2).
+
+Source: on-policy distillation with a per-token log-ratio as advantage (Thinking Machines, 2025).
+"""
+
+import pyarrow as pa
+
+from pipeline.method.objectives import RATIO_CAP, Example, Slice, Terms
+from pipeline.method.objectives.weighted import teacher, whole_response
+
+
+def examples(rollouts: pa.Table) -> list[Example]:
+    """One example per rollout; every response token counts fully."""
+    return [whole_response(row, 1.0) for row in rollouts.to_pylist()]
+
+
+def terms(piece: Slice, correct: bool) -> Terms:
+    logp_T = piece.logp_T()
+    theirs_T = teacher(piece).gather(1, piece.tokens_T[:, None])[:, 0]
+    gap_T = logp_T.detach() - theirs_T
+    factor_T = gap_T
+    if correct:
+        ratio_T = (logp_T.detach() - piece.old_logp_T).exp().clamp(max=RATIO_CAP)
+        factor_T = gap_T * ratio_T
+    # the value is k1 itself, the gradient that of factor * log pi
+    value_T = gap_T + factor_T * (logp_T - logp_T.detach())
+    return Terms(value_T * piece.signal_T * piece.weight_T, value_T * 0)

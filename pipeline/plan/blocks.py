@@ -1,0 +1,100 @@
+"""params.yaml as a whole: base blocks, and arms as overrides on them.
+
+The base blocks are the arm `omniopd`; every other arm is a set of overrides. What must fit together
+is checked where the file is loaded (pipeline/plan/experiment.py).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from pipeline.config import params
+from pipeline.config.params import METHOD, Params
+from pipeline.core.errors import UserError
+from pipeline.plan import adapter_default
+
+PARAMS = Path("params.yaml")
+SHOWN = 5  # of the faults that are found at once
+M = TypeVar("M", bound=Params)
+
+
+class Settings(Params):
+    """What one arm runs with: the base blocks with the arm's overrides applied."""
+
+    prepare: params.Prepare
+    pretrain: params.Pretrain
+    rollout: params.Rollout
+    forks: params.Forks
+    teach: params.Teach
+    score: params.Score
+    prior: params.Prior
+    calibrate: params.Calibrate = params.Calibrate()
+    train: params.Train
+    evaluate: params.Evaluate
+
+
+class Experiment(Settings):
+    """params.yaml."""
+
+    experiment: params.Experiment
+    runtime: params.Runtime = params.Runtime()
+    arms: dict[params.Name, dict[str, Any]]
+    teachers: dict[params.Name, params.Teacher]
+
+    def arm(self, name: str) -> Settings:
+        """The settings of arm `name`. Raises UserError where they are none."""
+        return self._settings(name, "experiment.arms")
+
+    def branch(self, name: str) -> Settings:
+        """Arm omniopd with the overrides of control `name` on top. Raises UserError."""
+        return self._settings(name, "experiment.branch", METHOD)
+
+    def adapters(self) -> str:
+        """How each arm trains, arms that train alike named together."""
+        found: dict[str, list[str]] = {}
+        for name in self.experiment.arms:
+            arm, models = self.arm(name), self.arm(name).pretrain.models
+            said = (self.arms[name].get("train") or {}).get("lora") or self.train.lora
+            how = adapter_default.line(arm.train, models, said is not None, self.experiment.student)
+            found.setdefault(how, []).append(name)
+        alike = len(found) == 1
+        return "\n".join(how if alike else f"{', '.join(n)}: {how}" for how, n in found.items())
+
+    def _settings(self, name: str, where: str, *below: str) -> Settings:
+        if name not in self.arms:
+            raise UserError(
+                f"{where}: {name!r} is not defined; defined are {sorted(self.arms)}. "
+                f"Add it under arms, or take it out of {where}."
+            )
+        values = self.model_dump(mode="json", include=set(Settings.model_fields))
+        for arm in (*below, name):
+            values = _merge(values, self.arms[arm])
+        settings = validated(Settings, values, f"{PARAMS}, arm {name}")
+        train = adapter_default.resolved(
+            settings.train, settings.pretrain.models, self.experiment.student
+        )
+        return settings.model_copy(update={"train": train})
+
+
+def validated(model: type[M], values: Any, where: str) -> M:
+    """`values` as a block. Raises UserError that names each wrong key."""
+    try:  # as JSON: a list is a tuple and 1 is a float, but "1" is no number
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        found = [params.explained(one) for one in error.errors()]
+        more = [f"And {len(found) - SHOWN} more."] if len(found) > SHOWN else []
+        raise UserError(f"{where}: {' '.join(found[:SHOWN] + more)}") from error
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; an unknown key is refused by validation."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,49 @@
+"""params.yaml is loaded, and all that must fit together in it is checked, before anything runs."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import yaml_files
+from pipeline.core.errors import UserError, short
+from pipeline.plan import budget_caps, choices, trainable, validate
+from pipeline.plan.blocks import PARAMS, Experiment, Settings, validated
+
+
+def load(path: Path = PARAMS) -> Experiment:
+    """Read and check params.yaml, every arm included. Raises UserError naming key and remedy."""
+    return of(read_yaml(path), str(path))
+
+
+def of(values: dict[str, Any], where: str) -> Experiment:
+    """The experiment of these blocks, likewise; errors call them `where`."""
+    experiment = validated(Experiment, values, where)
+    validate.experiment(experiment)
+    for name in experiment.experiment.arms:
+        _check(experiment, name, experiment.arm(name))
+    validate.branches(experiment)
+    for name in experiment.experiment.branch:
+        _check(experiment, name, experiment.branch(name))
+    budget_caps.check(experiment)
+    return experiment
+
+
+def _check(file: Experiment, name: str, arm: Settings) -> None:
+    where = f"arms.{name}: " if file.arms[name] else ""
+    choices.check(file, where, arm)
+    validate.arm(file, name, arm)
+    trainable.arm(file, where, arm)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The blocks of params.yaml, as they are written. Raises UserError."""
+    try:
+        found = yaml_files.load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found. Run this in the project's folder.") from error
+    if not isinstance(found, dict):
+        shown = "nothing" if found is None else short(found)
+        raise UserError(
+            f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Write "
+            "one with `omniopd profile NAME`, or restore it with git."
+        )
+    return found

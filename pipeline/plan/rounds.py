@@ -1,0 +1,325 @@
+"""The cells of one round of one arm: what each stage reads, and its resolved params."""
+
+from typing import Any, Protocol
+
+from pipeline.config import params
+from pipeline.core import extensions
+from pipeline.core.chosen import file_of
+from pipeline.method.similarity import OF_IDS, PARTIAL
+from pipeline.plan import budget_caps, choices
+from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.trainable import CORRECTED, corrected
+from pipeline.plan.validate import UNTRACKED, white_box
+
+FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
+ONLY_FOR = {  # train settings that some objectives do not read
+    "beta": {"omniopd", "imitate-forks", "opd-forks"},
+    "correction": CORRECTED,
+    "answers": {"imitate-forks"},
+    "jsd_beta": {"gkd"},
+    "baseline": {"omniopd"},
+    "anchor": {"omniopd", "imitate-forks", "opd-forks"},
+}
+GROUP_OF = {  # of a train cell by its objective; those that read the same inputs share one
+    "omniopd": "train",
+    "opd-sampled": "train-opd",
+    "gkd": "train-opd",
+    "rft": "train-grpo",
+}
+
+
+class Cells(Protocol):
+    """Where the cells of a round are put."""
+
+    experiment: Experiment
+    cap: float | None  # of experiment.match
+
+    def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
+        """Key of the cell, added if it is new."""
+        ...
+
+    def arm(self, name: str, seed: int) -> dict[str, Any]:
+        """Another arm's rounds under one seed."""
+        ...
+
+    def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
+        """Folder of a pretrained model."""
+        ...
+
+
+class Round:
+    """The cells of one round of one arm under one seed."""
+
+    def __init__(
+        self,
+        plan: Cells,
+        settings: Settings,
+        seed: int,
+        round_: int,
+        prompts: str,
+        base: str,
+        policy: str,
+    ) -> None:
+        self.plan, self.settings, self.prompts = plan, settings, prompts
+        self.base, self.policy = base, policy
+        self.where = {"seed": seed, "round": round_}
+        self.found: dict[str, str] = {}
+
+    def train(self) -> dict[str, str]:
+        """Every cell of the round by stage, `train` last."""
+        objective = self.settings.train.objective
+        one = self.settings.teach.teachers[0]  # objectives other than omniopd have one teacher
+        inputs = {"policy": self.policy, "objective": file_of(objective)}
+        group = GROUP_OF.get(objective, f"train-{objective}")
+        match objective:
+            case "omniopd":
+                prior = self.prior()
+                self.calibrate()
+                inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
+                if self.settings.train.baseline == "teacher-agreement":
+                    metric = file_of(self.settings.score.metric)
+                    inputs |= {"answers": self.teach(one), "similarity": metric}
+                    group = "train-agreement"
+            case "opd" | "opd-sampled" | "gkd":
+                inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
+            case "opd-forks":
+                inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
+                inputs |= {"teacher": self.teacher(one), "reference": self.base}
+            case "grpo" | "rft":
+                inputs |= {"rollouts": self.rollout()}
+            case "sft":
+                inputs |= {"prompts": self.prompts, "answers": self.solutions(one)}
+            case "imitate-forks":
+                inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
+                inputs |= {"answers": self.teach(one), "reference": self.base}
+            case _:
+                group, inputs = "train", inputs | self._own(one)
+        capped = budget_caps.matched(self.plan.experiment, self.settings, self.plan.cap)
+        if (
+            group == "train"
+            and objective == "omniopd"
+            and capped.get("match") in budget_caps.PRICED
+        ):
+            group, inputs["answers"] = "train-matched", self._answers()
+        self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
+        return self.found
+
+    def _own(self, teacher: str) -> dict[str, str]:
+        """What an objective of the experiment's own reads."""
+        objective, found = self.settings.train.objective, {"rollouts": self.rollout()}
+        for name in extensions.reads(objective):
+            match name:
+                case "targets":
+                    found["targets"] = self.prior()
+                    self.calibrate()
+                case "forks":
+                    found["forks"] = self.forks()
+                case "answers":
+                    found["answers"] = self.teach(teacher)
+        if choices.anchored(objective):
+            found["reference"] = self.base
+        if white_box(objective):
+            found["teacher"] = self.teacher(teacher)
+        return found
+
+    def _answers(self) -> str:
+        """What the targets were made from: own answers, or those of the arm that it controls."""
+        if self.settings.prior.controls is None:
+            return self.teach(self.settings.teach.teachers[0])
+        rounds = self.plan.arm(self.settings.prior.controls, self.where["seed"])
+        return str(rounds[f"round-{self.where['round']}"]["teach"])
+
+    def _train_params(self) -> dict[str, Any]:
+        objective = self.settings.train.objective
+        kept = {
+            name: value
+            for name, value in tracked(self.settings, "train").items()
+            if _reads(objective, name)
+        }
+        if kept.get("baseline") == "teacher-agreement":
+            kept["metric"] = self.settings.score.metric
+            kept["samples"] = self.settings.teach.samples
+        kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
+        return kept | self.where
+
+    def rollout(self) -> str:
+        prepare = self.settings.prepare
+        resolved = dump(self.settings.rollout) | {"prepare": prepare.resolved()} | self.where
+        inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
+        stage = engined("rollout", self.settings.rollout.engine)
+        return self._add(sandboxed(stage, prepare), "rollout", resolved, **inputs)
+
+    def forks(self) -> str:
+        resolved = dump(self.settings.forks) | self.where
+        inputs = {"rollouts": self.rollout(), "student": self.base}
+        if resolved["scheduler"] == "embedding-variance":
+            return self._add("forks-student", "forks", resolved, **inputs, policy=self.policy)
+        del resolved["continuations"]
+        scheduler = file_of(resolved["scheduler"])
+        return self._add("forks", "forks", resolved, **inputs, scheduler=scheduler)
+
+    def teacher(self, name: str) -> str:
+        """Folder of a local teacher."""
+        teacher = self.plan.experiment.teachers[name]
+        assert isinstance(teacher, params.LocalTeacher)
+        seed = self.where["seed"]
+        return self.plan.model(teacher.model, self.settings, seed, self.prompts)
+
+    def _teach_params(self, name: str) -> dict[str, Any]:
+        teacher = self.plan.experiment.teachers[name]
+        who: dict[str, Any] = {"teacher": name, "kind": teacher.kind}
+        if not isinstance(teacher, params.LocalTeacher):
+            who |= {field: getattr(teacher, field) for field in FIXED}
+            who = {field: value for field, value in who.items() if value is not None}
+        elif teacher.engine != "hf":  # another engine continues otherwise from the same seed
+            who["engine"] = teacher.engine
+        if self.settings.teach.problem == "another":  # which one is drawn from the seed
+            who["seed"] = self.where["seed"]
+        return (
+            tracked(self.settings, "teach")
+            | who
+            | {
+                "round": self.where["round"],
+                "prompts_per_round": self.settings.rollout.prompts_per_round,
+            }
+        )
+
+    def teach(self, name: str) -> str:
+        """The answers of one teacher at the round's forks."""
+        resolved = self._teach_params(name) | {"chunk_tokens": self.settings.forks.chunk_tokens}
+        inputs = {"rollouts": self.rollout(), "forks": self.forks()}
+        return self._teach("teach", name, resolved, **inputs)
+
+    def solutions(self, name: str) -> str:
+        """Full solutions of the round's prompts: no rollout is read."""
+        longest = {"chunk_tokens": self.settings.rollout.max_new_tokens}
+        return self._teach("solutions", name, self._teach_params(name) | longest)
+
+    def _teach(self, what: str, name: str, resolved: dict[str, Any], **inputs: str) -> str:
+        inputs |= {"prompts": self.prompts, "student": self.base, "kind": resolved["kind"]}
+        group = "teach" if resolved["kind"] == "local" else "teach-hosted"
+        if resolved["kind"] == "local":
+            inputs["teacher"] = self.teacher(name)
+            group = engined(group, resolved.get("engine", "hf"))
+        if what == "solutions":
+            group += "-solutions"
+        return self._add(group, self._named("teach", name), resolved, **inputs)
+
+    def _named(self, stage: str, teacher: str) -> str:
+        """How an arm's links call a stage that it has once for each of several teachers."""
+        return stage if len(self.settings.teach.teachers) == 1 else f"{stage}-{teacher}"
+
+    def score(self, name: str) -> str:
+        resolved = scored(self.settings) | self.where
+        resolved["samples"] = self.settings.teach.samples
+        resolved["teacher"] = name
+        if resolved["source"] != "shuffled":
+            del resolved["within"]
+        stage = self._named("score", name)
+        if resolved["source"] == "zero":
+            return self._add("score-zero", stage, resolved, forks=self.forks())
+        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
+        inputs["similarity"] = file_of(resolved["metric"])
+        if resolved["metric"] in OF_IDS:
+            return self._add("score-ids", stage, resolved, **inputs, student=self.base)
+        return self._add("score", stage, resolved, **inputs)
+
+    def prior(self) -> str:
+        resolved = dump(self.settings.prior) | self.where
+        resolved["samples"] = self.settings.teach.samples
+        inputs = {"rollouts": self.rollout(), "forks": self.forks()}
+        teachers = self.settings.teach.teachers
+        if len(teachers) == 1:
+            resolved.pop("combine", None)
+        match resolved["source"]:
+            case "scores" if len(teachers) > 1:
+                scores = {f"scores{i}": self.score(name) for i, name in enumerate(teachers, 1)}
+                return self._add(f"prior-{len(teachers)}", "prior", resolved, **inputs, **scores)
+            case "scores":
+                scores = {"scores": self.score(teachers[0])}
+                return self._add("prior", "prior", resolved, **inputs, **scores)
+            case "none":
+                return self._add("prior-none", "prior", resolved, **inputs)
+            case "teacher":
+                inputs |= {"teacher": self.teacher(teachers[0]), "student": self.base}
+                return self._add("prior-teacher", "prior", resolved, **inputs)
+        rounds = self.plan.arm(resolved["controls"], self.where["seed"])
+        controlled = rounds[f"round-{self.where['round']}"]["prior"]
+        return self._add("prior-control", "prior", resolved, **inputs, controlled=controlled)
+
+    def calibrate(self) -> None:
+        """What the round's answers can tell; nothing of it is trained on."""
+        block, round_ = self.settings.calibrate, self.where["round"]
+        wanted = block.rounds == "all" or (block.rounds == "first" and round_ == 1)
+        scored = self.settings.prior.source == "scores" and self.settings.score.source != "zero"
+        if not (wanted and scored):
+            return
+        forks = self.settings.forks
+        resolved = {
+            "metrics": list(block.metrics),
+            "lengths": list(block.lengths(forks.chunk_tokens)),
+            "alphas": list(block.alphas),
+            "forks": block.forks,
+            "scheduler": forks.scheduler,
+            "max_forks": forks.max_forks,
+            "chunk_tokens": forks.chunk_tokens,
+            "samples": self.settings.teach.samples,
+            **self.where,
+        }
+        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "student": self.base}
+        for name in self.settings.teach.teachers:
+            answers = self.teach(name)
+            stage = self._named("calibrate", name)
+            self._add("calibrate", stage, resolved | {"teacher": name}, **inputs, answers=answers)
+
+    def _add(self, group: str, stage: str, resolved: dict[str, Any], **inputs: str) -> str:
+        self.found[stage] = self.plan.cell(group, resolved, **inputs)
+        return self.found[stage]
+
+
+def _reads(objective: str, setting: str) -> bool:
+    """Whether an objective reads a setting of block train."""
+    if not extensions.named(objective):
+        return objective in ONLY_FOR.get(setting, {objective})
+    if setting in ("beta", "anchor"):
+        return choices.anchored(objective)
+    return setting not in ONLY_FOR or (setting == "correction" and corrected(objective))
+
+
+def dump(block: params.Params) -> dict[str, Any]:
+    return block.model_dump(mode="json", exclude_none=True)
+
+
+def scored(settings: Settings) -> dict[str, Any]:
+    """The block score, with max_unseen only where its metric can be blind to a text."""
+    found = dump(settings.score)
+    if found["metric"] not in PARTIAL or found["source"] == "zero":
+        del found["max_unseen"]
+    return found
+
+
+def tracked(settings: Settings, block: str) -> dict[str, Any]:
+    """A block without what cannot change a result."""
+    found = dump(getattr(settings, block))
+    if found.get("problem") == "own":  # cells of the time before there was a choice
+        del found["problem"]
+    return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
+
+
+def sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
+    """Group of a stage that grades."""
+    return f"{stage}-sandbox" if prepare.sandboxed else stage
+
+
+def engined(stage: str, engine: str) -> str:
+    """Group of a stage that samples: each engine loads files of its own."""
+    return stage if engine == "hf" else f"{stage}-{engine}"
+
+
+def method(settings: Settings) -> dict[str, Any]:
+    """What the report prints of an arm: every number of the method."""
+    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
+    found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
+    names = settings.teach.teachers
+    found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
+    return {"prepare": dump(settings.prepare), **found}

@@ -1,0 +1,302 @@
+"""What must fit together in params.yaml, checked when it loads, before anything runs.
+
+Each check raises UserError with the key, the value found, the value wanted and a remedy.
+"""
+
+from typing import Any
+
+from pipeline.config import params
+from pipeline.config.params import METHOD
+from pipeline.core import extensions
+from pipeline.core.dag_names import SHARED
+from pipeline.core.errors import UserError
+from pipeline.plan import model_shapes
+from pipeline.plan.blocks import Experiment, Settings
+from pipeline.teachers.capabilities import TERMS, check
+
+WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
+MOST_TEACHERS = 4  # stage prior has an argument for each
+MOST_ROUNDS = 10_000  # cells of stage train that a plan may have
+UNTRACKED = {
+    "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
+    "train": {"processes"},
+}
+
+
+def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
+    """Raise UserError of a key of params.yaml."""
+    raise UserError(f"params.yaml: {key}: found {found!r}, wanted {wanted}. {remedy}")
+
+
+def experiment(file: Experiment) -> None:
+    listed = file.experiment.arms
+    if len(set(listed)) < len(listed):
+        refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
+    if SHARED in listed:
+        refuse("experiment.arms", SHARED, "another name: dag/ has it for itself", "Rename the arm.")
+    if not listed or not file.experiment.seeds:
+        refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
+    if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
+        refuse("experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats.")
+    arms = len(listed) + len(file.experiment.branch)
+    rounds = -(-file.experiment.rounds // file.experiment.steps_per_cell)
+    if arms * len(file.experiment.seeds) * rounds > MOST_ROUNDS:
+        refuse(
+            "experiment",
+            f"{arms} arms x {len(file.experiment.seeds)} seeds x {rounds} rounds",
+            f"at most {MOST_ROUNDS:,}, the largest that were tried",
+            "Lower one of them, or set experiment.steps_per_cell.",
+        )
+    if "base" in file.arms:
+        refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
+
+
+def branches(file: Experiment) -> None:
+    key, listed = "experiment.branch", file.experiment.branch
+    if len(set(listed)) < len(listed):
+        refuse(key, list(listed), "each control once", "Remove the repeats.")
+    if listed and METHOD not in file.experiment.arms:
+        refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
+    for name in listed:
+        changed = file.branch(name)
+        others = set(file.arms[name]) - {"score", "prior"}
+        if others:
+            refuse(
+                key,
+                name,
+                f"an arm that overrides score and prior alone; it overrides {sorted(others)}",
+                "A branch changes the scores of a round and nothing else.",
+            )
+        if changed == file.arm(METHOD):
+            refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
+        if changed.prior.controls not in (None, METHOD):
+            refuse(
+                f"arms.{name}.prior.controls",
+                changed.prior.controls,
+                f"{METHOD}, whose rounds a branch changes",
+                "Correct it, or take the arm out of experiment.branch.",
+            )
+
+
+def arm(file: Experiment, name: str, arm: Settings) -> None:
+    where = "" if not file.arms[name] else f"arms.{name}: "
+    _rank(where, arm)
+    _sizes(file.experiment.rounds, where, arm)
+    _teachers(file, name, where, arm)
+    _models(file, where, arm)
+    _contexts(file, where, arm)
+    _prior(file, name, where, arm)
+    _untracked(file, name, where)
+
+
+def _untracked(file: Experiment, name: str, where: str) -> None:
+    for block, keys in UNTRACKED.items():
+        free = keys & set(file.arms[name].get(block, {}))
+        if free:
+            refuse(
+                f"{where}{block}.{min(free)}",
+                "an override",
+                "nothing: it is one setting for all arms",
+                f"Set it in the block {block}.",
+            )
+
+
+def white_box(objective: str) -> bool:
+    """Whether an objective reads a teacher's logits."""
+    own = extensions.named(objective)
+    return extensions.says(objective, extensions.TEACHER) if own else objective in WHITE_BOX
+
+
+def _rank(where: str, arm: Settings) -> None:
+    rank, most = arm.train.adapter.rank if arm.train.adapter else 0, params.VLLM_RANKS[-1]
+    if rank > most and "vllm" in (arm.rollout.engine, arm.evaluate.engine):
+        refuse(f"{where}train.lora.rank", rank, f"at most {most} with engine vllm", "Lower it.")
+
+
+def _sizes(rounds: int, where: str, arm: Settings) -> None:
+    if arm.forks.chunk_tokens > arm.rollout.max_new_tokens:
+        refuse(
+            f"{where}forks.chunk_tokens",
+            arm.forks.chunk_tokens,
+            f"at most rollout.max_new_tokens = {arm.rollout.max_new_tokens}",
+            "Shorten the chunk or lengthen the responses.",
+        )
+    needed = rounds * arm.rollout.prompts_per_round
+    if needed > arm.prepare.train:
+        refuse(
+            f"{where}prepare.train",
+            arm.prepare.train,
+            f"at least experiment.rounds x rollout.prompts_per_round = {needed}",
+            "Enlarge the pool, or use fewer rounds or prompts a round.",
+        )
+    pool = arm.prepare.dev if arm.evaluate.split == "dev" else arm.prepare.test
+    if arm.prepare.graded and arm.evaluate.problems > pool:
+        refuse(
+            f"{where}evaluate.problems",
+            arm.evaluate.problems,
+            f"at most prepare.{arm.evaluate.split} = {pool}",
+            "Prepare more problems or evaluate fewer.",
+        )
+    if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
+        refuse(
+            f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
+        )
+    if arm.train.objective in ("grpo", "rft") and not arm.prepare.graded:
+        refuse(
+            f"{where}train.objective",
+            arm.train.objective,
+            f"one that needs no checker, as task {arm.prepare.task} has none",
+            "Use another task or objective.",
+        )
+    longest = max(arm.calibrate.lengths(arm.forks.chunk_tokens))
+    if longest > arm.forks.chunk_tokens:
+        refuse(
+            f"{where}calibrate.chunk_tokens",
+            longest,
+            f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
+            "Only answers that were bought are looked at, and they end there.",
+        )
+    if arm.train.answers > arm.teach.samples:
+        refuse(
+            f"{where}train.answers",
+            arm.train.answers,
+            f"at most teach.samples = {arm.teach.samples}",
+            "Imitate no more continuations than are bought.",
+        )
+
+
+def _models(file: Experiment, where: str, arm: Settings) -> None:
+    models = arm.pretrain.models
+    named = {"experiment.student": file.experiment.student}
+    for name in arm.teach.teachers:
+        teacher = file.teachers[name]
+        if isinstance(teacher, params.LocalTeacher):
+            named[f"teachers.{name}.model"] = teacher.model
+    for name, model in models.items():
+        if isinstance(model.init, params.ModelInit):
+            named[f"pretrain.models.{name}.init.name"] = model.init.name
+            start = models.get(model.init.name)
+            if start and isinstance(start.init, params.ModelInit):
+                refuse(
+                    f"pretrain.models.{name}.init.name",
+                    model.init.name,
+                    "a model that starts from no other",
+                    "Train both from the same start.",
+                )
+    for key, name in named.items():
+        if name not in models:
+            refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
+
+
+def _contexts(file: Experiment, where: str, arm: Settings) -> None:
+    """Lengths that no prompt would fit beside; each prompt's own is checked by the stages."""
+    if arm.prepare.imported:
+        return
+    most = arm.rollout.max_new_tokens
+    readers = {f"{where}rollout.max_new_tokens": (most, file.experiment.student)}
+    if arm.prepare.graded:
+        longest = arm.evaluate.max_new_tokens
+        readers[f"{where}evaluate.max_new_tokens"] = (longest, file.experiment.student)
+    for name in arm.teach.teachers:
+        teacher = file.teachers[name]
+        if isinstance(teacher, params.LocalTeacher):
+            readers[f"{where}rollout.max_new_tokens, teacher {name}"] = (most, teacher.model)
+    for key, (tokens, model) in readers.items():
+        known = model_shapes.context(file.pretrain.models, model)
+        if known is not None and tokens >= known:
+            wanted = f"less than the context of {model}, {known} tokens, which holds the prompt too"
+            refuse(key, tokens, wanted, "Lower it, or use a model that reads more.")
+
+
+def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
+    key, listed = f"{where}teach.teacher", arm.teach.teachers
+    for teacher in listed:
+        if teacher not in file.teachers:
+            wanted = f"one of teachers: {sorted(file.teachers)}"
+            refuse(key, teacher, wanted, "Define it under teachers.")
+    several = len(listed) > 1
+    if len(set(listed)) < len(listed) or not 1 <= len(listed) <= MOST_TEACHERS:
+        refuse(key, list(listed), f"1 to {MOST_TEACHERS} different teachers", "Correct the list.")
+    if several != (arm.prior.combine is not None):
+        refuse(
+            f"{where}prior.combine",
+            arm.prior.combine,
+            "mean or above-median with several teachers, nothing with one",
+            "Set or remove it.",
+        )
+    if several and (arm.train.objective != "omniopd" or arm.prior.source != "scores"):
+        refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
+    for teacher in listed:
+        config = file.teachers[teacher]
+        if not isinstance(config, params.LocalTeacher):
+            _hosted(f"teachers.{teacher}", config, arm)
+        reads_logits = white_box(arm.train.objective) or arm.prior.source == "teacher"
+        if reads_logits and not getattr(config, "white_box", False):
+            refuse(
+                key,
+                teacher,
+                f"a teacher with logits (white_box: true), as {name} reads them",
+                "Use another teacher, or take the arm out of experiment.arms.",
+            )
+
+
+def _hosted(key: str, config: params.Hosted, arm: Settings) -> None:
+    """What would stop the arm only after it has trained and sampled."""
+    can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
+    named = config.kind != "openai_compatible" or config.provider == "openai"
+    if config.base_url is None and not named:
+        refuse(
+            f"{key}.base_url",
+            None,
+            f"the URL of {config.provider}, such as http://127.0.0.1:8000/v1",
+            "Without it the request, with its key, would go to OpenAI.",
+        )
+    if arm.teach.continuation == "completions" and config.tokenizer is None:
+        refuse(
+            f"{key}.tokenizer",
+            None,
+            "student, a folder or a hub name: mode completions renders the teacher's template",
+            "Add it, or set teach.continuation: prefill.",
+        )
+    if arm.teach.transport == "batch" and not can.batch:
+        refuse("teach.transport", "batch", f"live: {config.provider} has no batches", "Change it.")
+    if arm.teach.max_usd is not None and config.price is None:
+        refuse(
+            "teach.max_usd",
+            arm.teach.max_usd,
+            f"a price to count with, and {key} has no price",
+            "Add price: {input: ..., output: ...} in dollars for a million tokens.",
+        )
+    accepted = arm.teach.accept_terms
+    for name in (accepted,) if isinstance(accepted, str) else accepted:
+        if name not in TERMS:
+            refuse("teach.accept_terms", name, f"of {sorted(TERMS)}", "Correct the name.")
+
+
+def _prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
+    match arm.prior.source:
+        case "none" if arm.prior.alpha == 0:
+            refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
+        case "constant" | "random":
+            controlled = arm.prior.controls
+            if controlled not in file.experiment.arms or controlled == name:
+                refuse(
+                    f"{where}prior.controls",
+                    controlled,
+                    f"another arm of experiment.arms: {list(file.experiment.arms)}",
+                    f"Source {arm.prior.source} draws from that arm's targets.",
+                )
+            if file.arm(str(controlled)).prior.source != "scores":
+                refuse(
+                    f"{where}prior.controls",
+                    controlled,
+                    "an arm with prior.source scores",
+                    "Control an arm that is taught.",
+                )
+        case _ if arm.prior.controls is not None:
+            refuse(
+                f"{where}prior.controls",
+                arm.prior.controls,
+                "nothing unless prior.source is constant or random",
+                "Remove it.",
+            )

@@ -1,0 +1,1 @@
+"""Processes that stages and commands start, and how they end."""

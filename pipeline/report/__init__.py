@@ -1,0 +1,1 @@
+"""results.md, pictures, and the page."""

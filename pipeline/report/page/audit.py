@@ -1,0 +1,211 @@
+"""The page of an audit: a verdict in words, calibration, failures, what a full run would cost."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from pipeline.analysis import intervals
+from pipeline.calibration import FLAT
+from pipeline.report.page import calibration, forks, how
+from pipeline.report.page.blocks import Browser, Cell, Quotes, Row, Section, Table, Text
+from pipeline.report.page.page import assemble
+from pipeline.teachers.purchase import prompt_view
+from pipeline.teachers.purchase.prompt_view import View
+
+QUOTED = 20_000  # characters of a prompt on the page
+LEAST = 0.6  # AUROC against other forks from which a metric is said to know the fork well
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found."""
+
+    student: str
+    teacher: str
+    continuation: str
+    device: str
+    metric: str
+    chunk_tokens: int
+    prompts: int
+    responses: int
+    forks: int
+    cut: float  # share of the responses that the length limit cut
+    calibration: list[Row]  # of calibration.json
+    teach: dict[str, Any]  # run.json of stage teach
+    price: dict[str, float] | None
+    full: int  # responses of the run whose cost is told
+    settings: dict[str, Any]
+    browser: dict[str, Any] | None
+    views: list[View] = field(default_factory=list)  # prompts as both sides read them
+
+
+def html(found: Audited) -> str:
+    """The whole page."""
+    parts = [
+        _verdict(found),
+        _prompts(found.views),
+        calibration.section(found.calibration),
+        _failures(found),
+        _cost(found),
+        _browser(found),
+        how.section({"omniopd": found.settings}, {}, []),
+    ]
+    return assemble("Is this teacher worth it?", _basis(found), parts, ["omniopd"], found.browser)
+
+
+def _basis(found: Audited) -> Markup:
+    return Markup("Student <b>{}</b>, teacher <b>{}</b> in mode {}. {:,} prompts, {:,} responses, "
+                  "{:,} forks of {} tokens, on {}. Nothing was trained.").format(
+        found.student, found.teacher, escape(found.continuation), found.prompts, found.responses,
+        found.forks, found.chunk_tokens, found.device,
+    )  # fmt: skip
+
+
+def _value(found: Audited, quantity: str, metric: str, tokens: int) -> Row | None:
+    wanted = (metric, tokens, quantity)
+    names = ("metric", "chunk_tokens", "quantity")
+    rows = (r for r in found.calibration if tuple(r[name] for name in names) == wanted)
+    return next((r for r in rows if r["value"] is not None), None)
+
+
+def _verdict(found: Audited) -> Section:
+    """The contrast against other forks of the same response, of the metric asked for."""
+    contrast = _value(found, "contrast/other-fork", found.metric, found.chunk_tokens)
+    auroc = _value(found, "auroc/other-fork", found.metric, found.chunk_tokens)
+    title = "Verdict"
+    if contrast is None or contrast["low"] is None:
+        text = (
+            "Fewer than two problems have a response with two forks, so nothing can be said. Raise "
+            "--count, --max-new-tokens or --forks, or lower --chunk-tokens."
+        )
+        return Section("verdict", title, [Text(text, "flat")])
+    shown = intervals.interval(contrast["value"], contrast["low"], contrast["high"], "+")
+    what = (
+        f"Metric {found.metric}, {found.chunk_tokens} tokens: the student's chunk is "
+        f"{shown} more similar "
+        "to the teacher's continuations of its own fork than to those of another fork of the same "
+        f"response (95 % over problems, {contrast['n']:,} forks)."
+    )
+    if contrast["value"] < FLAT or contrast["low"] <= 0:
+        tone, said = "bad", "Flat: the scores hardly know the fork, which predicts no learning."
+    elif auroc is not None and auroc["value"] < LEAST:
+        tone = "flat"
+        said = (
+            "There is a signal, and it is weak: a continuation of the own fork is the more similar "
+            f"one {auroc['value']:.0%} of the time, against one of another fork."
+        )
+    else:
+        tone, said = "good", "There is a signal at the forks. Whether the student can learn from "
+        said += "it is for a run with its controls to say."
+    blocks: list[Any] = [Text(said, tone), Text(what)]
+    blind = _value(found, "unseen", found.metric, found.chunk_tokens)
+    if blind is not None and blind["note"]:
+        blocks.append(Text(f"Blind to a part: {blind['note']}", "bad"))
+    best = _best(found)
+    if best is not None:
+        blocks.append(Text(best))
+    return Section("verdict", title, blocks)
+
+
+def _best(found: Audited) -> str | None:
+    """Where the chance of telling forks apart is highest, of all that was tried."""
+    rows = [r for r in found.calibration if r["quantity"] == "auroc/other-fork" and r["value"]]
+    if not rows:
+        return None
+    top = max(rows, key=lambda r: r["value"])
+    return (
+        f"Of what was tried on the same answers, {top['metric']} at {top['chunk_tokens']} tokens "
+        f"tells forks apart best: AUROC {top['value']:.2f}. It was picked as the best of "
+        f"{len(rows)}, so expect less of it; audit it on other prompts."
+    )
+
+
+def _prompts(views: list[View]) -> Section | None:
+    """What both sides read, prompts of other roles apart, and what the messages do not say."""
+    if not views:
+        return None
+    said = prompt_view.warnings(views)
+    blocks: list[Any] = [Text(warning, "bad") for warning in said]
+    if not said:
+        blocks.append(Text(prompt_view.quiet(views)))
+    blocks += [Text(line) for line in prompt_view.ends(views)]
+    for view in views[: prompt_view.SHOWN]:
+        quotes = [(label, prompt_view.cut(text, QUOTED)) for label, text in view.sides]
+        blocks.append(Quotes(view.what, quotes))
+        blocks += [Text(f"Both templates add {line!r}.") for line in view.shared]
+    lead = (
+        "A prompt as student and teacher get it, rendered by the template of each, for each "
+        f"sequence of roles. Warnings stop nothing; {prompt_view.REMEDY}."
+    )
+    return Section("prompts", "What the teacher reads", blocks, lead)
+
+
+def _failures(found: Audited) -> Section:
+    run = found.teach
+    reasons = Counter(
+        {k.partition("/")[2]: n for k, n in run.items() if k.startswith("failed/") and n}
+    )
+    total = int(run["answers"]) + int(run["failed"])
+    said = (
+        f"{run['failed']:,} of {total:,} draws failed ({run['failed'] / max(total, 1):.1%}); a "
+        "failed draw is asked again and never scored."
+    )
+    blocks: list[Any] = [Text(said, "bad" if run["failed"] > 0.05 * total else "")]
+    if reasons:
+        rows: list[Any] = [[Cell(r, "text"), Cell(f"{n:,}")] for r, n in reasons.most_common()]
+        blocks.append(Table(["reason", "draws"], rows))
+    if found.cut > 0:
+        blocks.append(Text(f"{found.cut:.0%} of the student's responses were cut by their limit."))
+    return Section("failures", "Continuation failures", blocks)
+
+
+def _cost(found: Audited) -> Section:
+    """The audit's own counts, and those of `full` responses at the same forks and samples."""
+    run, times = found.teach, found.full / max(found.responses, 1)
+    usd = None
+    if found.price is not None:
+        read, written = run["prompt_tokens_alone"], run["tokens_alone"]
+        usd = (read * found.price["input"] + written * found.price["output"]) / 1e6
+    # answers that the store held took no time; what is left of the draws would mislead
+    seconds = run["seconds"] if run["tokens_bought"] == run["tokens_alone"] else None
+    lines = [
+        ("responses", float(found.responses), ",.0f"),
+        ("forks", float(found.forks), ",.0f"),
+        ("answers", float(run["answers"]), ",.0f"),
+        ("teacher tokens in", float(run["prompt_tokens_alone"]), ",.0f"),
+        ("teacher tokens out", float(run["tokens_alone"]), ",.0f"),
+        ("dollars", usd, ",.2f"),
+        ("hours of the teacher", None if seconds is None else seconds / 3600, ",.2f"),
+    ]
+    rows: list[Any] = [
+        [
+            Cell(name, "text"),
+            Cell("" if value is None else format(value, style)),
+            Cell("" if value is None else format(value * times, style)),
+        ]
+        for name, value, style in lines
+    ]
+    lead = (
+        f"This audit, and a run of {found.full:,} responses with as many forks and samples each, "
+        "by proportion: every round's prefixes are new after an update, so a round's answers are "
+        "bought once. A prompt counts once for each request."
+    )
+    if usd is None:
+        lead += " The teacher has no price: give --price, dollars for a million tokens in and out."
+    head = ["", "this audit", f"{found.full:,} responses"]
+    return Section("cost", "What the full run would cost", [Table(head, rows)], lead)
+
+
+def _browser(found: Audited) -> Section | None:
+    if found.browser is None:
+        return None
+    lead = "What the student wrote, where it was audited, and how the teacher would have gone on."
+    return Section("forks", "Fork browser", [Browser()], lead)
+
+
+def browser(arms: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The fork browser's data, of arm omniopd."""
+    found = forks.browser(arms, settings)
+    return found and found | {"absent": []}

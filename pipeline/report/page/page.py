@@ -1,0 +1,160 @@
+"""index.html: rows and the fork browser's data put into the template with styles and scripts.
+
+The file asks for nothing: Vega stands in it, and a policy in its head forbids every request.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report import no_effect
+from pipeline.report.charts import COLOURS, MARKERS, look
+from pipeline.report.page import calibration, forks, how, outcome, sections
+from pipeline.report.page.blocks import Browser, Charts, Row, Section, Text
+
+SCRIPTS = ("theme.js", "charts.js", "forks_data.js", "forks_view.js", "forks.js")
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything the page shows, as plain rows."""
+
+    arms: list[str]
+    split: str
+    k: int
+    per_seed: bool
+    results: list[Row]  # of results.json; sampled rows of last rounds with pass_at_k, unextracted
+    contrasts: list[Row] = field(default_factory=list)  # of contrasts.json
+    curves: list[Row] = field(default_factory=list)  # of curves.json
+    pooled: list[Row] = field(default_factory=list)  # of pooled.json, with several seeds
+    verdicts: list[Row] = field(default_factory=list)  # of verdicts.json
+    costs: list[Row] = field(default_factory=list)  # of costs.json
+    calibration: list[Row] = field(default_factory=list)  # of calibration.json
+    branches: list[Row] = field(default_factory=list)  # of branches.json
+    no_effect: list[Row] = field(default_factory=list)  # of no_effect.json
+    settings: dict[str, Row] = field(default_factory=dict)  # by arm
+    runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
+    notes: list[str] = field(default_factory=list)
+    browser: dict[str, Any] | None = None  # of forks.browser
+
+
+def render(content: Content) -> str:
+    """The report of an experiment."""
+    found = [
+        _results(content),
+        sections.curves(content.curves, content.arms, content.split, content.pooled),
+        sections.costs(content.costs, content.results, content.arms, content.pooled),
+        calibration.section(content.calibration),
+        sections.branches(content.branches),
+        _browser(content),
+        how.section(content.settings, content.runs, content.notes),
+    ]
+    return assemble("OmniOPD experiment", _basis(content), found, content.arms, content.browser)
+
+
+def assemble(
+    title: str,
+    basis: Markup,
+    parts: Sequence[Section | None],
+    arms: list[str],
+    browser: dict[str, Any] | None,
+) -> str:
+    """The whole file. `arms` have their colours in this order."""
+    shown = [part for part in parts if part is not None]
+    specs = {
+        chart.name: chart.spec
+        for section in shown
+        for block in section.blocks
+        if isinstance(block, Charts)
+        for chart in block.charts
+    }
+    looks = {arm: _look(arms, arm) for arm in arms}
+    return (
+        _environment()
+        .get_template("template.html.j2")
+        .render(
+            title=title,
+            basis=basis,
+            sections=shown,
+            style=Markup(_source("page.css")),
+            colours=list(enumerate(COLOURS)),
+            scripts=[Markup(_source(name)) for name in SCRIPTS],
+            vega=Markup(vega() if specs else ""),
+            specs=Markup(forks.dumps(specs)),
+            browser=Markup(forks.dumps(browser)),
+            looks=looks,
+            looks_json=Markup(forks.dumps(looks)),
+        )
+    )
+
+
+def _basis(content: Content) -> Markup:
+    return Markup(
+        _environment()
+        .get_template("basis.html.j2")
+        .render(
+            content=content,
+            seeds=sorted({row["seed"] for row in content.results}),
+            problems=max((row["problems"] for row in content.results), default=0),
+        )
+    )
+
+
+def _results(content: Content) -> Section:
+    several = len({row["seed"] for row in content.results}) > 1
+    seen = outcome.verdicts(content.verdicts) if several else []
+    seen = seen or outcome.contrasts(content.contrasts)
+    failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
+    rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
+    blocks = [*failed, *seen, *outcome.results(content.results, content.pooled), *rest]
+    return Section("results", "Verdicts and results", blocks)
+
+
+def _browser(content: Content) -> Section | None:
+    if content.browser is None:
+        return None
+    lead = (
+        "What the student wrote, where it was audited, and how the teacher would have gone on from "
+        "there. The stronger a token's tint, the less sure the student was of it."
+    )
+    return Section("forks", "Fork browser", [Browser()], lead)
+
+
+def _look(arms: list[str], arm: str) -> dict[str, Any]:
+    """Numbers of an arm's colour and marker, as in every picture."""
+    found = look(arms, arm)
+    return {
+        "colour": COLOURS.index(found["color"]),
+        "marker": MARKERS.index(found["marker"]),
+    }
+
+
+@functools.cache
+def vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script that leaves only its three names behind."""
+    import vl_convert
+
+    script = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # the stub lacks the default
+    # no string in a script may end its element
+    script = re.sub(r"<(/script|!--)", r"<\\\1", script, flags=re.IGNORECASE)
+    return f"(() => {{{script}\n}})();"
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("pipeline.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _source(name: str) -> str:
+    return (files("pipeline.report.page") / name).read_text(encoding="utf-8")

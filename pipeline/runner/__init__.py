@@ -1,0 +1,1 @@
+"""The plan in DVC: written, run, restored, kept small."""

@@ -1,0 +1,1 @@
+"""The files below dag/, and what of their cells changed."""

@@ -1,0 +1,310 @@
+"""The plan's cells, independent ones side by side, shown by Prefect as a flow of a task run each.
+
+DVC stays the only cache and the only judge of what is stale: a cell is brought up to date as
+`dvc repro` does, or left where neither it nor what it reads changed. Prefect is told what happens
+(pipeline/runner/mirror.py) and decides nothing: without it the run is the same. To see it in a
+browser: `PREFECT_HOME=.prefect prefect server start`.
+"""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+import typer
+
+from pipeline.config import params_file
+from pipeline.core import verified
+from pipeline.core.errors import UserError
+from pipeline.engines.vllm.resident import lending
+from pipeline.plan import expand
+from pipeline.processes import fork_server, reaper, stopping
+from pipeline.processes.subprocesses import Processes
+from pipeline.runner import dvc_project, restoring, retention
+from pipeline.runner.dag import plan_files
+from pipeline.runner.mirror import Mirror
+
+RESULTS = Path("data/report/results.md")
+FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
+# stages, or groups of one, that load a model
+GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
+GPU |= {"steps"}
+RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
+RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as the flow sees it."""
+
+    name: str  # GROUP@KEY
+    label: str  # for people
+    reads: frozenset[str]  # names of cells
+    gpu: bool = False
+    retries: int = 1  # where its stage was killed; never where it refused its input
+
+
+def run(parallel: int) -> None:
+    """Bring every cell of the plan up to date, `parallel` at a time. Raises UserError."""
+    found, runtime = plan_files.current(), params_file.runtime()
+    cells_of = graph(found, gpu=runtime.device != "cpu")
+    keep = retention.of(found, retention.wanted())
+    while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
+        typer.echo("experiment.keep: dropped checkpoints turned out to be read; going on with them")
+
+
+def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
+    """The plan's cells in dependency order, stage `plan` first."""
+    labels = _labels(found)
+    built = {"plan": Cell("plan", "plan", frozenset())}
+    for name, reads in expand.upstream(found).items():
+        group, _, key = name.partition("@")
+        stage = group.split("-")[0]
+        built[name] = Cell(
+            name=name,
+            label=f"{labels.get(key, group)} ({key})",
+            reads=frozenset(reads or {"plan"}),
+            gpu=gpu and bool(GPU & {stage, group}),
+            retries=max(RETRIES.get(one, 1) for one in expand.stages(found, group, key)),
+        )
+    return built
+
+
+def _labels(found: dict[str, Any]) -> dict[str, str]:
+    """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
+    users: dict[str, list[str]] = {}
+    spans = expand.spans(found)
+    for arm, seeds in expand.named(found).items():
+        for seed, rounds in seeds.items():
+            for round_, stages in rounds.items():
+                for stage, key in stages.items():
+                    kind, which = key.split("/")[1] if "/" in key else stage, round_
+                    if key in spans:
+                        kind, which = "steps", "rounds {}-{}".format(*spans[key])
+                    where = f"{kind} {arm} {which.replace('round-', 'round ')} {seed}"
+                    label = where.replace("seed-", "seed ")
+                    users.setdefault(key.rpartition("/")[2], []).append(label)
+    users = {key: list(dict.fromkeys(labels)) for key, labels in users.items()}
+    return {
+        key: first + (f" and {len(others)} more" if others else "")
+        for key, (first, *others) in users.items()
+    }
+
+
+def run_graph(
+    graph: dict[str, Cell],
+    parallel: int,
+    results: Path = RESULTS,
+    keep: retention.Keep = retention.ALL,
+    shared: bool = False,
+) -> bool:
+    """Bring the cells of `graph`, in dependency order, up to date in the current DVC project.
+
+    False if some turned out to read checkpoints that `keep` had dropped: call it again, and these
+    are made first. Raises UserError naming the cells that failed, when those that do not read them
+    are done; Stopped after Ctrl-C, SIGTERM or SIGHUP, when all that was started has ended.
+    """
+    start = time.perf_counter()
+    restoring.restore(keep, plan_files.dvc("checkout"), plan_files.environment())
+    project = dvc_project.Project(keep, shared)
+    stale = project.stale(graph)
+    if not stale:
+        project.drop(keep.over(graph))
+        project.settle(graph)
+        typer.echo(f"nothing to do: {len(graph)} cells are up to date")
+        return True
+    again = f", {project.revived()}" if project.revived() else ""
+    typer.echo(f"{len(stale)} of {len(graph)} cells changed{again}")
+    done: list[str] = []
+    try:
+        with (
+            _alone(),
+            stopping.heard(),
+            reaper.watched(),
+            fork_server.serving() as warm,
+            lending() as lent,
+        ):
+            environment = {
+                **plan_files.environment(),
+                **warm,
+                **lent,
+                **verified.asked(project.cache),
+            }
+            flow = _Flow(project, graph, stale, parallel, environment, keep, done)
+            flow.run(results)
+    except stopping.Asked as asked:
+        kept = f"{len(done)} of {len(graph)} cells are done and kept"
+        still = "Nothing that was started still runs. Run it again to go on."
+        raise stopping.Stopped(f"{kept}. {still}", asked) from None
+    typer.echo(f"run: {time.perf_counter() - start:.0f} s")
+    return not flow.starved
+
+
+class _Flow:
+    """One run of the graph."""
+
+    def __init__(
+        self,
+        project: dvc_project.Project,
+        graph: dict[str, Cell],
+        stale: set[str],
+        parallel: int,
+        environment: dict[str, str],
+        keep: retention.Keep,
+        done: list[str],
+    ) -> None:
+        self.project, self.graph, self.stale, self.parallel = project, graph, stale, parallel
+        self.keep, self.done = keep, done
+        self.starved = False  # a cell failed because it reads a dropped checkpoint
+        self.processes = Processes(environment)
+        self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
+        self.stopping = Event()
+        gpu = any(cell.gpu for cell in graph.values())
+        self.mirror = Mirror(gpu, changed=lambda: self.finished.put(("", None)))
+        self.ran: set[str] = set()  # cells that DVC ran or restored
+        self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
+        self.failed: dict[str, str] = {}  # cell: the last that it said
+        self.skipped: list[str] = []
+        self.lost: set[str] = set()  # failed, starved or skipped
+
+    def run(self, results: Path) -> None:
+        """Raises UserError if a cell failed."""
+        with self.mirror.showing(results):
+            try:
+                self.schedule()
+            finally:
+                with stopping.later():
+                    self.stopping.set()
+                    self.processes.stop()
+                    self.project.settle(self.done)
+            self.complain()
+
+    def schedule(self) -> None:
+        """Start each cell when all that it reads is done, those with the most to follow first."""
+        following = _following(self.graph)
+        waiting = sorted(self.graph, key=lambda name: -following[name])
+        running: set[str] = set()
+        over: set[str] = set()  # done, failed or skipped
+        while len(over) < len(self.graph):
+            for name in [name for name in waiting if self.graph[name].reads <= over]:
+                if self.may_start(name, running):
+                    waiting.remove(name)
+                    running.add(name)
+                    self.start(self.graph[name])
+            name, error = self.finished.get()
+            if not name:  # Prefect's limit is another
+                continue
+            running.remove(name)
+            over.add(name)
+            outcome = self.outcome(name, error)
+            self.project.drop(self.keep.over(self.done))
+            typer.echo(f"cell {len(over)} of {len(self.graph)}: {self.graph[name].label} {outcome}")
+
+    def may_start(self, name: str, running: set[str]) -> bool:
+        """Whether there is a place for one more cell, and on the GPU for one that wants it."""
+        busy = sum(self.graph[one].gpu for one in running)
+        return len(running) < self.parallel and (
+            not self.graph[name].gpu or busy < self.mirror.gpu_cells
+        )
+
+    def start(self, cell: Cell) -> None:
+        """Do the cell in a thread of its own, which ends with a word in `finished`."""
+        if cell.reads & self.lost:
+            self.finished.put((cell.name, None))
+        else:
+            Thread(target=self.attempts, args=[cell], daemon=True).start()
+
+    def attempts(self, cell: Cell) -> None:
+        """Once, and again while its stage is killed and tries are left."""
+        error: Exception | None = None
+        for left in range(cell.retries, -1, -1):
+            self.show(cell, "RUNNING", "Running" if error is None else "Retrying")
+            try:
+                self.work(cell)
+            except dvc_project.CellFailed as failed:
+                error = failed
+                if left and failed.killed:
+                    self.show(cell, "SCHEDULED", "AwaitingRetry", str(failed))
+                    if not self.stopping.wait(RETRY_SECONDS):
+                        continue
+            except Exception as other:  # noqa: BLE001 - `outcome` raises it in the main thread
+                error = other
+            else:
+                error = None
+            break
+        self.finished.put((cell.name, error))
+
+    def show(self, cell: Cell, type_: str, name: str, message: str = "") -> None:
+        self.mirror.cell(cell.name, cell.label, cell.gpu, cell.reads, type_, name, message)
+
+    def work(self, cell: Cell) -> None:
+        """Bring one cell up to date. Raises CellFailed."""
+        if cell.name not in self.stale and not cell.reads & self.ran:
+            return
+        start = time.perf_counter()
+        if self.project.reproduce(cell.name, self.command):
+            self.ran.add(cell.name)
+        self.seconds[cell.name] = time.perf_counter() - start
+
+    def command(self, text: str, line: Callable[[str], None]) -> int:
+        """Run a stage's command as DVC does, by the shell; its status."""
+        return self.processes.run(["/bin/sh", "-c", text], line)
+
+    def outcome(self, name: str, error: Exception | None) -> str:
+        """Note how a cell ended; in words. Raises what is not the cell's own failure."""
+        cell = self.graph[name]
+        if cell.reads & self.lost:
+            self.lost.add(name)
+            self.skipped.append(name)
+            self.show(cell, "PENDING", "NotReady")
+            return "not run: a cell that it reads failed"
+        if error is None:
+            self.done.append(name)
+            self.show(cell, "COMPLETED", "Completed")
+            return f"{self.seconds[name]:.1f} s" if name in self.seconds else "unchanged"
+        if not isinstance(error, dvc_project.CellFailed):
+            raise error
+        self.lost.add(name)
+        self.show(cell, "FAILED", "Failed", str(error))
+        if isinstance(error, dvc_project.Starved):
+            self.starved = True
+            return str(error)
+        self.failed[name] = str(error)
+        return "failed"
+
+    def complain(self) -> None:
+        """Raise UserError if a cell failed."""
+        if self.failed:
+            said = "; ".join(f"{self.graph[n].label}: {last}" for n, last in self.failed.items())
+            raise UserError(
+                f"{len(self.failed)} of {len(self.graph)} cells failed, {len(self.skipped)} more "
+                f"that read them were not run. {said}. More of what they said is above. Mend that "
+                "and run it again: finished cells are not repeated."
+            )
+
+
+def _following(graph: dict[str, Cell]) -> dict[str, int]:
+    """Length of the longest chain of cells that waits for each cell."""
+    length = dict.fromkeys(graph, 0)
+    for name in reversed(graph):
+        for read in graph[name].reads:
+            length[read] = max(length[read], length[name] + 1)
+    return length
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the project's flow lock. Raises UserError if another flow has it."""
+    with FLOW_LOCK.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                "another `omniopd run` is at work in this folder. Wait for it or stop it."
+            ) from error
+        yield

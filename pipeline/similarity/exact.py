@@ -1,9 +1,0 @@
-"""exact: both texts and both ends equal."""
-
-from collections.abc import Sequence
-
-from pipeline.similarity import Pair
-
-
-def measure(pairs: Sequence[Pair]) -> list[float]:
-    return [float(p.text == p.other and p.ended == p.other_ended) for p in pairs]

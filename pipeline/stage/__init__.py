@@ -1,0 +1,1 @@
+"""What a stage is handed, keeps, and writes beside its tables."""

@@ -1,0 +1,1 @@
+"""Answers for a round: asked once, paid for, counted, cut."""

@@ -1,0 +1,104 @@
+"""What CONTRIBUTING says: an arm, a metric, a scheduler are one file plus one line."""
+
+import json
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from tests.project import Project
+from tests.runner.test_dag import AGAIN, groups, ledger
+
+pytestmark = pytest.mark.usefixtures("warm")
+# file, its text, where its name is listed, the list's beginning before and after
+ADDED = {
+    "metric": (
+        "pipeline/method/similarity/ending.py",
+        '''"""ending: 1 where both texts end in the same character, else 0."""
+
+from collections.abc import Sequence
+
+from pipeline.method.similarity import Pair
+
+
+def measure(pairs: Sequence[Pair]) -> list[float]:
+    return [float(p.text[-1:] == p.other[-1:]) for p in pairs]
+''',
+        "pipeline/method/similarity/__init__.py",
+        "METRICS = (",
+        'METRICS = ("ending", ',
+    ),
+    "scheduler": (
+        "pipeline/method/schedulers/latest.py",
+        '''"""latest: the last chunks of a response."""
+
+from pipeline.method.schedulers import Response, greedy
+
+
+def positions(response: Response) -> list[int]:
+    last = len(response.entropies_T) - response.chunk
+    return greedy(list(range(last, -1, -1)), response)
+''',
+        "pipeline/method/schedulers/__init__.py",
+        "SCHEDULERS = (",
+        'SCHEDULERS = ("latest", ',
+    ),
+    # a task: tests/tasks/test_extending_task.py
+}
+ARM = {"forks": {"scheduler": "latest"}, "score": {"metric": "ending"}}
+
+
+@pytest.fixture
+def project(small, tmp_path):
+    found = small.copy(tmp_path / "project")
+    for path, text, listed, before, after in ADDED.values():
+        (found.folder / path).write_text(text)
+        names = found.folder / listed
+        assert names.read_text().count(before) == 1
+        names.write_text(names.read_text().replace(before, after))
+    return found
+
+
+@pytest.mark.slow
+def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them(project):
+    before = ledger(project)
+    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "mine"], arms__mine=ARM)
+    names = project.repro()
+    # these three load the lists, and write what they wrote before: nothing follows
+    listing = Counter({"forks": 1, "score": 2, "calibrate": 1})
+    stages = ("forks", "teach", "score", "calibrate", "prior", "train", "evaluate")
+    assert groups(names) == Counter(AGAIN) + Counter(stages) + listing
+    assert project.cell("mine", 1, "rollout") == project.cell("omniopd", 1, "rollout")
+    assert ledger(project) != before  # its forks lie elsewhere
+
+    rollouts = pd.read_parquet(project.cell("mine", 1, "rollout") / "rollouts.parquet")
+    forks = pd.read_parquet(project.cell("mine", 1, "forks") / "forks.parquet")
+    most = {r.rollout_id: len(r.token_ids) // 6 for r in rollouts.itertuples()}
+    for name, starts in forks.groupby("rollout_id").position:
+        total = len(rollouts.set_index("rollout_id").token_ids[name])
+        assert list(starts) == [total - 6 * i for i in range(min(3, most[name]), 0, -1)]
+    answers = pd.read_parquet(project.cell("mine", 1, "teach") / "answers.parquet")
+    scores = pd.read_parquet(project.cell("mine", 1, "score") / "scores.parquet")
+    merged = forks.merge(answers, on=["rollout_id", "position"])
+    expected = [float(a[-1:] == b[-1:]) for a, b in zip(merged.chunk_text, merged.text)]  # noqa: B905
+    assert list(scores.similarity) == expected
+    assert 0 < sum(expected) < len(expected)
+    rows = json.loads((project.folder / "data/report/results.json").read_text())
+    assert {"mine"} < {row["arm"] for row in rows}
+
+    keys = {project.cell("mine", 1, stage).name for stage in ("forks", "score")}
+    new = [name for name in names if name.partition("@")[2] in keys]
+    assert len(new) == 2
+    for name in new:
+        assert project.loaded(name) <= project.reached(name)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("metric", "score"), ("scheduler", "forks")])
+def test_a_name_that_is_not_listed_is_refused_with_those_that_are(tmp_path, kind, key):
+    project = Project(tmp_path / "project")
+    path, text, *_ = ADDED[kind]
+    (project.folder / path).write_text(text)
+    project.edit(arms__omniopd={key: ARM[key]})
+    done = project.run("omniopd", "plan", check=False)
+    assert done.returncode == 2
+    assert f"{key}.{kind}: found '{ARM[key][kind]}', wanted one of" in done.stderr
