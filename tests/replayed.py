@@ -1,16 +1,20 @@
 """Commits replayed: `python -m tests.replayed [COUNT [COMMIT]]` prints a table of reruns.
 
 For each of the last COUNT commits up to COMMIT, how many cells of the default experiment would have
-run again: by the files of code that dvc.yaml named at that time, and by what their code does. Of
-cells that both plans have; those that only follow, as they read a cell that runs again, are not
-counted.
+run again: by files of code, and by what their code does. Files are those that dvc.yaml named of a
+cell; since it names none, those that the cell's lock reads. Locks are made by the code of the
+commit itself. Of cells that both plans have; those that only follow, as they read a cell that runs
+again, are not counted.
 """
 
 import io
+import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+import tempfile
 from functools import cache
 from pathlib import PurePath
 from typing import Any
@@ -18,13 +22,32 @@ from typing import Any
 from ruamel.yaml import YAML
 from tabulate import tabulate
 
-from pipeline.code_digest.files import OWN
-from pipeline.code_digest.reading import digest
-from pipeline.code_digest.reading.source import Tree
-from pipeline.code_digest.variants import of
+from pipeline.code_digest.files import OWN, PACKAGES
 from pipeline.plan.expand import GROUPS
 from tests.project import ROOT
 
+DIGESTS = {f"pipeline/{name}/reading/digest.py" for name in ("behaviour", "code_digest")}
+# prints the lock of each cell, and the files that it reads; by the modules' names then and now
+LOCKS = """
+import json, sys
+from pathlib import Path
+try:
+    from pipeline.code_digest import files, variants
+    from pipeline.code_digest.reading import closure, digest, source
+except ImportError:
+    from pipeline.behaviour import files, variants
+    from pipeline.behaviour.reading import closure, digest, source
+cells = json.load(sys.stdin)
+tree = source.Tree(files.read(Path()))
+codes = {}
+for name, (group, cell) in cells.items():
+    variant = variants.of(group, cell)
+    if variant.name not in codes:
+        code = digest.code(closure.Reader(tree), variant)
+        codes[variant.name] = code.text(), sorted(tree.names[module] for module in code.modules)
+    cells[name] = codes[variant.name]
+json.dump(cells, sys.stdout)
+"""
 CELL = re.compile(r"dag/(.*/)?(c[0-9a-f]{8}|report)\.yaml")
 
 
@@ -49,18 +72,31 @@ def yaml(commit: str, path: str) -> Any:
     return YAML(typ="safe").load(content(blobs(commit)[path]))
 
 
-def contents(wanted: list[str]) -> Iterator[bytes]:
-    """Of many blobs, in one process."""
-    stream = io.BytesIO(git("cat-file", "--batch", given="\n".join(wanted).encode()))
-    for _ in wanted:
-        size = int(stream.readline().split()[2])
-        yield stream.read(size)
-        stream.readline()
+@cache
+def locks(commit: str) -> dict[str, tuple[str, list[str]]]:
+    """The lock of each cell and the files that it reads, by the cell's name.
 
-
-def tree(commit: str) -> Tree:
-    found = {p: b for p, b in blobs(commit).items() if p.split("/")[0] in OWN}
-    return Tree(dict(zip(found, contents(list(found.values())), strict=True)))
+    Raises SystemExit for a commit whose code makes no locks.
+    """
+    if not blobs(commit).keys() & DIGESTS:
+        raise SystemExit(
+            f"{commit[:7]}: found no code that makes locks, wanted one of {sorted(DIGESTS)}. Replay "
+            "fewer commits; LOG.md has the table of earlier ones."
+        )
+    packed = git("archive", commit, *PACKAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as files:
+            files.extractall(folder, filter="data")
+        done = subprocess.run(
+            [sys.executable, "-c", LOCKS],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": folder},
+            input=json.dumps(cells(commit)),
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+    return dict(json.loads(done.stdout))
 
 
 def cells(commit: str) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -79,8 +115,8 @@ def by_file(commit: str) -> dict[str, str]:
     dag, held = yaml(commit, "dvc.yaml")["stages"], blobs(commit)
     found = {}
     if "plan.yaml" not in held:
-        locks = {name: f"code/{cell['code']}.lock" for name, (_, cell) in cells(commit).items()}
-        return {name: held[path] for name, path in locks.items()}
+        read = {name: files for name, (_, files) in locks(commit).items()}
+        return {name: repr([(x, held[x]) for x in own]) for name, own in read.items()}
     for name, (group, cell) in cells(commit).items():
         deps = []
         for dep in dag[group]["do"]["deps"]:
@@ -95,9 +131,7 @@ def by_file(commit: str) -> dict[str, str]:
 @cache
 def by_digest(commit: str) -> dict[str, str]:
     """What the code of each cell does, by the cell's name."""
-    variants = {one.name: one for one in (of(*cell) for cell in cells(commit).values())}
-    made = digest.codes(tree(commit), variants.values())
-    return {name: made[of(*cell).name].text() for name, cell in cells(commit).items()}
+    return {name: lock for name, (lock, _) in locks(commit).items()}
 
 
 def main() -> None:
