@@ -80,8 +80,8 @@ def locks(commit: str) -> dict[str, tuple[str, list[str]]]:
     """
     if not blobs(commit).keys() & DIGESTS:
         raise SystemExit(
-            f"{commit[:7]}: found no code that makes locks, wanted one of {sorted(DIGESTS)}. Replay "
-            "fewer commits; LOG.md has the table of earlier ones."
+            f"{commit[:7]}: found no code that makes locks, wanted one of {sorted(DIGESTS)}. "
+            "Replay fewer commits; LOG.md has the table of earlier ones."
         )
     packed = git("archive", commit, *PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
