@@ -62,6 +62,7 @@ def tables(folder, stage):
     return cell
 
 
+@pytest.mark.slow
 def test_a_local_teacher_is_audited_without_git_or_dvc_and_nothing_is_repeated(full, folder):
     student = str(full.cell("base", 0, "policy") / "checkpoint")
     careful = full.plan()["cells"]["teach"]
@@ -136,6 +137,7 @@ def test_what_a_teacher_does_not_read_is_told_before_anything_is_sampled_and_on_
     assert "<script>alert" not in source
 
 
+@pytest.mark.slow
 def test_a_prompt_that_a_template_refuses_stops_the_audit_before_anything_is_asked(chat):
     templated.tokenizer(templated.GEMMA).save_pretrained(chat / "teacher")
     with Pure().running() as server:

@@ -70,6 +70,7 @@ def test_a_checkpoint_is_evaluated_with_a_task_of_our_own(tmp_path):
     assert accuracy * 6 == round(accuracy * 6)
 
 
+@pytest.mark.slow
 @installed
 def test_an_unknown_task_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--tasks: \['nosuch'\] are unknown"):

@@ -102,6 +102,7 @@ def test_in_transformers_and_peft(pair):
     assert own(pair[0]) != own(pair[1])
 
 
+@pytest.mark.slow
 @pytest.mark.services
 def test_in_vllm(pair):
     asked = json.dumps([str(pair[0]), str(pair[1]), ASKED])

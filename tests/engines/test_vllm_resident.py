@@ -71,6 +71,7 @@ def taught(folder, resident):  # noqa: F811
     return answers, counts
 
 
+@pytest.mark.slow
 def test_a_second_stage_finds_the_engine_loaded_and_its_cache_empty(
     folder,  # noqa: F811
     lender,

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -47,10 +46,9 @@ class Stage:
         for out in self.project.locked()[self.name]["outs"]:
             path = self.project.folder / out["path"]
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        _, *rest = shlex.split(self.command)
         with self.log.open("w") as log:
             return subprocess.Popen(
-                [sys.executable, *rest],
+                shlex.split(self.command),
                 cwd=self.project.folder,
                 env=self.project.environment(),
                 stderr=log,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from pipeline.core.errors import UserError
 from pipeline.data import tables
 from pipeline.engines import hf
-from pipeline.plan import blocks, expand, experiment
+from pipeline.plan import expand, experiment
 from pipeline.processes import fork_server
 from pipeline.training import launcher, process_group
 from pipeline.training.optimizer import save_none
@@ -257,7 +257,7 @@ def test_the_number_of_processes_is_part_of_no_cell_and_of_no_arm():
     def plans(**processes):
         changed = json.loads(json.dumps(values))
         changed["train"] |= processes
-        return expand.expand(blocks.Experiment.model_validate_json(json.dumps(changed)))
+        return expand.expand(experiment.of(changed, "params.yaml"))
 
     assert plans() == plans(processes=2)
     values["arms"]["omniopd"] = {"train": {"processes": 2}}

@@ -646,18 +646,9 @@ def installed(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{packages}")
 
 
-# an engine takes 20 s to start, so not slow are only the two most unlike in ends and characters
-QUICK = ("qwen3",)
-
-
+@pytest.mark.slow  # an engine takes 20 s to start
 @pytest.mark.services
-@pytest.mark.parametrize(
-    "layout",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in (*LAYOUTS, "smollm2")
-    ],
-)
+@pytest.mark.parametrize("layout", [*LAYOUTS, "smollm2"])
 def test_vllm_ends_where_transformers_ends(layout, tmp_path, installed, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if layout == "smollm2":

@@ -232,6 +232,7 @@ def test_the_check_shows_what_the_teacher_reads_and_warns_before_it_asks(tmp_pat
     assert "It may be used." in verdict  # warnings stop nothing
 
 
+@pytest.mark.slow
 def test_that_a_template_refuses_a_system_role_is_a_warning_of_the_check(tmp_path):
     shown, _, verdict = checked(tmp_path, GEMMA, "prefill").partition("teacher api (other stub-1")
     assert "<start_of_turn>user\nCount from 1 to 40" in shown
