@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pipeline import tasks
 from pipeline.config import params
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.stage import cells
 from pipeline.tasks import contamination
 
@@ -97,9 +97,9 @@ def main() -> None:
     p = cells.params("prepare", args.cell, PrepareParams)
     with (
         cells.running("prepare", args) as run,
-        tables.growing(args.out / "prompts.parquet", tables.PROMPTS) as add,
+        tables.growing(args.out / "prompts.parquet", schemas.PROMPTS) as add,
     ):
-        for table in tables.parts(prepare(p.prepare, run.counts), tables.PROMPTS):
+        for table in tables.parts(prepare(p.prepare, run.counts), schemas.PROMPTS):
             add(table)
             run.rows_out += table.num_rows
 

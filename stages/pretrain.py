@@ -16,7 +16,7 @@ from pipeline import tasks
 from pipeline.config import params, params_file
 from pipeline.core import seeds
 from pipeline.core.errors import too_long
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
 from pipeline.stage import cells, resume
@@ -155,7 +155,7 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
 
 
 def _held_out(path: Path) -> set[str]:
-    parts = tables.stream(path, tables.PROMPTS, ["prompt", "split"])
+    parts = tables.stream(path, schemas.PROMPTS, ["prompt", "split"])
     return {row["prompt"] for x in parts for row in x.to_pylist() if row["split"] != "train"}
 
 

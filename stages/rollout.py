@@ -20,7 +20,7 @@ from pipeline import tasks
 from pipeline.config import params, params_file
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, Spool, integers
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.chat import prerendered
 from pipeline.engines.torch_setup import start
@@ -62,7 +62,7 @@ def rollout(
         counts |= gaps(sampled_B, _column(exact_B, 0))
         counts |= _forks_elsewhere(policy, sampled_B, _column(exact_B, 1))
     rows = _described(policy, asked, contexts_B, found_B, exact_B, p, counts)
-    return tables.parts(rows, tables.ROLLOUTS)
+    return tables.parts(rows, schemas.ROLLOUTS)
 
 
 def _column(exact_B: Spool, column: int) -> Iterator[np.ndarray]:
@@ -235,7 +235,7 @@ def _imported(
     from pipeline.training import external_rollouts
 
     batch_tokens = params_file.runtime().batch_tokens
-    with tables.writer(args.out / "rollouts.parquet", tables.ROLLOUTS) as out:
+    with tables.writer(args.out / "rollouts.parquet", schemas.ROLLOUTS) as out:
         for table in external_rollouts.tables_of(
             p.prepare, policy, asked, batch_tokens, run.counts
         ):
@@ -265,7 +265,7 @@ def main() -> None:
             _imported(policy, asked, p, args, run)
             return
         run.rows_in, tokens = len(asked), 0
-        with tables.growing(args.out / "rollouts.parquet", tables.ROLLOUTS) as add:
+        with tables.growing(args.out / "rollouts.parquet", schemas.ROLLOUTS) as add:
             how = (runtime.batch_tokens, run.counts, kept, sampled)
             for table in rollout(policy, asked, p, *how):
                 add(table)

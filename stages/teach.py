@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline import teachers
 from pipeline.config import params, params_file
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
@@ -126,7 +126,7 @@ def _table(
                 "token_ids": answer.token_ids,
             }
         )
-    return pa.Table.from_pylist(rows, schema=tables.ANSWERS)
+    return pa.Table.from_pylist(rows, schema=schemas.ANSWERS)
 
 
 def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
@@ -209,7 +209,7 @@ def main() -> None:
         judging, used, read = judge(args, p, store), 0, 0
         judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for
         asked = _asked(judging.teacher, args, p)
-        with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
+        with tables.writer(args.out / "answers.parquet", schemas.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
             size = BLOCK[params_file.free("teach", Untracked).transport]
             lead = _lead(judging.teacher, args.tokenizer.parent)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.config import params
 from pipeline.core.errors import UserError
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import decode_after, encode_after
 from pipeline.engines.chat import chat, prerendered
 from pipeline.stage import cells
@@ -256,7 +256,7 @@ def _table(
         theirs = x.row.values.get("logprobs")
         if theirs is not None:
             gaps.add(theirs, line["logprobs"])
-    return pa.Table.from_pylist(lines, schema=tables.ROLLOUTS)
+    return pa.Table.from_pylist(lines, schema=schemas.ROLLOUTS)
 
 
 def _line(

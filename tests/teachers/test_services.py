@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import teachers
 from pipeline.config import params
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.budget import Budget
@@ -105,7 +105,7 @@ def ask(project):
 
 
 def answers(project, arm):
-    return tables.read(project.cell(arm, 1, "teach") / "answers.parquet", tables.ANSWERS)
+    return tables.read(project.cell(arm, 1, "teach") / "answers.parquet", schemas.ANSWERS)
 
 
 def check_answers(project, arm):

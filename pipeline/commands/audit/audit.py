@@ -24,7 +24,7 @@ from pipeline.config import params
 from pipeline.config.params import METHOD
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.plan import blocks, expand, experiment, rounds
 from pipeline.processes import subprocesses
 from pipeline.runner import preflight
@@ -115,7 +115,8 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
         settings[METHOD]["rollout"] = {"imported": o.prompts.name}
     ((_, own),) = arms[METHOD]["seed-0"].items()
     rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
-    reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()
+    ends = tables.read(rollouts, schemas.ROLLOUTS, ["finish_reason"])
+    reasons = ends["finish_reason"].to_pylist()
     teacher = file.teachers["audited"]
     price = None if isinstance(teacher, params.LocalTeacher) else teacher.price
     return page.html(
@@ -128,7 +129,7 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
             chunk_tokens=o.chunk_tokens,
             prompts=o.count,
             responses=len(reasons),
-            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", tables.FORKS),
+            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", schemas.FORKS),
             cut=reasons.count("length") / max(len(reasons), 1),
             calibration=summary.rows(summary.gather(arms, settings)),
             teach=run_json("teach", own["teach"]),
