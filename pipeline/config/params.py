@@ -406,7 +406,7 @@ class Rollout(Params):
     prompts_per_round: Count
     samples_per_prompt: Count
     max_new_tokens: Count
-    temperature: NonNegative  # 0 is refused with its reason, by pipeline/plan/trainable.py
+    temperature: NonNegative  # 0 is refused with its reason, by pipeline/plan/checks/trainable.py
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Annotated[int, Field(ge=0)]  # 0 is off
 

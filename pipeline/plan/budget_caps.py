@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.params import METHOD, LocalTeacher
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.validate import refuse
+from pipeline.plan.checks.validate import refuse
 
 PRICED = ("teacher_output_tokens", "usd")  # resources that only a taught arm uses
 

@@ -15,7 +15,8 @@ from pipeline.core.chosen import file_of
 from pipeline.core.errors import UserError
 from pipeline.plan import budget_caps, step_cells
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.rounds import Round, dump, engined, method, sandboxed
+from pipeline.plan.resolved import dump, engined, method, sandboxed
+from pipeline.plan.rounds import Round
 from pipeline.stage import cells
 
 GROUPS = (  # in data-flow order; a key is a hash of the group, too

@@ -25,7 +25,7 @@ from pipeline.config.params import METHOD
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
-from pipeline.plan import blocks, expand, experiment, rounds
+from pipeline.plan import blocks, expand, experiment, resolved
 from pipeline.processes import subprocesses
 from pipeline.runner import preflight
 from pipeline.runner.dag import dag_files, plan_files
@@ -110,7 +110,7 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
     from pipeline.stage.run_records import folder, run_json
 
     arms = found["cells"]["arms"]
-    settings = {METHOD: rounds.method(file.arm(METHOD))}
+    settings = {METHOD: resolved.method(file.arm(METHOD))}
     if o.imported:  # they were sampled elsewhere, by settings that nobody told us
         settings[METHOD]["rollout"] = {"imported": o.prompts.name}
     ((_, own),) = arms[METHOD]["seed-0"].items()

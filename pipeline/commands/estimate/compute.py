@@ -14,8 +14,9 @@ from pipeline.commands.estimate import footprint
 from pipeline.commands.estimate.estimate import DATA, problem_tokens
 from pipeline.commands.estimate.footprint import Cost, Parts, Rows, Training
 from pipeline.config import params
-from pipeline.plan import budget_caps, choices, expand, model_shapes, step_cells
+from pipeline.plan import budget_caps, expand, model_shapes, step_cells
 from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.checks import choices
 from pipeline.plan.model_shapes import Size
 from pipeline.runner import retention
 from pipeline.stage.run_records import rounds
