@@ -113,7 +113,7 @@ def _checkpoint(folder: Path) -> None:
         "import sys, torch; from pathlib import Path;"
         "from pipeline.engines import char_tokenizer as characters, hf;"
         "from pipeline.training.optimizer import save_none;"
-        "from pipeline.config.params import LlamaInit;"
+        "from pipeline.config.models import LlamaInit;"
         "torch.manual_seed(0); torch.set_num_threads(1); t = characters.tokenizer(sys.argv[2]);"
         "i = LlamaInit(kind='llama', hidden=16, layers=1, heads=2, mlp=32);"
         "m = characters.llama(i, t, 2048); f = Path(sys.argv[1]);"

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import tasks
 from pipeline.config import params, params_file
+from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, integers
 from pipeline.data import prompts, schemas, tables
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateParams(params.Params):
-    prepare: params.Prepare
+    prepare: Prepare
     split: str
     problems: params.Count
     samples: params.Count

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline.config import params, params_file
+from pipeline.config.method import Forks
 from pipeline.core import seeds
 from pipeline.data import schemas, tables
 from pipeline.data.text import characters, decode, starts
@@ -32,7 +33,7 @@ READ = ["rollout_id", "prompt_token_ids", "token_ids", "entropies", "text", "fin
 Row = dict[str, Any]
 
 
-class ForksParams(params.Forks):
+class ForksParams(Forks):
     continuations: int = 4  # of embedding-variance alone
     seed: int
     round: params.Count

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pipeline import tasks
 from pipeline.config import params
+from pipeline.config.problems import Prepare, TaskPrepare
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.stage import cells
@@ -24,12 +25,10 @@ PATIENCE = 100_000  # repeats in a row after which a generator counts as exhaust
 
 
 class PrepareParams(params.Params):
-    prepare: params.Prepare
+    prepare: Prepare
 
 
-def prepare(
-    p: params.TaskPrepare, counts: dict[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
+def prepare(p: TaskPrepare, counts: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Distinct problems: test first, then dev, then train, so that a larger pool keeps them.
 
     `counts` gets how many were left out as repeats and leaks, and how many test problems the

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import params, params_file
+from pipeline.config.method import Prior
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Spool, integers
 from pipeline.core.errors import UserError
@@ -28,7 +29,7 @@ CHUNK = [*PLACE, "length"]
 TOKENS = ["prompt_token_ids", "token_ids"]
 
 
-class PriorParams(params.Prior):
+class PriorParams(Prior):
     samples: params.Count  # N
     seed: int
     round: params.Count

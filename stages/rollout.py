@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from pipeline import tasks
 from pipeline.config import params, params_file
+from pipeline.config.method import Rollout
+from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, Spool, integers
 from pipeline.data import prompts, schemas, tables
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.engines.vllm.engine import Sampled
 
 
-class RolloutParams(params.Rollout):
-    prepare: params.Prepare
+class RolloutParams(Rollout):
+    prepare: Prepare
     seed: int
     round: params.Count
 

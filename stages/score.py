@@ -16,6 +16,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pipeline.config import params
+from pipeline.config.method import Score
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Spool
 from pipeline.core.errors import UserError
@@ -35,7 +36,7 @@ IDS = "token_ids"  # column of answers, and here of forks, for a metric of token
 Answers = dict[tuple[str, int], list[dict[str, Any]]]  # of each fork, by sample
 
 
-class ScoreParams(params.Score):
+class ScoreParams(Score):
     within: Literal["round", "prompt"] = "round"  # of shuffled scores alone
     max_unseen: params.Share = 0.05  # of metrics that may be blind to a text
     teacher: str

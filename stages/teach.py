@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pipeline import teachers
 from pipeline.config import params, params_file
+from pipeline.config.teachers import LocalTeacher, Teacher
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.judgments.schema import Judgment
@@ -186,18 +187,16 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     return judging.teacher.counts
 
 
-def _config(p: TeachParams) -> params.Teacher:
+def _config(p: TeachParams) -> Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
     free = params_file.untracked("teachers").get(p.teacher, {})
     if p.kind == "local":
         stays = free.get("resident")
-        return params.LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
+        return LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
     fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
     if p.kind != "openai_compatible":
         del fixed["provider"], fixed["tokenizer"]
-    return params_file.parsed(
-        f"teachers.{p.teacher}", TypeAdapter(params.Teacher), {**free, **fixed}
-    )
+    return params_file.parsed(f"teachers.{p.teacher}", TypeAdapter(Teacher), {**free, **fixed})
 
 
 @cells.entry

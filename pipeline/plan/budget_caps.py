@@ -7,7 +7,8 @@ round really takes is less, and is counted in its tables (pipeline/training/budg
 
 from typing import Any
 
-from pipeline.config.params import METHOD, LocalTeacher
+from pipeline.config.params import METHOD
+from pipeline.config.teachers import LocalTeacher
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.checks.validate import refuse
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipeline.config import params
+from pipeline.config.problems import TaskPrepare
 from pipeline.method.similarity import PARTIAL
 from pipeline.plan.blocks import Settings
 
@@ -32,7 +33,7 @@ def tracked(settings: Settings, block: str) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
 
 
-def sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
+def sandboxed(stage: str, prepare: TaskPrepare) -> str:
     """Group of a stage that grades."""
     return f"{stage}-sandbox" if prepare.sandboxed else stage
 

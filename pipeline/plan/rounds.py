@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from pipeline.config import params
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core import extensions
 from pipeline.core.chosen import file_of
 from pipeline.method.similarity import OF_IDS
@@ -163,14 +163,14 @@ class Round:
     def teacher(self, name: str) -> str:
         """Folder of a local teacher."""
         teacher = self.plan.experiment.teachers[name]
-        assert isinstance(teacher, params.LocalTeacher)
+        assert isinstance(teacher, LocalTeacher)
         seed = self.where["seed"]
         return self.plan.model(teacher.model, self.settings, seed, self.prompts)
 
     def _teach_params(self, name: str) -> dict[str, Any]:
         teacher = self.plan.experiment.teachers[name]
         who: dict[str, Any] = {"teacher": name, "kind": teacher.kind}
-        if not isinstance(teacher, params.LocalTeacher):
+        if not isinstance(teacher, LocalTeacher):
             who |= {field: getattr(teacher, field) for field in FIXED}
             who = {field: value for field, value in who.items() if value is not None}
         elif teacher.engine != "hf":  # another engine continues otherwise from the same seed

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config.params import Price
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 

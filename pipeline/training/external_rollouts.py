@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline.config import params
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import decode_after, encode_after
@@ -53,7 +53,7 @@ class Response(NamedTuple):
 
 
 def tables_of(
-    prepare: params.TaskPrepare,
+    prepare: TaskPrepare,
     policy: "Policy",
     asked: Sequence[prompts.Prompt],
     batch_tokens: int,

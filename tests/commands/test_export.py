@@ -20,7 +20,7 @@ from pipeline.commands.app import app
 from pipeline.commands.exports import card, trl, trl_loss
 from pipeline.commands.exports.source import Source, find
 from pipeline.commands.exports.trained import trained
-from pipeline.config.params import Lora
+from pipeline.config.method import Lora
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.engines.hf import Frozen, load, save

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config.params import ProblemSet
+from pipeline.config.problems import ProblemSet
 from pipeline.core.errors import UserError
 from pipeline.data import content_hash, schemas
 from pipeline.tasks import load, math, problem_files, prompts

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pipeline.commands.app import app
 from pipeline.commands.audit import audit_params
 from pipeline.config import params, params_file
+from pipeline.config.problems import Prepare
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.engines.hf import save
@@ -346,7 +347,7 @@ def params_of():
     from pydantic import TypeAdapter
 
     class Prepared(params.Params):
-        prepare: params.Prepare
+        prepare: Prepare
 
     return TypeAdapter(Prepared)
 

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.commands.estimate import estimate
-from pipeline.config.params import Price
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.plan import budget_caps, expand

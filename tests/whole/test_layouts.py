@@ -22,7 +22,7 @@ from transformers.utils import chat_template_utils
 
 import stages.train
 from pipeline.commands.exports import card
-from pipeline.config.params import Habits, HubInit
+from pipeline.config.models import Habits, HubInit
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data import text as texts

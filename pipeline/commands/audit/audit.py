@@ -20,8 +20,8 @@ from pipeline.code_digest import locks, variants
 from pipeline.commands.audit.audit_params import Options, fitted, settings
 from pipeline.commands.describe import as_yaml
 from pipeline.commands.exports import source
-from pipeline.config import params
 from pipeline.config.params import METHOD
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
@@ -118,7 +118,7 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
     ends = tables.read(rollouts, schemas.ROLLOUTS, ["finish_reason"])
     reasons = ends["finish_reason"].to_pylist()
     teacher = file.teachers["audited"]
-    price = None if isinstance(teacher, params.LocalTeacher) else teacher.price
+    price = None if isinstance(teacher, LocalTeacher) else teacher.price
     return page.html(
         page.Audited(
             student=o.student,

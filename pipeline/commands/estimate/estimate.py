@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import teachers
-from pipeline.config.params import Hosted, LocalTeacher
+from pipeline.config.teachers import Hosted, LocalTeacher
 from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.plan import budget_caps

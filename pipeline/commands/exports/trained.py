@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.commands.exports.source import Source
-from pipeline.config import params
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
@@ -104,5 +104,5 @@ def _cut(source: Source) -> budget_matching.Cut | None:
         read = tables.stream(rollouts, schemas.ROLLOUTS)
         return budget_matching.cut(budget_matching.by_rollouts(read, only_right=False), cap, match)
     answers = source.root / "data/teach" / source.cell("train")["answers"] / "answers.parquet"
-    price = params.Price.model_validate(p["price"]) if p.get("price") else None
+    price = Price.model_validate(p["price"]) if p.get("price") else None
     return budget_matching.cut(budget_matching.teacher_tokens(rollouts, answers, price), cap, match)

@@ -4,6 +4,8 @@ Each check raises UserError with the key, the value found, the value wanted and 
 """
 
 from pipeline.config import params
+from pipeline.config.models import ModelInit
+from pipeline.config.teachers import Hosted, LocalTeacher
 from pipeline.plan import model_shapes
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.checks.choices import white_box
@@ -100,13 +102,13 @@ def _models(file: Experiment, where: str, arm: Settings) -> None:
     named = {"experiment.student": file.experiment.student}
     for name in arm.teach.teachers:
         teacher = file.teachers[name]
-        if isinstance(teacher, params.LocalTeacher):
+        if isinstance(teacher, LocalTeacher):
             named[f"teachers.{name}.model"] = teacher.model
     for name, model in models.items():
-        if isinstance(model.init, params.ModelInit):
+        if isinstance(model.init, ModelInit):
             named[f"pretrain.models.{name}.init.name"] = model.init.name
             start = models.get(model.init.name)
-            if start and isinstance(start.init, params.ModelInit):
+            if start and isinstance(start.init, ModelInit):
                 refuse(
                     f"pretrain.models.{name}.init.name",
                     model.init.name,
@@ -129,7 +131,7 @@ def _contexts(file: Experiment, where: str, arm: Settings) -> None:
         readers[f"{where}evaluate.max_new_tokens"] = (longest, file.experiment.student)
     for name in arm.teach.teachers:
         teacher = file.teachers[name]
-        if isinstance(teacher, params.LocalTeacher):
+        if isinstance(teacher, LocalTeacher):
             readers[f"{where}rollout.max_new_tokens, teacher {name}"] = (most, teacher.model)
     for key, (tokens, model) in readers.items():
         known = model_shapes.context(file.pretrain.models, model)
@@ -158,7 +160,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
         refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
     for teacher in listed:
         config = file.teachers[teacher]
-        if not isinstance(config, params.LocalTeacher):
+        if not isinstance(config, LocalTeacher):
             _hosted(f"teachers.{teacher}", config, arm)
         reads_logits = white_box(arm.train.objective) or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
@@ -170,7 +172,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
             )
 
 
-def _hosted(key: str, config: params.Hosted, arm: Settings) -> None:
+def _hosted(key: str, config: Hosted, arm: Settings) -> None:
     """What would stop the arm only after it has trained and sampled."""
     can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
     named = config.kind != "openai_compatible" or config.provider == "openai"

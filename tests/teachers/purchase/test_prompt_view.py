@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import teachers
-from pipeline.config.params import LocalTeacher, OpenAICompatibleTeacher, Runtime
+from pipeline.config.params import Runtime
+from pipeline.config.teachers import LocalTeacher, OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.teachers import protocol
