@@ -181,9 +181,9 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     """What engine vllm found in its prefix cache, if this run asked it anything."""
     if p.kind != "local":
         return {}
-    from pipeline.teachers.providers.local import LocalTeacher
+    from pipeline.teachers.providers import local
 
-    assert isinstance(judging.teacher, LocalTeacher)
+    assert isinstance(judging.teacher, local.LocalTeacher)
     return judging.teacher.counts
 
 
