@@ -14,7 +14,7 @@ def checkpoint(scratch: Path) -> Path:
     """The packaged weights, dequantised, as a checkpoint of ours."""
     import torch
 
-    from pipeline.config.params import GgufInit
+    from pipeline.config.models import GgufInit
     from pipeline.engines.hf import save
     from pipeline.engines.pretrained import from_gguf
 

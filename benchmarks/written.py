@@ -14,7 +14,7 @@ import pyarrow as pa
 from ruamel.yaml import YAML
 
 from pipeline.code_digest import locks, variants
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.plan import expand
 from pipeline.plan.experiment import load
 from tests.locked import put
@@ -50,14 +50,14 @@ def project(folder: Path, responses: int) -> None:
     put(folder, {"cells": cells})
     locks.write(variants.of_plan({"cells": cells}), folder)
     _checkpoint(data / "pretrain")
-    tables.write(_prompts(responses // SAMPLES), data / "prepare/prompts.parquet", tables.PROMPTS)
+    tables.write(_prompts(responses // SAMPLES), data / "prepare/prompts.parquet", schemas.PROMPTS)
     names = (("rollout", "rollouts"), ("forks", "forks"), ("teach", "answers"))
     names += (("score", "scores"), ("prior", "targets"))
-    schemas = (tables.ROLLOUTS, tables.FORKS, tables.ANSWERS, tables.SCORES, tables.TARGETS)
+    declared = (schemas.ROLLOUTS, schemas.FORKS, schemas.ANSWERS, schemas.SCORES, schemas.TARGETS)
     paths = [data / stage / f"{name}.parquet" for stage, name in names]
-    _written(paths, schemas, responses, size=min(responses, tables.ROWS_PER_GROUP))
+    _written(paths, declared, responses, size=min(responses, tables.ROWS_PER_GROUP))
     evals = _evals(responses // SAMPLES)
-    tables.write(evals, data / "evaluate/evals.parquet", tables.EVALS)
+    tables.write(evals, data / "evaluate/evals.parquet", schemas.EVALS)
     _linked(folder, cells)
 
 
@@ -113,7 +113,7 @@ def _checkpoint(folder: Path) -> None:
         "import sys, torch; from pathlib import Path;"
         "from pipeline.engines import char_tokenizer as characters, hf;"
         "from pipeline.training.optimizer import save_none;"
-        "from pipeline.config.params import LlamaInit;"
+        "from pipeline.config.models import LlamaInit;"
         "torch.manual_seed(0); torch.set_num_threads(1); t = characters.tokenizer(sys.argv[2]);"
         "i = LlamaInit(kind='llama', hidden=16, layers=1, heads=2, mlp=32);"
         "m = characters.llama(i, t, 2048); f = Path(sys.argv[1]);"
@@ -135,15 +135,15 @@ def _prompts(count: int) -> pa.Table:
         "prompt": texts,
         "answer": ["843"] * count,
     }
-    return pa.table(columns, schema=tables.PROMPTS)
+    return pa.table(columns, schema=schemas.PROMPTS)
 
 
-def _written(paths: list[Path], schemas: tuple[pa.Schema, ...], responses: int, size: int) -> None:
+def _written(paths: list[Path], declared: tuple[pa.Schema, ...], responses: int, size: int) -> None:
     """Rollouts, forks, answers, scores and targets, a row group of responses at a time."""
     with ExitStack() as stack:
         writers = [
             stack.enter_context(tables.writer(path, schema))
-            for path, schema in zip(paths, schemas, strict=True)
+            for path, schema in zip(paths, declared, strict=True)
         ]
         for first in range(0, responses, size):
             for writer, table in zip(writers, _tables(first, size), strict=True):
@@ -174,7 +174,7 @@ def _tables(first: int, size: int) -> Iterator[pa.Table]:
         "finish_reason": ["length"] * size,
         "reward": pa.array(draw.integers(0, 2, size).astype(np.float32)),
     }
-    yield pa.table(rollouts, schema=tables.ROLLOUTS)
+    yield pa.table(rollouts, schema=schemas.ROLLOUTS)
     places = [(i, fork, 60 * fork + 20) for i in range(size) for fork in range(FORKS)]
     fork_names = [names[i] for i, *_ in places]
     positions = pa.array([position for *_, position in places], pa.int32())
@@ -188,7 +188,7 @@ def _tables(first: int, size: int) -> Iterator[pa.Table]:
         "chunk_text": [texts[i][at : at + CHUNK] for i, _, at in places],
         "ended": [False] * len(places),
     }
-    yield pa.table(columns, schema=tables.FORKS)
+    yield pa.table(columns, schema=schemas.FORKS)
     yield from _evidence(fork_names, positions, columns["chunk_text"], draw)
 
 
@@ -226,11 +226,11 @@ def _evidence(
             draw.integers(2, 12, count * CHUNK, dtype=np.int32),
         ),
     }
-    yield pa.table(answers, schema=tables.ANSWERS)
+    yield pa.table(answers, schema=schemas.ANSWERS)
     similar = draw.random(count)
     scores = {name: answers[name] for name in ("rollout_id", "position", "sample", "teacher")}
     scores |= {"metric": ["edit"] * count, "similarity": similar}
-    yield pa.table(scores, schema=tables.SCORES)
+    yield pa.table(scores, schema=schemas.SCORES)
     k = similar.reshape(-1, ANSWERS).sum(1)
     targets = {
         "rollout_id": names,
@@ -242,7 +242,7 @@ def _evidence(
         "pi_hat": (k + 0.5) / (ANSWERS + 1),
         "posterior_sd": np.full(len(names), 0.2),
     }
-    yield pa.table(targets, schema=tables.TARGETS)
+    yield pa.table(targets, schema=schemas.TARGETS)
 
 
 def _evals(problems: int) -> pa.Table:
@@ -262,4 +262,4 @@ def _evals(problems: int) -> pa.Table:
         "finish_reason": ["length"] * count,
         "tokens": pa.array([LENGTHS[1]] * count, pa.int32()),
     }
-    return pa.table(columns, schema=tables.EVALS)
+    return pa.table(columns, schema=schemas.EVALS)

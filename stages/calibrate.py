@@ -15,7 +15,7 @@ from pipeline.calibration.measures import Measured
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
 from pipeline.config import params
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.stage import cells
 
@@ -69,9 +69,9 @@ def main() -> None:
         for row in rows:
             if warns(row):
                 cells.log.warning(f"calibrate, teacher {p.teacher}: {row['note']}")
-        table = pa.Table.from_pylist(rows, schema=tables.CALIBRATION)
-        tables.write(table, args.out / "calibration.parquet", tables.CALIBRATION)
-        run.rows_in, run.rows_out = tables.rows(args.forks, tables.FORKS), len(rows)
+        table = pa.Table.from_pylist(rows, schema=schemas.CALIBRATION)
+        tables.write(table, args.out / "calibration.parquet", schemas.CALIBRATION)
+        run.rows_in, run.rows_out = tables.rows(args.forks, schemas.FORKS), len(rows)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from pipeline import tasks
 from pipeline.config import params, params_file
+from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, integers
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.chat import prerendered
 from pipeline.engines.torch_setup import start
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateParams(params.Params):
-    prepare: params.Prepare
+    prepare: Prepare
     split: str
     problems: params.Count
     samples: params.Count
@@ -67,7 +68,7 @@ def evaluate(
         how = (sampler, p.max_new_tokens, batch_tokens)
         found_B = _generate(policy, names, contexts_B, how, decoding, kept)
         rows = _graded(policy, asked, found_B, p, decoding, samples, counts)
-        yield from tables.parts(rows, tables.EVALS)
+        yield from tables.parts(rows, schemas.EVALS)
 
 
 def _names(asked: Sequence[prompts.Prompt], samples: int, i: int) -> tuple[str | int, ...]:
@@ -156,7 +157,7 @@ def main() -> None:
         run.rows_in, tokens = len(asked), 0
         with (
             opened(args.policy / "checkpoint", p.engine, runtime) as policy,
-            tables.growing(args.out / "evals.parquet", tables.EVALS) as add,
+            tables.growing(args.out / "evals.parquet", schemas.EVALS) as add,
         ):
             for table in evaluate(policy, asked, p, runtime.batch_tokens, run.counts, kept):
                 add(table)

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline.config import params, params_file
+from pipeline.config.method import Forks
 from pipeline.core import seeds
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.data.text import characters, decode, starts
 from pipeline.engines import checkpoints
 from pipeline.method import schedulers
@@ -32,7 +33,7 @@ READ = ["rollout_id", "prompt_token_ids", "token_ids", "entropies", "text", "fin
 Row = dict[str, Any]
 
 
-class ForksParams(params.Forks):
+class ForksParams(Forks):
     continuations: int = 4  # of embedding-variance alone
     seed: int
     round: params.Count
@@ -49,7 +50,7 @@ def forks(
         for row, positions in zip(rows, starts, strict=True)
         for fork in _forks(row, positions, tokenizer, p)
     ]
-    return pa.Table.from_pylist(found, schema=tables.FORKS)
+    return pa.Table.from_pylist(found, schema=schemas.FORKS)
 
 
 def _prefix(tokenizer: Tokenizer, rollout: Row, end: int) -> str:
@@ -155,12 +156,12 @@ def main() -> None:
     p = cells.params("forks", args.cell, ForksParams)
     with cells.running("forks", args) as run:
         tokenizer, student = checkpoints.tokenizer(args.tokenizer), _student(args)
-        run.rows_in = tables.rows(args.rollouts, tables.ROLLOUTS)
+        run.rows_in = tables.rows(args.rollouts, schemas.ROLLOUTS)
         with (
             tqdm(total=run.rows_in, desc="forks", disable=None) as progress,
-            tables.growing(args.out / "forks.parquet", tables.FORKS) as add,
+            tables.growing(args.out / "forks.parquet", schemas.FORKS) as add,
         ):
-            for rollouts in tables.stream(args.rollouts, tables.ROLLOUTS, READ, BLOCK):
+            for rollouts in tables.stream(args.rollouts, schemas.ROLLOUTS, READ, BLOCK):
                 found = forks(rollouts, tokenizer, p, student)
                 add(found)
                 progress.update(rollouts.num_rows)

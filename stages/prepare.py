@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from pipeline import tasks
 from pipeline.config import params
+from pipeline.config.problems import Prepare, TaskPrepare
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.stage import cells
 from pipeline.tasks import contamination
 
@@ -24,12 +25,10 @@ PATIENCE = 100_000  # repeats in a row after which a generator counts as exhaust
 
 
 class PrepareParams(params.Params):
-    prepare: params.Prepare
+    prepare: Prepare
 
 
-def prepare(
-    p: params.TaskPrepare, counts: dict[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
+def prepare(p: TaskPrepare, counts: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Distinct problems: test first, then dev, then train, so that a larger pool keeps them.
 
     `counts` gets how many were left out as repeats and leaks, and how many test problems the
@@ -97,9 +96,9 @@ def main() -> None:
     p = cells.params("prepare", args.cell, PrepareParams)
     with (
         cells.running("prepare", args) as run,
-        tables.growing(args.out / "prompts.parquet", tables.PROMPTS) as add,
+        tables.growing(args.out / "prompts.parquet", schemas.PROMPTS) as add,
     ):
-        for table in tables.parts(prepare(p.prepare, run.counts), tables.PROMPTS):
+        for table in tables.parts(prepare(p.prepare, run.counts), schemas.PROMPTS):
             add(table)
             run.rows_out += table.num_rows
 

@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 from pipeline import tasks
 from pipeline.config import params, params_file
+from pipeline.config.models import GgufInit, HubInit, LlamaInit, ModelInit, PretrainModel
+from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.errors import too_long
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
 from pipeline.stage import cells, resume
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 
 class PretrainParams(params.Params):
-    model: params.PretrainModel
-    prepare: params.Prepare
+    model: PretrainModel
+    prepare: Prepare
     seed: int
 
 
@@ -130,23 +132,23 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
     import torch
 
     match p.model.init:
-        case params.LlamaInit() as init:
+        case LlamaInit() as init:
             from pipeline.engines import char_tokenizer
 
             torch.manual_seed(seeds.number("init", p.seed))
             tokenizer = char_tokenizer.tokenizer(tasks.load(p.prepare).alphabet())
             return char_tokenizer.llama(init, tokenizer), tokenizer
-        case params.GgufInit() as init:
+        case GgufInit() as init:
             from pipeline.engines import pretrained
 
             return pretrained.from_gguf(init)
-        case params.HubInit() as init:
+        case HubInit() as init:
             from pipeline.engines import pretrained
 
             # 32 billion weights in float32 are 131 GB: those that nothing is added to need not be
             coarse = p.model.dtype if p.model.steps == 0 else "float32"
             return pretrained.from_hub(init, getattr(torch, coarse))
-        case params.ModelInit():
+        case ModelInit():
             from pipeline.engines.hf import load
 
             assert start_folder is not None  # group pretrain-more always names one
@@ -155,7 +157,7 @@ def initial(p: PretrainParams, start_folder: Path | None) -> tuple[Any, Any]:
 
 
 def _held_out(path: Path) -> set[str]:
-    parts = tables.stream(path, tables.PROMPTS, ["prompt", "split"])
+    parts = tables.stream(path, schemas.PROMPTS, ["prompt", "split"])
     return {row["prompt"] for x in parts for row in x.to_pylist() if row["split"] != "train"}
 
 

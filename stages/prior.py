@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import params, params_file
+from pipeline.config.method import Prior
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Spool, integers
 from pipeline.core.errors import UserError
-from pipeline.data import aligned, tables
+from pipeline.data import aligned, schemas, tables
 from pipeline.method.posterior import pi_bar, posterior
 from pipeline.stage import cells
 
@@ -28,7 +29,7 @@ CHUNK = [*PLACE, "length"]
 TOKENS = ["prompt_token_ids", "token_ids"]
 
 
-class PriorParams(params.Prior):
+class PriorParams(Prior):
     samples: params.Count  # N
     seed: int
     round: params.Count
@@ -110,7 +111,7 @@ def _table(
         "pi_hat": hat,
         "posterior_sd": sd,
     }
-    return pa.table(columns, schema=tables.TARGETS)
+    return pa.table(columns, schema=schemas.TARGETS)
 
 
 def by_teacher(args: argparse.Namespace) -> Spool:
@@ -126,9 +127,9 @@ def by_teacher(args: argparse.Namespace) -> Spool:
 
     vocabulary = Tokenizer.from_file(str(args.tokenizer)).get_vocab()
     teacher = white_box(args.teacher / "checkpoint", vocabulary, runtime.device)
-    total, index = tables.rows(args.rollouts, tables.ROLLOUTS), 0
+    total, index = tables.rows(args.rollouts, schemas.ROLLOUTS), 0
     tokens, found = Spool(total), Spool(total)
-    for group in tables.stream(args.rollouts, tables.ROLLOUTS, TOKENS):
+    for group in tables.stream(args.rollouts, schemas.ROLLOUTS, TOKENS):
         for pair in zip(*(group[name] for name in TOKENS), strict=True):
             tokens.add(index, tuple(ids.values.to_numpy() for ids in pair))
             index += 1
@@ -141,7 +142,7 @@ def by_teacher(args: argparse.Namespace) -> Spool:
 def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray:
     """pi_bar of every fork (F,): by the rollouts' own log-probabilities, or by those in `of`."""
     columns = ["rollout_id"] if of else ["rollout_id", "logprobs"]
-    side = aligned.Side(args.forks, tables.FORKS, "rollouts", CHUNK)
+    side = aligned.Side(args.forks, schemas.FORKS, "rollouts", CHUNK)
     found, first = [np.zeros(0)], 0
     for rollouts in aligned.responses(args.rollouts, columns):
         if of:
@@ -155,9 +156,9 @@ def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray
 
 def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
     """k_sem of every fork (F,)."""
-    side = aligned.Side(scores, tables.SCORES, "forks", [*PLACE, "sample", "similarity"])
+    side = aligned.Side(scores, schemas.SCORES, "forks", [*PLACE, "sample", "similarity"])
     found = [np.zeros(0)]
-    for forks in aligned.blocks(args.forks, tables.FORKS, PLACE):
+    for forks in aligned.blocks(args.forks, schemas.FORKS, PLACE):
         found.append(k_sem(forks, side.of(forks["rollout_id"]), samples))
     side.end()
     return np.concatenate(found)
@@ -165,7 +166,7 @@ def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
 
 def _controlled(args: argparse.Namespace, name: str) -> np.ndarray:
     """A column of the controlled arm's targets."""
-    groups = tables.stream(args.controlled, tables.TARGETS, [name])
+    groups = tables.stream(args.controlled, schemas.TARGETS, [name])
     return np.concatenate([np.zeros(0), *(group[name].to_numpy() for group in groups)])
 
 
@@ -209,7 +210,7 @@ def prior(args: argparse.Namespace, p: PriorParams) -> Iterator[pa.Table]:
     """The targets of the cell's source by row groups; in memory 16 bytes a fork."""
     bar = _confidence(args)
     found, first = _evidence(args, p, bar), 0
-    for forks in tables.stream(args.forks, tables.FORKS, CHUNK):
+    for forks in tables.stream(args.forks, schemas.FORKS, CHUNK):
         here = slice(first, first + len(forks))
         yield _targets(forks, p, found[here], bar[here])
         first += len(forks)
@@ -222,7 +223,7 @@ def main() -> None:
     p = cells.params("prior", args.cell, PriorParams)
     with (
         cells.running("prior", args) as run,
-        tables.growing(args.out / "targets.parquet", tables.TARGETS) as add,
+        tables.growing(args.out / "targets.parquet", schemas.TARGETS) as add,
     ):
         for found in prior(args, p):
             add(found)

@@ -19,7 +19,7 @@ from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
 from pipeline.config import params
 from pipeline.core import verified
-from pipeline.data import aligned, tables
+from pipeline.data import aligned, schemas, tables
 from pipeline.report import calibration_picture, charts, cost_chart, dvc_views, markdown, no_effect
 from pipeline.report.page import gather
 from pipeline.stage import cells
@@ -54,9 +54,9 @@ def entropies(arms: Arms) -> tuple[Histogram, Histogram, Histogram]:
     everywhere, forks, places = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS // 2)
     for rollout, fork in forks_of.items():
         path = folder("forks", fork) / "forks.parquet"
-        side = aligned.Side(path, tables.FORKS, "rollouts", ["rollout_id", "position", "entropy"])
+        side = aligned.Side(path, schemas.FORKS, "rollouts", ["rollout_id", "position", "entropy"])
         own = folder("rollout", rollout) / "rollouts.parquet"
-        for group in tables.stream(own, tables.ROLLOUTS, ["rollout_id", "entropies"]):
+        for group in tables.stream(own, schemas.ROLLOUTS, ["rollout_id", "entropies"]):
             everywhere += _count(pc.list_flatten(group["entropies"]), edges)
             counts = pc.list_value_length(group["entropies"]).to_pylist()
             lengths = dict(zip(group["rollout_id"].to_pylist(), counts, strict=True))
@@ -75,7 +75,7 @@ def similarities(arms: Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     for arm, _, _, own in rounds(arms):
         for stage in (name for name in own if name.startswith("score")):
             path = folder(stage, own[stage]) / "scores.parquet"
-            for group in tables.stream(path, tables.SCORES):
+            for group in tables.stream(path, schemas.SCORES):
                 values = group["similarity"].to_numpy()
                 counts, total = found.get(arm, (np.zeros(BINS // 2), 0.0))
                 found[arm] = (counts + _count(values, edges), total + float(values.sum()))
@@ -91,7 +91,7 @@ def weights(arms: Arms) -> dict[str, np.ndarray]:
     for arm, _, _, own in rounds(arms):
         if "prior" in own:
             path = folder("prior", own["prior"]) / "targets.parquet"
-            for group in tables.stream(path, tables.TARGETS):
+            for group in tables.stream(path, schemas.TARGETS):
                 bar, hat = group["pi_bar"].to_numpy(), group["pi_hat"].to_numpy()
                 found[arm] = found.get(arm, 0) + np.histogram2d(bar, hat, [edges, edges])[0]
     return found

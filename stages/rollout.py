@@ -18,9 +18,11 @@ import pyarrow as pa
 
 from pipeline import tasks
 from pipeline.config import params, params_file
+from pipeline.config.method import Rollout
+from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, Spool, integers
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.chat import prerendered
 from pipeline.engines.torch_setup import start
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.engines.vllm.engine import Sampled
 
 
-class RolloutParams(params.Rollout):
-    prepare: params.Prepare
+class RolloutParams(Rollout):
+    prepare: Prepare
     seed: int
     round: params.Count
 
@@ -62,7 +64,7 @@ def rollout(
         counts |= gaps(sampled_B, _column(exact_B, 0))
         counts |= _forks_elsewhere(policy, sampled_B, _column(exact_B, 1))
     rows = _described(policy, asked, contexts_B, found_B, exact_B, p, counts)
-    return tables.parts(rows, tables.ROLLOUTS)
+    return tables.parts(rows, schemas.ROLLOUTS)
 
 
 def _column(exact_B: Spool, column: int) -> Iterator[np.ndarray]:
@@ -235,7 +237,7 @@ def _imported(
     from pipeline.training import external_rollouts
 
     batch_tokens = params_file.runtime().batch_tokens
-    with tables.writer(args.out / "rollouts.parquet", tables.ROLLOUTS) as out:
+    with tables.writer(args.out / "rollouts.parquet", schemas.ROLLOUTS) as out:
         for table in external_rollouts.tables_of(
             p.prepare, policy, asked, batch_tokens, run.counts
         ):
@@ -265,7 +267,7 @@ def main() -> None:
             _imported(policy, asked, p, args, run)
             return
         run.rows_in, tokens = len(asked), 0
-        with tables.growing(args.out / "rollouts.parquet", tables.ROLLOUTS) as add:
+        with tables.growing(args.out / "rollouts.parquet", schemas.ROLLOUTS) as add:
             how = (runtime.batch_tokens, run.counts, kept, sampled)
             for table in rollout(policy, asked, p, *how):
                 add(table)

@@ -16,10 +16,11 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pipeline.config import params
+from pipeline.config.method import Score
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Spool
 from pipeline.core.errors import UserError
-from pipeline.data import aligned, tables
+from pipeline.data import aligned, schemas, tables
 from pipeline.data.text import chunk
 from pipeline.method import similarity
 from pipeline.method.similarity import Pair
@@ -35,7 +36,7 @@ IDS = "token_ids"  # column of answers, and here of forks, for a metric of token
 Answers = dict[tuple[str, int], list[dict[str, Any]]]  # of each fork, by sample
 
 
-class ScoreParams(params.Score):
+class ScoreParams(Score):
     within: Literal["round", "prompt"] = "round"  # of shuffled scores alone
     max_unseen: params.Share = 0.05  # of metrics that may be blind to a text
     teacher: str
@@ -170,14 +171,14 @@ def table(forks: pa.Table, found: np.ndarray, p: ScoreParams) -> pa.Table:
         pa.repeat(p.metric, count),
         found.reshape(-1),
     ]
-    return pa.Table.from_arrays([pa.array(c) for c in columns], schema=tables.SCORES)
+    return pa.Table.from_arrays([pa.array(c) for c in columns], schema=schemas.SCORES)
 
 
 def scored(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
     """The scores of the cell's source, a row group of forks at a time."""
     match p.source:
         case "zero":
-            for forks in tables.stream(args.forks, tables.FORKS, PLACE):
+            for forks in tables.stream(args.forks, schemas.FORKS, PLACE):
                 yield table(forks, np.zeros((len(forks), p.samples)), p)
         case "shuffled":
             yield from _shuffled(args, p, run)
@@ -197,15 +198,15 @@ def _tokenizer(args: argparse.Namespace) -> Tokenizer | None:
 def _forks(args: argparse.Namespace, tokenizer: Tokenizer | None) -> Iterator[pa.Table]:
     """The forks, a row group at a time; with a tokenizer, with the ids of their chunks."""
     if tokenizer is None:
-        yield from aligned.blocks(args.forks, tables.FORKS, CHUNK)
+        yield from aligned.blocks(args.forks, schemas.FORKS, CHUNK)
         return
-    side = aligned.Side(args.forks, tables.FORKS, "rollouts", [*CHUNK, "length"])
+    side = aligned.Side(args.forks, schemas.FORKS, "rollouts", [*CHUNK, "length"])
     for rollouts in aligned.responses(args.rollouts, ["rollout_id", IDS, "finish_reason"]):
         forks = side.of(rollouts["rollout_id"])
         written = {row["rollout_id"]: row for row in rollouts.to_pylist()}
         places = ((written[fork["rollout_id"]], fork) for fork in forks.to_pylist())
         ids = [chunk(tokenizer, *place) for place in places]
-        yield forks.append_column(IDS, pa.array(ids, tables.ANSWERS.field(IDS).type))
+        yield forks.append_column(IDS, pa.array(ids, schemas.ANSWERS.field(IDS).type))
     side.end()
 
 
@@ -214,7 +215,7 @@ def _compared(
 ) -> Iterator[tuple[pa.Table, Answers, np.ndarray]]:
     """Forks, their answers, and the similarities (F, N) of the two, a row group at a time."""
     columns = ANSWER if tokenizer is None else [*ANSWER, IDS]
-    answers, unseen, texts = aligned.Side(args.answers, tables.ANSWERS, "forks", columns), 0, 0
+    answers, unseen, texts = aligned.Side(args.answers, schemas.ANSWERS, "forks", columns), 0, 0
     for forks in _forks(args, tokenizer):
         own = by_fork(forks, answers.of(forks["rollout_id"]), p.samples)
         yield forks, own, similarities(forks, own, p, tokenizer)
@@ -229,7 +230,7 @@ def _compared(
 
 def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
     """With a look at whether they can teach anything: in memory 8 bytes a fork and the probes."""
-    total = tables.rows(args.forks, tables.FORKS)
+    total = tables.rows(args.forks, schemas.FORKS)
     probes = set(_probes(total))
     answers: Answers = {}
     k_sems, first, tokenizer = [], 0, _tokenizer(args)
@@ -251,7 +252,7 @@ def _prompts(rollouts: Path, wanted: set[str]) -> dict[str, str]:
     """prompt_id of the responses `wanted`."""
     return {
         name: prompt
-        for group in tables.stream(rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"])
+        for group in tables.stream(rollouts, schemas.ROLLOUTS, ["rollout_id", "prompt_id"])
         for name, prompt in zip(*(group[x].to_pylist() for x in group.column_names), strict=True)
         if name in wanted
     }
@@ -259,7 +260,7 @@ def _prompts(rollouts: Path, wanted: set[str]) -> dict[str, str]:
 
 def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
     """The same in another order. The similarities wait on disk: in memory 40 bytes a fork."""
-    total = tables.rows(args.forks, tables.FORKS)
+    total = tables.rows(args.forks, schemas.FORKS)
     kept, groups = Spool(total), np.zeros(total, np.int64)
     first = 0
     for forks, _, found in _compared(args, p, run, _tokenizer(args)):
@@ -270,7 +271,7 @@ def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Itera
         groups = _groups(args, total)
     order = shuffled(np.arange(total), groups, seeds.generator(p.seed, "shuffled-scores", p.round))
     first = 0
-    for forks in tables.stream(args.forks, tables.FORKS, PLACE):
+    for forks in tables.stream(args.forks, schemas.FORKS, PLACE):
         moved = [kept[i][0] for i in order[first : first + len(forks)].tolist()]
         first += len(forks)
         yield table(forks, np.reshape(moved, (-1, p.samples)), p)
@@ -279,8 +280,8 @@ def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Itera
 def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
     """A number for each fork, equal where the prompt is."""
     prompts: dict[str, int] = {}
-    rollouts = tables.stream(args.rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"])
-    forks = aligned.Side(args.forks, tables.FORKS, "rollouts", ["rollout_id"])
+    rollouts = tables.stream(args.rollouts, schemas.ROLLOUTS, ["rollout_id", "prompt_id"])
+    forks = aligned.Side(args.forks, schemas.FORKS, "rollouts", ["rollout_id"])
     found, first = np.zeros(total, np.int64), 0
     for group in rollouts:
         names, own = (group[x].to_pylist() for x in group.column_names)
@@ -298,12 +299,12 @@ def main() -> None:
     p = cells.params("score", args.cell, ScoreParams)
     with (
         cells.running("score", args) as run,
-        tables.growing(args.out / "scores.parquet", tables.SCORES) as add,
+        tables.growing(args.out / "scores.parquet", schemas.SCORES) as add,
     ):
         for found in scored(args, p, run):
             add(found)
             run.rows_out += len(found)
-        run.rows_in = tables.rows(args.forks, tables.FORKS)
+        run.rows_in = tables.rows(args.forks, schemas.FORKS)
 
 
 if __name__ == "__main__":

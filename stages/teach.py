@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from pipeline import teachers
 from pipeline.config import params, params_file
-from pipeline.data import tables
+from pipeline.config.teachers import LocalTeacher, Teacher
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
@@ -126,7 +127,7 @@ def _table(
                 "token_ids": answer.token_ids,
             }
         )
-    return pa.Table.from_pylist(rows, schema=tables.ANSWERS)
+    return pa.Table.from_pylist(rows, schema=schemas.ANSWERS)
 
 
 def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
@@ -180,24 +181,22 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     """What engine vllm found in its prefix cache, if this run asked it anything."""
     if p.kind != "local":
         return {}
-    from pipeline.teachers.providers.local import LocalTeacher
+    from pipeline.teachers.providers import local
 
-    assert isinstance(judging.teacher, LocalTeacher)
+    assert isinstance(judging.teacher, local.LocalTeacher)
     return judging.teacher.counts
 
 
-def _config(p: TeachParams) -> params.Teacher:
+def _config(p: TeachParams) -> Teacher:
     """What the cell fixes of the teacher, and from params.yaml how to reach it."""
     free = params_file.untracked("teachers").get(p.teacher, {})
     if p.kind == "local":
         stays = free.get("resident")
-        return params.LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
+        return LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
     fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
     if p.kind != "openai_compatible":
         del fixed["provider"], fixed["tokenizer"]
-    return params_file.parsed(
-        f"teachers.{p.teacher}", TypeAdapter(params.Teacher), {**free, **fixed}
-    )
+    return params_file.parsed(f"teachers.{p.teacher}", TypeAdapter(Teacher), {**free, **fixed})
 
 
 @cells.entry
@@ -209,7 +208,7 @@ def main() -> None:
         judging, used, read = judge(args, p, store), 0, 0
         judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for
         asked = _asked(judging.teacher, args, p)
-        with tables.writer(args.out / "answers.parquet", tables.ANSWERS) as out:
+        with tables.writer(args.out / "answers.parquet", schemas.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
             size = BLOCK[params_file.free("teach", Untracked).transport]
             lead = _lead(judging.teacher, args.tokenizer.parent)

@@ -21,6 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.config import params, params_file
+from pipeline.config.method import Baseline, Lora
+from pipeline.config.teachers import Price
 from pipeline.core import extensions
 from pipeline.core.chosen import chosen, file_of
 from pipeline.core.errors import UserError, too_long
@@ -53,18 +55,18 @@ class TrainParams(params.Params):
     correction: str = "none"  # omniopd
     answers: params.Count = 1  # imitate-forks
     jsd_beta: params.Share = 0.5  # gkd
-    baseline: params.Baseline = "none"  # omniopd
+    baseline: Baseline = "none"  # omniopd
     metric: str = ""  # of baseline teacher-agreement
     samples: params.Count = 1  # N, of the same
     anchor: str = "outside"  # objectives with an anchor
-    lora: params.Lora | None = None
+    lora: Lora | None = None
     moment_bits: Literal[8] | None = None
     seed: int
     round: params.Count
     prompts_per_round: params.Count  # sft: which slice of the pool
     match: params.Resource | None = None  # the resource that the round's evidence is cut by
     cap: params.Positive | None = None  # of it, a round
-    price: params.Price | None = None  # of the teacher, where the resource is usd
+    price: Price | None = None  # of the teacher, where the resource is usd
 
 
 class Work(NamedTuple):

@@ -2,18 +2,19 @@
 
 from pipeline import teachers
 from pipeline.config import params
+from pipeline.config.teachers import OpenAICompatibleTeacher, Price
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.buyer import Judging, Wanted
 from pipeline.teachers.purchase.requests import Response
 
-PRICE = params.Price(input=1e6, output=1e6)  # a dollar a token
+PRICE = Price(input=1e6, output=1e6)  # a dollar a token
 MESSAGES = [{"role": "user", "content": "Add 8 and 5."}]
 
 
 def loaded(url, mode="prefill", path="/v1", **more):
     found = {"kind": "openai_compatible", "model": "stub-1", "base_url": f"{url}{path}", **more}
-    config = params.OpenAICompatibleTeacher(**{"concurrency": 1, "tries": 3, **found})
+    config = OpenAICompatibleTeacher(**{"concurrency": 1, "tries": 3, **found})
     asked = protocol.Asked(mode, 1.0, "live", params.Runtime())
     return teachers.load(config, "it", asked, None, None)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models
 
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.plan import expand
 from pipeline.plan.experiment import load
 from tests.locked import lock
@@ -159,7 +159,7 @@ def _rollouts(folder: Path, key: str, owner: str, round_: int) -> list[dict[str,
                 "reward": float(draw.random() < 0.4),
             }
         )
-    _write(folder, "rollout", key, "rollouts", rows, tables.ROLLOUTS)
+    _write(folder, "rollout", key, "rollouts", rows, schemas.ROLLOUTS)
     return rows
 
 
@@ -178,7 +178,7 @@ def _forks(folder: Path, key: str, owner: str, rollouts: list[dict[str, Any]]) -
         for i, row in enumerate(rollouts)
         for fork, position in enumerate((1, 5) if i else ())
     ]
-    _write(folder, "forks", key, "forks", rows, tables.FORKS)
+    _write(folder, "forks", key, "forks", rows, schemas.FORKS)
     return rows
 
 
@@ -201,7 +201,7 @@ def _answers(folder: Path, key: str, forks: list[Any], teacher: str) -> None:
         for fork in forks
         for sample in range(N)
     ]
-    _write(folder, "teach", key, "answers", rows, tables.ANSWERS)
+    _write(folder, "teach", key, "answers", rows, schemas.ANSWERS)
 
 
 def _scores(folder: Path, key: str, forks: list[Any], arm: str, teacher: str) -> None:
@@ -219,7 +219,7 @@ def _scores(folder: Path, key: str, forks: list[Any], arm: str, teacher: str) ->
         for fork in forks
         for sample in range(N)
     ]
-    _write(folder, "score", key, "scores", rows, tables.SCORES)
+    _write(folder, "score", key, "scores", rows, schemas.SCORES)
 
 
 def _targets(folder: Path, key: str, forks: list[Any], cells: dict[str, str]) -> None:
@@ -236,7 +236,7 @@ def _targets(folder: Path, key: str, forks: list[Any], cells: dict[str, str]) ->
         }
         for fork in forks
     ]
-    _write(folder, "prior", key, "targets", rows, tables.TARGETS)
+    _write(folder, "prior", key, "targets", rows, schemas.TARGETS)
 
 
 def _evaluation(folder: Path, cells: dict[str, str], arm: str, round_: int) -> None:
@@ -257,4 +257,4 @@ def _evaluation(folder: Path, cells: dict[str, str], arm: str, round_: int) -> N
         for sample in range(samples)
     ]
     cells["evaluate"] = f"c{arm}{round_}evaluate"
-    _write(folder, "evaluate", cells["evaluate"], "evals", rows, tables.EVALS)
+    _write(folder, "evaluate", cells["evaluate"], "evals", rows, schemas.EVALS)

@@ -8,6 +8,7 @@ from collections import Counter
 
 from pipeline import teachers
 from pipeline.config import params
+from pipeline.config.teachers import AnthropicTeacher, GoogleTeacher, OpenAICompatibleTeacher
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.buyer import Judging, Wanted
@@ -114,13 +115,11 @@ def config(provider, url, **more):
     match provider:
         case "openai":
             common["base_url"] = f"{url}/v1"
-            return params.OpenAICompatibleTeacher(
-                kind="openai_compatible", provider="openai", **common
-            )
+            return OpenAICompatibleTeacher(kind="openai_compatible", provider="openai", **common)
         case "anthropic":
-            return params.AnthropicTeacher(kind="anthropic", **common)
+            return AnthropicTeacher(kind="anthropic", **common)
         case _:
-            return params.GoogleTeacher(kind="google", **common)
+            return GoogleTeacher(kind="google", **common)
 
 
 def judging(provider, url, store, tmp_path, samples=1, transport="live", mode=None, **more):

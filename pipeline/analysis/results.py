@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from pipeline.analysis import bootstrap
 from pipeline.analysis.costs import cost
 from pipeline.config import params
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.stage.run_records import Arms, Row, folder, rounds
 
-GRADES = [name for name in tables.EVALS.names if name != "response"]
+GRADES = [name for name in schemas.EVALS.names if name != "response"]
 NAMED = get_args(params.Named)  # arms that omniopd is compared with
 
 
@@ -24,7 +24,7 @@ class Evals:
         self.arms = arms
         self.tables = {
             (arm, seed, round_): tables.read(
-                folder("evaluate", cells["evaluate"]) / "evals.parquet", tables.EVALS, GRADES
+                folder("evaluate", cells["evaluate"]) / "evals.parquet", schemas.EVALS, GRADES
             )
             for arm, seed, round_, cells in rounds(arms)
             if "evaluate" in cells
@@ -209,7 +209,7 @@ def curves(evals: Evals) -> list[Row]:
         if "rollout" not in cells:
             continue
         path = folder("rollout", cells["rollout"]) / "rollouts.parquet"
-        table = tables.read(path, tables.ROLLOUTS, ["prompt_id", "reward"])
+        table = tables.read(path, schemas.ROLLOUTS, ["prompt_id", "reward"])
         if table["reward"].null_count:
             continue
         graded = bootstrap.graded(table["prompt_id"].to_pylist(), table["reward"].to_pylist())

@@ -1,6 +1,6 @@
 """What a teacher's answers can tell the student, measured on answers already bought.
 
-Quantities of tables.CALIBRATION. Similarity is that of the student's chunk with a continuation;
+Quantities of schemas.CALIBRATION. Similarity is that of the student's chunk with a continuation;
 both are cut to `chunk_tokens` student tokens. n counts forks unless it says otherwise.
 
     own                     with the fork's own continuations: k_sem / N
@@ -48,7 +48,7 @@ that begin with the same tokens were written in the same state. Where none does,
 from typing import Any, NamedTuple
 
 FLAT = 0.03  # contrast below which a metric can hardly teach
-Row = dict[str, Any]  # of tables.CALIBRATION
+Row = dict[str, Any]  # of schemas.CALIBRATION
 
 
 class Text(NamedTuple):

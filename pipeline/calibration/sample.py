@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from pipeline.calibration import Text
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.data.text import chunk, decode, whole
 
 TOGETHER = 2  # responses to one prompt that are taken at a time, so that they can be compared
@@ -82,12 +82,12 @@ def _counted(rollouts: Path, forks: Path) -> Iterator[Counted]:
     """Responses with forks, in the order of the rollouts."""
     places = (
         name
-        for group in tables.stream(forks, tables.FORKS, ["rollout_id"])
+        for group in tables.stream(forks, schemas.FORKS, ["rollout_id"])
         for name in group["rollout_id"].to_pylist()
     )
     counts = itertools.groupby(places)
     pending = next(counts, None)
-    for group in tables.stream(rollouts, tables.ROLLOUTS, ["rollout_id", "prompt_id"]):
+    for group in tables.stream(rollouts, schemas.ROLLOUTS, ["rollout_id", "prompt_id"]):
         for row in group.to_pylist():
             if pending is not None and pending[0] == row["rollout_id"]:
                 yield Counted(row["prompt_id"], row["rollout_id"], sum(1 for _ in pending[1]))
@@ -108,14 +108,14 @@ def read(
     """
     rollouts, forks, answers = paths
     written: dict[str, list[dict[str, Any]]] = {}
-    for row in _only(rollouts, tables.ROLLOUTS, "prompt_id", set(chosen.values()), OF_ROLLOUTS):
+    for row in _only(rollouts, schemas.ROLLOUTS, "prompt_id", set(chosen.values()), OF_ROLLOUTS):
         arrays = {name: np.asarray(row[name], np.float32) for name in ("logprobs", "entropies")}
         written.setdefault(row["prompt_id"], []).append(row | arrays)
     audited: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-    for row in _only(forks, tables.FORKS, "rollout_id", set(chosen), tables.FORKS.names):
+    for row in _only(forks, schemas.FORKS, "rollout_id", set(chosen), schemas.FORKS.names):
         audited[row["rollout_id"]].append(row)
     said: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in _only(answers, tables.ANSWERS, "rollout_id", set(chosen), OF_ANSWERS):
+    for row in _only(answers, schemas.ANSWERS, "rollout_id", set(chosen), OF_ANSWERS):
         said.setdefault((row["rollout_id"], row["position"]), []).append(row)
     return [
         Response(

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from pipeline.calibration import Row, warns
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.stage.run_records import Arms, folder, rounds
 
 COLUMNS = {  # of results.md, by quantity
@@ -63,7 +63,7 @@ def gather(arms: Arms, settings: dict[str, Any]) -> list[Calibrated]:
                 continue
             if key not in found:
                 path = folder(stage, key) / "calibration.parquet"
-                table = tables.read(path, tables.CALIBRATION).to_pylist()
+                table = tables.read(path, schemas.CALIBRATION).to_pylist()
                 teacher = stage.partition("-")[2] or settings[arm]["teach"]["teacher"]
                 found[key] = Calibrated([], seed, round_, teacher, table)
             found[key].arms.append(arm)

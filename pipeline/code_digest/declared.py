@@ -3,7 +3,10 @@
 # the one place that loads a module by a name that is data: chosen(package, module, symbol)
 CHOICE = ("pipeline.core.chosen", "chosen")
 # modules whose classes are blocks of params.yaml: of a cell every key of them is resolved
-BLOCKS = ("pipeline.config.params",)
+BLOCKS = (
+    *("pipeline.config.params", "pipeline.config.method", "pipeline.config.models"),
+    *("pipeline.config.problems", "pipeline.config.teachers"),
+)
 HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
 # Modules of which a variant loads some in place of others: the axis, and the values with which
 # they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a

@@ -12,7 +12,7 @@ from pipeline import teachers
 from pipeline.commands.estimate import compute_table
 from pipeline.commands.estimate import estimate as costs
 from pipeline.commands.estimate.compute import Experimental
-from pipeline.config import params
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import UserError
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Entry, Store, url
@@ -104,7 +104,7 @@ def _asking(
 
     def hosted(key: str) -> bool:
         _, cell = costs.asked(plan, key)[0]
-        return not isinstance(file.teachers[cell["params"]["teacher"]], params.LocalTeacher)
+        return not isinstance(file.teachers[cell["params"]["teacher"]], LocalTeacher)
 
     return {stage: key for stage, key in found.items() if hosted(key)}
 
@@ -138,7 +138,7 @@ def _teacher(name: str | None) -> tuple[blocks.Experiment, Hosted]:
     config = file.teachers.get(name)
     if config is None:
         raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}. Name one.")
-    if isinstance(config, params.LocalTeacher):
+    if isinstance(config, LocalTeacher):
         raise UserError(
             f"teachers.{name} is a local checkpoint: it continues its own input, costs nothing, "
             "and needs no check. `omniopd audit` shows what it reads."

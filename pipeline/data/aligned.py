@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 
 ROWS = 128  # responses whose tokens stand as Python lists at a time
 
@@ -34,7 +34,7 @@ def blocks(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> I
 
 def responses(path: Path, columns: list[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
     """The rollouts, so many at a time."""
-    yield from tables.stream(path, tables.ROLLOUTS, columns, rows)
+    yield from tables.stream(path, schemas.ROLLOUTS, columns, rows)
 
 
 class Side:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.disk_rows import Each, Row, Spool, letters, text
 from pipeline.core.errors import UserError, too_long
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 
 
 class Prompt(NamedTuple):
@@ -27,7 +27,7 @@ def read(path: Path, split: str, start: int = 0, count: int | None = None) -> Se
     Raises UserError if too few.
     """
     found, seen = Spool(), 0
-    for part in tables.stream(path, tables.PROMPTS):
+    for part in tables.stream(path, schemas.PROMPTS):
         for row in part.filter(pc.equal(part["split"], split)).to_pylist():
             if seen >= start and (count is None or seen < start + count):
                 found.add(len(found), tuple(letters(row[name]) for name in Prompt._fields))

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.config.params import Lora
+from pipeline.config.method import Lora
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints
 from pipeline.engines.chat import chat

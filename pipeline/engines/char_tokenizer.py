@@ -5,7 +5,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.config.params import LLAMA_CONTEXT, LlamaInit
+from pipeline.config.models import LLAMA_CONTEXT, LlamaInit
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 

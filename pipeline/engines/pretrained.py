@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from pipeline.config.params import GgufInit, HubInit
+from pipeline.config.models import GgufInit, HubInit
 from pipeline.core.errors import UserError
 from pipeline.engines import adapters, checkpoints
 from pipeline.engines.chat import chat

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.core.errors import UserError
 from pipeline.data import tables
-from pipeline.data.tables import column
+from pipeline.data.schemas import column
 from pipeline.judgments import database
 from pipeline.judgments.retries import RESTORE
 from pipeline.judgments.schema import (

@@ -8,7 +8,8 @@ default that hangs on what was fetched before would change results silently.
 import json
 from pathlib import Path
 
-from pipeline.config import params
+from pipeline.config.method import Lora, Train
+from pipeline.config.models import GgufInit, HubInit, LlamaInit, ModelInit, Shape
 from pipeline.core.errors import UserError
 from pipeline.plan import model_shapes
 from pipeline.plan.model_shapes import Models
@@ -16,11 +17,11 @@ from pipeline.plan.model_shapes import Models
 ABOVE = 500_000_000  # parameters
 # rank and alpha as TRL's ModelConfig has them (1.16); every linear layer, as QLoRA found to be
 # needed to match training every weight (arXiv 2305.14314)
-DEFAULT = params.Lora(rank=16, alpha=32.0, targets="all-linear")
+DEFAULT = Lora(rank=16, alpha=32.0, targets="all-linear")
 CHARACTERS = 1000  # more than any task's own vocabulary has
 
 
-def resolved(train: params.Train, models: Models, student: str) -> params.Train:
+def resolved(train: Train, models: Models, student: str) -> Train:
     """With `lora` an adapter's settings, or None to train every weight. Raises UserError."""
     match train.lora:
         case "none":
@@ -32,10 +33,10 @@ def resolved(train: params.Train, models: Models, student: str) -> params.Train:
     return train.model_copy(update={"lora": adapter})
 
 
-def line(train: params.Train, models: Models, said: bool, student: str) -> str:
+def line(train: Train, models: Models, said: bool, student: str) -> str:
     """How an arm with a resolved `train` trains, and why; `said`: params say it."""
     adapter, how = train.lora, "every weight is trained"
-    if isinstance(adapter, params.Lora):
+    if isinstance(adapter, Lora):
         layers = adapter.targets if isinstance(adapter.targets, str) else ", ".join(adapter.targets)
         how = f"an adapter is trained, rank {adapter.rank}, alpha {adapter.alpha:g}, {layers}"
     count = parameters(student, models)
@@ -67,22 +68,22 @@ def parameters(name: str, models: Models) -> int | None:
     return None if shape is None else model_shapes.Size(shape, 4, "").weights
 
 
-def _shape(name: str, models: Models) -> params.Shape | None:
+def _shape(name: str, models: Models) -> Shape | None:
     if models[name].shape is not None:
         return models[name].shape
     match models[name].init:
-        case params.ModelInit(name=start):
+        case ModelInit(name=start):
             return _shape(start, models) if start in models else None
-        case params.LlamaInit() as init:
+        case LlamaInit() as init:
             values = (*(init.layers, init.hidden), 1, 1, init.hidden, init.mlp, CHARACTERS, True)
-        case params.GgufInit(file=known) if known in model_shapes.TABLE:
+        case GgufInit(file=known) if known in model_shapes.TABLE:
             values = model_shapes.TABLE[known]
-        case params.HubInit(name=known) if (Path(known) / "config.json").is_file():
+        case HubInit(name=known) if (Path(known) / "config.json").is_file():
             return model_shapes.of_config(
                 json.loads((Path(known) / "config.json").read_text(encoding="utf-8"))
             )
-        case params.HubInit(name=known) if known in model_shapes.TABLE:
+        case HubInit(name=known) if known in model_shapes.TABLE:
             values = model_shapes.TABLE[known]
         case _:
             return None
-    return params.Shape.model_validate(dict(zip(params.Shape.model_fields, values, strict=True)))
+    return Shape.model_validate(dict(zip(Shape.model_fields, values, strict=True)))

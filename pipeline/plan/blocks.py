@@ -11,7 +11,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pipeline.config import params
+from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach, Train
+from pipeline.config.models import Pretrain
 from pipeline.config.params import METHOD, Params
+from pipeline.config.problems import Prepare
+from pipeline.config.teachers import Teacher
 from pipeline.core.errors import UserError
 from pipeline.plan import adapter_default
 
@@ -23,16 +27,16 @@ M = TypeVar("M", bound=Params)
 class Settings(Params):
     """What one arm runs with: the base blocks with the arm's overrides applied."""
 
-    prepare: params.Prepare
-    pretrain: params.Pretrain
-    rollout: params.Rollout
-    forks: params.Forks
-    teach: params.Teach
-    score: params.Score
-    prior: params.Prior
-    calibrate: params.Calibrate = params.Calibrate()
-    train: params.Train
-    evaluate: params.Evaluate
+    prepare: Prepare
+    pretrain: Pretrain
+    rollout: Rollout
+    forks: Forks
+    teach: Teach
+    score: Score
+    prior: Prior
+    calibrate: Calibrate = Calibrate()
+    train: Train
+    evaluate: Evaluate
 
 
 class Experiment(Settings):
@@ -41,7 +45,7 @@ class Experiment(Settings):
     experiment: params.Experiment
     runtime: params.Runtime = params.Runtime()
     arms: dict[params.Name, dict[str, Any]]
-    teachers: dict[params.Name, params.Teacher]
+    teachers: dict[params.Name, Teacher]
 
     def arm(self, name: str) -> Settings:
         """The settings of arm `name`. Raises UserError where they are none."""

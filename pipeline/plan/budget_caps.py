@@ -7,9 +7,10 @@ round really takes is less, and is counted in its tables (pipeline/training/budg
 
 from typing import Any
 
-from pipeline.config.params import METHOD, LocalTeacher
+from pipeline.config.params import METHOD
+from pipeline.config.teachers import LocalTeacher
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.validate import refuse
+from pipeline.plan.checks.validate import refuse
 
 PRICED = ("teacher_output_tokens", "usd")  # resources that only a taught arm uses
 

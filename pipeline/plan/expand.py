@@ -9,13 +9,15 @@ import graphlib
 from typing import Any
 
 from pipeline.code_digest import variants
-from pipeline.config import params
+from pipeline.config.models import LlamaInit, ModelInit
 from pipeline.config.params import METHOD
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.chosen import file_of
 from pipeline.core.errors import UserError
 from pipeline.plan import budget_caps, step_cells
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.rounds import Round, dump, engined, method, sandboxed
+from pipeline.plan.resolved import dump, engined, method, sandboxed
+from pipeline.plan.rounds import Round
 from pipeline.stage import cells
 
 GROUPS = (  # in data-flow order; a key is a hash of the group, too
@@ -226,7 +228,7 @@ class Plan:
         self.base(settings, seed, prompts, base)
         return prompts, base
 
-    def prompts(self, prepare: params.TaskPrepare) -> str:
+    def prompts(self, prepare: TaskPrepare) -> str:
         inputs = {"task": file_of(prepare.task)}
         match prepare.rows:
             case None:
@@ -270,11 +272,11 @@ class Plan:
             "seed": seed if own else 0,
         }
         task = file_of(settings.prepare.task)
-        if isinstance(model.init, params.ModelInit):
+        if isinstance(model.init, ModelInit):
             start = self.model(model.init.name, settings, seed, prompts)
             key = self.cell("pretrain-more", resolved, prompts=prompts, start=start, task=task)
         else:
-            source = "characters" if isinstance(model.init, params.LlamaInit) else "pretrained"
+            source = "characters" if isinstance(model.init, LlamaInit) else "pretrained"
             key = self.cell("pretrain", resolved, prompts=prompts, task=task, source=source)
         return f"data/pretrain/{key}"
 

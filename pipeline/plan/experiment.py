@@ -5,8 +5,9 @@ from typing import Any
 
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError, short
-from pipeline.plan import budget_caps, choices, trainable, validate
+from pipeline.plan import budget_caps
 from pipeline.plan.blocks import PARAMS, Experiment, Settings, validated
+from pipeline.plan.checks import arms, choices, trainable, validate
 
 
 def load(path: Path = PARAMS) -> Experiment:
@@ -30,7 +31,7 @@ def of(values: dict[str, Any], where: str) -> Experiment:
 def _check(file: Experiment, name: str, arm: Settings) -> None:
     where = f"arms.{name}: " if file.arms[name] else ""
     choices.check(file, where, arm)
-    validate.arm(file, name, arm)
+    arms.arm(file, name, arm)
     trainable.arm(file, where, arm)
 
 

@@ -8,11 +8,21 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config import params
+from pipeline.config.method import Lora
+from pipeline.config.models import (
+    LLAMA_CONTEXT,
+    GgufInit,
+    HubInit,
+    LlamaInit,
+    ModelInit,
+    PretrainModel,
+    Shape,
+)
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints
 
-Models = dict[str, params.PretrainModel]  # entries of pretrain.models
+Models = dict[str, PretrainModel]  # entries of pretrain.models
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 READ = "copies of its config.json in public repositories, read 2026-11-25"
 TABLE = {  # of models that profiles name: layers, hidden, heads, kv_heads, head_dim, mlp, ...
@@ -29,7 +39,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 class Size(NamedTuple):
     """A model: its shape, the bytes of a weight in its checkpoints, and where the shape is from."""
 
-    shape: params.Shape
+    shape: Shape
     width: int
     source: str
 
@@ -57,14 +67,14 @@ class Size(NamedTuple):
         """Floating-point operations of a token's attention to `context` tokens."""
         return 4 * self.shape.layers * self.shape.heads * self.shape.head_dim * context
 
-    def adapter(self, lora: params.Lora) -> int:
+    def adapter(self, lora: Lora) -> int:
         """Weights of an adapter."""
         wanted = LINEAR if lora.targets == "all-linear" else lora.targets
         linear = _linear(self.shape)
         return self.shape.layers * sum(lora.rank * sum(linear.get(x, (0, 0))) for x in wanted)
 
 
-def _linear(shape: params.Shape) -> dict[str, tuple[int, int]]:
+def _linear(shape: Shape) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of a layer's matrices."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     sides = (
@@ -79,7 +89,7 @@ def _linear(shape: params.Shape) -> dict[str, tuple[int, int]]:
     return dict(zip(LINEAR, sides, strict=True))
 
 
-def size(models: Models, prepare: params.TaskPrepare, name: str, folder: Path) -> Size:
+def size(models: Models, prepare: TaskPrepare, name: str, folder: Path) -> Size:
     """Of the entry `name`, whose cell is `folder`. Raises UserError."""
     model = models[name]
     config = folder / "checkpoint" / "config.json"
@@ -95,29 +105,27 @@ def size(models: Models, prepare: params.TaskPrepare, name: str, folder: Path) -
 def context(models: Models, name: str) -> int | None:
     """Tokens of the longest row of a model, where a config.json or its init says it."""
     match models[name].init:
-        case params.LlamaInit():
-            return params.LLAMA_CONTEXT
-        case params.ModelInit() as init:
+        case LlamaInit():
+            return LLAMA_CONTEXT
+        case ModelInit() as init:
             return context(models, init.name)
-        case params.HubInit() as init:
+        case HubInit() as init:
             config = Path(init.name) / "config.json"
             if config.is_file():
                 return checkpoints.context_of(json.loads(config.read_text(encoding="utf-8")))
     return None
 
 
-def _of_init(
-    models: Models, prepare: params.TaskPrepare, name: str, folder: Path
-) -> tuple[params.Shape, str]:
+def _of_init(models: Models, prepare: TaskPrepare, name: str, folder: Path) -> tuple[Shape, str]:
     match models[name].init:
-        case params.ModelInit() as init:
+        case ModelInit() as init:
             found = size(models, prepare, init.name, folder)  # the same shape, wherever it lies
             return found.shape, f"{found.source}, which it starts from"
-        case params.LlamaInit() as init:
+        case LlamaInit() as init:
             return _of_llama(prepare, init), f"pretrain.models.{name}.init"
-        case params.GgufInit() as init:
+        case GgufInit() as init:
             known = init.file
-        case params.HubInit() as init:
+        case HubInit() as init:
             known = init.name
             config = Path(known) / "config.json"
             if config.is_file():
@@ -128,15 +136,15 @@ def _of_init(
             "Add `shape: {layers, hidden, heads, kv_heads, head_dim, mlp, vocabulary, tied}`, as "
             "its config.json has them; it changes no cell."
         )
-    values = dict(zip(params.Shape.model_fields, TABLE[known], strict=True))
-    return params.Shape.model_validate(values), READ
+    values = dict(zip(Shape.model_fields, TABLE[known], strict=True))
+    return Shape.model_validate(values), READ
 
 
-def _of_llama(prepare: params.TaskPrepare, init: params.LlamaInit) -> params.Shape:
+def _of_llama(prepare: TaskPrepare, init: LlamaInit) -> Shape:
     from pipeline import tasks
 
     vocabulary = len(set(tasks.load(prepare).alphabet())) + 2  # and padding, end
-    return params.Shape(
+    return Shape(
         layers=init.layers,
         hidden=init.hidden,
         heads=init.heads,
@@ -148,11 +156,11 @@ def _of_llama(prepare: params.TaskPrepare, init: params.LlamaInit) -> params.Sha
     )
 
 
-def of_config(config: dict[str, Any]) -> params.Shape:
+def of_config(config: dict[str, Any]) -> Shape:
     """The shape in a config.json of transformers. Raises UserError if it is of another kind."""
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        return params.Shape(
+        return Shape(
             layers=config["num_hidden_layers"],
             hidden=hidden,
             heads=heads,

@@ -2,14 +2,16 @@
 
 from typing import Any, Protocol
 
-from pipeline.config import params
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core import extensions
 from pipeline.core.chosen import file_of
-from pipeline.method.similarity import OF_IDS, PARTIAL
-from pipeline.plan import budget_caps, choices
+from pipeline.method.similarity import OF_IDS
+from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.trainable import CORRECTED, corrected
-from pipeline.plan.validate import UNTRACKED, white_box
+from pipeline.plan.checks import choices
+from pipeline.plan.checks.choices import white_box
+from pipeline.plan.checks.trainable import CORRECTED, corrected
+from pipeline.plan.resolved import dump, engined, sandboxed, scored, tracked
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 ONLY_FOR = {  # train settings that some objectives do not read
@@ -161,14 +163,14 @@ class Round:
     def teacher(self, name: str) -> str:
         """Folder of a local teacher."""
         teacher = self.plan.experiment.teachers[name]
-        assert isinstance(teacher, params.LocalTeacher)
+        assert isinstance(teacher, LocalTeacher)
         seed = self.where["seed"]
         return self.plan.model(teacher.model, self.settings, seed, self.prompts)
 
     def _teach_params(self, name: str) -> dict[str, Any]:
         teacher = self.plan.experiment.teachers[name]
         who: dict[str, Any] = {"teacher": name, "kind": teacher.kind}
-        if not isinstance(teacher, params.LocalTeacher):
+        if not isinstance(teacher, LocalTeacher):
             who |= {field: getattr(teacher, field) for field in FIXED}
             who = {field: value for field, value in who.items() if value is not None}
         elif teacher.engine != "hf":  # another engine continues otherwise from the same seed
@@ -284,42 +286,3 @@ def _reads(objective: str, setting: str) -> bool:
     if setting in ("beta", "anchor"):
         return choices.anchored(objective)
     return setting not in ONLY_FOR or (setting == "correction" and corrected(objective))
-
-
-def dump(block: params.Params) -> dict[str, Any]:
-    return block.model_dump(mode="json", exclude_none=True)
-
-
-def scored(settings: Settings) -> dict[str, Any]:
-    """The block score, with max_unseen only where its metric can be blind to a text."""
-    found = dump(settings.score)
-    if found["metric"] not in PARTIAL or found["source"] == "zero":
-        del found["max_unseen"]
-    return found
-
-
-def tracked(settings: Settings, block: str) -> dict[str, Any]:
-    """A block without what cannot change a result."""
-    found = dump(getattr(settings, block))
-    if found.get("problem") == "own":  # cells of the time before there was a choice
-        del found["problem"]
-    return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
-
-
-def sandboxed(stage: str, prepare: params.TaskPrepare) -> str:
-    """Group of a stage that grades."""
-    return f"{stage}-sandbox" if prepare.sandboxed else stage
-
-
-def engined(stage: str, engine: str) -> str:
-    """Group of a stage that samples: each engine loads files of its own."""
-    return stage if engine == "hf" else f"{stage}-{engine}"
-
-
-def method(settings: Settings) -> dict[str, Any]:
-    """What the report prints of an arm: every number of the method."""
-    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
-    found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
-    names = settings.teach.teachers
-    found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
-    return {"prepare": dump(settings.prepare), **found}

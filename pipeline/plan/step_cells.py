@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from pipeline.core.chosen import file_of
 from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.checks.validate import refuse
 from pipeline.plan.rounds import Cells, Round
-from pipeline.plan.validate import refuse
 from pipeline.stage.multi_step import STAGES
 
 GROUPS = {  # by the stages of a step, that is by what the cell writes

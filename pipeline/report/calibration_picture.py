@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 
 from pipeline.calibration import FLAT
 from pipeline.calibration.summary import Calibrated
-from pipeline.config.params import CANDIDATES
+from pipeline.config.method import CANDIDATES
 from pipeline.report.charts import COLOURS, MARKERS, STYLE, save
 
 COLUMNS = 3  # panels side by side

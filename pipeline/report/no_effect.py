@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.report import equal_weights
 from pipeline.stage.run_records import Arms, Row, folder, rounds
 from pipeline.training import no_signal
@@ -90,16 +90,16 @@ def _counted(arms: Arms) -> dict[tuple[str, int], dict[str, int]]:
 @cache
 def _responses(rollout: str, forks: str) -> tuple[int, int]:
     """Responses of a cell, and those with a fork: with one that is the first."""
-    total = tables.rows(folder("rollout", rollout) / "rollouts.parquet", tables.ROLLOUTS)
+    total = tables.rows(folder("rollout", rollout) / "rollouts.parquet", schemas.ROLLOUTS)
     path = folder("forks", forks) / "forks.parquet"
-    groups = tables.stream(path, tables.FORKS, ["fork"])
+    groups = tables.stream(path, schemas.FORKS, ["fork"])
     return total, sum(int(pc.sum(pc.equal(g["fork"], 0)).as_py() or 0) for g in groups)
 
 
 def _zero(prior: str) -> tuple[int, int]:
     """Forks of a cell that were scored, and those whose k_sem is 0."""
     path, total, zero = folder("prior", prior) / "targets.parquet", 0, 0
-    for group in tables.stream(path, tables.TARGETS, ["n", "k_sem"]):
+    for group in tables.stream(path, schemas.TARGETS, ["n", "k_sem"]):
         asked = group["n"].to_numpy() > 0
         total += int(asked.sum())
         zero += int((group["k_sem"].to_numpy()[asked] == 0).sum())

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
-from pipeline.config import params
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import UserError, short
 from pipeline.plan import expand
 from pipeline.plan.blocks import Experiment
@@ -99,7 +99,7 @@ def _teachers(file: Experiment, parts: list[Part]) -> Iterator[tuple[Part, str]]
     names = (accepted,) if isinstance(accepted, str) else accepted
     for part in parts:
         config = file.teachers[part.params["teacher"]] if "hosted" in part.group else None
-        if config is None or isinstance(config, params.LocalTeacher):
+        if config is None or isinstance(config, LocalTeacher):
             continue
         try:
             api_keys.api_key(config)

@@ -123,7 +123,7 @@ def _unset(made: Any) -> Iterator[str]:
                 continue
             kinds = type(made).__mro__
             owner = next(x for x in kinds if name in inspect.get_annotations(x))
-            if owner.__module__ == Params.__module__ and field.get_default() is not None:
+            if owner.__module__.startswith("pipeline.config.") and field.get_default() is not None:
                 yield name
 
 

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config import params
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.stage import cells, dataflow, resume
 from pipeline.stage.run_records import DATA
 
 STAGES = ("rollout", "forks", "teach", "score", "prior", "train")  # in the order of a step
 TABLES = {
-    "rollout": ("rollouts", tables.ROLLOUTS),
-    "forks": ("forks", tables.FORKS),
-    "teach": ("answers", tables.ANSWERS),
-    "score": ("scores", tables.SCORES),
-    "prior": ("targets", tables.TARGETS),
+    "rollout": ("rollouts", schemas.ROLLOUTS),
+    "forks": ("forks", schemas.FORKS),
+    "teach": ("answers", schemas.ANSWERS),
+    "score": ("scores", schemas.SCORES),
+    "prior": ("targets", schemas.TARGETS),
 }
 OWN = {"rollouts", "forks", "answers", "scores", "targets"}  # inputs that come from the same step
 POLICY = "policy"  # the cell's in its first step, then the step's before
@@ -97,7 +97,7 @@ def controlled(key: str, cell: dict[str, Any], step: int) -> None:
     """Take the step's targets of the controlled arm out of those of all its steps."""
     whole = DATA / "prior" / cell[CONTROLLED] / "targets.parquet"
     own = cells.place(f"{DATA}/prior/{key}/{step}-{CONTROLLED}/targets.parquet")
-    tables.split(whole, step, Path(own), tables.TARGETS)
+    tables.split(whole, step, Path(own), schemas.TARGETS)
 
 
 def finish(key: str, whole: Sequence[Inner]) -> None:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.config import params
+from pipeline.config.models import Habits
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.chosen import chosen, file_of
 from pipeline.core.errors import UserError
 
@@ -34,7 +35,7 @@ class Task(Protocol):
         """
         ...
 
-    def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
+    def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         """A worked solution as a student is meant to write it, with the errors of `habits`."""
         ...
 
@@ -47,7 +48,7 @@ class Task(Protocol):
         ...
 
 
-def load(prepare: params.TaskPrepare) -> Task:
+def load(prepare: TaskPrepare) -> Task:
     """The task, from pipeline/tasks/NAME, a file or folder."""
     task: Task = chosen("pipeline.tasks", file_of(prepare.task), "load")(prepare)
     return task

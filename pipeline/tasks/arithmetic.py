@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from pipeline.config import params
-from pipeline.config.params import Habits
+from pipeline.config.models import Habits
+from pipeline.config.problems import TaskPrepare
 from pipeline.core import seeds
 from pipeline.tasks import Checked, Problem
 
 
-class Prepare(params.TaskPrepare):
+class Prepare(TaskPrepare):
     """Column addition written out column by column, character level."""
 
     task: Literal["arithmetic"]

@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from pipeline.config import params
+from pipeline.config.models import Habits
+from pipeline.config.problems import RowsPrepare
 from pipeline.tasks import Checked, Problem, unlearnable
 
 LONGEST = 100_000  # characters of a response, without what it thought
 
 
-class Prepare(params.RowsPrepare):
+class Prepare(RowsPrepare):
     sandboxed: ClassVar[bool] = True
 
     task: Literal["code"]
@@ -52,7 +54,7 @@ class Code:
         messages = [{"role": "user", "content": content}]
         return Problem(name, messages, kept["prompt"], json.dumps(kept))
 
-    def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
+    def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         raise unlearnable("code")
 
     def check(self, task: str, response: str, answer: str) -> Checked:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config.params import ProblemSet, RowsPrepare
+from pipeline.config.problems import ProblemSet, RowsPrepare
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.data import row_files

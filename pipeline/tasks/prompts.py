@@ -14,6 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.config import params
+from pipeline.config.models import Habits
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, Problem, unlearnable
 
@@ -21,7 +23,7 @@ NAME = "prompts"
 ROLES = ("system", "user", "assistant")
 
 
-class Prepare(params.TaskPrepare):
+class Prepare(TaskPrepare):
     graded: ClassVar[bool] = False
 
     task: Literal["prompts"]
@@ -74,7 +76,7 @@ class Prompts:
             # one text is one prompt: rollouts of another trainer belong to the text as it is
             yield from problem_files.pick(pool, seed, split, count, taken, dropped, exact=True)
 
-    def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
+    def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         raise unlearnable(NAME)
 
     def check(self, task: str, response: str, answer: str) -> Checked:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import params
+from pipeline.config import teachers
 from pipeline.core.errors import UserError
 from pipeline.data import text as texts
 from pipeline.engines.asks import Ask, Draw
@@ -38,7 +38,7 @@ log = logging.getLogger("omniopd")
 class Hosted:
     def __init__(
         self,
-        config: params.Hosted,
+        config: teachers.Hosted,
         name: str,
         asked: Asked,
         student: Path,
@@ -333,7 +333,7 @@ def sampler(can: Capability, temperature: float) -> dict[str, Any]:
     return {**own, **can.sampler, **can.extra}
 
 
-def asking(config: params.Hosted, asked: Asked, can: Capability) -> Asking:
+def asking(config: teachers.Hosted, asked: Asked, can: Capability) -> Asking:
     return Asking(config.model, asked.continuation, sampler(can, asked.temperature))
 
 

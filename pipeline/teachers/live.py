@@ -11,7 +11,7 @@ from typing import Any
 
 from aiolimiter import AsyncLimiter
 
-from pipeline.config import params
+from pipeline.config.teachers import Hosted
 from pipeline.core.errors import UserError
 from pipeline.teachers.protocol import Answered
 from pipeline.teachers.purchase.budget import Budget
@@ -71,7 +71,7 @@ def _not_in_a_batch(teacher: Service, calls: list[Call], budget: Budget) -> None
 class Pace:
     """Requests and tokens a minute, as the provider's tier allows."""
 
-    def __init__(self, config: params.Hosted) -> None:
+    def __init__(self, config: Hosted) -> None:
         requests, count = config.requests_per_minute, config.tokens_per_minute
         # one request at a time, evenly: a bucket of a minute would begin with a burst
         self._requests = AsyncLimiter(1, 60 / requests) if requests else None

@@ -23,9 +23,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config.params import Price
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 
 Counts = dict[str, float | int | str]
 ROUNDING = 1e-9  # of a sum of dollars
@@ -102,9 +102,9 @@ def teacher_tokens(
     prompt_of = None
     if rollouts:
         names = ["rollout_id", "prompt_id"]
-        own = tables.read(rollouts, tables.ROLLOUTS, names)
+        own = tables.read(rollouts, schemas.ROLLOUTS, names)
         prompt_of = dict(zip(*(own[name].to_pylist() for name in names), strict=True))
-    read = tables.stream(answers, tables.ANSWERS)
+    read = tables.stream(answers, schemas.ANSWERS)
     if first is not None:
         read = (group.filter(pc.less(group["sample"], first)) for group in read)
     return by_answers(read, prompt_of, price)
@@ -113,9 +113,9 @@ def teacher_tokens(
 def student_tokens(rollouts: Path | None, answers: Path | None, only_right: bool) -> list[Priced]:
     """The round's responses by the student tokens that are trained on."""
     if rollouts:
-        return by_rollouts(tables.stream(rollouts, tables.ROLLOUTS), only_right)
+        return by_rollouts(tables.stream(rollouts, schemas.ROLLOUTS), only_right)
     assert answers is not None
-    return by_solutions(tables.stream(answers, tables.ANSWERS))
+    return by_solutions(tables.stream(answers, schemas.ANSWERS))
 
 
 def by_answers(
@@ -183,7 +183,7 @@ def counts(cut: Cut | None, targets: Path | None) -> Counts | None:
     """What was kept and cut, for run.json, with the mean pi_hat of the kept chunks and of all."""
     if cut is None or targets is None:
         return cut and cut.counts
-    uncut = tables.read(targets, tables.TARGETS, ["rollout_id", "pi_hat"])
+    uncut = tables.read(targets, schemas.TARGETS, ["rollout_id", "pi_hat"])
     named = (("mean_weight", cut.keep(uncut)), ("mean_weight_uncut", uncut))
     return cut.counts | {n: float(pc.mean(t["pi_hat"]).as_py()) for n, t in named if len(t)}
 

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.disk_rows import Spool
-from pipeline.data import aligned, tables
+from pipeline.data import aligned, schemas, tables
 from pipeline.method.objectives import Example, Sequence
 from pipeline.training.budget_matching import Cut
 
 SCHEMAS = {
-    "rollouts": tables.ROLLOUTS,
-    "targets": tables.TARGETS,
-    "forks": tables.FORKS,
-    "answers": tables.ANSWERS,
+    "rollouts": schemas.ROLLOUTS,
+    "targets": schemas.TARGETS,
+    "forks": schemas.FORKS,
+    "answers": schemas.ANSWERS,
 }
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline.config import params
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.errors import UserError
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import decode_after, encode_after
 from pipeline.engines.chat import chat, prerendered
 from pipeline.stage import cells
@@ -53,7 +53,7 @@ class Response(NamedTuple):
 
 
 def tables_of(
-    prepare: params.TaskPrepare,
+    prepare: TaskPrepare,
     policy: "Policy",
     asked: Sequence[prompts.Prompt],
     batch_tokens: int,
@@ -256,7 +256,7 @@ def _table(
         theirs = x.row.values.get("logprobs")
         if theirs is not None:
             gaps.add(theirs, line["logprobs"])
-    return pa.Table.from_pylist(lines, schema=tables.ROLLOUTS)
+    return pa.Table.from_pylist(lines, schema=schemas.ROLLOUTS)
 
 
 def _line(

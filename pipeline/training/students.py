@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config.params import Lora
+from pipeline.config.method import Lora
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.core.files import replacing

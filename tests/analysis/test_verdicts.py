@@ -16,7 +16,7 @@ from pipeline.analysis.results import Evals
 from pipeline.analysis.seeds_by_problems import Crossed, Squares
 from pipeline.commands.app import app
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.plan import expand, experiment, power
 from pipeline.report import markdown, verdict_text
 from pipeline.stage import run_records
@@ -54,8 +54,8 @@ def evals(accuracies, tasks=("sums",), flaw=None):
                 )
             ]  # fmt: skip
             folder = run_records.folder("evaluate", key)
-            table = pa.Table.from_pylist(rows, schema=tables.EVALS)
-            tables.write(table, folder / "evals.parquet", tables.EVALS)
+            table = pa.Table.from_pylist(rows, schema=schemas.EVALS)
+            tables.write(table, folder / "evals.parquet", schemas.EVALS)
             (folder / "run.json").write_text('{"seconds": 2.0}')
     return Evals(arms)
 

@@ -14,7 +14,7 @@ from pipeline.calibration import Text, measures, pairs, placement, sample, summa
 from pipeline.calibration.problems import Problems
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import char_tokenizer
 from pipeline.report import calibration_picture
 from stages import calibrate
@@ -72,8 +72,8 @@ def written(folder, responses, chunk):
             )
             answers += [answer(name, position, i, text) for i, text in enumerate(said)]
     paths = tuple(folder / f"{name}.parquet" for name in ("rollouts", "forks", "answers"))
-    schemas = (tables.ROLLOUTS, tables.FORKS, tables.ANSWERS)
-    for rows, path, schema in zip((rollouts, forks, answers), paths, schemas, strict=True):
+    declared = (schemas.ROLLOUTS, schemas.FORKS, schemas.ANSWERS)
+    for rows, path, schema in zip((rollouts, forks, answers), paths, declared, strict=True):
         tables.write(pa.Table.from_pylist(rows, schema=schema), path, schema)
     return paths
 
@@ -118,9 +118,9 @@ def calibrated(folder, responses, chunk, samples, **changes):
     paths = written(folder, responses, chunk)
     chosen = sample.choose(*paths[:2], p.forks, *p.names)
     rows = calibrate.calibrate(sample.read(paths, chosen, samples, TOKENIZER), TOKENIZER, p)
-    table = pa.Table.from_pylist(rows, schema=tables.CALIBRATION)
-    tables.write(table, folder / "calibration.parquet", tables.CALIBRATION)
-    return tables.read(folder / "calibration.parquet", tables.CALIBRATION).to_pylist()
+    table = pa.Table.from_pylist(rows, schema=schemas.CALIBRATION)
+    tables.write(table, folder / "calibration.parquet", schemas.CALIBRATION)
+    return tables.read(folder / "calibration.parquet", schemas.CALIBRATION).to_pylist()
 
 
 def found(rows, quantity, metric="exact", tokens=None):
@@ -433,8 +433,8 @@ def test_other_than_n_continuations_is_an_error(tmp_path):
 
 def test_forks_of_other_rollouts_are_refused(tmp_path):
     rollouts, forks, _ = written(tmp_path, TWO, 3)
-    table = tables.read(rollouts, tables.ROLLOUTS)
-    tables.write(table.slice(0, 2), rollouts, tables.ROLLOUTS)
+    table = tables.read(rollouts, schemas.ROLLOUTS)
+    tables.write(table.slice(0, 2), rollouts, schemas.ROLLOUTS)
     with pytest.raises(UserError, match="r2 is not among the rollouts"):
         sample.choose(rollouts, forks, 400, 0)
 
@@ -548,7 +548,7 @@ def test_uniform_overlap_is_with_the_forks_that_the_stage_would_take(tmp_path):
 
     p = {"scheduler": "uniform", "max_forks": 2, "chunk_tokens": 3, "seed": 0, "round": 1}
     paths = written(tmp_path, [response("p", "abcdefghij", {0: ["", ""], 3: ["", ""]})], 3)
-    rollouts = tables.read(paths[0], tables.ROLLOUTS)
+    rollouts = tables.read(paths[0], schemas.ROLLOUTS)
     taken = forks.forks(rollouts, TOKENIZER, forks.ForksParams.model_validate(p))
     (read,) = sample.read(paths, {"r0": "p"}, 2, TOKENIZER)
     found = placement._positions("uniform", read, TOKENIZER, 3, 2, 0, 1)
@@ -600,7 +600,7 @@ def reported(tmp_path, monkeypatch):
 def test_json_has_each_row_with_arm_seed_round_and_teacher(reported, tmp_path):
     found, _ = reported
     rows = json.loads(summary.dumped(summary.rows(found)))
-    good = tables.read(tmp_path / "calibrate/good/calibration.parquet", tables.CALIBRATION)
+    good = tables.read(tmp_path / "calibrate/good/calibration.parquet", schemas.CALIBRATION)
     own = [r for r in rows if r["arm"] == "omniopd"]
     names = {"arm": "omniopd", "seed": 0, "round": 1, "teacher": "t"}
     assert own == [names | row for row in good.to_pylist()]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipeline import teachers
 from pipeline.config import params
+from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.judgments import database, retries, spool
 from pipeline.judgments.held import Held
 from pipeline.judgments.store import Store
@@ -59,7 +60,7 @@ def buy(store_url, server_url, folder, mark, results, offset, unguarded=()):
     time.time = lambda: real() + offset.value  # the clock of this process, which may be stepped
     for name in unguarded:
         switch_off(name)
-    config = params.OpenAICompatibleTeacher(
+    config = OpenAICompatibleTeacher(
         kind="openai_compatible",
         model="stub-1",
         base_url=f"{server_url}/v1",

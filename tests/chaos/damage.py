@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from tests.answers import answer
 from tests.chaos import stages
@@ -25,13 +25,13 @@ from tests.chaos.counted import HANG_SECONDS, Outcome, Place, kind
 from tests.project import Project
 
 SCHEMAS = {
-    "prompts": tables.PROMPTS,
-    "rollouts": tables.ROLLOUTS,
-    "forks": tables.FORKS,
-    "answers": tables.ANSWERS,
-    "scores": tables.SCORES,
-    "targets": tables.TARGETS,
-    "evals": tables.EVALS,
+    "prompts": schemas.PROMPTS,
+    "rollouts": schemas.ROLLOUTS,
+    "forks": schemas.FORKS,
+    "answers": schemas.ANSWERS,
+    "scores": schemas.SCORES,
+    "targets": schemas.TARGETS,
+    "evals": schemas.EVALS,
 }
 Damage = Callable[[Place, Path], str]
 
@@ -130,10 +130,10 @@ def _(place: Place) -> Outcome:
 def write_limited(path: str, limit: int, results) -> None:
     """Write a table where no file may grow over `limit` bytes, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    source = tables.read(Path(path), tables.ROLLOUTS)
+    source = tables.read(Path(path), schemas.ROLLOUTS)
     many = pa.concat_tables([source] * 50)
     try:
-        tables.write(many, path, tables.ROLLOUTS)
+        tables.write(many, path, schemas.ROLLOUTS)
         results.put("written")
     except UserError as error:
         results.put(str(error))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from pipeline.commands.app import app
 from pipeline.commands.audit import audit_params
-from pipeline.config import params
+from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.report.page import audit as page
 from tests import templated
@@ -225,7 +225,7 @@ def test_student_and_local_teacher_are_sampled_by_the_engine_that_is_named(folde
 def test_a_server_that_is_asked_for_its_model_sees_no_key(folder, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     with Listing().running() as server:
-        config = params.OpenAICompatibleTeacher(
+        config = OpenAICompatibleTeacher(
             kind="openai_compatible", model="its only one", base_url=f"{server.url}/v1"
         )
         assert audit_params._only_model(config) == "only"

@@ -14,8 +14,9 @@ from pipeline.commands.estimate import compute_table, footprint
 from pipeline.commands.estimate.compute import Cell, Experimental
 from pipeline.commands.estimate.compute_table import Card
 from pipeline.commands.estimate.footprint import Cost, Rows, Training
-from pipeline.config import params
-from pipeline.config.params import Lora, Runtime
+from pipeline.config.method import Lora
+from pipeline.config.models import Shape
+from pipeline.config.params import Runtime
 from pipeline.core.errors import UserError
 from pipeline.engines import adapters, hf
 from pipeline.plan import expand, experiment, model_shapes
@@ -23,7 +24,7 @@ from pipeline.plan.model_shapes import Size
 from tests import naive
 from tests.project import MINIATURE, ROOT
 
-TINY = params.Shape(
+TINY = Shape(
     layers=3, hidden=32, heads=4, kv_heads=2, head_dim=8, mlp=48, vocabulary=100, tied=False
 )
 CPU, GPU = Runtime(), Runtime(device="cuda")
@@ -51,9 +52,7 @@ def matrices(model):
 
 @pytest.mark.parametrize("name", model_shapes.TABLE)
 def test_weights_counted_from_a_shape_are_those_of_the_built_model(name):
-    shape = params.Shape(
-        **dict(zip(params.Shape.model_fields, model_shapes.TABLE[name], strict=True))
-    )
+    shape = Shape(**dict(zip(Shape.model_fields, model_shapes.TABLE[name], strict=True)))
     kinds = (Qwen3Config, Qwen3ForCausalLM) if "Qwen" in name else (LlamaConfig, LlamaForCausalLM)
     assert Size(shape, 2, "").weights == matrices(built(shape, *kinds))
     said = float(name.partition("-")[2].partition("B")[0]) if "Qwen" in name else 0.135

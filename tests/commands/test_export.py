@@ -20,9 +20,9 @@ from pipeline.commands.app import app
 from pipeline.commands.exports import card, trl, trl_loss
 from pipeline.commands.exports.source import Source, find
 from pipeline.commands.exports.trained import trained
-from pipeline.config.params import Lora
+from pipeline.config.method import Lora
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines.hf import Frozen, load, save
 from pipeline.method.objectives import omniopd
 from pipeline.method.objectives.weighted import everywhere
@@ -62,9 +62,9 @@ def folder(tmp_path):
             weight = float(draw.random())
             targets.append((f"{name}-{i % 2}", start, size, 4, 2.0, 0.5, weight, 0.1))
     for stage, name, schema, rows in (
-        ("prepare/cprep", "prompts", tables.PROMPTS, prompts),
-        ("rollout/croll", "rollouts", tables.ROLLOUTS, rollouts),
-        ("prior/cprior", "targets", tables.TARGETS, targets),
+        ("prepare/cprep", "prompts", schemas.PROMPTS, prompts),
+        ("rollout/croll", "rollouts", schemas.ROLLOUTS, rollouts),
+        ("prior/cprior", "targets", schemas.TARGETS, targets),
     ):
         found = [dict(zip(schema.names, row, strict=True)) for row in rows]
         table = pa.Table.from_pylist(found, schema=schema)
@@ -89,8 +89,8 @@ def source(folder, cells=ARM, **train):
 
 
 def examples(folder, **options):
-    rollouts = tables.read(folder / "data/rollout/croll/rollouts.parquet", tables.ROLLOUTS)
-    targets = tables.read(folder / "data/prior/cprior/targets.parquet", tables.TARGETS)
+    rollouts = tables.read(folder / "data/rollout/croll/rollouts.parquet", schemas.ROLLOUTS)
+    targets = tables.read(folder / "data/prior/cprior/targets.parquet", schemas.TARGETS)
     return omniopd.examples(rollouts, targets, **options)
 
 
@@ -223,14 +223,14 @@ def test_row_groups_do_not_matter(folder, monkeypatch):
     whole = [x.tokens.weight_T.tolist() for x in trained(source(folder))]
     path = folder / "data/rollout/croll/rollouts.parquet"
     monkeypatch.setattr(tables, "ROWS_PER_GROUP", 2)
-    tables.write(tables.read(path, tables.ROLLOUTS), path, tables.ROLLOUTS)
+    tables.write(tables.read(path, schemas.ROLLOUTS), path, schemas.ROLLOUTS)
     assert pq.ParquetFile(path).num_row_groups == 3
     assert [x.tokens.weight_T.tolist() for x in trained(source(folder))] == whole
 
 
 def test_targets_of_other_rollouts_are_refused(folder):
     path = folder / "data/rollout/croll/rollouts.parquet"
-    tables.write(tables.read(path, tables.ROLLOUTS).slice(0, 3), path, tables.ROLLOUTS)
+    tables.write(tables.read(path, schemas.ROLLOUTS).slice(0, 3), path, schemas.ROLLOUTS)
     with pytest.raises(UserError, match="targets: 2 of 6 are of no rollout of the round"):
         list(trained(source(folder)))
 

@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 
 from pipeline.commands import profiles
 from pipeline.core.errors import UserError
-from pipeline.plan import blocks, expand, experiment, rounds
+from pipeline.plan import blocks, expand, experiment, resolved
 from tests.project import MINIATURE, ROOT
 
 URL = "http://127.0.0.1:9/v1"
@@ -112,7 +112,7 @@ def test_a_list_of_one_teacher_is_that_teacher(tmp_path):
     one = expand.expand(load(tmp_path, lambda values: None))
     listed = load(tmp_path, put("teach.teacher", ["carries"]))
     assert expand.expand(listed) == one  # cells and, for the report, the settings
-    assert rounds.method(listed.arm("omniopd"))["teach"]["teacher"] == "carries"
+    assert resolved.method(listed.arm("omniopd"))["teach"]["teacher"] == "carries"
 
 
 def test_a_profile_never_overwrites_a_params_file_that_was_edited(tmp_path, monkeypatch):

@@ -52,11 +52,12 @@ TASK = '''"""doubling: say twice a number."""
 from typing import Literal
 
 from pipeline.config import params
+from pipeline.config.problems import TaskPrepare
 from pipeline.core.seeds import generator
 from pipeline.tasks import Checked, Problem
 
 
-class Prepare(params.TaskPrepare):
+class Prepare(TaskPrepare):
     task: Literal["extensions.doubling"]
     largest: params.Count
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core import dvc_objects, verified
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.stage import run_records
 from tests.commands.test_verify import TABLE, dvc, flip, made, of, project  # noqa: F401
 from tests.project import ROOT
@@ -116,8 +116,8 @@ def test_tables_checkpoints_and_counts_are_looked_at_where_they_are_opened(read,
         (CHECKPOINT / name).write_text("{}")
     Path("data/train/c2").mkdir(parents=True)
     Path("data/train/c2/run.json").write_text("{}")
-    tables.write(tables.FORKS.empty_table(), "data/forks.parquet", tables.FORKS)
-    tables.read("data/forks.parquet", tables.FORKS)
+    tables.write(schemas.FORKS.empty_table(), "data/forks.parquet", schemas.FORKS)
+    tables.read("data/forks.parquet", schemas.FORKS)
     checkpoints.check(CHECKPOINT)
     run_records.run_json("train", "c2")
     with pytest.raises(UserError):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data import arrow_rows, parquet, tables
+from pipeline.data import arrow_rows, parquet, schemas, tables
 from tests.project import ROOT
 
 SOURCES = [*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/**/*.py")]
@@ -31,7 +31,7 @@ def table(rows=60):
             }
             for i in range(rows)
         ],
-        schema=tables.SCORES,
+        schema=schemas.SCORES,
     )
 
 
@@ -40,12 +40,12 @@ def rows_of(path):
 
 
 def streamed(path, most=None):
-    parts = tables.stream(path, tables.SCORES, most=most)
+    parts = tables.stream(path, schemas.SCORES, most=most)
     return [row for part in parts for row in part.to_pylist()]
 
 
 READERS = (
-    lambda path: tables.read(path, tables.SCORES).to_pylist(),
+    lambda path: tables.read(path, schemas.SCORES).to_pylist(),
     streamed,
     lambda path: streamed(path, 7),
     rows_of,
@@ -54,7 +54,7 @@ READERS = (
 
 @pytest.fixture
 def written(tmp_path):
-    tables.write(table(), tmp_path / "scores.parquet", tables.SCORES)
+    tables.write(table(), tmp_path / "scores.parquet", schemas.SCORES)
     return tmp_path / "scores.parquet"
 
 
@@ -83,27 +83,27 @@ def test_a_damaged_table_names_the_command_that_restores_it(written):
     written.write_bytes(data)
     for read in (tables.read, lambda *of: list(tables.stream(*of))):
         with pytest.raises(UserError, match=r"scores\.parquet: .*omniopd verify --repair"):
-            read(written, tables.SCORES)
+            read(written, schemas.SCORES)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_table_of_no_rows_has_its_checksums_too(tmp_path, rows):
     path = tmp_path / "small.parquet"
-    tables.write(table(rows), path, tables.SCORES)
+    tables.write(table(rows), path, schemas.SCORES)
     assert parquet.MARK in path.read_bytes()
-    assert tables.read(path, tables.SCORES).equals(table(rows))
+    assert tables.read(path, schemas.SCORES).equals(table(rows))
     assert pq.read_table(path).equals(table(rows))
 
 
 def test_tables_without_checksums_are_read(tmp_path):
     path = tmp_path / "old.parquet"
-    with pq.ParquetWriter(path, tables.SCORES, compression="zstd", version="2.6") as out:
+    with pq.ParquetWriter(path, schemas.SCORES, compression="zstd", version="2.6") as out:
         out.write_table(table())  # as versions before wrote it
-    assert tables.read(path, tables.SCORES).equals(table())
+    assert tables.read(path, schemas.SCORES).equals(table())
     assert rows_of(path) == table().to_pylist()
-    with pq.ParquetWriter(path, tables.SCORES):
+    with pq.ParquetWriter(path, schemas.SCORES):
         pass  # no rows at all
-    assert tables.read(path, tables.SCORES).num_rows == 0
+    assert tables.read(path, schemas.SCORES).num_rows == 0
 
 
 def test_other_programs_read_what_is_written(written):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from pipeline.data import tables
+from pipeline.data import schemas
 from pipeline.data.text import LOST, characters, decode, decode_after, encode_after, starts, whole
 from pipeline.engines import checkpoints
 from stages.forks import ForksParams, forks
@@ -149,7 +149,7 @@ def test_a_chunk_keeps_it_too_as_its_answers_do():
     }
     cut = pieces(PREFIXED, found).index("<0xF0>") + 2
     p = ForksParams(scheduler="peak-entropy", max_forks=1, chunk_tokens=cut, seed=0, round=1)
-    (fork,) = forks(pa.Table.from_pylist([row], schema=tables.ROLLOUTS), PREFIXED, p).to_pylist()
+    (fork,) = forks(pa.Table.from_pylist([row], schema=schemas.ROLLOUTS), PREFIXED, p).to_pylist()
     assert (fork["position"], fork["prefix_text"], fork["chunk_text"]) == (0, "", "sum\n")
 
 

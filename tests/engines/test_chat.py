@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from pipeline.config.params import HubInit
+from pipeline.config.models import HubInit
 from pipeline.core.errors import UserError
 from pipeline.engines import hf, pretrained
 from pipeline.engines.chat import chat

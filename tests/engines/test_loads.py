@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from pipeline.commands import lm_eval
-from pipeline.config.params import Lora
+from pipeline.config.method import Lora
 from pipeline.engines import adapters, char_tokenizer
 from pipeline.engines.hf import generate, load, save
 from pipeline.engines.sampling import GREEDY

@@ -9,7 +9,9 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken
 
 from pipeline import teachers
-from pipeline.config.params import HubInit, OpenAICompatibleTeacher, Runtime
+from pipeline.config.models import HubInit
+from pipeline.config.params import Runtime
+from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.data.text import encode_after
 from pipeline.engines import hf, pretrained

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import dynamic_module_utils
 
 from pipeline.commands import lm_eval
-from pipeline.config.params import HubInit, Runtime
+from pipeline.config.models import HubInit
+from pipeline.config.params import Runtime
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints, pretrained
 from pipeline.engines.hf import generate, load, policy_of, save

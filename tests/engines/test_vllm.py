@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from pipeline.config import params
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import char_tokenizer, checkpoints
 from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.hf import generate, load, policy_of, save
@@ -308,7 +308,7 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
     assert 0 <= run["engine_forks_elsewhere"] <= 1 <= run["engine_forks"]
     assert 0 < run["engine_entropy_below_mean"] < 1
     assert run["engine_prompt_tokens"] > 0
-    rows = tables.read(cell / "rollouts.parquet", tables.ROLLOUTS).to_pylist()
+    rows = tables.read(cell / "rollouts.parquet", schemas.ROLLOUTS).to_pylist()
     policy = load(project.cell("base", 0, "policy") / "checkpoint", dtype=torch.float32)
     for row in rows:
         ids = torch.tensor([row["prompt_token_ids"] + row["token_ids"]])
@@ -318,10 +318,10 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
         tokens = torch.tensor(row["token_ids"])
         plain = logp_TV[first - 1 : -1].gather(1, tokens[:, None])[:, 0]
         assert row["logprobs"] == pytest.approx(plain.numpy(), abs=1e-3)
-    answers = tables.read(project.cell("omniopd", 1, "teach") / "answers.parquet", tables.ANSWERS)
+    answers = tables.read(project.cell("omniopd", 1, "teach") / "answers.parquet", schemas.ANSWERS)
     assert len(set(answers["text"].to_pylist())) > answers.num_rows / 2
     assert set(answers["position"].to_pylist()) != {0}
-    evals = tables.read(project.cell("omniopd", 1, "evaluate") / "evals.parquet", tables.EVALS)
+    evals = tables.read(project.cell("omniopd", 1, "evaluate") / "evals.parquet", schemas.EVALS)
     assert set(evals["decoding"].to_pylist()) == {"greedy", "sampled"}
     assert checkpoints.is_adapter(project.cell("omniopd", 1, "train") / "checkpoint")
     check_code(project)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.params import Lora, Runtime
+from pipeline.config.method import Lora
+from pipeline.config.params import Runtime
 from pipeline.core.errors import UserError
 from pipeline.engines import adapters
 from pipeline.engines.hf import generate, load

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import tables
+from pipeline.data import schemas
 from tests.hostile.project import key, put
 from tests.hostile.row import Row
 
@@ -50,8 +50,8 @@ def _score(name: str, sample: int) -> Values:
 
 
 SCHEMAS = {
-    "rollouts": tables.ROLLOUTS, "forks": tables.FORKS, "answers": tables.ANSWERS,
-    "scores": tables.SCORES,
+    "rollouts": schemas.ROLLOUTS, "forks": schemas.FORKS, "answers": schemas.ANSWERS,
+    "scores": schemas.SCORES,
 }  # fmt: skip
 GOOD = {
     "rollouts": [_rollout(name) for name in NAMES],

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments import archive
 from pipeline.judgments.schema import BATCHES, JUDGMENTS, checksum
 from pipeline.judgments.store import CHUNK, Batch, Entry, Store
@@ -432,7 +432,7 @@ def test_the_import_of_a_file_with_scribbled_pages_is_refused_in_one_line(file_u
 
 def test_the_import_of_another_table_is_refused_with_its_columns(file_url, tmp_path):
     path = tmp_path / "scores.parquet"
-    tables.write(tables.SCORES.empty_table(), path, tables.SCORES)
+    tables.write(schemas.SCORES.empty_table(), path, schemas.SCORES)
     line = refused(file_url, "import", str(path))
     assert "wrong table" in line
     assert "similarity" in line

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas
 from pipeline.engines.hf import Frozen
 from pipeline.method.objectives import omniopd
 from pipeline.method.teacher_agreement import agreement
@@ -45,7 +45,7 @@ def targets(places, pi_hat):
 
 def pieces(rows, size):
     for first in range(0, len(rows), size):
-        yield pa.Table.from_pylist(rows[first : first + size], schema=tables.ANSWERS)
+        yield pa.Table.from_pylist(rows[first : first + size], schema=schemas.ANSWERS)
 
 
 def prefix(a, b):

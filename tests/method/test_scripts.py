@@ -16,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from pipeline.calibration import summary
 from pipeline.commands.audit.audit_params import Options, settings
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.data.text import chunk, decode, encode_after, left_stripped
 from pipeline.method import similarity
 from pipeline.method.similarity import Pair, similarities
@@ -308,7 +308,7 @@ def test_calibration_of_token_edit_of_characters_is_that_of_edit_at_every_length
 
 def test_the_baseline_of_token_edit_compares_the_ids_of_the_answers(tmp_path):
     _, _, answers = written(tmp_path, SAID, 3)
-    table = tables.read(answers, tables.ANSWERS)
+    table = tables.read(answers, schemas.ANSWERS)
     places = {"rollout_id": ["r0", "r0", "r2", "r2"], "position": [0, 6, 3, 6]}
     agreed = agreement(pa.table(places), [table], 2, "token-edit", TOKENIZER)
     assert agreed == pytest.approx([2 / 3, 1 / 2, 1 / 3, 0])

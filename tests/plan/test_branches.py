@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from pipeline.analysis import score_effects, seeds_by_problems
 from pipeline.analysis.results import Evals
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.plan import expand as plan
 from pipeline.plan import experiment
 from pipeline.runner import flow
@@ -124,8 +124,8 @@ def write(folder, key, correct):
         for i, c in enumerate(correct if decoding == "sampled" else [0] * len(correct))
     ]  # fmt: skip
     (folder / key).mkdir(parents=True)
-    table = pa.Table.from_pylist(rows, schema=tables.EVALS)
-    tables.write(table, folder / key / "evals.parquet", tables.EVALS)
+    table = pa.Table.from_pylist(rows, schema=schemas.EVALS)
+    tables.write(table, folder / key / "evals.parquet", schemas.EVALS)
 
 
 def test_an_effect_is_the_paired_difference_of_the_two_evaluations(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.commands.estimate import compute, compute_table, estimate
-from pipeline.config import params
-from pipeline.config.params import HubInit
+from pipeline.config import params, teachers
+from pipeline.config.models import HubInit
 from pipeline.core import dag_names
 from pipeline.core.errors import UserError
 from pipeline.engines import char_tokenizer, hf, pretrained
@@ -172,7 +172,7 @@ def test_every_model_of_a_profile_is_pinned_and_says_how_it_is_asked(name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_that_costs_dollars_is_a_pilot_with_a_limit_and_no_accepted_terms(name):
     file = loaded(name)
-    hosted = [x for x in file.teachers.values() if not isinstance(x, params.LocalTeacher)]
+    hosted = [x for x in file.teachers.values() if not isinstance(x, teachers.LocalTeacher)]
     assert bool(hosted) == (name in ("qwen3-claude-haiku", "qwen3-gemini"))
     if hosted:
         assert (file.forks.max_forks, file.teach.samples) == (4, 5)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config import params
+from pipeline.config.method import Train
 from pipeline.core.errors import UserError
 from pipeline.plan import adapter_default, blocks, expand, experiment
 from tests.project import MINIATURE
@@ -128,4 +128,4 @@ def test_a_model_has_the_size_of_the_one_that_it_starts_from(tmp_path: Path) -> 
     )
     # two layers of 4 x 48 x 48 + 3 x 48 x 96, and 1,000 characters x 48
     assert adapter_default.parameters("careful", models) == 2 * (9_216 + 13_824) + 48_000
-    assert params.Train.model_fields["lora"].default is None
+    assert Train.model_fields["lora"].default is None

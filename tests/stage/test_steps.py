@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.commands.estimate import compute, estimate
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.plan import blocks, experiment
 from pipeline.plan import expand as plan
@@ -432,14 +432,14 @@ def test_a_table_of_steps_is_read_without_its_step_and_split_by_it(tmp_path):
         "metric": ["edit"],
     }
     for step, value in enumerate((0.25, 0.75), 1):
-        table = pa.table({**rows, "similarity": [value]}, schema=tables.SCORES)
-        tables.write(table, tmp_path / f"{step}.parquet", tables.SCORES)
+        table = pa.table({**rows, "similarity": [value]}, schema=schemas.SCORES)
+        tables.write(table, tmp_path / f"{step}.parquet", schemas.SCORES)
     paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
-    tables.merge(paths, tmp_path / "all.parquet", tables.SCORES)
-    found = tables.read(tmp_path / "all.parquet", tables.SCORES)
-    assert found.schema.equals(tables.SCORES)
+    tables.merge(paths, tmp_path / "all.parquet", schemas.SCORES)
+    found = tables.read(tmp_path / "all.parquet", schemas.SCORES)
+    assert found.schema.equals(schemas.SCORES)
     assert found["similarity"].to_pylist() == [0.25, 0.75]
-    own = tables.read(tmp_path / "all.parquet", tables.SCORES, ["step", "similarity"])
+    own = tables.read(tmp_path / "all.parquet", schemas.SCORES, ["step", "similarity"])
     assert own.to_pylist() == [{"step": 1, "similarity": 0.25}, {"step": 2, "similarity": 0.75}]
-    tables.split(tmp_path / "all.parquet", 2, tmp_path / "two.parquet", tables.SCORES)
+    tables.split(tmp_path / "all.parquet", 2, tmp_path / "two.parquet", schemas.SCORES)
     assert pq.read_table(tmp_path / "two.parquet").equals(pq.read_table(paths[1]))

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config import params
+from pipeline.config.models import LlamaInit
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment
 from tests.project import MINIATURE, Project, ran
@@ -22,11 +22,13 @@ from typing import Literal
 import numpy as np
 
 from pipeline.config import params
+from pipeline.config.models import Habits
+from pipeline.config.problems import TaskPrepare
 from pipeline.core import seeds
 from pipeline.tasks import Checked, Problem
 
 
-class Prepare(params.TaskPrepare):
+class Prepare(TaskPrepare):
     task: Literal["doubling"]
     largest: params.Count
 
@@ -50,7 +52,7 @@ class Doubling:
             messages = [{"role": "user", "content": prompt}]
             yield Problem("doubling", messages, prompt, str(2 * n))
 
-    def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
+    def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         return problem.answer
 
     def check(self, task: str, response: str, answer: str) -> Checked:
@@ -89,7 +91,7 @@ def table(project, stage, name):
 def test_a_task_is_one_file_and_one_line(tmp_path):
     project = Project(tmp_path / "project")
     (project.folder / "pipeline/tasks/doubling.py").write_text(DOUBLING)
-    path = project.folder / "pipeline/config/params.py"
+    path = project.folder / "pipeline/config/problems.py"
     text = path.read_text()
     path.write_text(text.replace('TaskName = Literal["', 'TaskName = Literal["doubling", "'))
     assert path.read_text() != text
@@ -103,9 +105,9 @@ def test_a_task_is_one_file_and_one_line(tmp_path):
     assert all(int(row["answer"]) == 2 * int(row["prompt"][2:-1]) for row in rows)
     assert project.loaded(name) <= project.reached(name)
     grade = (
-        "from pipeline.config import params; from pipeline import tasks\n"
+        "from pipeline.config import params, problems; from pipeline import tasks\n"
         f"p = {dict(task='doubling', largest=9, **counts)!r}\n"
-        "class M(params.Params): prepare: params.Prepare\n"
+        "class M(params.Params): prepare: problems.Prepare\n"
         "task = tasks.load(M(prepare=p).prepare)\n"
         "print(task.check('doubling', '14', '14').correct, task.check('', '15', '14').correct)"
     )
@@ -124,7 +126,7 @@ def student(folder):
     from pipeline.engines.hf import save
 
     torch.manual_seed(0)
-    init = params.LlamaInit(kind="llama", hidden=16, layers=1, heads=2, mlp=16)
+    init = LlamaInit(kind="llama", hidden=16, layers=1, heads=2, mlp=16)
     tokens = char_tokenizer.tokenizer("".join(map(chr, range(32, 127))) + "\n")
     save(char_tokenizer.llama(init, tokens, 512), tokens, folder, torch.float32)
     return {"init": {"kind": "hub", "name": str(folder)}, "steps": 0, "batch_size": 1, "lr": 1e-3}

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config.params import ProblemSet
+from pipeline.config.problems import ProblemSet
 from pipeline.core.errors import UserError
-from pipeline.data import content_hash, tables
+from pipeline.data import content_hash, schemas
 from pipeline.tasks import load, math, problem_files, prompts
 from stages.prepare import PrepareParams, prepare
 from tests.project import ROOT
@@ -167,7 +167,7 @@ def test_a_hub_is_asked_at_a_pinned_revision(monkeypatch):
 def drawn(p):
     found = {}
     for row in prepare(PrepareParams(prepare=p).prepare):
-        assert list(row) == tables.PROMPTS.names
+        assert list(row) == schemas.PROMPTS.names
         found.setdefault(row["split"], []).append(row["prompt"])
     return found
 

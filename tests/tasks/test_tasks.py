@@ -3,7 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from pipeline.config.params import Habits
+from pipeline.config.models import Habits
 from pipeline.core.errors import UserError
 from pipeline.tasks import Problem, arithmetic, reasoning_gym
 from pipeline.tasks.arithmetic import Arithmetic

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.config.params import Price
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.teachers import batches, replies
 from pipeline.teachers.wire import calls

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.config.params import Price
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.judgments.held import Held
 from pipeline.judgments.schema import CLAIMS

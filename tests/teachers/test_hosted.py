@@ -12,7 +12,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.processes import fork_server
 from tests.project import lapse
@@ -93,7 +93,7 @@ def store_url(project):
 
 
 def answers(project):
-    return tables.read(project.cell("omniopd", 1, "teach") / "answers.parquet", tables.ANSWERS)
+    return tables.read(project.cell("omniopd", 1, "teach") / "answers.parquet", schemas.ANSWERS)
 
 
 def run_json(project):
@@ -169,7 +169,7 @@ def test_another_metric_buys_nothing_and_another_temperature_or_mode_buys_all(pr
     ask_alone(project, server.url)
     asked = len(server.answers)
     ask_alone(project, server.url, "score", score__metric="prefix")
-    scores = tables.read(project.cell("omniopd", 1, "score") / "scores.parquet", tables.SCORES)
+    scores = tables.read(project.cell("omniopd", 1, "score") / "scores.parquet", schemas.SCORES)
     assert set(scores["metric"].to_pylist()) == {"prefix"}
     assert len(server.answers) == asked
     ask_alone(project, server.url, teach__temperature=0.5)

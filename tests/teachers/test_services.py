@@ -6,7 +6,8 @@ import pytest
 
 from pipeline import teachers
 from pipeline.config import params
-from pipeline.data import tables
+from pipeline.config.teachers import LocalTeacher, OpenAICompatibleTeacher
+from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.budget import Budget
@@ -105,7 +106,7 @@ def ask(project):
 
 
 def answers(project, arm):
-    return tables.read(project.cell(arm, 1, "teach") / "answers.parquet", tables.ANSWERS)
+    return tables.read(project.cell(arm, 1, "teach") / "answers.parquet", schemas.ANSWERS)
 
 
 def check_answers(project, arm):
@@ -176,7 +177,7 @@ def bought(server, student, store, samples, mode="completions", **more):
     """Judgments of prefixes that end soon, late and never, with `samples` a request."""
     found = teacher(server, "llama.cpp") | {"samples_per_request": samples, **more}
     asked = protocol.Asked(mode, 1.0, "live", params.Runtime())
-    one = teachers.load(params.OpenAICompatibleTeacher(**found), "it", asked, student, None)
+    one = teachers.load(OpenAICompatibleTeacher(**found), "it", asked, student, None)
     judging = Judging(one, Wanted(4, 48, 0, 1, 1.0, False), Budget(store))
     block = []
     for said, begun in (
@@ -217,10 +218,10 @@ def test_n_choices_of_llama_cpp_are_counted_as_it_counts_one(
 @pytest.mark.slow
 def test_a_generation_config_with_top_k_1_leaks_into_no_path(greedy_model, vllm, tmp_path):
     runtime = params.Runtime()
-    config = params.OpenAICompatibleTeacher(**teacher(vllm, "vllm"))
+    config = OpenAICompatibleTeacher(**teacher(vllm, "vllm"))
     asked_in = {mode: protocol.Asked(mode, 1.0, "live", runtime) for mode in (*MODES, "instruct")}
     ways = {mode: (config, asked) for mode, asked in asked_in.items()}
-    local = params.LocalTeacher(kind="local", model="smollm2")
+    local = LocalTeacher(kind="local", model="smollm2")
     ways["local"] = (local, protocol.Asked("completions", 1.0, "live", runtime))
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "checkpoint").symlink_to(greedy_model)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import params
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.teachers.wire.calls import Call
 from tests.providers import MESSAGES, MODELS, PREFIX, RETURNED, Scripted, ask, judging, message
@@ -143,7 +143,7 @@ MISMATCHED = {
 def test_what_another_try_would_meet_again_is_refused_at_once_and_not_paid(
     provider, fault, store, tmp_path
 ):
-    price = params.Price(input=1e6, output=1e6)
+    price = Price(input=1e6, output=1e6)
     with (
         Scripted(provider, [MISMATCHED[fault]] * 9).running() as server,
         pytest.raises(UserError, match="refused: "),
@@ -297,7 +297,7 @@ def test_when_too_many_draws_fail_what_is_in_flight_is_kept(provider, store, tmp
 
 def test_a_reply_that_broke_off_counts_as_billed_and_an_error_does_not(store, tmp_path):
     faults = [TRANSIENT["500"], cut, TRANSIENT["truncated JSON"]]
-    price = params.Price(input=1e6, output=0.0)  # a dollar a token
+    price = Price(input=1e6, output=0.0)  # a dollar a token
     with Scripted("anthropic", faults).running() as server:
         run = judging("anthropic", server.url, store, tmp_path, price=price)
         ask(run)
@@ -308,7 +308,7 @@ def test_a_reply_that_broke_off_counts_as_billed_and_an_error_does_not(store, tm
 
 @providers
 def test_what_could_not_be_sent_is_neither_counted_nor_paid(provider, store, tmp_path):
-    price = params.Price(input=1e6, output=1e6)
+    price = Price(input=1e6, output=1e6)
     run = judging(provider, "http://127.0.0.1:9", store, tmp_path, price=price)
     with pytest.raises(UserError, match=r"not reached in 4 tries.*base_url"):
         ask(run)

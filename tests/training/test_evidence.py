@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas
 from pipeline.engines import char_tokenizer
 from pipeline.method import schedulers
 from pipeline.method.schedulers import Response
@@ -75,7 +75,7 @@ def rollout(ids, text, entropies, reason="stop"):
         "finish_reason": reason,
         "reward": None,
     }
-    return pa.Table.from_pylist([values], schema=tables.ROLLOUTS)
+    return pa.Table.from_pylist([values], schema=schemas.ROLLOUTS)
 
 
 def fork_params(**changes):
@@ -167,7 +167,7 @@ def fork_table(count):
         }
         for i in range(count)
     ]
-    return pa.Table.from_pylist(rows, schema=tables.FORKS)
+    return pa.Table.from_pylist(rows, schema=schemas.FORKS)
 
 
 def answer_table(texts):
@@ -189,7 +189,7 @@ def answer_table(texts):
         for i, samples in enumerate(texts)
         for sample, text in enumerate(samples)
     ]
-    return pa.Table.from_pylist(rows, schema=tables.ANSWERS)
+    return pa.Table.from_pylist(rows, schema=schemas.ANSWERS)
 
 
 def score_params(**changes):
@@ -263,7 +263,7 @@ def score_table(values):
         for i, own in enumerate(values)
         for s, v in enumerate(own)
     ]
-    return pa.Table.from_pylist(rows, schema=tables.SCORES)
+    return pa.Table.from_pylist(rows, schema=schemas.SCORES)
 
 
 def test_the_posterior_is_hand_computed():

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from pipeline.commands.app import app
 from pipeline.commands.audit import audit_params
 from pipeline.config import params, params_file
+from pipeline.config.problems import Prepare
 from pipeline.core.errors import UserError
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.engines.hf import save
 from pipeline.engines.scoring_pass import exact
 from pipeline.tasks import prompts as task
@@ -45,8 +46,8 @@ def read(path, policy, counts=None):
     file = task.Prepare(
         task="prompts", file=str(path), seed=0, train=imported_rows.prompts_of(path), responses=True
     )
-    table = pa.Table.from_pylist(list(prepare(file)), schema=tables.PROMPTS)
-    tables.write(table, path.parent / "prompts.parquet", tables.PROMPTS)
+    table = pa.Table.from_pylist(list(prepare(file)), schema=schemas.PROMPTS)
+    tables.write(table, path.parent / "prompts.parquet", schemas.PROMPTS)
     asked = prompts.read(path.parent / "prompts.parquet", "train")
     counts = {} if counts is None else counts
     found = list(external_rollouts.tables_of(file, policy, asked, 4096, counts))
@@ -346,7 +347,7 @@ def params_of():
     from pydantic import TypeAdapter
 
     class Prepared(params.Params):
-        prepare: params.Prepare
+        prepare: Prepare
 
     return TypeAdapter(Prepared)
 
@@ -385,7 +386,7 @@ def test_rollouts_of_another_trainer_come_back_with_weights(policy, tmp_path):
     ]  # fmt: skip
     written(tmp_path, *rows)
     read_first = omniopd(tmp_path, "import", "mine.jsonl", "--student", "student")
-    table = tables.read(tmp_path / read_first.stdout.strip(), tables.ROLLOUTS)
+    table = tables.read(tmp_path / read_first.stdout.strip(), schemas.ROLLOUTS)
     assert table["rollout_id"].to_pylist() == [x["rollout_id"] for x in rows]
     audited = omniopd(
         tmp_path, "audit", "--rollouts", "mine.jsonl", "--student", "student", "--teacher",
@@ -396,7 +397,7 @@ def test_rollouts_of_another_trainer_come_back_with_weights(policy, tmp_path):
     omniopd(tmp_path, "export", "audit", "--to", "jsonl", "--out", "weights")
     lines = (tmp_path / "weights/rollouts.jsonl").read_text().splitlines()
     (path,) = (tmp_path / "audit/data/prior").glob("*/targets.parquet")
-    targets = tables.read(path, tables.TARGETS).to_pylist()
+    targets = tables.read(path, schemas.TARGETS).to_pylist()
     for given, line in zip(rows, map(json.loads, lines), strict=True):
         assert (line["rollout_id"], line["token_ids"]) == (given["rollout_id"], given["token_ids"])
         expected = np.zeros(16)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.commands import lm_eval
-from pipeline.config.params import Lora
+from pipeline.config.method import Lora
 from pipeline.core.errors import UserError
 from pipeline.engines import adapters, checkpoints, hf, scoring_pass
 from pipeline.engines.hf import Frozen

@@ -11,9 +11,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.commands.estimate import estimate
-from pipeline.config.params import Price
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.plan import budget_caps, expand
 from pipeline.training import budget_matching
 from stages import train
@@ -47,7 +47,7 @@ def rollouts(right=("p2-0", "p0-1", "p1-0")):
                     "reward": float(name in right),
                 }
             )
-    return pa.Table.from_pylist(rows, schema=tables.ROLLOUTS)
+    return pa.Table.from_pylist(rows, schema=schemas.ROLLOUTS)
 
 
 def answers(ids=None, ended=True):
@@ -73,7 +73,7 @@ def answers(ids=None, ended=True):
         for name, position in places
         for sample in range(2)
     ]
-    return pa.Table.from_pylist(rows, schema=tables.ANSWERS)
+    return pa.Table.from_pylist(rows, schema=schemas.ANSWERS)
 
 
 def targets():
@@ -86,7 +86,7 @@ def targets():
         for name, count in FORKS.items()
         for p in range(count)
     ]
-    return pa.Table.from_pylist(rows, schema=tables.TARGETS)
+    return pa.Table.from_pylist(rows, schema=schemas.TARGETS)
 
 
 def forks():
@@ -98,7 +98,7 @@ def forks():
         for name, count in FORKS.items()
         for p in range(count)
     ]
-    return pa.Table.from_pylist(rows, schema=tables.FORKS)
+    return pa.Table.from_pylist(rows, schema=schemas.FORKS)
 
 
 # the cut
@@ -187,12 +187,12 @@ def gather(tmp_path):
         for i, name in enumerate(PROMPTS, 1)
     ]
     found = {
-        "rollouts": (rollouts(), tables.ROLLOUTS),
-        "targets": (targets(), tables.TARGETS),
-        "forks": (forks(), tables.FORKS),
-        "audited": (answers(FORKS), tables.ANSWERS),
-        "solved": (answers(), tables.ANSWERS),
-        "prompts": (pa.Table.from_pylist(problems, schema=tables.PROMPTS), tables.PROMPTS),
+        "rollouts": (rollouts(), schemas.ROLLOUTS),
+        "targets": (targets(), schemas.TARGETS),
+        "forks": (forks(), schemas.FORKS),
+        "audited": (answers(FORKS), schemas.ANSWERS),
+        "solved": (answers(), schemas.ANSWERS),
+        "prompts": (pa.Table.from_pylist(problems, schema=schemas.PROMPTS), schemas.PROMPTS),
     }
     for name, (table, schema) in found.items():
         tables.write(table, tmp_path / f"{name}.parquet", schema)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.analysis import costs, results
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints, hf
 from pipeline.engines.hf import Frozen
 from pipeline.method.objectives import Example, grpo, omniopd
@@ -69,7 +69,7 @@ class Cell:
             }
             for i, reward in enumerate(rewards)
         ]
-        self._write("rollouts", rows, tables.ROLLOUTS)
+        self._write("rollouts", rows, schemas.ROLLOUTS)
 
     def targets(self, pi_hats: list[float]) -> None:
         """A fork in each of the first responses."""
@@ -86,7 +86,7 @@ class Cell:
             }
             for i, pi_hat in enumerate(pi_hats)
         ]
-        self._write("targets", rows, tables.TARGETS)
+        self._write("targets", rows, schemas.TARGETS)
 
     def nothing(self, name: str, schema: pa.Schema) -> None:
         self._write(name, [], schema)
@@ -134,8 +134,8 @@ def equal_weights(cell):
 
 
 def nothing_bought(cell):
-    cell.nothing("forks", tables.FORKS)
-    cell.nothing("answers", tables.ANSWERS)
+    cell.nothing("forks", schemas.FORKS)
+    cell.nothing("answers", schemas.ANSWERS)
 
 
 def as_it_is(cell):

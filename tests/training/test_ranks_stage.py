@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import hf
 from pipeline.plan import expand, experiment
 from pipeline.processes import fork_server
@@ -60,8 +60,8 @@ class Cells:
             rollouts.append([name, name, 0, 1, [3, 2, 5], ids, logps, logps, "", "length", None])
             targets.append([name, 1, 3, 2, 1.0, 0.5, float(draw.random()), 0.1])
         for key, rows, schema in (
-            ("rollout/r1/rollouts", rollouts, tables.ROLLOUTS),
-            ("prior/t1/targets", targets, tables.TARGETS),
+            ("rollout/r1/rollouts", rollouts, schemas.ROLLOUTS),
+            ("prior/t1/targets", targets, schemas.TARGETS),
         ):
             columns = [dict(zip(schema.names, row, strict=True)) for row in rows]
             path = folder / "data" / f"{key}.parquet"

@@ -22,9 +22,9 @@ from transformers.utils import chat_template_utils
 
 import stages.train
 from pipeline.commands.exports import card
-from pipeline.config.params import Habits, HubInit
+from pipeline.config.models import Habits, HubInit
 from pipeline.core.errors import UserError
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.data import text as texts
 from pipeline.engines import checkpoints, hf, pretrained
 from pipeline.engines.chat import chat
@@ -131,7 +131,7 @@ def problems(path, extra=()):
             *extra,
         ]
     ]
-    tables.write(pa.Table.from_pylist(rows, schema=tables.PROMPTS), path, tables.PROMPTS)
+    tables.write(pa.Table.from_pylist(rows, schema=schemas.PROMPTS), path, schemas.PROMPTS)
     return path
 
 
@@ -169,7 +169,7 @@ class Matrix:
             "rollout", folder / "rollout", ROLLOUT, prompts=self.prompts, policy=self.student
         )
         self.rollouts = rollout / "rollouts.parquet"
-        self.rows = self.read(self.rollouts, tables.ROLLOUTS)
+        self.rows = self.read(self.rollouts, schemas.ROLLOUTS)
         tokenizer = self.student / "checkpoint" / "tokenizer.json"
         self.asking = {"prompts": self.prompts, "tokenizer": tokenizer}
         out = stage("forks", folder / "forks", FORKS, rollouts=self.rollouts, tokenizer=tokenizer)
@@ -308,11 +308,11 @@ def test_a_rendering_is_the_same_on_any_day(ran, monkeypatch):
 
 
 def test_texts_hold_no_special_token_and_no_end(ran):
-    evals = ran.read(ran.evals / "evals.parquet", tables.EVALS)
+    evals = ran.read(ran.evals / "evals.parquet", schemas.EVALS)
     said = [row["text"] for row in ran.rows] + [row["response"] for row in evals]
-    said += [row["chunk_text"] for row in ran.read(ran.forks, tables.FORKS)]
+    said += [row["chunk_text"] for row in ran.read(ran.forks, schemas.FORKS)]
     for path in ran.answers.values():
-        said += [row["text"] for row in ran.read(path, tables.ANSWERS)]
+        said += [row["text"] for row in ran.read(path, schemas.ANSWERS)]
     marks = {*ran.layout.special, *ran.layout.ends, *layouts.QWEN_3.special}
     assert not [(text, x) for text in said for x in marks if x in text]
 
@@ -325,7 +325,7 @@ def test_rows_of_the_head_that_stand_for_no_token_are_never_written(ran):
 
 def test_forks_start_at_characters_and_chunks_end_with_whole_ones(ran):
     rows = {row["rollout_id"]: row for row in ran.rows}
-    found = ran.read(ran.forks, tables.FORKS)
+    found = ran.read(ran.forks, schemas.FORKS)
     assert len({fork["rollout_id"] for fork in found}) > len(rows) / 4
     for fork in found:
         row = rows[fork["rollout_id"]]
@@ -340,7 +340,7 @@ def test_forks_start_at_characters_and_chunks_end_with_whole_ones(ran):
 def test_answers_ids_behind_the_prefix_are_their_text(ran):
     rows = {row["rollout_id"]: row for row in ran.rows}
     for name, path in ran.answers.items():
-        found, ended = ran.read(path, tables.ANSWERS), 0
+        found, ended = ran.read(path, schemas.ANSWERS), 0
         for answer in found:
             ids = answer["token_ids"]
             assert not answer["text"].endswith(texts.LOST)
@@ -363,12 +363,12 @@ def test_answers_ids_behind_the_prefix_are_their_text(ran):
 def test_what_is_trained_on_is_the_answers_ids_with_the_templates_end(ran):
     end = ran.policy.ends[0]
     assert end == ran.truth.token_to_id(ran.layout.ends[0])
-    solved = ran.read(ran.answers["solutions"], tables.ANSWERS)
+    solved = ran.read(ran.answers["solutions"], schemas.ANSWERS)
     wanted = [[*row["token_ids"], end] for row in solved if row["ended"]]
     assert [s.token_ids for s in ran.trained["sft"]] == wanted
     for name in ("same", "prefill"):
         found = [s.token_ids for s in ran.trained[f"imitate-{name}"] if s.signal_T.any()]
-        imitated = [x for x in ran.read(ran.answers[name], tables.ANSWERS) if x["sample"] < 2]
+        imitated = [x for x in ran.read(ran.answers[name], schemas.ANSWERS) if x["sample"] < 2]
         wanted = [[*row["token_ids"], *[end] * row["ended"]] for row in imitated]
         assert sorted(found) == sorted(filter(None, wanted))
 
@@ -386,7 +386,7 @@ def test_no_trained_text_holds_what_is_no_character(ran):
 
 def test_targets_are_means_of_exactly_n_answers(ran):
     for path in ran.targets.values():
-        for row in ran.read(path, tables.TARGETS):
+        for row in ran.read(path, schemas.TARGETS):
             assert row["n"] == SAMPLES
             assert 0 <= row["k_sem"] <= SAMPLES
             assert 0 <= row["pi_hat"] <= 1
@@ -452,10 +452,10 @@ def read_in(ran, rows, tmp_path):
 def test_no_fork_of_a_text_in_many_scripts_is_inside_a_character(ran, tmp_path):
     (row,) = read_in(ran, [{"prompt": ASKED[0], "text": HAND, "finish_reason": "stop"}], tmp_path)
     path = tmp_path / "hand.parquet"
-    tables.write(pa.Table.from_pylist([row], schema=tables.ROLLOUTS), path, tables.ROLLOUTS)
+    tables.write(pa.Table.from_pylist([row], schema=schemas.ROLLOUTS), path, schemas.ROLLOUTS)
     p = FORKS | {"max_forks": 50, "chunk_tokens": 1, "scheduler": "uniform"}
     out = stage("forks", tmp_path / "all", p, rollouts=path, tokenizer=ran.asking["tokenizer"])
-    found = ran.read(out / "forks.parquet", tables.FORKS)
+    found = ran.read(out / "forks.parquet", schemas.FORKS)
     split = [x for x in range(len(row["token_ids"])) if lost_at(ran, row, x)]
     assert split  # characters of several tokens
     assert not {fork["position"] for fork in found} & set(split)
@@ -566,7 +566,7 @@ def smollm2(folder):
 
 def stand_behind_their_prefixes(path, rows, truth):
     own = {row["rollout_id"]: row["token_ids"] for row in rows}
-    for answer in tables.read(path, tables.ANSWERS).to_pylist():
+    for answer in tables.read(path, schemas.ANSWERS).to_pylist():
         before = own[answer["rollout_id"]][: answer["position"]]
         both = truth.decode([*before, *answer["token_ids"]])
         assert both == truth.decode(before) + answer["text"]
@@ -582,7 +582,7 @@ def test_smollm2_from_its_gguf_file(tmp_path, monkeypatch):
     p = ROLLOUT | {"prompts_per_round": 2, "samples_per_prompt": 2, "max_new_tokens": 12}
     out = stage("rollout", tmp_path / "rollout", p, prompts=asking, policy=student)
     rollouts = {"rollouts": out / "rollouts.parquet"}
-    rows = tables.read(rollouts["rollouts"], tables.ROLLOUTS).to_pylist()
+    rows = tables.read(rollouts["rollouts"], schemas.ROLLOUTS).to_pylist()
     (end,) = chat.ends(folder)
     assert truth.id_to_token(end) == "<|im_end|>"
     for row in rows:
@@ -624,7 +624,7 @@ def test_smollm2_from_its_gguf_file(tmp_path, monkeypatch):
     assert checkpoints.fingerprint(trained) != checkpoints.fingerprint(folder)
     p = EVALUATE | {"problems": 1, "samples": 1, "max_new_tokens": 8}
     evals = stage("evaluate", tmp_path / "evals", p, prompts=asking, policy=out)
-    graded = tables.read(evals / "evals.parquet", tables.EVALS).to_pylist()
+    graded = tables.read(evals / "evals.parquet", schemas.EVALS).to_pylist()
     assert {row["decoding"] for row in graded} == {"greedy", "sampled"}
     assert all(0 < row["tokens"] <= 8 for row in graded)
     monkeypatch.setattr(card, "card", lambda source: "")
@@ -662,7 +662,7 @@ def test_vllm_ends_where_transformers_ends(layout, tmp_path, installed, monkeypa
     out = stage(
         "rollout", tmp_path / "r", ROLLOUT | {"engine": "vllm"}, prompts=asking, policy=student
     )
-    rows = tables.read(out / "rollouts.parquet", tables.ROLLOUTS).to_pylist()
+    rows = tables.read(out / "rollouts.parquet", schemas.ROLLOUTS).to_pylist()
     policy = hf.load(student / "checkpoint")
     ends, known = set(policy.ends), set(policy.tokenizer.get_vocab().values())
     for row in rows:

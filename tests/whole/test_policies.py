@@ -11,7 +11,7 @@ import pytest
 from pipeline import teachers
 from pipeline.config import params
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments.keys import Request
 from pipeline.method.objectives import imitate_forks
 from pipeline.method.objectives.weighted import everywhere
@@ -180,7 +180,7 @@ def problems(folder, questions):
         for i, question in enumerate(questions)
     ]
     path = folder / "prompts.parquet"
-    tables.write(pa.Table.from_pylist(rows, schema=tables.PROMPTS), path, tables.PROMPTS)
+    tables.write(pa.Table.from_pylist(rows, schema=schemas.PROMPTS), path, schemas.PROMPTS)
     return path
 
 
@@ -253,7 +253,7 @@ def round_of(folder, questions):
         for name in names
     ]
     path = {"rollouts": rows, "forks": forks}
-    for name, schema in (("rollouts", tables.ROLLOUTS), ("forks", tables.FORKS)):
+    for name, schema in (("rollouts", schemas.ROLLOUTS), ("forks", schemas.FORKS)):
         table = pa.Table.from_pylist(path[name], schema=schema)
         tables.write(table, folder / f"{name}.parquet", schema)
     paths = {name: folder / f"{name}.parquet" for name in path}

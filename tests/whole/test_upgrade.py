@@ -11,7 +11,7 @@ import tarfile
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.judgments.archive import fault
 from pipeline.judgments.store import Store
 from pipeline.plan.expand import upstream
@@ -64,5 +64,5 @@ def test_teach_asks_nothing_and_writes_the_answers_that_were_bought(opened):
         opened.edit(teachers__api__base_url=f"{server.url}/v1")
         opened.run("omniopd", "stage", "teach", "--cell", out.name, "--out", "again")
         assert server.answers == []
-    after = tables.read(opened.folder / "again" / "answers.parquet", tables.ANSWERS)
+    after = tables.read(opened.folder / "again" / "answers.parquet", schemas.ANSWERS)
     assert after.select(before.column_names).equals(before)

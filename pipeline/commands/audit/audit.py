@@ -20,12 +20,12 @@ from pipeline.code_digest import locks, variants
 from pipeline.commands.audit.audit_params import Options, fitted, settings
 from pipeline.commands.describe import as_yaml
 from pipeline.commands.exports import source
-from pipeline.config import params
 from pipeline.config.params import METHOD
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
-from pipeline.data import tables
-from pipeline.plan import blocks, expand, experiment, rounds
+from pipeline.data import schemas, tables
+from pipeline.plan import blocks, expand, experiment, resolved
 from pipeline.processes import subprocesses
 from pipeline.runner import preflight
 from pipeline.runner.dag import dag_files, plan_files
@@ -110,14 +110,15 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
     from pipeline.stage.run_records import folder, run_json
 
     arms = found["cells"]["arms"]
-    settings = {METHOD: rounds.method(file.arm(METHOD))}
+    settings = {METHOD: resolved.method(file.arm(METHOD))}
     if o.imported:  # they were sampled elsewhere, by settings that nobody told us
         settings[METHOD]["rollout"] = {"imported": o.prompts.name}
     ((_, own),) = arms[METHOD]["seed-0"].items()
     rollouts = folder("rollout", own["rollout"]) / "rollouts.parquet"
-    reasons = tables.read(rollouts, tables.ROLLOUTS, ["finish_reason"])["finish_reason"].to_pylist()
+    ends = tables.read(rollouts, schemas.ROLLOUTS, ["finish_reason"])
+    reasons = ends["finish_reason"].to_pylist()
     teacher = file.teachers["audited"]
-    price = None if isinstance(teacher, params.LocalTeacher) else teacher.price
+    price = None if isinstance(teacher, LocalTeacher) else teacher.price
     return page.html(
         page.Audited(
             student=o.student,
@@ -128,7 +129,7 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
             chunk_tokens=o.chunk_tokens,
             prompts=o.count,
             responses=len(reasons),
-            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", tables.FORKS),
+            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", schemas.FORKS),
             cut=reasons.count("length") / max(len(reasons), 1),
             calibration=summary.rows(summary.gather(arms, settings)),
             teach=run_json("teach", own["teach"]),

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from pipeline.config import params, params_file
 from pipeline.config.params import METHOD
+from pipeline.config.teachers import LocalTeacher, OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints
 from pipeline.plan import blocks, expand, experiment
@@ -215,7 +216,7 @@ def _checkpoint(name: str) -> str:
     """Folder of a local teacher that the project in the current folder has trained."""
     file = experiment.load()
     teacher = file.teachers[name]
-    assert isinstance(teacher, params.LocalTeacher)
+    assert isinstance(teacher, LocalTeacher)
     folder = Path(expand.checkpoint(file, teacher.model)) / "checkpoint"
     if not folder.is_dir():
         raise UserError(f"--teacher {name}: {folder} does not exist yet. Run `omniopd repro`.")
@@ -239,11 +240,11 @@ def _served(o: Options) -> dict[str, Any]:
         "api_key_env": o.api_key_env,
         "price": o.price and {"input": o.price[0], "output": o.price[1]},
     }
-    parsed = params_file.parsed("--teacher", TypeAdapter(params.OpenAICompatibleTeacher), config)
+    parsed = params_file.parsed("--teacher", TypeAdapter(OpenAICompatibleTeacher), config)
     return config | {"model": o.model or _only_model(parsed)}
 
 
-def _only_model(config: params.OpenAICompatibleTeacher) -> str:
+def _only_model(config: OpenAICompatibleTeacher) -> str:
     from openai import OpenAI, OpenAIError
 
     from pipeline.teachers.wire.api_keys import api_key

@@ -13,9 +13,11 @@ from typing import Any
 from pipeline.commands.estimate import footprint
 from pipeline.commands.estimate.estimate import DATA, problem_tokens
 from pipeline.commands.estimate.footprint import Cost, Parts, Rows, Training
-from pipeline.config import params
-from pipeline.plan import budget_caps, choices, expand, model_shapes, step_cells
+from pipeline.config.method import Train
+from pipeline.config.teachers import LocalTeacher
+from pipeline.plan import budget_caps, expand, model_shapes, step_cells
 from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.checks import choices
 from pipeline.plan.model_shapes import Size
 from pipeline.runner import retention
 from pipeline.stage.run_records import rounds
@@ -186,7 +188,7 @@ class Experimental:
         places = settings.rollout.prompts_per_round if solutions else budget_caps.prefixes(settings)
         cache = {"tables": float(places * samples * (ROW + TOKEN * length))}
         config = self.experiment.teachers[cell["params"]["teacher"]]
-        if not isinstance(config, params.LocalTeacher):
+        if not isinstance(config, LocalTeacher):
             return Cell("teach, hosted", folder, cache=cache)
         size, runtime = self.sizes[cell["teacher"]], self.experiment.runtime
         if solutions:
@@ -236,7 +238,7 @@ class Experimental:
         return Cell(label, folder, footprint.trained(size, found, runtime), memory, cache)
 
 
-def _checkpoint(size: Size, block: params.Train) -> dict[str, float]:
+def _checkpoint(size: Size, block: Train) -> dict[str, float]:
     """Outs of a train cell that are as large as the model or its adapter."""
     weights = size.adapter(block.adapter) * 4 if block.adapter else size.weights * size.width
     found = {"trained weights": float(weights)}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import teachers
-from pipeline.config.params import Hosted, LocalTeacher
-from pipeline.data import tables
+from pipeline.config.teachers import Hosted, LocalTeacher
+from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
@@ -212,7 +212,7 @@ def _guessed(
 def problem_tokens(path: Path) -> float:
     if not path.is_file():
         return PROMPT_TOKENS
-    texts = tables.read(path, tables.PROMPTS, ["messages"])["messages"].to_pylist()
+    texts = tables.read(path, schemas.PROMPTS, ["messages"])["messages"].to_pylist()
     return sum(map(len, texts)) / len(texts) / CHARACTERS_PER_TOKEN
 
 

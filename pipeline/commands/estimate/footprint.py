@@ -8,6 +8,7 @@ Norms, biases and what a library takes for itself are left out.
 from typing import NamedTuple
 
 from pipeline.config import params
+from pipeline.config.method import Lora
 from pipeline.engines.vllm.engine import CPU_CACHE
 from pipeline.plan.model_shapes import Size
 
@@ -111,7 +112,7 @@ class Training(NamedTuple):
 
     rows: Rows
     micro_batch: int
-    lora: params.Lora | None
+    lora: Lora | None
     moment_bits: int
     terms: int  # of the loss that have a gradient of their own
     teacher: Size | None = None  # whose logits are read
@@ -202,7 +203,7 @@ def _passing(size: Size) -> float:
     return (4 * shape.hidden + 2 * queries + 2 * keys + 3 * shape.mlp) * size.width
 
 
-def _kept(size: Size, lora: params.Lora | None, recomputed: bool) -> float:
+def _kept(size: Size, lora: Lora | None, recomputed: bool) -> float:
     """Bytes a token that a backward pass needs; recomputed layers keep their input alone.
 
     Products of matrices are in the checkpoint's dtype, what runs between the layers too with an

@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.analysis.intervals import interval
 from pipeline.commands.exports.source import Source
-from pipeline.config import params
+from pipeline.config.models import GgufInit, HubInit, Init, LlamaInit, ModelInit
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core import verified
 from pipeline.stage import run_records
 
@@ -20,7 +21,7 @@ def card(source: Source) -> str:
     """Front matter of the hub, then Markdown."""
     init = source.experiment.pretrain.models[source.experiment.experiment.student].init
     front = ["library_name: transformers", "license: unknown", "tags: [omniopd]"]
-    if isinstance(init, params.HubInit) and not PurePath(init.name).is_absolute():
+    if isinstance(init, HubInit) and not PurePath(init.name).is_absolute():
         front.insert(1, f"base_model: {json.dumps(init.name)}")
     where = f"arm `{source.arm}`, seed {source.seed}, round {source.round} of {source.rounds}"
     parts = [
@@ -49,18 +50,18 @@ def _facts(source: Source, init: Any) -> list[tuple[str, str]]:
     return [*found, ("data", _data(source))]
 
 
-def _base(init: params.Init) -> str:
+def _base(init: Init) -> str:
     match init:
-        case params.LlamaInit():
+        case LlamaInit():
             size = f"hidden {init.hidden}, {init.layers} layers"
             return f"random weights, Llama architecture ({size}), pretrained on the task's problems"
-        case params.GgufInit():
+        case GgufInit():
             return f"{init.file} of package {init.package}, dequantised"
-        case params.HubInit():
+        case HubInit():
             name = PurePath(init.name)
             known = f" at {init.revision}" if init.revision else ""
             return f"{name.name if name.is_absolute() else name}{known}"
-        case params.ModelInit():
+        case ModelInit():
             return f"the experiment's own model {init.name}, trained further"
 
 
@@ -74,7 +75,7 @@ def _taught(source: Source) -> bool:
 def _teacher(source: Source) -> Any:
     def said(name: str) -> str:
         teacher = source.experiment.teachers[name]
-        if isinstance(teacher, params.LocalTeacher):
+        if isinstance(teacher, LocalTeacher):
             init = source.experiment.pretrain.models[teacher.model].init
             return f"{name}, a local checkpoint ({_base(init)})"
         return f"{name}, {teacher.model} ({teacher.provider})"

@@ -10,7 +10,7 @@ from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
 from pipeline.plan import blocks, experiment
 from pipeline.plan.expand import GROUPS
-from pipeline.plan.rounds import dump
+from pipeline.plan.resolved import dump
 from pipeline.stage import run_records
 from pipeline.stage.multi_step import as_one
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.commands.exports.source import Source
-from pipeline.config import params
+from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.method.objectives import Sequence
 from pipeline.plan import budget_caps
@@ -34,11 +34,11 @@ def trained(source: Source) -> Iterator[Trained]:
     from pipeline.method.objectives.weighted import chunked, everywhere
 
     cut = _cut(source)
-    targets = tables.read(source.folder("prior") / "targets.parquet", tables.TARGETS)
+    targets = tables.read(source.folder("prior") / "targets.parquet", schemas.TARGETS)
     targets = targets.select(["rollout_id", "position", "length", "pi_hat"])
     targets = targets if cut is None else cut.keep(targets)
     weight_F, used = _weights(source, targets, cut), 0
-    for group in tables.stream(source.folder("rollout") / "rollouts.parquet", tables.ROLLOUTS):
+    for group in tables.stream(source.folder("rollout") / "rollouts.parquet", schemas.ROLLOUTS):
         kept = group if cut is None else cut.keep(group)
         here = pc.is_in(targets["rollout_id"], kept["rollout_id"].combine_chunks())
         rows = targets.filter(here).to_pylist()
@@ -70,7 +70,7 @@ def write(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> None
 
 def messages(source: Source) -> dict[str, dict[str, Any]]:
     """Rows of the prompts table by prompt_id."""
-    table = tables.read(source.prompts, tables.PROMPTS)
+    table = tables.read(source.prompts, schemas.PROMPTS)
     return {row["prompt_id"]: row for row in table.to_pylist() if row["split"] == "train"}
 
 
@@ -82,13 +82,13 @@ def _weights(source: Source, targets: pa.Table, cut: budget_matching.Cut | None)
     if p.get("baseline", "none") == "teacher-agreement":
         from pipeline.method.teacher_agreement import agreement
 
-        answers = tables.stream(source.folder("teach") / "answers.parquet", tables.ANSWERS)
+        answers = tables.stream(source.folder("teach") / "answers.parquet", schemas.ANSWERS)
         kept = (part if cut is None else cut.keep(part) for part in answers)
         tokenizer = checkpoints.tokenizer(source.policy / "tokenizer.json")
         agreed = agreement(targets, kept, p["samples"], p["metric"], tokenizer)
         return np.asarray(targets["pi_hat"].to_numpy() - agreed)
     path, names = source.folder("rollout") / "rollouts.parquet", ["rollout_id", "prompt_id"]
-    rollouts = tables.read(path, tables.ROLLOUTS, names)
+    rollouts = tables.read(path, schemas.ROLLOUTS, names)
     forks = targets["rollout_id"].to_pylist()
     return omniopd.centred(rollouts, forks, targets["pi_hat"], p.get("baseline", "none"))
 
@@ -101,8 +101,8 @@ def _cut(source: Source) -> budget_matching.Cut | None:
         return None
     rollouts = source.folder("rollout") / "rollouts.parquet"
     if match not in budget_caps.PRICED:
-        read = tables.stream(rollouts, tables.ROLLOUTS)
+        read = tables.stream(rollouts, schemas.ROLLOUTS)
         return budget_matching.cut(budget_matching.by_rollouts(read, only_right=False), cap, match)
     answers = source.root / "data/teach" / source.cell("train")["answers"] / "answers.parquet"
-    price = params.Price.model_validate(p["price"]) if p.get("price") else None
+    price = Price.model_validate(p["price"]) if p.get("price") else None
     return budget_matching.cut(budget_matching.teacher_tokens(rollouts, answers, price), cap, match)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from pipeline.commands.exports.source import Source
 from pipeline.commands.exports.trained import Trained, trained
 from pipeline.commands.exports.trained import write as parquet
-from pipeline.data.tables import column
+from pipeline.data.schemas import column
 from pipeline.engines import checkpoints
 
 IGNORED = -100  # a label that is no target

@@ -16,7 +16,7 @@ from pipeline.commands.exports.jsonl import KEPT, per_token
 from pipeline.commands.exports.source import Source
 from pipeline.commands.exports.trained import Trained, messages, trained
 from pipeline.commands.exports.trained import write as parquet
-from pipeline.data.tables import column
+from pipeline.data.schemas import column
 
 IDS = pa.list_(pa.int32())
 MASK = pa.list_(pa.int8())

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from pipeline.core import seeds
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.report.page.pieces import pieces
 from pipeline.stage.run_records import Arms, folder, rounds
@@ -25,10 +25,10 @@ BUDGET = 3_500_000  # bytes of the embedded JSON
 CELLS = 200  # rounds' rollouts shown; above it first and last rounds, then one seed
 TOKEN_BYTES = 8  # of a token in the JSON, about
 SCHEMAS = {
-    "forks": (tables.FORKS, "forks"),
-    "teach": (tables.ANSWERS, "answers"),
-    "score": (tables.SCORES, "scores"),
-    "prior": (tables.TARGETS, "targets"),
+    "forks": (schemas.FORKS, "forks"),
+    "teach": (schemas.ANSWERS, "answers"),
+    "score": (schemas.SCORES, "scores"),
+    "prior": (schemas.TARGETS, "targets"),
 }
 Rows = dict[str, dict[int, list[dict[str, Any]]]]  # rollout_id: position: rows in table order
 
@@ -138,7 +138,7 @@ def _sample(key: str, tokenizer_path: Path, most: int, budget: int) -> Sample:
     """At most `most` responses, about `budget` bytes: half right and half wrong where known."""
     right, wrong = Draw(most), Draw(most)
     total = graded = correct = 0
-    for group in tables.stream(folder("rollout", key) / "rollouts.parquet", tables.ROLLOUTS):
+    for group in tables.stream(folder("rollout", key) / "rollouts.parquet", schemas.ROLLOUTS):
         is_right = pc.fill_null(pc.equal(group["reward"], 1.0), False)
         group = group.append_column("index", pa.array(range(total, total + len(group))))
         right.add(group.filter(is_right))

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.config import params
+from pipeline.config.models import Habits
+from pipeline.config.problems import ProblemSet, RowsPrepare
 from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, Problem, unlearnable
 from pipeline.tasks.math import written
@@ -25,7 +27,7 @@ LONGEST = 1000  # characters of a final answer; no known one has 500
 WRONG = "zebra"  # no problem's answer
 
 
-class MathSet(params.ProblemSet):
+class MathSet(ProblemSet):
     """A set in the fields of a known one, or with its fields named."""
 
     format: Literal["gsm8k", "math-500", "aime", "olympiadbench"] | None = None
@@ -33,7 +35,7 @@ class MathSet(params.ProblemSet):
     answer: str | None = None
 
 
-class Prepare(params.RowsPrepare):
+class Prepare(RowsPrepare):
     task: Literal["math"]
     sets: Mapping[params.Name, MathSet]
     instruction: str  # appended to each problem
@@ -68,7 +70,7 @@ class Math:
         content = f"{prompt}\n{self.prepare.instruction}"
         return Problem(name, [{"role": "user", "content": content}], prompt, golden(answer))
 
-    def solution(self, problem: Problem, habits: params.Habits, draw: np.random.Generator) -> str:
+    def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         raise unlearnable("math")
 
     def check(self, task: str, response: str, answer: str) -> Checked:

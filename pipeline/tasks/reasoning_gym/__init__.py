@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.config import params
-from pipeline.config.params import Habits
+from pipeline.config.models import Habits
+from pipeline.config.problems import TaskPrepare
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.tasks import Checked, Problem
@@ -34,7 +34,7 @@ PROBES = (NONSENSE, "", "0", "[1, 2]", "a b\nc d")  # to see what a scorer reads
 EXPRESSION = re.compile(r":\s*([-+\d\s]+?)\s*=\s*$")
 
 
-class Prepare(params.TaskPrepare):
+class Prepare(TaskPrepare):
     """Generated problems with their checkers, datasets in turn."""
 
     task: Literal["reasoning-gym"]

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.params import AnthropicTeacher
+from pipeline.config.teachers import AnthropicTeacher
 from pipeline.teachers import hosted, replies
 from pipeline.teachers.capabilities import check
 from pipeline.teachers.protocol import Asked

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.params import GoogleTeacher
+from pipeline.config.teachers import GoogleTeacher
 from pipeline.teachers import hosted, replies
 from pipeline.teachers.capabilities import check
 from pipeline.teachers.protocol import Asked

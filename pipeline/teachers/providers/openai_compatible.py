@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.config.params import OpenAICompatibleTeacher
+from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.teachers import hosted, replies
 from pipeline.teachers.capabilities import Capability, check

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.engines.chat import rendered
 from pipeline.engines.chat.rendered import Messages
 from pipeline.teachers import continuations
@@ -86,7 +86,7 @@ def of_prompts(sides: Sides, path: Path, file: Path) -> list[View]:
     bought. `file` is where the prompts come from. Raises UserError naming it and the prompt.
     """
     first: dict[tuple[str, ...], View] = {}
-    for part in tables.stream(path, tables.PROMPTS, ["prompt_id", "messages"]):
+    for part in tables.stream(path, schemas.PROMPTS, ["prompt_id", "messages"]):
         for row in part.to_pylist():
             messages: Messages = json.loads(row["messages"])
             roles = tuple(message["role"] for message in messages)

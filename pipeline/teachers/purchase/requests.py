@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Spool, letters, text
 from pipeline.core.errors import UserError
-from pipeline.data import prompts, tables
+from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import WINDOW
 from pipeline.judgments.keys import Prompt
 from pipeline.teachers.protocol import Teacher
@@ -93,10 +93,10 @@ def forks(
     """
     messages = _Messages(problems)
     shown = functools.cache(lambda round_: others.of(problems, round_) if others else {})
-    rows = itertools.groupby(_rows(path, tables.FORKS), key=lambda row: row["rollout_id"])
+    rows = itertools.groupby(_rows(path, schemas.FORKS), key=lambda row: row["rollout_id"])
     pending = next(rows, None)
     names = ("rollout_id", "prompt_id", "round", "prompt_token_ids", "token_ids")
-    for row in _rows(rollouts, tables.ROLLOUTS, *names):
+    for row in _rows(rollouts, schemas.ROLLOUTS, *names):
         if pending is None or pending[0] != row["rollout_id"]:
             continue  # no fork fits into this response
         prefixes: dict[int, str] = {fork["position"]: fork["prefix_text"] for fork in pending[1]}
@@ -136,8 +136,8 @@ class _Messages:
 
     def __init__(self, path: Path) -> None:
         self._places: dict[str, int] = {}
-        self._texts = Spool(tables.rows(path, tables.PROMPTS))
-        for group in tables.stream(path, tables.PROMPTS, ["prompt_id", "messages"]):
+        self._texts = Spool(tables.rows(path, schemas.PROMPTS))
+        for group in tables.stream(path, schemas.PROMPTS, ["prompt_id", "messages"]):
             for row in group.to_pylist():
                 self._texts.add(len(self._places), (letters(row["messages"]),))
                 self._places[row["prompt_id"]] = len(self._places)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, urlsplit
 
-from pipeline.config import params
+from pipeline.config.teachers import Hosted
 from pipeline.core.errors import UserError
 from pipeline.teachers.capabilities import OWN
 
@@ -26,14 +26,14 @@ SHOWN, SEARCHED = 500, 10_000  # characters of a text that are shown, and that a
 UNFIT = re.compile(r"[^!-~]")  # what no HTTP header can carry, and what no provider puts in a key
 
 
-def key_name(config: params.Hosted) -> str | None:
+def key_name(config: Hosted) -> str | None:
     """Name of the environment variable with the API key; None for one's own keyless server."""
     if config.api_key_env or config.provider in OWN:
         return config.api_key_env
     return KEYS.get(config.provider, KEYS.get(config.kind))
 
 
-def api_key(config: params.Hosted) -> str:
+def api_key(config: Hosted) -> str:
     """The key, without blanks around it.
 
     Raises UserError naming the variable that should hold it, and never the key.
@@ -65,7 +65,7 @@ def _called(character: str) -> str:
     return "a character that is not ASCII" if character > "\x7f" else "a control character"
 
 
-def redact(text: str, config: params.Hosted) -> str:
+def redact(text: str, config: Hosted) -> str:
     """The beginning of `text` without the key, in whatever form, whole or in part."""
     name, text = key_name(config), text[:SEARCHED]
     secrets = {f"[{name}]": os.environ.get(name or "", "").strip()}

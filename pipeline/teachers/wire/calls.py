@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol
 
 import tenacity
 
-from pipeline.config.params import Hosted, Mode
+from pipeline.config.params import Mode
+from pipeline.config.teachers import Hosted
 from pipeline.core.errors import UserError
 from pipeline.engines.asks import Draw
 from pipeline.judgments.keys import Prompt

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from pipeline import teachers
 from pipeline.config import params
+from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.judgments import database, recovery, retries
 from pipeline.judgments import spool as spool_module
@@ -45,7 +46,7 @@ def spool(tmp_path):
 
 
 def buying(store, url, concurrency=4, **more):
-    config = params.OpenAICompatibleTeacher(
+    config = OpenAICompatibleTeacher(
         kind="openai_compatible",
         model="stub-1",
         base_url=f"{url}/v1",

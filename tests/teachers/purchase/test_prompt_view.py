@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import teachers
-from pipeline.config.params import LocalTeacher, OpenAICompatibleTeacher, Runtime
+from pipeline.config.params import Runtime
+from pipeline.config.teachers import LocalTeacher, OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
-from pipeline.data import tables
+from pipeline.data import schemas, tables
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase import prompt_view
 from tests import templated
@@ -46,7 +47,7 @@ def table(tmp_path):
         for i, messages in enumerate(CHAT)
     ]
     tables.write(
-        pa.Table.from_pylist(rows, tables.PROMPTS), tmp_path / "it.parquet", tables.PROMPTS
+        pa.Table.from_pylist(rows, schemas.PROMPTS), tmp_path / "it.parquet", schemas.PROMPTS
     )
     return tmp_path / "it.parquet"
 

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import teachers
 from pipeline.config import params
+from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.judgments import database
 from pipeline.judgments.store import LEASE_SECONDS, Store
 from pipeline.teachers import protocol
@@ -62,7 +63,7 @@ def want(store_url, server_url, lease, count, first, results, barrier):
 
 
 def wanted(store_url, server_url, lease, count, first, barrier):
-    config = params.OpenAICompatibleTeacher(
+    config = OpenAICompatibleTeacher(
         kind="openai_compatible",
         model="stub-1",
         base_url=f"{server_url}/v1",

@@ -14,6 +14,7 @@ import pytest
 from pipeline import teachers
 from pipeline.commands.estimate import estimate as costs
 from pipeline.config import params
+from pipeline.config.teachers import OpenAICompatibleTeacher, Price
 from pipeline.core.errors import UserError
 from pipeline.judgments.store import Entry, Store
 from pipeline.teachers import protocol
@@ -31,13 +32,13 @@ from tests.teachers.test_hosted import answers, api, run_json, setup, store_url,
 PREFIXES = [f"{n}+5=" for n in range(10)]
 SAMPLES = 3
 ALL = SAMPLES * len(PREFIXES)  # one request a sample: n of this server is unknown
-PRICE = params.Price(input=1000.0, output=5000.0)
+PRICE = Price(input=1000.0, output=5000.0)
 
 
 def loaded(url, mode="prefill", **more):
     """A teacher of Pure's API; `provider` other than OpenAI's needs no key."""
     found = {"kind": "openai_compatible", "model": "stub-1", "base_url": f"{url}/v1", **more}
-    config = params.OpenAICompatibleTeacher(**{"concurrency": 8, "tries": 1, **found})
+    config = OpenAICompatibleTeacher(**{"concurrency": 8, "tries": 1, **found})
     asked = protocol.Asked(mode, 1.0, "live", params.Runtime())
     return teachers.load(config, "it", asked, None, None)
 
@@ -114,7 +115,7 @@ def test_dollars_never_pass_their_limit_and_a_higher_one_buys_only_the_rest(chan
         assert store.spent().usd == pytest.approx(sum(billed) / 1e6)
 
 
-TOKENS = params.Price(input=0.0, output=1e6)  # a dollar a token: $12 are set aside for an answer
+TOKENS = Price(input=0.0, output=1e6)  # a dollar a token: $12 are set aside for an answer
 
 
 def ignoring(tokens):
@@ -175,7 +176,7 @@ def test_a_batch_is_set_aside_at_the_cost_that_was_seen_before(store, tmp_path, 
                 reply["usage"]["output_tokens"] = 120
             return found
 
-    price = params.Price(input=0.0, output=1e6, batch=1.0)
+    price = Price(input=0.0, output=1e6, batch=1.0)
     with Costly("anthropic").running() as server:
         how = {"transport": "batch", "price": price}
         run = providers.judging("anthropic", server.url, store, tmp_path, **how)
@@ -258,8 +259,8 @@ def test_max_usd_without_a_price_is_refused_before_any_request(server, store):
 
 
 FREE = {
-    "live": params.Price(input=0.0, output=0.0),
-    "batch": params.Price(input=1, output=1, batch=0),
+    "live": Price(input=0.0, output=0.0),
+    "batch": Price(input=1, output=1, batch=0),
 }
 
 

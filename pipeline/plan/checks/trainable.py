@@ -5,7 +5,8 @@ Each check raises UserError with the key, the value found, the value wanted and 
 
 from pipeline.core import extensions
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.validate import refuse, white_box
+from pipeline.plan.checks.choices import white_box
+from pipeline.plan.checks.validate import refuse
 
 # the coldest; below it logits / temperature leave float32, and vLLM samples at .01 all the same
 COLDEST = 0.01

@@ -8,9 +8,10 @@ from pipeline.method.schedulers import SCHEDULERS
 from pipeline.method.similarity import METRICS
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.validate import refuse
+from pipeline.plan.checks.validate import refuse
 
 ANCHORED = ("omniopd", "imitate-forks", "opd-forks")  # objectives of ours with a second term
+WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 
 
 def check(file: Experiment, where: str, arm: Settings) -> None:
@@ -34,6 +35,12 @@ def anchored(objective: str) -> bool:
     """Whether the objective's loss has a second term, towards the round-0 checkpoint."""
     own = extensions.named(objective)
     return extensions.says(objective, extensions.ANCHOR) if own else objective in ANCHORED
+
+
+def white_box(objective: str) -> bool:
+    """Whether an objective reads a teacher's logits."""
+    own = extensions.named(objective)
+    return extensions.says(objective, extensions.TEACHER) if own else objective in WHITE_BOX
 
 
 def _objective(file: Experiment, where: str, arm: Settings) -> None:

@@ -1,81 +1,19 @@
-"""What must fit together in params.yaml, checked when it loads, before anything runs.
+"""The settings of one arm fit together, and fit the teachers and models that it names.
 
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
-from typing import Any
-
 from pipeline.config import params
-from pipeline.config.params import METHOD
-from pipeline.core import extensions
-from pipeline.core.dag_names import SHARED
-from pipeline.core.errors import UserError
+from pipeline.config.models import ModelInit
+from pipeline.config.teachers import Hosted, LocalTeacher
 from pipeline.plan import model_shapes
 from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.checks.choices import white_box
+from pipeline.plan.checks.validate import refuse
+from pipeline.plan.resolved import UNTRACKED
 from pipeline.teachers.capabilities import TERMS, check
 
-WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 MOST_TEACHERS = 4  # stage prior has an argument for each
-MOST_ROUNDS = 10_000  # cells of stage train that a plan may have
-UNTRACKED = {
-    "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
-    "train": {"processes"},
-}
-
-
-def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
-    """Raise UserError of a key of params.yaml."""
-    raise UserError(f"params.yaml: {key}: found {found!r}, wanted {wanted}. {remedy}")
-
-
-def experiment(file: Experiment) -> None:
-    listed = file.experiment.arms
-    if len(set(listed)) < len(listed):
-        refuse("experiment.arms", list(listed), "each arm once", "Remove the repeats.")
-    if SHARED in listed:
-        refuse("experiment.arms", SHARED, "another name: dag/ has it for itself", "Rename the arm.")
-    if not listed or not file.experiment.seeds:
-        refuse("experiment", "no arm or no seed", "at least one of each", "Add one.")
-    if len(set(file.experiment.seeds)) < len(file.experiment.seeds):
-        refuse("experiment.seeds", list(file.experiment.seeds), "each seed once", "Remove repeats.")
-    arms = len(listed) + len(file.experiment.branch)
-    rounds = -(-file.experiment.rounds // file.experiment.steps_per_cell)
-    if arms * len(file.experiment.seeds) * rounds > MOST_ROUNDS:
-        refuse(
-            "experiment",
-            f"{arms} arms x {len(file.experiment.seeds)} seeds x {rounds} rounds",
-            f"at most {MOST_ROUNDS:,}, the largest that were tried",
-            "Lower one of them, or set experiment.steps_per_cell.",
-        )
-    if "base" in file.arms:
-        refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
-
-
-def branches(file: Experiment) -> None:
-    key, listed = "experiment.branch", file.experiment.branch
-    if len(set(listed)) < len(listed):
-        refuse(key, list(listed), "each control once", "Remove the repeats.")
-    if listed and METHOD not in file.experiment.arms:
-        refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
-    for name in listed:
-        changed = file.branch(name)
-        others = set(file.arms[name]) - {"score", "prior"}
-        if others:
-            refuse(
-                key,
-                name,
-                f"an arm that overrides score and prior alone; it overrides {sorted(others)}",
-                "A branch changes the scores of a round and nothing else.",
-            )
-        if changed == file.arm(METHOD):
-            refuse(key, name, f"an arm that differs from {METHOD}", "Take it out.")
-        if changed.prior.controls not in (None, METHOD):
-            refuse(
-                f"arms.{name}.prior.controls",
-                changed.prior.controls,
-                f"{METHOD}, whose rounds a branch changes",
-                "Correct it, or take the arm out of experiment.branch.",
-            )
 
 
 def arm(file: Experiment, name: str, arm: Settings) -> None:
@@ -99,12 +37,6 @@ def _untracked(file: Experiment, name: str, where: str) -> None:
                 "nothing: it is one setting for all arms",
                 f"Set it in the block {block}.",
             )
-
-
-def white_box(objective: str) -> bool:
-    """Whether an objective reads a teacher's logits."""
-    own = extensions.named(objective)
-    return extensions.says(objective, extensions.TEACHER) if own else objective in WHITE_BOX
 
 
 def _rank(where: str, arm: Settings) -> None:
@@ -170,13 +102,13 @@ def _models(file: Experiment, where: str, arm: Settings) -> None:
     named = {"experiment.student": file.experiment.student}
     for name in arm.teach.teachers:
         teacher = file.teachers[name]
-        if isinstance(teacher, params.LocalTeacher):
+        if isinstance(teacher, LocalTeacher):
             named[f"teachers.{name}.model"] = teacher.model
     for name, model in models.items():
-        if isinstance(model.init, params.ModelInit):
+        if isinstance(model.init, ModelInit):
             named[f"pretrain.models.{name}.init.name"] = model.init.name
             start = models.get(model.init.name)
-            if start and isinstance(start.init, params.ModelInit):
+            if start and isinstance(start.init, ModelInit):
                 refuse(
                     f"pretrain.models.{name}.init.name",
                     model.init.name,
@@ -199,7 +131,7 @@ def _contexts(file: Experiment, where: str, arm: Settings) -> None:
         readers[f"{where}evaluate.max_new_tokens"] = (longest, file.experiment.student)
     for name in arm.teach.teachers:
         teacher = file.teachers[name]
-        if isinstance(teacher, params.LocalTeacher):
+        if isinstance(teacher, LocalTeacher):
             readers[f"{where}rollout.max_new_tokens, teacher {name}"] = (most, teacher.model)
     for key, (tokens, model) in readers.items():
         known = model_shapes.context(file.pretrain.models, model)
@@ -228,7 +160,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
         refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
     for teacher in listed:
         config = file.teachers[teacher]
-        if not isinstance(config, params.LocalTeacher):
+        if not isinstance(config, LocalTeacher):
             _hosted(f"teachers.{teacher}", config, arm)
         reads_logits = white_box(arm.train.objective) or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
@@ -240,7 +172,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
             )
 
 
-def _hosted(key: str, config: params.Hosted, arm: Settings) -> None:
+def _hosted(key: str, config: Hosted, arm: Settings) -> None:
     """What would stop the arm only after it has trained and sampled."""
     can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
     named = config.kind != "openai_compatible" or config.provider == "openai"

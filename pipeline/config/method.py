@@ -1,0 +1,166 @@
+"""The blocks of params.yaml that a round is made of, from rollout to evaluate."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from pipeline.config.params import (
+    Count,
+    Decay,
+    Engine,
+    Metric,
+    Mode,
+    Name,
+    NonNegative,
+    Params,
+    Positive,
+    Problem,
+    Scheduler,
+    Share,
+    Transport,
+)
+from pipeline.core import extensions
+
+
+class Rollout(Params):
+    engine: Engine
+    prompts_per_round: Count
+    samples_per_prompt: Count
+    max_new_tokens: Count
+    temperature: NonNegative  # 0 is refused with its reason, by pipeline/plan/checks/trainable.py
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0)]  # 0 is off
+
+
+class Forks(Params):
+    scheduler: Scheduler
+    max_forks: Count
+    chunk_tokens: Count
+    # embedding-variance: of the student itself, from each place that may become a fork
+    continuations: Annotated[int, Field(ge=2)] = 4
+
+
+class Teach(Params):
+    teacher: Name | tuple[Name, ...]  # several: arm multi-teacher, see prior.combine
+    samples: Count
+    temperature: NonNegative  # as rollout.temperature
+    continuation: Mode
+    # whose messages the teacher sees before the student's text; another: arm wrong-teacher
+    problem: Problem = "own"
+    max_attempts: Count  # draws of one sample, where a draw fails
+    max_failure_rate: Share
+    epoch: Annotated[int, Field(ge=0)]
+    # not part of a cell:
+    replay: bool = False  # never ask, name the misses
+    transport: Transport = "live"  # batch: a provider's batch service, slower at half the price
+    max_usd: NonNegative | None = None  # of everything this project ever bought
+    max_requests: Annotated[int, Field(ge=0)] | None = None
+    accept_terms: str | tuple[str, ...] = ()  # providers whose terms you have read and accept
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+
+class Score(Params):
+    metric: Metric
+    source: Literal["similarity", "shuffled", "zero"]
+    within: Literal["round", "prompt"] = "round"  # shuffled: whose forks change places
+    allow_flat: bool
+    # embedding: share of the chunks and answers that may hold characters which it does not know;
+    # above it the stage stops, below it warns. Of metrics that see every text it is no setting
+    max_unseen: Share = 0.05
+
+
+class Prior(Params):
+    alpha: NonNegative
+    source: Literal["scores", "constant", "random", "none", "teacher"]
+    controls: Name | None = None  # the arm whose targets constant and random are drawn from
+    combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
+
+
+CANDIDATES = ("exact", "edit", "prefix", "rouge1", "embedding", "token-edit")
+
+
+class Calibrate(Params):
+    """What stage calibrate looks at; of no arm's training. The block may be left out."""
+
+    metrics: tuple[Metric, ...] = CANDIDATES
+    # null: a quarter, half and the whole of forks.chunk_tokens, at least 2
+    chunk_tokens: tuple[Count, ...] | None = None
+    forks: Count = 400  # most of a cell that are looked at; the table says how many
+    alphas: tuple[NonNegative, ...] = (0.5, 1.0, 2.0, 5.0)  # of the prior: how far each shrinks
+    rounds: Literal["first", "all", "none"] = "first"
+
+    def lengths(self, chunk_tokens: int) -> tuple[int, ...]:
+        """Chunk lengths that are tried, ascending."""
+        tried = self.chunk_tokens or (chunk_tokens // 4, chunk_tokens // 2, chunk_tokens)
+        shortest = 1 if self.chunk_tokens else min(2, chunk_tokens)
+        return tuple(sorted({max(shortest, tokens) for tokens in tried}))
+
+
+Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
+
+
+class Lora(Params):
+    """Train an adapter beside frozen weights, through peft; one for all rounds, never merged."""
+
+    rank: Count
+    alpha: Positive  # the adapter's product is scaled by alpha / rank
+    # layers that get one, by their last name
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+OBJECTIVES = (
+    *("omniopd", "opd", "opd-sampled", "opd-forks", "gkd", "sft", "imitate-forks", "grpo", "rft"),
+)
+
+
+def _objective(name: str) -> str:
+    if name not in OBJECTIVES and not extensions.named(name):
+        wanted = f"one of {', '.join(OBJECTIVES)}, or extensions.NAME, a file of your own"
+        raise PydanticCustomError("objective", "{wanted}", {"wanted": wanted})
+    return name
+
+
+class Train(Params):
+    objective: Annotated[str, AfterValidator(_objective)]
+    beta: NonNegative
+    lr: Positive
+    batch_size: Count  # responses in an optimizer step
+    micro_batch_size: Count  # responses in a forward pass
+    epochs: Count
+    reduce: Literal["response_sum", "token_mean"]
+    correction: Literal["none", "ratio"]
+    optimizer: Literal["carry", "reset"]
+    betas: tuple[Decay, Decay]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    clip: Positive
+    answers: Count = 1  # imitate-forks: continuations of each fork that are imitated
+    jsd_beta: Share = 0.5  # gkd: weight of the teacher in the mixture; 0 forward KL, 1 reverse
+    # an extension, omniopd only: taken off pi_hat, its mean over the round's chunks or over the
+    # prompt's; or how much the teacher agrees with itself at the fork
+    baseline: Baseline = "none"
+    anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
+    # none: every weight is trained; null: as pipeline/plan/adapter_default.py has it, an adapter
+    # above 0.5B
+    lora: Lora | Literal["none"] | None = None
+    moment_bits: Literal[8] | None = None  # of Adam's moments, through bitsandbytes; null: 32
+    # not part of a cell:
+    processes: Count = 1  # that share the models and the work, each with a GPU where there are any
+
+    @property
+    def adapter(self) -> Lora | None:
+        """Of settings that pipeline/plan/adapter_default.py has resolved."""
+        return None if self.lora == "none" else self.lora
+
+
+class Evaluate(Params):
+    split: Literal["dev", "test"]
+    problems: Count
+    samples: Count
+    temperature: Positive
+    max_new_tokens: Count
+    rounds: Literal["last", "all"]
+    engine: Engine = "hf"

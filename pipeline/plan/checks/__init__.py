@@ -1,0 +1,1 @@
+"""What must fit together in params.yaml, checked when it loads, before anything runs."""

@@ -1,0 +1,52 @@
+"""What cells hold of an arm's blocks: without what cannot change a result, and in which group."""
+
+from typing import Any
+
+from pipeline.config import params
+from pipeline.config.problems import TaskPrepare
+from pipeline.method.similarity import PARTIAL
+from pipeline.plan.blocks import Settings
+
+UNTRACKED = {
+    "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
+    "train": {"processes"},
+}
+
+
+def dump(block: params.Params) -> dict[str, Any]:
+    return block.model_dump(mode="json", exclude_none=True)
+
+
+def scored(settings: Settings) -> dict[str, Any]:
+    """The block score, with max_unseen only where its metric can be blind to a text."""
+    found = dump(settings.score)
+    if found["metric"] not in PARTIAL or found["source"] == "zero":
+        del found["max_unseen"]
+    return found
+
+
+def tracked(settings: Settings, block: str) -> dict[str, Any]:
+    """A block without what cannot change a result."""
+    found = dump(getattr(settings, block))
+    if found.get("problem") == "own":  # cells of the time before there was a choice
+        del found["problem"]
+    return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
+
+
+def sandboxed(stage: str, prepare: TaskPrepare) -> str:
+    """Group of a stage that grades."""
+    return f"{stage}-sandbox" if prepare.sandboxed else stage
+
+
+def engined(stage: str, engine: str) -> str:
+    """Group of a stage that samples: each engine loads files of its own."""
+    return stage if engine == "hf" else f"{stage}-{engine}"
+
+
+def method(settings: Settings) -> dict[str, Any]:
+    """What the report prints of an arm: every number of the method."""
+    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
+    found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
+    names = settings.teach.teachers
+    found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
+    return {"prepare": dump(settings.prepare), **found}
