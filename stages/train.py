@@ -87,8 +87,8 @@ def train(
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
 
-    from pipeline.training import students
-    from pipeline.training.gradients import Step, gradients, recompute
+    from pipeline.training import optimizer_steps, students
+    from pipeline.training.gradients import gradients, recompute
     from pipeline.training.optimizer import Optimizer
 
     policy, runtime = args.policy / "checkpoint", params_file.runtime()
@@ -99,7 +99,7 @@ def train(
     optimizer = Optimizer(student.model, *how)
     carry = p.optimizer == "carry"
     optimizer.load(args.policy / "optimizer.safetensors", moments=carry)
-    step = Step(
+    step = optimizer_steps.Step(
         work.terms,
         p.beta,
         p.reduce == "token_mean",
@@ -143,7 +143,7 @@ def _steps(p: TrainParams, work: Work) -> Work:
 
     Without an example it is one step over nothing, which has no signal.
     """
-    from pipeline.training.gradients import order
+    from pipeline.training.optimizer_steps import order
 
     count = len(work.examples)
     steps = tuple(order(count, p.batch_size, p.epochs, p.seed, "train", p.round))
