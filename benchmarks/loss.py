@@ -108,7 +108,8 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
 
     from pipeline.engines.hf import Frozen, Policy
     from pipeline.method.objectives import Example, Sequence, opd
-    from pipeline.training.gradients import Step, gradients
+    from pipeline.training.gradients import gradients
+    from pipeline.training.optimizer_steps import Step
 
     length = len(ids) - 1
     every, none = np.ones(length, bool), np.zeros(length, bool)

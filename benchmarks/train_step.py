@@ -86,7 +86,8 @@ def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float,
 
     from pipeline.engines.hf import Frozen
     from pipeline.method.objectives import Example, Sequence, opd
-    from pipeline.training.gradients import Step, gradients
+    from pipeline.training.gradients import gradients
+    from pipeline.training.optimizer_steps import Step
 
     every, weight = np.ones(TOKENS, bool), np.ones(TOKENS, np.float32)
     examples = [Example([Sequence(p, r, every, weight, ~every, None)]) for p, r in batch]
@@ -101,7 +102,8 @@ def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
 
     from pipeline.engines.hf import Frozen
     from pipeline.method.objectives import Example, Sequence, omniopd
-    from pipeline.training.gradients import Step, gradients
+    from pipeline.training.gradients import gradients
+    from pipeline.training.optimizer_steps import Step
 
     chunks, weight = np.arange(TOKENS) % 2 == 0, np.full(TOKENS, 0.5, np.float32)
     examples = [Example([Sequence(p, r, chunks, weight, ~chunks, None)]) for p, r in batch]

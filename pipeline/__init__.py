@@ -12,7 +12,7 @@ tasks        problems, worked solutions, checkers
 method       the paper: schedulers, similarity, objectives, posterior
 engines      models that generate and score: transformers, vLLM, chat templates, checkpoints
 teachers     text in, text out: providers, what goes over the wire, answers that are purchased
-training     the training loop, its optimizer, its processes, rollouts of other trainers
+training     the training loop, its evidence, optimizer and processes, rollouts of other trainers
 analysis     accuracies, intervals, verdicts, costs
 calibration  what a teacher's answers can tell
 plan         params.yaml as a whole, checked, expanded into cells

@@ -106,11 +106,11 @@ def _batch(
     policy: "Policy", batch: list[tuple[tasks.Messages, str]]
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
     from pipeline.data.text import encode_after
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import templates
     from pipeline.engines.hf import padded
 
     contexts = [policy.prompt_ids(messages) for messages, _ in batch]
-    backend, lead = policy.tokenizer.backend_tokenizer, chat.lead(policy.tokenizer)
+    backend, lead = policy.tokenizer.backend_tokenizer, templates.lead(policy.tokenizer)
     solutions = [
         encode_after(backend, context, text if text[:1].isspace() else lead + text)
         for context, (_, text) in zip(contexts, batch, strict=True)

@@ -7,7 +7,7 @@ source  arXiv 2606.01476; the paper leaves phi open, so the metric is a paramete
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +23,11 @@ from pipeline.core.errors import UserError
 from pipeline.data import aligned, schemas, tables
 from pipeline.data.text import chunk
 from pipeline.method import similarity
+from pipeline.method.scoring import check_flat, shuffled
 from pipeline.method.similarity import Pair
 from pipeline.stage import cells
 
 PROBES = 1000  # forks on which agreement between teacher answers is measured
-MOST_ZERO = 0.9  # share of forks with k_sem = 0 above which exactness says nothing
-LEAST_CONTRAST = 0.03  # agreement at a fork above that between problems
 PLACE = ["rollout_id", "position"]
 CHUNK = [*PLACE, "chunk_text", "ended"]
 ANSWER = [*PLACE, "sample", "text", "ended"]
@@ -123,41 +122,6 @@ def check_seen(unseen: int, texts: int, p: ScoreParams) -> None:
         remedy = f"raise score.max_unseen = {p.max_unseen}, the share of texts that may be so"
         raise UserError(f"{said}, or {remedy}.")
     cells.log.warning(f"{said}.")
-
-
-def check_flat(found: np.ndarray, levels: tuple[float, float] | None, p: ScoreParams) -> None:
-    """Raise UserError if the scores can teach nothing but what the student already does."""
-    if p.allow_flat or not found.size:
-        return
-    remedy = (
-        "Use another score.metric or a shorter forks.chunk_tokens, or set score.allow_flat: true "
-        "to go on anyway."
-    )
-    zero = float((found.sum(1) == 0).mean())
-    if zero > MOST_ZERO:
-        raise UserError(
-            f"score: k_sem is 0 in {zero:.0%} of {len(found)} forks with metric {p.metric}, more "
-            f"than {MOST_ZERO:.0%}: nothing but self-reinforcement would be left. {remedy}"
-        )
-    if levels is not None and levels[0] - levels[1] < LEAST_CONTRAST:
-        raise UserError(
-            f"score: two teacher answers at one fork are {levels[0]:.3f} alike and answers to "
-            f"different problems {levels[1]:.3f}, less than {LEAST_CONTRAST} apart with metric "
-            f"{p.metric}. {remedy}"
-        )
-
-
-def shuffled(
-    found: np.ndarray, group: Sequence[str] | np.ndarray, draw: np.random.Generator
-) -> np.ndarray:
-    """`found` (F, ...), its rows permuted within each group: a fork's N values stay together."""
-    order = draw.permutation(len(found))
-    _, group_F = np.unique(group, return_inverse=True)
-    moved = np.empty_like(found)
-    moved[np.argsort(group_F, kind="stable")] = found[
-        order[np.argsort(group_F[order], kind="stable")]
-    ]
-    return moved
 
 
 def table(forks: pa.Table, found: np.ndarray, p: ScoreParams) -> pa.Table:

@@ -83,9 +83,9 @@ def _lead(teacher: protocol.Teacher, student: Path) -> str:
     """Of the student, where answers are not in its own tokens."""
     if teacher.same_tokens:
         return ""
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import templates, tokenizer_files
 
-    return chat.lead(chat.load(student))
+    return templates.lead(tokenizer_files.load(student))
 
 
 def _asked(

@@ -17,8 +17,9 @@ from pipeline.config.params import Runtime
 from pipeline.engines.hf import Frozen, Policy
 from pipeline.method.objectives import Example
 from pipeline.training import launcher, process_group
-from pipeline.training.gradients import Step, gradients, recompute
+from pipeline.training.gradients import gradients, recompute
 from pipeline.training.optimizer import Optimizer
+from pipeline.training.optimizer_steps import Step
 from tests import naive
 from tests.training.test_lora import adapted
 from tests.training.test_training import ANCHORED, TERMS, examples, step

@@ -1,14 +1,14 @@
 """The console command `omniopd`. Every command acts on the project in the current directory."""
 
 import io
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.commands import exchange, judgments, project, verify_command
+from pipeline.commands.audit import audit_command
 from pipeline.commands.exp import exp_command
 from pipeline.core.errors import STATUS, UserError, stop
 
@@ -171,74 +171,7 @@ def estimate(
     typer.echo(spending.estimate(as_json, tflops, gb_per_s))
 
 
-@app.command()
-def audit(
-    student: Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")],
-    teacher: Annotated[str, typer.Option(help="a URL, a teacher of params.yaml, or as --student")],
-    prompts: Annotated[
-        Path | None, typer.Option(help="JSON lines with `prompt` or `messages`")
-    ] = None,
-    rollouts: Annotated[
-        Path | None, typer.Option(help="instead: prompts with responses that you have sampled")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="scratch folder; what is there is not repeated")] = Path(
-        "audit"
-    ),
-    model: Annotated[str | None, typer.Option(help="the teacher's model, behind a URL")] = None,
-    provider: Annotated[str, typer.Option(help="what answers there: vllm, openai, ...")] = "other",
-    continuation: Annotated[
-        str | None,
-        typer.Option(help="completions, prefill or instruct; by default the named teacher's"),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="student, folder or hub name, for completions behind a URL")
-    ] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="variable that holds the key")] = None,
-    price: Annotated[
-        tuple[float, float] | None, typer.Option(help="dollars a million tokens, in and out")
-    ] = None,
-    accept_terms: Annotated[
-        list[str] | None, typer.Option(help="a provider whose terms you have read and accept")
-    ] = None,
-    max_usd: Annotated[float | None, typer.Option(min=0, help="stop before it costs more")] = None,
-    count: Annotated[
-        int | None, typer.Option(min=2, help="prompts; by default 64, and all of --rollouts")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="responses a prompt, G")] = 2,
-    forks: Annotated[int, typer.Option(min=1, help="forks a response, M")] = 3,
-    chunk_tokens: Annotated[int, typer.Option(min=1, help="tokens of a chunk, C")] = 12,
-    answers: Annotated[int, typer.Option(min=2, help="continuations a fork, N")] = 4,
-    max_attempts: Annotated[int, typer.Option(min=1, help="draws of one that fails")] = 10,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of a response")] = 96,
-    temperature: Annotated[float, typer.Option(help="of student and teacher")] = 1.0,
-    metric: Annotated[str, typer.Option(help="of the verdict and of the browser")] = "edit",
-    full: Annotated[int, typer.Option(min=1, help="responses of the run that is priced")] = 6400,
-    device: Annotated[str, typer.Option(help="of student and local teacher")] = "cpu",
-    engine: Annotated[
-        Literal["hf", "vllm"], typer.Option(help="that samples student and local teacher")
-    ] = "hf",
-    threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
-    format_: exchange.Format = None,
-    finish_reason: exchange.Reason = None,
-    response_limit: exchange.Limit = None,
-    reward: exchange.Reward = None,
-) -> None:
-    """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
-    from pipeline.commands.audit import audit as auditing
-    from pipeline.commands.audit import audit_params
-
-    file = exchange.one_of(prompts, rollouts)
-    dump = exchange.dump(format_, finish_reason, response_limit, reward)
-    if dump is not None and rollouts is None:
-        raise UserError("--format: found with --prompts, wanted with --rollouts. Leave it out.")
-    count = count or (64 if rollouts is None else sys.maxsize)
-    options = audit_params.Options(
-        student, teacher, file, out, model, provider, continuation, tokenizer, api_key_env,
-        price, tuple(accept_terms or ()), max_usd, count, samples, forks, chunk_tokens, answers,
-        max_attempts, max_new_tokens, temperature, metric, full, device,
-        engine, threads or os.cpu_count() or 1, rollouts is not None, dump,
-    )  # fmt: skip
-    typer.echo(auditing.audit(options))
+app.command()(audit_command.audit)
 
 
 @app.command()

@@ -44,7 +44,7 @@ class HubInit(Params):
     # written into the template that checkpoints keep, so that whoever reads them renders the same;
     # off: an empty think block belongs to the prompt. null: what the template does when told off
     thinking: bool | None = None
-    # that a template reads for today, written into it; null: pipeline/engines/chat/chat.py's
+    # that a template reads for today, written into it; null: pipeline/engines/chat/templates.py's
     date: Day | None = None
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.method import Lora
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import tokenizer_files
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what peft puts before the names of an adapter's weights
@@ -85,7 +85,7 @@ def save(model: Any, tokenizer: Any, base: Path, folder: Path) -> None:
             save_file(weights, temporary / WEIGHTS, {"format": "pt"})
             _write(temporary / checkpoints.ADAPTER_CONFIG, config)
             _write(temporary / checkpoints.BASE, {"sha256": checkpoints.fingerprint(base)})
-            chat.save(tokenizer, temporary)
+            tokenizer_files.save(tokenizer, temporary)
     except SafetensorError as error:  # what a full disk looks like to safetensors
         raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
 

@@ -24,7 +24,7 @@ from pipeline.config import params_file
 from pipeline.core.errors import UserError
 from pipeline.data.text import characters
 from pipeline.engines import adapters, checkpoints
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import templates, tokenizer_files
 from pipeline.engines.sampling import Sampler, sample
 
 transformers_logging.disable_progress_bar()
@@ -104,7 +104,7 @@ def text(
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
-    return chat.text_ids(tokenizer, chat.render(tokenizer, messages, "student"))
+    return templates.text_ids(tokenizer, templates.render(tokenizer, messages, "student"))
 
 
 def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Policy:
@@ -122,7 +122,7 @@ def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) ->
         )
         if base != folder:
             adapters.load(model, folder)
-        tokenizer = chat.load(folder)
+        tokenizer = tokenizer_files.load(folder)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not loadable ({error}). Rerun its stage.") from error
     if tokenizer.chat_template is None:
@@ -181,7 +181,7 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtyp
             model.save_pretrained(temporary, state_dict=state)
             model.config.dtype = dtype  # save_pretrained wrote that of the model in memory
             model.config.save_pretrained(temporary)
-            chat.save(tokenizer, temporary)
+            tokenizer_files.save(tokenizer, temporary)
     except SafetensorError as error:  # what a full disk looks like to safetensors
         raise UserError(f"{folder}: could not be written ({error}). Free space.") from error
 

@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 from pipeline.config.models import GgufInit, HubInit
 from pipeline.core.errors import UserError
 from pipeline.engines import adapters, checkpoints
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import templates, tokenizer_files, turn_ends
 
 SWITCH = "{{%- set enable_thinking = {} -%}}\n"  # outdoes what a caller passes
 PROBE = [{"role": "user", "content": "1+1?"}]
@@ -55,9 +55,9 @@ def from_gguf(init: GgufInit) -> tuple[Any, Any]:
     owner = f"pretrain: {init.file}"
     _plain_head(model, owner)
     _same_vocabulary(tokenizer, folder / init.file, owner)
-    chat.round_trips(tokenizer, owner)
+    tokenizer_files.round_trips(tokenizer, owner)
     tokenizer.clean_up_tokenization_spaces = False
-    tokenizer.chat_template = chat.template(tokenizer.chat_template, owner)
+    tokenizer.chat_template = templates.template(tokenizer.chat_template, owner)
     ended(model, tokenizer, owner)
     return model, tokenizer
 
@@ -78,13 +78,13 @@ def _same_vocabulary(tokenizer: Any, file: Path, owner: str) -> None:
         )
 
 
-def ended(model: Any, tokenizer: Any, owner: str) -> chat.Ends:
+def ended(model: Any, tokenizer: Any, owner: str) -> turn_ends.Ends:
     """Record the ends of a turn in the model's generation config. Raises UserError.
 
     One number where there is one, so that a checkpoint with one end stays as it was.
     """
     size = model.get_output_embeddings().weight.shape[0]
-    found = chat.resolve(tokenizer, model.generation_config.eos_token_id, size, owner)
+    found = turn_ends.resolve(tokenizer, model.generation_config.eos_token_id, size, owner)
     ids = list(found.ids)
     model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
     return found
@@ -146,7 +146,7 @@ def _loaded(name: str, tokenizer_of: str, init: HubInit, dtype: torch.dtype) -> 
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=at, dtype=dtype, use_safetensors=True, trust_remote_code=code
         )
-        tokenizer = chat.read_in(
+        tokenizer = tokenizer_files.read_in(
             tokenizer_of,
             f"pretrain: {init.name!r}",
             at if tokenizer_of == name else None,
@@ -206,7 +206,7 @@ def set_template(tokenizer: Any, init: HubInit) -> None:
     if init.thinking is None:
         return
     tokenizer.chat_template = SWITCH.format(str(init.thinking).lower()) + text
-    rendered = chat.render(tokenizer, PROBE, f"pretrain: {init.name!r}")
+    rendered = templates.render(tokenizer, PROBE, f"pretrain: {init.name!r}")
     thinks = rendered.count("<think>") > rendered.count("</think>")
     if thinks and not init.thinking:
         raise UserError(

@@ -2,7 +2,8 @@
 
 A ceiling takes every response as long as allowed, as many forks as fit into it and every answer as
 long as it may be; of imitate-forks, the answers that it imitates, though all are bought. What a
-round really takes is less, and is counted in its tables (pipeline/training/budget_matching.py).
+round really takes is less, and is counted in its tables
+(pipeline/training/evidence/budget_matching.py).
 """
 
 from typing import Any

@@ -10,11 +10,9 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any
 
 import typer
 
@@ -22,31 +20,16 @@ from pipeline.config import params_file
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 from pipeline.engines.vllm.resident import lending
-from pipeline.plan import expand
 from pipeline.processes import fork_server, reaper, stopping
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
+from pipeline.runner.cell_graph import Cell, graph, waiting_chains
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror
 
 RESULTS = Path("data/report/results.md")
 FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
-# stages, or groups of one, that load a model
-GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
-GPU |= {"steps"}
-RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
 RETRY_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell as the flow sees it."""
-
-    name: str  # GROUP@KEY
-    label: str  # for people
-    reads: frozenset[str]  # names of cells
-    gpu: bool = False
-    retries: int = 1  # where its stage was killed; never where it refused its input
 
 
 def run(parallel: int) -> None:
@@ -56,44 +39,6 @@ def run(parallel: int) -> None:
     keep = retention.of(found, retention.wanted())
     while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
         typer.echo("experiment.keep: dropped checkpoints turned out to be read; going on with them")
-
-
-def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
-    """The plan's cells in dependency order, stage `plan` first."""
-    labels = _labels(found)
-    built = {"plan": Cell("plan", "plan", frozenset())}
-    for name, reads in expand.upstream(found).items():
-        group, _, key = name.partition("@")
-        stage = group.split("-")[0]
-        built[name] = Cell(
-            name=name,
-            label=f"{labels.get(key, group)} ({key})",
-            reads=frozenset(reads or {"plan"}),
-            gpu=gpu and bool(GPU & {stage, group}),
-            retries=max(RETRIES.get(one, 1) for one in expand.stages(found, group, key)),
-        )
-    return built
-
-
-def _labels(found: dict[str, Any]) -> dict[str, str]:
-    """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
-    users: dict[str, list[str]] = {}
-    spans = expand.spans(found)
-    for arm, seeds in expand.named(found).items():
-        for seed, rounds in seeds.items():
-            for round_, stages in rounds.items():
-                for stage, key in stages.items():
-                    kind, which = key.split("/")[1] if "/" in key else stage, round_
-                    if key in spans:
-                        kind, which = "steps", "rounds {}-{}".format(*spans[key])
-                    where = f"{kind} {arm} {which.replace('round-', 'round ')} {seed}"
-                    label = where.replace("seed-", "seed ")
-                    users.setdefault(key.rpartition("/")[2], []).append(label)
-    users = {key: list(dict.fromkeys(labels)) for key, labels in users.items()}
-    return {
-        key: first + (f" and {len(others)} more" if others else "")
-        for key, (first, *others) in users.items()
-    }
 
 
 def run_graph(
@@ -186,7 +131,7 @@ class _Flow:
 
     def schedule(self) -> None:
         """Start each cell when all that it reads is done, those with the most to follow first."""
-        following = _following(self.graph)
+        following = waiting_chains(self.graph)
         waiting = sorted(self.graph, key=lambda name: -following[name])
         running: set[str] = set()
         over: set[str] = set()  # done, failed or skipped
@@ -286,15 +231,6 @@ class _Flow:
                 f"that read them were not run. {said}. More of what they said is above. Mend that "
                 "and run it again: finished cells are not repeated."
             )
-
-
-def _following(graph: dict[str, Cell]) -> dict[str, int]:
-    """Length of the longest chain of cells that waits for each cell."""
-    length = dict.fromkeys(graph, 0)
-    for name in reversed(graph):
-        for read in graph[name].reads:
-            length[read] = max(length[read], length[name] + 1)
-    return length
 
 
 @contextmanager

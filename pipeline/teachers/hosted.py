@@ -82,12 +82,12 @@ class Hosted:
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
-        from pipeline.engines.chat import chat
+        from pipeline.engines.chat import turn_ends
 
         if self.template is None:
             return ()
         where = self.student if self.config.tokenizer == "student" else self.config.tokenizer
-        return tuple(chat.sources(self.template, chat.listed_ends(str(where))))
+        return tuple(turn_ends.sources(self.template, turn_ends.listed_ends(str(where))))
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
@@ -104,11 +104,15 @@ class Hosted:
                 "`omniopd repro`: it makes it, and stops before it spends anything if the teacher "
                 "fails its check."
             )
-        from pipeline.engines.chat import chat
+        from pipeline.engines.chat import tokenizer_files
 
         owner = f"teachers.{self.name}.tokenizer"
         try:
-            return chat.load(self.student) if source == "student" else chat.read_in(source, owner)
+            return (
+                tokenizer_files.load(self.student)
+                if source == "student"
+                else tokenizer_files.read_in(source, owner)
+            )
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{owner}: {source!r} could not be loaded ({error}). "
@@ -129,9 +133,9 @@ class Hosted:
         """The teacher's own template and the raw prefix: the student's ids where they mean the
         same to both sides, as a text is tokenised again at the cut and continued as another word.
         Else the teacher's ids, so that no server puts a second BOS before them."""
-        from pipeline.engines.chat import chat
+        from pipeline.engines.chat import templates
 
-        prompt = chat.render(self.tokenizer, messages, f"teacher {self.name}")
+        prompt = templates.render(self.tokenizer, messages, f"teacher {self.name}")
         if not self.can.takes_ids:
             return prompt + text
         if not self.same_tokens:
@@ -148,11 +152,11 @@ class Hosted:
             return messages
         turns = [*messages, {"role": "assistant", "content": prefix}]
         if self.config.tokenizer:
-            from pipeline.engines.chat import chat
+            from pipeline.engines.chat import templates
 
             try:
                 how = {"generation": False, "continue_final_message": True}
-                shown = chat.render(self.tokenizer, turns, f"teacher {self.name}", **how)
+                shown = templates.render(self.tokenizer, turns, f"teacher {self.name}", **how)
             except ValueError as error:  # the text is nowhere in what the template makes of it
                 shown = str(error)
             if not shown.endswith(prefix):

@@ -19,7 +19,7 @@ from pipeline.config.problems import TaskPrepare
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import decode_after, encode_after
-from pipeline.engines.chat import chat, prerendered
+from pipeline.engines.chat import prerendered, templates, turn_ends
 from pipeline.stage import cells
 from pipeline.tasks import Problem
 from pipeline.tasks.problem_files import Row
@@ -118,7 +118,7 @@ class Reader:
         self.marks = prerendered.marks(policy.tokenizer)
         self.known = set(np.flatnonzero(~policy.silent_V.cpu().numpy()).tolist())
         self.longest = policy.context
-        self.lead = chat.lead(policy.tokenizer)
+        self.lead = templates.lead(policy.tokenizer)
         self.rendered: dict[str, list[int]] = {}  # prompt_id: by the student's chat template
         self.rendered_otherwise = 0
 
@@ -166,7 +166,7 @@ class Reader:
             )
         try:
             return self.policy.prompt_ids(prompt.messages)
-        except UserError as error:  # what chat.py advises are keys of params.yaml
+        except UserError as error:  # what templates.render advises are keys of params.yaml
             roles = ", ".join(x["role"] for x in prompt.messages)
             wanted = (
                 f"messages that the chat template of --student takes: {error.__cause__ or error}"
@@ -191,7 +191,7 @@ class Reader:
         if all(row.values.get(name) is None for name in IDS):
             return self._encoded(row, prompt_ids)
         ids, ends = self._ids(row, IDS), self.policy.ends
-        shown = f"an end of a turn, {chat.named(self.policy.tokenizer, ends)},"
+        shown = f"an end of a turn, {turn_ends.named(self.policy.tokenizer, ends)},"
         early = [at for at, token in enumerate(ids[:-1]) if token in ends]
         if early:
             wanted = f"{shown} as the last one alone: cut what follows it"

@@ -1,4 +1,4 @@
-"""The training loop of every objective: batches of responses, exact losses in slices, AdamW.
+"""The gradients of every objective: batches of responses, exact losses in slices.
 
 A step's loss is (1/R) * sum over its R responses, R counted over the whole step, so that its
 gradient does not depend on how the step is cut into micro-batches. Logits exist for one slice of
@@ -12,57 +12,19 @@ Axes: T tokens that carry a term, H hidden size, V vocabulary.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pipeline.core import seeds
 from pipeline.engines import adapters
 from pipeline.engines.hf import Frozen, Policy, padded
 from pipeline.engines.scoring_pass import SLICE
-from pipeline.method.objectives import Example, Sequence, Slice, TermsOf
-from pipeline.training.process_group import Group, One
+from pipeline.method.objectives import Example, Sequence, Slice
+from pipeline.training.optimizer_steps import Step, Sums
 
 Grads = list[torch.Tensor | None]  # None: nothing yet
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step optimises with, beside its examples."""
-
-    terms: TermsOf
-    beta: float
-    token_mean: bool
-    correct: bool
-    micro_batch_size: int  # sequences in a forward pass
-    bfloat16: bool = False  # matrix products of the body in bfloat16; weights and losses float32
-    batch_tokens: int | None = None  # tokens, padding included, that a forward pass may hold
-    group: Group = field(default_factory=One)  # of processes that share the step
-
-
-@dataclass
-class Sums:
-    """Sums over a step's tokens and responses, from which its metrics are made."""
-
-    responses: int = 0
-    signal_tokens: int = 0
-    anchor_tokens: int = 0
-    own_tokens: float = 0  # tokens that the rollout policy wrote
-    signal: float = 0.0
-    anchor: float = 0.0
-    drift: float = 0.0
-    signal_grads: list[torch.Tensor] = field(default_factory=list)
-    anchor_grads: list[torch.Tensor] = field(default_factory=list)  # without beta: scalars, 0
-
-
-def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterator[np.ndarray]:
-    """Indices of each optimizer step's examples: a new permutation each epoch."""
-    for epoch in range(epochs):
-        shuffled = seeds.generator(*names, epoch).permutation(count)
-        yield from (shuffled[i : i + batch_size] for i in range(0, count, batch_size))
 
 
 def recompute(model: Any) -> None:

@@ -12,8 +12,8 @@ from pipeline.stage import cells
 
 if TYPE_CHECKING:
     from pipeline.method.objectives import Example
-    from pipeline.training.gradients import Sums
     from pipeline.training.optimizer import Optimizer
+    from pipeline.training.optimizer_steps import Sums
 
 Metrics = dict[str, Any]  # of an optimizer step: a line of metrics.jsonl
 LINE = "train/no_signal"  # in a line of a step without a signal: its reason

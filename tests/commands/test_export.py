@@ -28,7 +28,8 @@ from pipeline.method.objectives import omniopd
 from pipeline.method.objectives.weighted import everywhere
 from pipeline.plan import experiment
 from pipeline.training import students
-from pipeline.training.gradients import Step, gradients
+from pipeline.training.gradients import gradients
+from pipeline.training.optimizer_steps import Step
 from tests import naive
 from tests.project import MINIATURE
 

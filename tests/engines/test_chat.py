@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 from pipeline.config.models import HubInit
 from pipeline.core.errors import UserError
 from pipeline.engines import hf, pretrained
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import templates, tokenizer_files, turn_ends
 from tests import layouts
 from tests.naive import for_vllm
 
@@ -45,7 +45,7 @@ def after(text):
 
 
 def end(found):
-    token = chat.template_end(found)
+    token = templates.template_end(found)
     return None if token is None else found.convert_ids_to_tokens(token)
 
 
@@ -127,7 +127,7 @@ def test_ends_of_whole_templates(backend, template, wanted):
 
 
 def resolved(found, generation, size=None):
-    ends = chat.resolve(found, generation, size or len(found), "model")
+    ends = turn_ends.resolve(found, generation, size or len(found), "model")
     return dict(zip(found.convert_ids_to_tokens(ends.ids), ends.sources, strict=True))
 
 
@@ -193,18 +193,18 @@ def later(monkeypatch):
 )
 def test_a_date_is_the_pinned_one_in_any_format(backend, format_, wanted):
     found = tokens(backend, DATED.format(format_))
-    raw = chat.render(found, ASKED, "")
-    found.chat_template = chat.template(found.chat_template, "")
-    assert chat.render(found, ASKED, "") == f"{wanted} 1+1?"
+    raw = templates.render(found, ASKED, "")
+    found.chat_template = templates.template(found.chat_template, "")
+    assert templates.render(found, ASKED, "") == f"{wanted} 1+1?"
     assert raw == f"{Clock.now().strftime(format_)} 1+1?"
 
 
 @pytest.mark.parametrize("day", ["2023-01-05", "2024-02-29", "2026-12-01"])
 def test_a_date_of_params_is_read_instead(backend, day):
-    found = tokens(backend, chat.pinned(DATED.format("%-d %B %Y"), day))
+    found = tokens(backend, templates.pinned(DATED.format("%-d %B %Y"), day))
     wanted = datetime.date.fromisoformat(day).strftime("%-d %B %Y")
-    assert chat.render(found, ASKED, "") == f"{wanted} 1+1?"
-    assert chat.pinned(found.chat_template, "2000-01-01") == found.chat_template  # it is there
+    assert templates.render(found, ASKED, "") == f"{wanted} 1+1?"
+    assert templates.pinned(found.chat_template, "2000-01-01") == found.chat_template  # it is there
 
 
 @pytest.mark.usefixtures("later")
@@ -213,24 +213,24 @@ def test_a_template_that_asks_whether_there_is_a_clock_finds_the_pinned_one(back
         '{%- if strftime_now is defined %}{%- set today = strftime_now("%d %b %Y") %}'
         '{%- else %}{%- set today = "none" %}{%- endif -%}{{ today }}'
     )
-    once = chat.pinned(asking, None)
-    assert chat.render(tokens(backend, once), ASKED, "") == "26 Jul 2024"
-    assert chat.pinned(once, None) == once
+    once = templates.pinned(asking, None)
+    assert templates.render(tokens(backend, once), ASKED, "") == "26 Jul 2024"
+    assert templates.pinned(once, None) == once
     for generation in (True, False):
-        assert chat.render(tokens(backend, once), ASKED, "", generation) == "26 Jul 2024"
+        assert templates.render(tokens(backend, once), ASKED, "", generation) == "26 Jul 2024"
 
 
 @pytest.mark.parametrize("template", [GLM, layouts.QWEN3, layouts.MISTRAL, ""])
 def test_a_template_without_a_date_stays_as_it_is(template):
-    assert chat.pinned(template, "2020-01-01") == template
+    assert templates.pinned(template, "2020-01-01") == template
 
 
 def test_of_several_templates_the_default_is_taken_and_none_is_guessed():
     several = {"default": GLM, "tool_use": ALWAYS}
-    assert chat.template(several, "m") == GLM
+    assert templates.template(several, "m") == GLM
     with pytest.raises(UserError, match=r"\['rag', 'tool_use'\], wanted one named 'default'"):
-        chat.template({"tool_use": GLM, "rag": GLM}, "m")
-    assert chat.template(None, "m") is None
+        templates.template({"tool_use": GLM, "rag": GLM}, "m")
+    assert templates.template(None, "m") is None
 
 
 def test_named_templates_of_a_folder(tmp_path):
@@ -238,10 +238,10 @@ def test_named_templates_of_a_folder(tmp_path):
     (folder / "chat_template.jinja").unlink()
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": layouts.QWEN3}]
     layouts.edit(folder / "tokenizer_config.json", chat_template=named)
-    assert chat.read_in(folder, "m").chat_template == layouts.QWEN3
+    assert tokenizer_files.read_in(folder, "m").chat_template == layouts.QWEN3
     layouts.edit(folder / "tokenizer_config.json", chat_template=named[:1])
     with pytest.raises(UserError, match="wanted one named 'default'"):
-        chat.read_in(folder, "m")
+        tokenizer_files.read_in(folder, "m")
 
 
 @pytest.mark.parametrize("layout", [layouts.DISTILL, layouts.MISTRAL_7, layouts.GEMMA_3])
@@ -251,11 +251,11 @@ def test_named_templates_of_a_folder(tmp_path):
 def test_tokenizer_json_is_the_truth_whatever_class_is_named(layout, class_, tmp_path):
     layouts.fast(layout).save_pretrained(tmp_path)
     layouts.edit(tmp_path / "tokenizer_config.json", tokenizer_class=class_, backend=None)
-    truth = chat.checkpoints.tokenizer(tmp_path / "tokenizer.json")
-    found = chat.read_in(tmp_path, "m")
-    chat.save(found, tmp_path / "saved")
-    for again in (found, chat.load(tmp_path / "saved")):
-        for text in (*layouts.TEXT, *chat.PROBES, " a", "the carried", "\n12"):
+    truth = tokenizer_files.checkpoints.tokenizer(tmp_path / "tokenizer.json")
+    found = tokenizer_files.read_in(tmp_path, "m")
+    tokenizer_files.save(found, tmp_path / "saved")
+    for again in (found, tokenizer_files.load(tmp_path / "saved")):
+        for text in (*layouts.TEXT, *tokenizer_files.PROBES, " a", "the carried", "\n12"):
             wanted = truth.encode(text, add_special_tokens=False).ids
             assert again.encode(text, add_special_tokens=False) == wanted
         assert again.eos_token == layout.eos
@@ -267,9 +267,9 @@ def test_a_limit_that_was_saved_in_tokenizer_json_cuts_nothing(tmp_path):
     found.save_pretrained(tmp_path)
     layouts.edit(tmp_path / "tokenizer_config.json", model_max_length=5)
     text = "The carriage was carried over the hill."
-    assert len(chat.read_in(tmp_path, "m").encode(text, add_special_tokens=False)) > 10
-    chat.save(chat.read_in(tmp_path, "m"), tmp_path / "saved")
-    assert len(chat.load(tmp_path / "saved").encode(text, add_special_tokens=False)) > 10
+    assert len(tokenizer_files.read_in(tmp_path, "m").encode(text, add_special_tokens=False)) > 10
+    tokenizer_files.save(tokenizer_files.read_in(tmp_path, "m"), tmp_path / "saved")
+    assert len(tokenizer_files.load(tmp_path / "saved").encode(text, add_special_tokens=False)) > 10
 
 
 def test_a_tokenizer_without_tokenizer_json_is_compared_with_its_text(tmp_path):
@@ -281,16 +281,16 @@ def test_a_tokenizer_without_tokenizer_json_is_compared_with_its_text(tmp_path):
     config = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    found = chat.read_in(tmp_path, "m")
+    found = tokenizer_files.read_in(tmp_path, "m")
     for text in layouts.TEXT:
         assert found.decode(found.encode(text)) == text
-    chat.save(found, tmp_path / "saved")
+    tokenizer_files.save(found, tmp_path / "saved")
     assert (tmp_path / "saved" / "tokenizer.json").is_file()
     short = {k: v for k, v in vocabulary["vocab"].items() if len(k) > 1 or k.isalpha()}
     (tmp_path / "vocab.json").write_text(json.dumps(short))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(UserError, match="wanted the same text"):
-        chat.read_in(tmp_path, "m")
+        tokenizer_files.read_in(tmp_path, "m")
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -311,14 +311,14 @@ def test_a_sentencepiece_model_that_is_converted_to_other_ids_is_refused(prefix,
     config = {"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "legacy": False}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"wanted .* as sentencepiece on its tokenizer.model"):
-        chat.read_in(tmp_path, "m")
+        tokenizer_files.read_in(tmp_path, "m")
 
 
 def test_what_a_sentencepiece_model_needs_is_named(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    monkeypatch.setattr(chat, "_installed", lambda name: False)
+    monkeypatch.setattr(tokenizer_files, "_installed", lambda name: False)
     with pytest.raises(UserError, match="pip install sentencepiece protobuf`, or use a revision"):
-        chat.read_in(tmp_path, "m")
+        tokenizer_files.read_in(tmp_path, "m")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.data.text import encode_after
 from pipeline.engines import hf, pretrained
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import templates, tokenizer_files, turn_ends
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.truncation import Prefix, cut
 from tests import layouts
@@ -91,11 +91,11 @@ def test_an_end_behind_a_hole_in_the_vocabulary_is_an_end(at, tmp_path):
     text["model"]["vocab"]["<|stop|>"] = at
     tokens.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps(text))
-    found = chat.read_in(tmp_path, "m")
+    found = tokenizer_files.read_in(tmp_path, "m")
     assert found.convert_tokens_to_ids("<|stop|>") == at > len(found)
-    ends = chat.resolve(found, [at], at + 1, "m")
+    ends = turn_ends.resolve(found, [at], at + 1, "m")
     assert at in ends.ids
-    assert at not in chat.resolve(found, [at + 1], at + 1, "m").ids  # no token has this id
+    assert at not in turn_ends.resolve(found, [at + 1], at + 1, "m").ids  # no token has this id
 
 
 @pytest.mark.parametrize("named", [("rag", "tool_use"), ("rag",), ("a", "b", "c")])
@@ -107,7 +107,7 @@ def test_a_given_template_takes_the_place_of_named_ones(named, tmp_path):
     with pytest.raises(UserError, match=r"wanted one named 'default'. Write the one to use into"):
         read_in(folder)
     _, tokens = read_in(folder, chat_template=layouts.QWEN_3.template)
-    assert chat.render(tokens, TURN, "m").startswith("<|im_start|>user\nHi.")
+    assert templates.render(tokens, TURN, "m").startswith("<|im_start|>user\nHi.")
 
 
 def hosted(folder, mode="prefill", context=None):
@@ -140,27 +140,27 @@ def test_a_prompt_of_messages_is_not_counted_as_its_json(text, tmp_path):
 @pytest.mark.parametrize("text", ["the car", "carry on", "1 and 2"])
 def test_an_answer_begins_as_the_template_writes_it(text, tmp_path):
     tokens = layouts.fast(layouts.MISTRAL_7)
-    assert chat.lead(tokens) == " "
-    prompt = chat.text_ids(tokens, chat.render(tokens, TURN, "m"))
-    whole = chat.render(
+    assert templates.lead(tokens) == " "
+    prompt = templates.text_ids(tokens, templates.render(tokens, TURN, "m"))
+    whole = templates.render(
         tokens, [*TURN, {"role": "assistant", "content": text}], "m", generation=False
     )
-    said, before = Said(text, True, None), Prefix("", prompt, chat.lead(tokens))
+    said, before = Said(text, True, None), Prefix("", prompt, templates.lead(tokens))
     found = cut(judgment(), said, before, False, tokens.backend_tokenizer, 99)
     written = [*prompt, *found.token_ids]
-    assert chat.text_ids(tokens, whole)[: len(written)] == written
+    assert templates.text_ids(tokens, whole)[: len(written)] == written
     assert found.text == text
 
 
 def test_templates_that_lead_with_nothing_add_nothing():
     for layout in (layouts.LLAMA_3, layouts.GEMMA_3, layouts.QWEN_3, layouts.DISTILL):
-        assert chat.lead(layouts.fast(layout)) == ""
+        assert templates.lead(layouts.fast(layout)) == ""
 
 
 @pytest.mark.parametrize("text", ["\n\nthe car", "   the car", "\tthe car"])
 def test_blanks_behind_a_token_that_takes_them_are_kept(text):
     tokens = layouts.fast(layouts.PHI_3)
-    prompt = chat.text_ids(tokens, chat.render(tokens, TURN, "m"))
+    prompt = templates.text_ids(tokens, templates.render(tokens, TURN, "m"))
     found = encode_after(tokens.backend_tokenizer, prompt, text)
     own = AddedToken("<|assistant|>").content
     start = tokens.decode(prompt)
@@ -174,8 +174,8 @@ def test_blanks_behind_a_token_that_takes_them_are_kept(text):
 )
 def test_a_pinned_date_knows_the_formats_of_the_platform(written, shown):
     tokens = layouts.fast(layouts.QWEN_3)
-    tokens.chat_template = chat.pinned(f'{{{{ strftime_now("{written}") }}}}', "2026-01-02")
-    assert chat.render(tokens, TURN, "m") == shown
+    tokens.chat_template = templates.pinned(f'{{{{ strftime_now("{written}") }}}}', "2026-01-02")
+    assert templates.render(tokens, TURN, "m") == shown
 
 
 HEADERS = "<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}"
@@ -201,5 +201,5 @@ HEADERS = "<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}"
 def test_an_end_is_told_from_what_opens_a_turn(template, wanted):
     tokens = layouts.fast(layouts.LLAMA_3)
     tokens.chat_template = template
-    found = chat.template_end(tokens)
+    found = templates.template_end(tokens)
     assert (found and tokens.convert_ids_to_tokens(found)) == wanted

@@ -12,7 +12,8 @@ from pipeline.data import schemas
 from pipeline.engines.hf import Frozen
 from pipeline.method.objectives import omniopd
 from pipeline.method.teacher_agreement import agreement
-from pipeline.training.gradients import Step, gradients
+from pipeline.training.gradients import gradients
+from pipeline.training.optimizer_steps import Step
 from tests import naive
 
 SAMPLES = 4

@@ -13,7 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.plan import expand as plan
 from pipeline.plan import experiment
-from pipeline.runner import flow
+from pipeline.runner import cell_graph
 from tests.project import MINIATURE
 
 CONTROLS = ["shuffled-scores", "constant-scores"]
@@ -86,7 +86,7 @@ def test_every_round_of_omniopd_is_evaluated_where_it_is_branched_off(tmp_path):
 def test_cells_of_a_branch_are_named_for_people(tmp_path):
     found = expand(tmp_path, ["shuffled-scores"])
     key = found["cells"]["branches"]["shuffled-scores"]["seed-0"]["round-2"]["train"]
-    label = flow.graph(found, gpu=False)[f"train@{key}"].label
+    label = cell_graph.graph(found, gpu=False)[f"train@{key}"].label
     assert label == f"train omniopd+shuffled-scores round 2 seed 0 ({key})"
 
 

@@ -17,9 +17,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.plan import expand, experiment
-from pipeline.runner import flow, mirror
+from pipeline.runner import cell_graph, mirror
+from pipeline.runner.cell_graph import Cell
 from pipeline.runner.dvc_project import CellFailed
-from pipeline.runner.flow import Cell
 from tests.project import BIN, ROOT
 from tests.telling import wait_for
 
@@ -44,7 +44,8 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.runner import mirror
 from pipeline.processes import stopping
-from pipeline.runner.flow import Cell, run_graph
+from pipeline.runner.cell_graph import Cell
+from pipeline.runner.flow import run_graph
 mirror.END_SECONDS = 3600.0  # on a busy machine, too, Prefect is told all
 before = {"first": None, "second": "first", "third": "second"}
 graph = {
@@ -359,7 +360,7 @@ def alive(process: psutil.Process) -> bool:
 
 def test_cells_are_named_for_people_and_come_after_those_they_read() -> None:
     expanded = expand.expand(experiment.load(ROOT / "tests" / "miniature.yaml"))
-    graph = flow.graph(expanded, gpu=True)
+    graph = cell_graph.graph(expanded, gpu=True)
     assert set(graph) == {"plan", *expand.upstream(expanded)}
     key = expanded["cells"]["arms"]["omniopd"]["seed-0"]["round-1"]["train"]
     assert graph[f"train@{key}"].label == f"train omniopd round 1 seed 0 ({key})"
@@ -370,14 +371,14 @@ def test_cells_are_named_for_people_and_come_after_those_they_read() -> None:
         assert bool(cell.reads) == (name != "plan")
         seen.add(name)
     loaders = {name.partition("@")[0].split("-")[0] for name in seen if graph[name].gpu}
-    assert loaders <= flow.GPU
-    assert not any(cell.gpu for cell in flow.graph(expanded, gpu=False).values())
+    assert loaders <= cell_graph.GPU
+    assert not any(cell.gpu for cell in cell_graph.graph(expanded, gpu=False).values())
 
 
 def test_the_longest_chain_goes_first() -> None:
     reads: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["c", "a"]}
     graph = {name: Cell(name, name, frozenset(before)) for name, before in reads.items()}
-    assert flow._following(graph) == {"a": 1, "b": 2, "c": 1, "d": 0}
+    assert cell_graph.waiting_chains(graph) == {"a": 1, "b": 2, "c": 1, "d": 0}
 
 
 @pytest.mark.parametrize(

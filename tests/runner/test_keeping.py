@@ -86,7 +86,7 @@ stages:
 RUN = """
 import json, logging, sys
 from pipeline.runner.dag import plan_files as dag
-from pipeline.runner import flow, retention as keeping, repro
+from pipeline.runner import cell_graph, flow, retention as keeping, repro
 how, what, shared = sys.argv[1:]
 logging.basicConfig(level=logging.INFO)  # as the command `omniopd` does
 found = json.load(open("plan.json"))
@@ -101,7 +101,7 @@ class Plain(flow._Flow):  # nobody is shown it
 if how == "plain":
     flow._Flow, how = Plain, "run"
 if how == "run":
-    while not flow.run_graph(flow.graph(found, False), 2, keep=keep, shared=bool(shared)):
+    while not flow.run_graph(cell_graph.graph(found, False), 2, keep=keep, shared=bool(shared)):
         print("once more")
 elif how == "drop":
     print(repro.drop(found, keep, bool(shared)))

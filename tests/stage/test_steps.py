@@ -19,7 +19,7 @@ from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
 from pipeline.plan import blocks, experiment
 from pipeline.plan import expand as plan
-from pipeline.runner import flow
+from pipeline.runner import cell_graph
 from pipeline.stage import multi_step
 from tests.project import MACHINERY, MINIATURE, ROOT, Project
 
@@ -389,7 +389,7 @@ def test_the_flow_names_the_rounds_and_tries_a_cell_that_teaches_again():
     found = expand(
         experiment__rounds=4, experiment__steps_per_cell=3, experiment__arms=["omniopd", "grpo"]
     )
-    graph = flow.graph(found, gpu=True)
+    graph = cell_graph.graph(found, gpu=True)
     labels = {c.label.partition(" (")[0]: c for n, c in graph.items() if n.startswith("steps")}
     assert set(labels) == {
         f"steps {arm} rounds {span} seed 0"

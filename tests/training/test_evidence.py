@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from pipeline.core.errors import UserError
 from pipeline.data import schemas
 from pipeline.engines import char_tokenizer
-from pipeline.method import schedulers
+from pipeline.method import schedulers, scoring
 from pipeline.method.schedulers import Response
 from pipeline.method.similarity import Pair, similarities
 from stages import forks, prior, score
@@ -208,13 +208,13 @@ def score_params(**changes):
 def test_shuffled_scores_move_as_blocks_and_within_their_prompt():
     found = np.arange(40.0).reshape(20, 2)
     group = ["a", "b", "b", "c", "a"] * 4
-    moved = score.shuffled(found, group, np.random.default_rng(0))
+    moved = scoring.shuffled(found, group, np.random.default_rng(0))
     assert sorted(moved.tolist()) == found.tolist()
     for name in set(group):
         here = [i for i, g in enumerate(group) if g == name]
         assert sorted(moved[here].tolist()) == found[here].tolist()
     assert (moved[:, 0] != found[:, 0]).sum() > 10
-    everywhere = score.shuffled(found, [""] * 20, np.random.default_rng(0))
+    everywhere = scoring.shuffled(found, [""] * 20, np.random.default_rng(0))
     assert sorted(everywhere.tolist()) == found.tolist()
     assert any(group[int(row[0] // 2)] != g for row, g in zip(everywhere, group, strict=True))
 
@@ -230,17 +230,17 @@ def test_scores_that_are_zero_almost_everywhere_stop():
     found = np.zeros((20, 2))
     found[0] = 1
     with pytest.raises(UserError, match=r"k_sem is 0 in 95% of 20 forks"):
-        score.check_flat(found, None, score_params())
-    score.check_flat(found, None, score_params(allow_flat=True))
+        scoring.check_flat(found, None, score_params())
+    scoring.check_flat(found, None, score_params(allow_flat=True))
     found[1:3] = 1
-    score.check_flat(found, None, score_params())
+    scoring.check_flat(found, None, score_params())
 
 
 def test_scores_that_do_not_tell_problems_apart_stop():
     found = np.ones((4, 2))
     with pytest.raises(UserError, match=r"0\.500 alike and answers to different problems 0\.480"):
-        score.check_flat(found, (0.5, 0.48), score_params())
-    score.check_flat(found, (0.5, 0.46), score_params())
+        scoring.check_flat(found, (0.5, 0.48), score_params())
+    scoring.check_flat(found, (0.5, 0.46), score_params())
 
 
 def test_contrast_compares_within_a_fork_and_between_problems():

@@ -13,8 +13,9 @@ from pipeline.core.errors import UserError
 from pipeline.engines import adapters, checkpoints, hf, scoring_pass
 from pipeline.engines.hf import Frozen
 from pipeline.training import students
-from pipeline.training.gradients import Step, gradients, recompute
+from pipeline.training.gradients import gradients, recompute
 from pipeline.training.optimizer import Optimizer
+from pipeline.training.optimizer_steps import Step
 from tests import naive
 from tests.training.test_training import ANCHORED, BETA, TERMS, close, examples, step
 

@@ -15,8 +15,7 @@ from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.plan import budget_caps, expand
-from pipeline.training import budget_matching
-from stages import train
+from pipeline.training.evidence import budget_matching, gathering
 from tests.config.test_params import load, put
 from tests.project import MINIATURE
 
@@ -209,7 +208,7 @@ def gather(tmp_path):
         if objective in ("imitate-forks", "opd-forks"):
             paths["forks"] = tmp_path / "forks.parquet"
         settings = SETTINGS | changes | {"objective": objective, "match": match, "cap": cap}
-        return train.gather(train.TrainParams(**settings), Namespace(**paths), STUDENT)
+        return gathering.gather(gathering.TrainParams(**settings), Namespace(**paths), STUDENT)
 
     return gathered
 

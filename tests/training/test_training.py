@@ -25,8 +25,9 @@ from pipeline.method.objectives import (
 )
 from pipeline.method.objectives.weighted import everywhere
 from pipeline.training import students
-from pipeline.training.gradients import Step, gradients, order
+from pipeline.training.gradients import gradients
 from pipeline.training.optimizer import Optimizer
+from pipeline.training.optimizer_steps import Step, order
 from tests import naive
 
 TERMS = {

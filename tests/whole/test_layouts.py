@@ -27,7 +27,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data import text as texts
 from pipeline.engines import checkpoints, hf, pretrained
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import templates, tokenizer_files, turn_ends
 from pipeline.stage import cells
 from pipeline.tasks.prompts import Prepare
 from pipeline.training import external_rollouts
@@ -266,7 +266,7 @@ def test_the_ends_are_the_familys_and_the_template_s_comes_first(ran):
     found = [ran.policy.tokenizer.convert_ids_to_tokens(x) for x in ran.policy.ends]
     assert found[0] == ran.layout.ends[0]
     assert set(found) == set(ran.layout.ends)
-    assert set(chat.ends(ran.student / "checkpoint")) == set(ran.policy.ends)
+    assert set(turn_ends.ends(ran.student / "checkpoint")) == set(ran.policy.ends)
 
 
 def test_every_end_stops_a_response_and_nothing_else_does(ran):
@@ -297,10 +297,10 @@ def test_a_rendering_is_the_same_on_any_day(ran, monkeypatch):
             return cls(2031, 2, 3)
 
     before = [ran.policy.prompt_ids(asked(x)) for x in ASKED]
-    raw = chat.render(layouts.fast(ran.layout), asked(ASKED[0]), "")
+    raw = templates.render(layouts.fast(ran.layout), asked(ASKED[0]), "")
     monkeypatch.setattr(chat_template_utils, "datetime", Later)
     assert [ran.policy.prompt_ids(asked(x)) for x in ASKED] == before
-    dated = chat.render(layouts.fast(ran.layout), asked(ASKED[0]), "")
+    dated = templates.render(layouts.fast(ran.layout), asked(ASKED[0]), "")
     assert (raw != dated) == ("strftime_now" in ran.layout.template)  # the clock was read before
     others = AutoTokenizer.from_pretrained(ran.exported)
     how = {"add_generation_prompt": True, "enable_thinking": False, "return_dict": False}
@@ -397,7 +397,7 @@ def test_targets_are_means_of_exactly_n_answers(ran):
 def test_one_step_changes_the_weights_and_leaves_the_ends(ran):
     for name in ("omniopd", "sft", "imitate-same", "imitate-prefill"):
         folder = ran.folder / name / "checkpoint"
-        assert chat.ends(folder) == chat.ends(ran.student / "checkpoint")
+        assert turn_ends.ends(folder) == turn_ends.ends(ran.student / "checkpoint")
         assert checkpoints.fingerprint(folder) != checkpoints.fingerprint(
             ran.student / "checkpoint"
         )
@@ -408,7 +408,7 @@ def test_one_step_changes_the_weights_and_leaves_the_ends(ran):
 
 def test_others_read_the_ids_of_tokenizer_json_from_the_export(ran):
     found = AutoTokenizer.from_pretrained(ran.exported)
-    for text in (*layouts.TEXT, *ASKED, HAND, *chat.PROBES):
+    for text in (*layouts.TEXT, *ASKED, HAND, *tokenizer_files.PROBES):
         assert found.encode(text, add_special_tokens=False) == (
             ran.truth.encode(text, add_special_tokens=False).ids
         )
@@ -583,7 +583,7 @@ def test_smollm2_from_its_gguf_file(tmp_path, monkeypatch):
     out = stage("rollout", tmp_path / "rollout", p, prompts=asking, policy=student)
     rollouts = {"rollouts": out / "rollouts.parquet"}
     rows = tables.read(rollouts["rollouts"], schemas.ROLLOUTS).to_pylist()
-    (end,) = chat.ends(folder)
+    (end,) = turn_ends.ends(folder)
     assert truth.id_to_token(end) == "<|im_end|>"
     for row in rows:
         shown = f"<|im_start|>user\n{ASKED[int(row['prompt_id'][-1])]}<|im_end|>\n"
@@ -620,7 +620,7 @@ def test_smollm2_from_its_gguf_file(tmp_path, monkeypatch):
         "train", tmp_path / "train", p, policy=student, reference=student, **rollouts, **targets
     )
     trained = out / "checkpoint"
-    assert chat.ends(trained) == (end,)
+    assert turn_ends.ends(trained) == (end,)
     assert checkpoints.fingerprint(trained) != checkpoints.fingerprint(folder)
     p = EVALUATE | {"problems": 1, "samples": 1, "max_new_tokens": 8}
     evals = stage("evaluate", tmp_path / "evals", p, prompts=asking, policy=out)

@@ -305,7 +305,7 @@ def policy(folder):
 def test_the_first_step_follows_from_its_targets_and_checkpoint(full):
     import pyarrow.parquet as pq
 
-    from pipeline.training.gradients import order
+    from pipeline.training.optimizer_steps import order
 
     rollouts = pq.read_table(full.cell(ARM, 1, "rollout") / "rollouts.parquet")
     targets = pq.read_table(full.cell(ARM, 1, "prior") / "targets.parquet")

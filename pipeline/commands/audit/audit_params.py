@@ -95,16 +95,7 @@ def settings(o: Options) -> dict[str, Any]:
         "runtime": {"threads": o.threads, "device": o.device, "batch_tokens": 16384},
         "prepare": _prepare(o),
         "pretrain": {"per_seed": False, "models": models},
-        "rollout": {
-            "engine": "hf" if o.imported else o.engine,
-            "prompts_per_round": o.count,
-            # of what was sampled elsewhere nothing is known, and a cell is named by its numbers
-            "samples_per_prompt": 1 if o.imported else o.samples,
-            "max_new_tokens": ANY_LENGTH if o.imported else o.max_new_tokens,
-            "temperature": 1.0 if o.imported else o.temperature,
-            "top_p": 1.0,
-            "top_k": 0,
-        },
+        "rollout": _rollout(o),
         "forks": {
             "scheduler": "peak-entropy",
             "max_forks": o.forks,
@@ -128,21 +119,7 @@ def settings(o: Options) -> dict[str, Any]:
         },
         "prior": {"alpha": 1.0, "source": "scores"},
         "calibrate": {"forks": 10_000},
-        "train": {
-            "objective": "omniopd",
-            "beta": 0.1,
-            "lr": 1e-5,
-            "batch_size": o.count * o.samples,
-            "micro_batch_size": 8,
-            "epochs": 1,
-            "reduce": "response_sum",
-            "correction": "none",
-            "optimizer": "reset",
-            "betas": [0.9, 0.98],
-            "warmup_steps": 0,
-            "clip": 1.0,
-            "lora": "none",  # nothing is trained
-        },
+        "train": _train(o),
         "evaluate": {
             "split": "dev",
             "problems": 1,
@@ -157,6 +134,38 @@ def settings(o: Options) -> dict[str, Any]:
 def _prepare(o: Options) -> dict[str, Any]:
     found = {"task": "prompts", "file": str(o.prompts.resolve()), "seed": 0, "train": o.count}
     return found | ({"responses": True} if o.imported else {})
+
+
+def _rollout(o: Options) -> dict[str, Any]:
+    """Of what was sampled elsewhere nothing is known, and a cell is named by its numbers."""
+    return {
+        "engine": "hf" if o.imported else o.engine,
+        "prompts_per_round": o.count,
+        "samples_per_prompt": 1 if o.imported else o.samples,
+        "max_new_tokens": ANY_LENGTH if o.imported else o.max_new_tokens,
+        "temperature": 1.0 if o.imported else o.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+    }
+
+
+def _train(o: Options) -> dict[str, Any]:
+    """Settings that the plan asks for; nothing is trained."""
+    return {
+        "objective": "omniopd",
+        "beta": 0.1,
+        "lr": 1e-5,
+        "batch_size": o.count * o.samples,
+        "micro_batch_size": 8,
+        "epochs": 1,
+        "reduce": "response_sum",
+        "correction": "none",
+        "optimizer": "reset",
+        "betas": [0.9, 0.98],
+        "warmup_steps": 0,
+        "clip": 1.0,
+        "lora": "none",
+    }
 
 
 def _model(spec: str) -> dict[str, Any]:

@@ -41,15 +41,15 @@ class Student:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        from pipeline.engines.chat import chat
+        from pipeline.engines.chat import tokenizer_files
 
         folder = Path(self.name)
         try:
             if (folder / "tokenizer.json").is_file():
-                return chat.load(folder)
+                return tokenizer_files.load(folder)
             if self.name.endswith(".gguf"):
                 return _of_gguf(self.name)
-            return chat.read_in(self.name, f"--student {self.name}")
+            return tokenizer_files.read_in(self.name, f"--student {self.name}")
         except (OSError, ValueError) as error:
             raise UserError(
                 f"--student {self.name}: its tokenizer, which reads the dump, is not there: {error}"
@@ -62,11 +62,11 @@ class Student:
     @functools.cached_property
     def ends(self) -> tuple[str, ...]:
         """The texts of the tokens that end a turn."""
-        from pipeline.engines.chat import chat
+        from pipeline.engines.chat import turn_ends
 
-        listed = chat.listed_ends(self.name) if Path(self.name).is_dir() else ()
+        listed = turn_ends.listed_ends(self.name) if Path(self.name).is_dir() else ()
         return tuple(
-            self.tokenizer.convert_ids_to_tokens(list(chat.sources(self.tokenizer, listed)))
+            self.tokenizer.convert_ids_to_tokens(list(turn_ends.sources(self.tokenizer, listed)))
         )
 
     def ids(self, text: str, special: bool = False) -> list[int]:
@@ -182,7 +182,7 @@ def _unframed(text: str, frame: Frame) -> Messages | None:
 def _of_gguf(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import templates
 
     package, _, file = name.partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -191,5 +191,5 @@ def _of_gguf(name: str) -> Any:
     folder = Path(found.origin).parent
     own = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
     own.clean_up_tokenization_spaces = False
-    own.chat_template = chat.template(own.chat_template, f"--student {name}")
+    own.chat_template = templates.template(own.chat_template, f"--student {name}")
     return own

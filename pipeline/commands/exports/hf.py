@@ -10,7 +10,7 @@ from pipeline.commands.exports import card
 from pipeline.commands.exports.source import Source
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import tokenizer_files
 
 
 def write(source: Source, folder: Path) -> None:
@@ -29,7 +29,7 @@ def write(source: Source, folder: Path) -> None:
     for path in files:
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
-    chat.as_others_read(folder)
+    tokenizer_files.as_others_read(folder)
     (folder / "README.md").write_text(card.card(source), encoding="utf-8")
 
 
@@ -40,4 +40,4 @@ def _merged(checkpoint: Path, folder: Path) -> None:
     policy = load(checkpoint)
     adapters.merge(policy.model)
     policy.model.save_pretrained(folder)
-    chat.save(policy.tokenizer, folder)
+    tokenizer_files.save(policy.tokenizer, folder)

@@ -21,7 +21,7 @@ from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.method.objectives import Sequence
 from pipeline.plan import budget_caps
-from pipeline.training import budget_matching
+from pipeline.training.evidence import budget_matching
 
 
 class Trained(NamedTuple):

@@ -71,12 +71,12 @@ def marks(tokenizer: Any) -> Marks:
 
 
 def _around(tokenizer: Any) -> tuple[str, str]:
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import templates
 
     if not isinstance(tokenizer.chat_template, str):
         return "", ""
     try:
-        rendered = chat.render(tokenizer, [{"role": "user", "content": PROBE}], "")
+        rendered = templates.render(tokenizer, [{"role": "user", "content": PROBE}], "")
     except UserError:
         return "", ""  # it will refuse the prompts themselves, with its own words
     before, found, after = rendered.partition(PROBE)
@@ -93,10 +93,10 @@ def of_folder(folder: Path) -> Marks | None:
     """Of a checkpoint in a folder; None where it is no folder with a tokenizer.json."""
     if not (folder / "tokenizer.json").is_file():
         return None
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import tokenizer_files
 
     try:
-        return marks(chat.load(folder))
+        return marks(tokenizer_files.load(folder))
     except (OSError, ValueError):
         return None  # the stage that imports the model says what is wrong with it
 

@@ -37,10 +37,10 @@ THINK = re.compile(
 def render(
     tokenizer: "PreTrainedTokenizerBase", messages: Messages, owner: str, generate: bool = True
 ) -> str:
-    """As chat.render, which imports transformers: only where something is rendered."""
-    from pipeline.engines.chat import chat
+    """As templates.render, which imports transformers: only where something is rendered."""
+    from pipeline.engines.chat import templates
 
-    return chat.render(tokenizer, messages, owner, generate)
+    return templates.render(tokenizer, messages, owner, generate)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.params import Runtime
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints, hf
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import tokenizer_files, turn_ends
 from pipeline.engines.sampling import Sampler
 from pipeline.engines.vllm.engine import Engine, Job, Sampled, Settings
 
@@ -26,7 +26,7 @@ class Student:
     def __init__(self, folder: Path, runtime: Runtime, reported: Sampler | None = None) -> None:
         self.reported = reported is not None
         self._engine = Engine(folder, runtime, processed=reported == Sampler(1.0))
-        self.tokenizer, self.ends = chat.load(folder), chat.ends(folder)
+        self.tokenizer, self.ends = tokenizer_files.load(folder), turn_ends.ends(folder)
         self.context: int | None = checkpoints.context(folder)
         if self.tokenizer.chat_template is None:
             self._engine.close()

@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import text as texts
 from pipeline.engines import checkpoints
 from pipeline.engines.asks import Ask, Draw
-from pipeline.engines.chat import chat
+from pipeline.engines.chat import templates, tokenizer_files, turn_ends
 from pipeline.engines.torch_setup import start
 from pipeline.judgments.keys import Prompt
 from pipeline.judgments.schema import Judgment
@@ -61,7 +61,7 @@ class LocalTeacher:
             checkpoints.tokenizer(student / "tokenizer.json").to_str()
             == checkpoints.tokenizer(folder / "tokenizer.json").to_str()
         )
-        self.tokenizer, self._ends = chat.load(folder), chat.ends(folder)
+        self.tokenizer, self._ends = tokenizer_files.load(folder), turn_ends.ends(folder)
         self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
 
     @property
@@ -83,7 +83,7 @@ class LocalTeacher:
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
         """The student's own ids where both sides have one tokenizer: a text prefix would be
         tokenised again at the cut and continued as another word."""
-        rendered = chat.render(self.tokenizer, messages, f"teacher {self.folder}")
+        rendered = templates.render(self.tokenizer, messages, f"teacher {self.folder}")
         if not self._same_tokens:
             return tuple(self._encode(rendered + text.replace(texts.LOST, "")))
         return (*self._encoded(rendered), *ids)

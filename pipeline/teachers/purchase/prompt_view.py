@@ -69,14 +69,16 @@ def sides(folder: Path, teacher: Teacher, name: str) -> Sides:
     from pipeline.processes.lean_import import import_transformers
 
     import_transformers()
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import tokenizer_files, turn_ends
 
     student, ours = None, ""
     if (folder / "tokenizer.json").is_file():
-        student = chat.load(folder)
-        ours = chat.named(student, chat.ends(folder))
+        student = tokenizer_files.load(folder)
+        ours = turn_ends.named(student, turn_ends.ends(folder))
     template, ends = teacher.template, teacher.ends
-    return Sides(student, teacher, name, (ours, chat.named(template, ends) if template else ""))
+    return Sides(
+        student, teacher, name, (ours, turn_ends.named(template, ends) if template else "")
+    )
 
 
 def of_prompts(sides: Sides, path: Path, file: Path) -> list[View]:

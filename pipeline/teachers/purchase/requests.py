@@ -78,10 +78,12 @@ def solutions(
 
 
 def _student_prompt(student: Path) -> Callable[[list[dict[str, str]]], list[int]]:
-    from pipeline.engines.chat import chat
+    from pipeline.engines.chat import templates, tokenizer_files
 
-    tokenizer = chat.load(student)
-    return lambda messages: chat.text_ids(tokenizer, chat.render(tokenizer, messages, "student"))
+    tokenizer = tokenizer_files.load(student)
+    return lambda messages: templates.text_ids(
+        tokenizer, templates.render(tokenizer, messages, "student")
+    )
 
 
 def forks(

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.core.disk_rows import Spool
 from pipeline.data import aligned, schemas, tables
 from pipeline.method.objectives import Example, Sequence
-from pipeline.training.budget_matching import Cut
+from pipeline.training.evidence.budget_matching import Cut
 
 SCHEMAS = {
     "rollouts": schemas.ROLLOUTS,

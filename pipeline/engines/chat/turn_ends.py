@@ -1,0 +1,86 @@
+"""The ids that end a turn of a model: resolved when it is read in, listed in its folder."""
+
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers.utils.hub import cached_file
+
+from pipeline.core.errors import UserError
+from pipeline.engines import checkpoints
+from pipeline.engines.chat.templates import template_end
+
+
+class Ends(NamedTuple):
+    """The ids that end a turn of a model."""
+
+    ids: tuple[int, ...]  # the first is what is written where a text has to end
+    sources: tuple[str, ...]  # of each, where it is from
+
+
+def resolve(tokenizer: Any, generation: Any, size: int, owner: str) -> Ends:
+    """The ends of a model that is read in. Raises UserError.
+
+    `generation` is its generation config's eos_token_id, `size` the rows of its head. The end that
+    its template writes comes first, then the tokenizer's own.
+    """
+    listed = generation if isinstance(generation, list | tuple) else [generation]
+    found = sources(tokenizer, [int(x) for x in listed if x is not None and x < size])
+    silent = [token for token in found if token >= size]
+    if silent:
+        named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {found[x]})" for x in silent]
+        raise UserError(
+            f"{owner}: a turn ends with {', '.join(named)}, and its head has only {size} rows, so "
+            "it can never write that. Use the checkpoint that was trained with this template, or "
+            "give init.chat_template one that ends a turn with a token of the model."
+        )
+    if not found:
+        raise UserError(
+            f"{owner}: neither its tokenizer, its generation_config.json nor its chat template "
+            "names an end of a turn. Name one as eos_token in tokenizer_config.json."
+        )
+    return Ends(tuple(found), tuple(found.values()))
+
+
+def sources(tokenizer: Any, listed: Iterable[int]) -> dict[int, str]:
+    """The ends that files name, each with where it is from; `listed` are generation_config's."""
+    written = template_end(tokenizer)
+    found: dict[int, str] = {}
+    if written is not None:
+        found[written] = "chat template"
+    if tokenizer.eos_token_id is not None:
+        found.setdefault(int(tokenizer.eos_token_id), "tokenizer.eos_token")
+    for token in listed:
+        if tokenizer.convert_ids_to_tokens(token) is not None:  # a stale one can never be written
+            found.setdefault(token, "generation_config.json")
+    return found
+
+
+def named(tokenizer: Any, ids: Iterable[int]) -> str:
+    """Ends as people know them: `<end_of_turn> (106)`."""
+    return ", ".join(f"{tokenizer.convert_ids_to_tokens(x)} ({x})" for x in ids)
+
+
+@functools.cache
+def ends(folder: Path) -> tuple[int, ...]:
+    """The ends that the checkpoint in `folder`, or its base, was read in with."""
+    base = checkpoints.base(folder)
+    found = listed_ends(base)
+    if not found:
+        raise UserError(
+            f"{base}: names no end of a turn in generation_config.json. Rerun pretrain."
+        )
+    return found
+
+
+def listed_ends(where: str | Path) -> tuple[int, ...]:
+    """eos_token_id of a folder's or hub name's generation_config.json, or else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = cached_file(str(where), name, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            found = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+            if found is not None:
+                return tuple(found) if isinstance(found, list) else (int(found),)
+    return ()

@@ -1,0 +1,69 @@
+"""The plan's cells as the flow runs them: what each reads, is called, and how it is started."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.plan import expand
+
+# stages, or groups of one, that load a model
+GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
+GPU |= {"steps"}
+RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as the flow sees it."""
+
+    name: str  # GROUP@KEY
+    label: str  # for people
+    reads: frozenset[str]  # names of cells
+    gpu: bool = False
+    retries: int = 1  # where its stage was killed; never where it refused its input
+
+
+def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
+    """The plan's cells in dependency order, stage `plan` first."""
+    labels = _labels(found)
+    built = {"plan": Cell("plan", "plan", frozenset())}
+    for name, reads in expand.upstream(found).items():
+        group, _, key = name.partition("@")
+        stage = group.split("-")[0]
+        built[name] = Cell(
+            name=name,
+            label=f"{labels.get(key, group)} ({key})",
+            reads=frozenset(reads or {"plan"}),
+            gpu=gpu and bool(GPU & {stage, group}),
+            retries=max(RETRIES.get(one, 1) for one in expand.stages(found, group, key)),
+        )
+    return built
+
+
+def _labels(found: dict[str, Any]) -> dict[str, str]:
+    """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
+    users: dict[str, list[str]] = {}
+    spans = expand.spans(found)
+    for arm, seeds in expand.named(found).items():
+        for seed, rounds in seeds.items():
+            for round_, stages in rounds.items():
+                for stage, key in stages.items():
+                    kind, which = key.split("/")[1] if "/" in key else stage, round_
+                    if key in spans:
+                        kind, which = "steps", "rounds {}-{}".format(*spans[key])
+                    where = f"{kind} {arm} {which.replace('round-', 'round ')} {seed}"
+                    label = where.replace("seed-", "seed ")
+                    users.setdefault(key.rpartition("/")[2], []).append(label)
+    users = {key: list(dict.fromkeys(labels)) for key, labels in users.items()}
+    return {
+        key: first + (f" and {len(others)} more" if others else "")
+        for key, (first, *others) in users.items()
+    }
+
+
+def waiting_chains(graph: dict[str, Cell]) -> dict[str, int]:
+    """Length of the longest chain of cells that waits for each cell."""
+    length = dict.fromkeys(graph, 0)
+    for name in reversed(graph):
+        for read in graph[name].reads:
+            length[read] = max(length[read], length[name] + 1)
+    return length
