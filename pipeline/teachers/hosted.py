@@ -1,13 +1,11 @@
-"""A teacher behind HTTP, whatever the provider: prompts, limits, prices, errors.
+"""A teacher behind HTTP, whatever the provider: limits, prices, answers, errors.
 
-The adapter speaks the wire format; here is what all of them share. How the calls travel is live.py
-or batches.py.
+The adapter speaks the wire format; here is what all of them share. What is sent is rendering.py's,
+how the calls travel live.py's or batches.py's.
 """
 
 import functools
-import json
 import logging
-import math
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
@@ -18,15 +16,16 @@ from pipeline.config import teachers
 from pipeline.core.errors import UserError
 from pipeline.data import text as texts
 from pipeline.engines.asks import Ask, Draw
-from pipeline.judgments.keys import Prompt, canonical
+from pipeline.judgments.keys import Prompt
 from pipeline.judgments.schema import Judgment
-from pipeline.teachers import batches, continuations, live, network
+from pipeline.teachers import batches, live, network
 from pipeline.teachers.capabilities import Capability
-from pipeline.teachers.protocol import NEIGHBOURS, Answered, Asked, Continuation, Said, until_end
+from pipeline.teachers.protocol import Answered, Asked, Continuation, Said, until_end
 from pipeline.teachers.purchase.budget import Budget
+from pipeline.teachers.rendering import Rendering
 from pipeline.teachers.wire import api_keys
 from pipeline.teachers.wire.calls import Adapter, Asking, Call, Refused, Reply, Transient, runs
-from pipeline.teachers.wire.counting import CHARACTERS_PER_TOKEN, MANY_CHARACTERS, counted
+from pipeline.teachers.wire.counting import counted, tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,131 +49,29 @@ class Hosted:
         self.provider, self.model = config.provider, config.model
         self.continuation = asked.continuation
         self.takes_seed, self.context = can.seeds, config.context
-        self._encoded = functools.lru_cache(NEIGHBOURS)(self._encode)
+        self.rendering = Rendering(config, name, asked.continuation, student, can.takes_ids)
         self._doubted = False  # its usage, which was said
 
     def sampler(self) -> dict[str, Any]:
         return sampler(self.can, self.asked.temperature)
 
-    @functools.cached_property
+    @property
     def same_tokens(self) -> bool:
-        """The student's own ids are sent: the tokenizer is the same, to the letter."""
-        if self.asked.continuation != "completions" or not self.can.takes_ids:
-            return False
-        if not (self.student / "tokenizer.json").is_file():
-            return False  # a check before the student exists
-        own = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        from pipeline.engines import checkpoints
-
-        student = checkpoints.tokenizer(self.student / "tokenizer.json")
-        return bool(own == json.loads(student.to_str()))
+        return self.rendering.same_tokens
 
     @property
     def template(self) -> "PreTrainedTokenizerFast | None":
-        """In the other modes the provider renders, by the template that `tokenizer` names."""
-        if self.continuation != "completions":
-            source = self.config.tokenizer
-            if source is None:
-                return None
-            if source == "student" and not (self.student / "tokenizer.json").is_file():
-                return None  # a check before the student exists
-        return self.tokenizer
+        return self.rendering.template
 
-    @functools.cached_property
+    @property
     def ends(self) -> tuple[int, ...]:
-        from pipeline.engines.chat import turn_ends
-
-        if self.template is None:
-            return ()
-        where = self.student if self.config.tokenizer == "student" else self.config.tokenizer
-        return tuple(turn_ends.sources(self.template, turn_ends.listed_ends(str(where))))
-
-    @functools.cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        source = self.config.tokenizer
-        if source is None:
-            raise UserError(
-                f"teachers.{self.name}.tokenizer: mode completions renders the teacher's own chat "
-                "template, so it needs the tokenizer: student, a folder, or a hub name. Or set "
-                "teach.continuation: prefill."
-            )
-        if source == "student" and not (self.student / "tokenizer.json").is_file():
-            raise UserError(
-                f"teachers.{self.name}.tokenizer: the student does not exist yet. Run "
-                "`omniopd repro`: it makes it, and stops before it spends anything if the teacher "
-                "fails its check."
-            )
-        from pipeline.engines.chat import tokenizer_files
-
-        owner = f"teachers.{self.name}.tokenizer"
-        try:
-            return (
-                tokenizer_files.load(self.student)
-                if source == "student"
-                else tokenizer_files.read_in(source, owner)
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{owner}: {source!r} could not be loaded ({error}). "
-                "Wanted: student, a folder with tokenizer.json, or a name on the hub."
-            ) from error
+        return self.rendering.ends
 
     def prompt(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
-        text = text.replace(texts.LOST, "")  # what stands for no character is not sent
-        match self.asked.continuation:
-            case "completions":
-                return self._rendered(messages, ids, text)
-            case "prefill":
-                return canonical(self._prefilled(messages, text)).decode()
-            case "instruct":
-                return canonical(continuations.instruct(messages, text)).decode()
-
-    def _rendered(self, messages: list[dict[str, str]], ids: Sequence[int], text: str) -> Prompt:
-        """The teacher's own template and the raw prefix: the student's ids where they mean the
-        same to both sides, as a text is tokenised again at the cut and continued as another word.
-        Else the teacher's ids, so that no server puts a second BOS before them."""
-        from pipeline.engines.chat import templates
-
-        prompt = templates.render(self.tokenizer, messages, f"teacher {self.name}")
-        if not self.can.takes_ids:
-            return prompt + text
-        if not self.same_tokens:
-            return tuple(self._encode(prompt + text))
-        return (*self._encoded(prompt), *ids)
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _prefilled(self, messages: list[dict[str, str]], text: str) -> list[dict[str, str]]:
-        """The prefix as the last message. Raises UserError if the template is known to alter it."""
-        prefix = text.rstrip()  # providers refuse trailing white space, or strip it
-        if not prefix:
-            return messages
-        turns = [*messages, {"role": "assistant", "content": prefix}]
-        if self.config.tokenizer:
-            from pipeline.engines.chat import templates
-
-            try:
-                how = {"generation": False, "continue_final_message": True}
-                shown = templates.render(self.tokenizer, turns, f"teacher {self.name}", **how)
-            except ValueError as error:  # the text is nowhere in what the template makes of it
-                shown = str(error)
-            if not shown.endswith(prefix):
-                raise UserError(
-                    f"teachers.{self.name}: its chat template alters the prefilled text, found "
-                    f"{shown[-80:]!r} at the end, wanted {prefix[-80:]!r}. "
-                    "Set teach.continuation: completions."
-                )
-        return turns
+        return self.rendering.prompt(messages, ids, text)
 
     def size(self, prompt: Prompt) -> int:
-        if isinstance(prompt, tuple):
-            return len(prompt)
-        if self.config.tokenizer is None:
-            return int(len(prompt) / MANY_CHARACTERS)
-        if self.continuation == "completions":
-            return len(self._encode(prompt))
-        return sum(len(self._encoded(message["content"])) for message in json.loads(prompt))
+        return self.rendering.size(prompt)
 
     def said(self, prompt: Prompt, prefix: str, judgment: Judgment) -> Said:
         if judgment.token_ids is None or self.template is None:
@@ -233,8 +130,8 @@ class Hosted:
 
     def answered(self, call: Call, reply: Reply, sent: int, reserved: float) -> Answered:
         """The reply as answers to the call's draws; choices beyond them are ignored."""
-        read = 0 if reply.prompt_tokens else self._read(call.prompt)
-        found = counted(reply, read, call.limit, self.can.first_alone, self._count)
+        read = 0 if reply.prompt_tokens else self.rendering.read(call.prompt)
+        found = counted(reply, read, call.limit, self.can.first_alone, self.rendering.count)
         self._doubt(found.doubt)
         usd = self.price(found.prompt, found.completion)
         model, fingerprint = self.redact(reply.model), self.redact(reply.fingerprint or "") or None
@@ -267,18 +164,6 @@ class Hosted:
             usd=usd,
             reserved=reserved,
         )
-
-    def _count(self, text: str) -> int | None:
-        """Tokens of a text by the teacher's tokenizer; None where none is named."""
-        if self.config.tokenizer is None:
-            return None
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _read(self, prompt: Prompt) -> int:
-        """Tokens of a prompt, rather too many: messages are estimated."""
-        if isinstance(prompt, str) and self.continuation == "completions":
-            return len(self._encode(prompt))
-        return math.ceil(tokens(prompt))
 
     def _doubt(self, why: str) -> None:
         """Say once that tokens are counted here, as the server's usage cannot be believed."""
@@ -345,11 +230,6 @@ def same_model(pinned: str, returned: str) -> bool:
     """Whether `returned` is the pinned id or a dated form of it: -20251001, -2025-10-01."""
     dated = rf"{re.escape(pinned)}-(\d{{8}}|\d{{4}}-\d{{2}}-\d{{2}})"
     return returned == pinned or re.fullmatch(dated, returned) is not None
-
-
-def tokens(prompt: Prompt) -> float:
-    """Tokens of a prompt; estimated from its characters where it is text."""
-    return len(prompt) / CHARACTERS_PER_TOKEN if isinstance(prompt, str) else len(prompt)
 
 
 def _calls(i: int, ask: Ask, draws: Sequence[Draw], limit: int, most: int) -> Iterator[Call]:

@@ -185,7 +185,9 @@ def bought(server, student, store, samples, mode="completions", **more):
         ("What is 2+2?", "2+2 is"),
         ("Tell me a story.", "Once"),
     ):
-        ids = one.tokenizer.encode(begun, add_special_tokens=False) if one.same_tokens else []
+        ids = []
+        if one.same_tokens:
+            ids = one.rendering.tokenizer.encode(begun, add_special_tokens=False)
         prompt = one.prompt([{"role": "user", "content": said}], ids, begun)
         block.append(Response(said, {0: prompt}, {0: begun}))
     return judging.judge(block), judging.ledger

@@ -21,12 +21,11 @@ from pipeline.plan.expand import GROUPS
 from pipeline.stage import multi_step
 from pipeline.teachers import continuations, protocol
 from pipeline.teachers.capabilities import capability
-from pipeline.teachers.hosted import tokens
 from pipeline.teachers.purchase import requests
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.buyer import Judging, Wanted
 from pipeline.teachers.purchase.requests import Response
-from pipeline.teachers.wire.counting import CHARACTERS_PER_TOKEN
+from pipeline.teachers.wire.counting import CHARACTERS_PER_TOKEN, tokens
 
 DATA = Path("data")
 SECONDS = 2.0  # of one request, where no rate is given: a guess

@@ -10,11 +10,11 @@ from pipeline.engines.asks import Ask, Draw
 from pipeline.judgments import recovery
 from pipeline.judgments.held import Held
 from pipeline.judgments.keys import Request, seed_for
-from pipeline.judgments.schema import Judgment, request_columns
+from pipeline.judgments.schema import Judgment
 from pipeline.judgments.store import Entry
-from pipeline.teachers import continuations
-from pipeline.teachers.protocol import Answered, Continuation, Teacher
+from pipeline.teachers.protocol import Answered, Teacher
 from pipeline.teachers.purchase import taking
+from pipeline.teachers.purchase.arrivals import Arrivals
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.ledger import LEAST_DRAWS, Ledger
 from pipeline.teachers.purchase.requests import Response
@@ -52,9 +52,11 @@ class Judging:
     lacking: Callable[[Response, int, Judgment], str | None] = lambda *_: None
     _may_spend: bool = False
     _short: bool = False  # whether an answer was too short, which was said
-    _doubted: bool = False  # whether the server reads whole prompts, which was said
-    _handed: Answered | None = None  # the last reply that went to the store
     _counted: set[str] = field(default_factory=set)  # keys of this block and the one before
+    _arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._arrivals = Arrivals(self.teacher, self.wanted.limit, self.budget, self.ledger)
 
     def judge(self, block: list[Response]) -> dict[Place, Judgment]:
         """N judgments for each prefix of each response, none of them a failure.
@@ -265,18 +267,18 @@ class Judging:
             nonlocal stopped
             r, draws = of_ask[answered.ask]
             try:
-                self._check(answered, asks[answered.ask])
+                self._arrivals.check(answered, asks[answered.ask])
                 judgments = [
                     self._judged(
                         block,
                         (r, draw.position, draw.sample),
-                        self._judgment(
+                        self._arrivals.judgment(
                             draws[draw], block[r].prefixes[draw.position], answered, found
                         ),
                     )
                     for draw, found in answered.continuations.items()
                 ]
-                self._keep(judgments, answered)
+                self._arrivals.keep(judgments, answered)
                 bought.extend(map(self._drawn, judgments))
                 self.ledger.check(self.wanted.max_failure_rate, LEAST_DRAWS)
             except UserError as error:
@@ -285,96 +287,7 @@ class Judging:
 
         if asks:
             replies = self.teacher.answer(asks, self.wanted.limit, self.budget)
-            taking.each(replies, take, lambda answered: answered is self._handed)
+            taking.each(replies, take, lambda answered: answered is self._arrivals.handed)
         if stopped:
             raise stopped
         return bought
-
-    def _keep(self, judgments: list[Judgment], answered: Answered) -> None:
-        self._handed = answered
-        paid = Entry(
-            bought=len(judgments),
-            requests=answered.requests,
-            tokens=answered.tokens,
-            usd=answered.usd,
-        )
-        with self.budget.settling():
-            self.budget.store.add(judgments, paid)
-            self.budget.arrived(answered.requests, answered.reserved, answered.usd)
-        self.ledger.served(answered)
-        self.ledger.bought += len(judgments)
-        self.ledger.requests += answered.requests
-        self.ledger.tokens_bought += sum(j.completion_tokens for j in judgments)
-        self.ledger.tokens_billed += answered.tokens
-        self.ledger.usd += answered.usd
-
-    def _check(self, answered: Answered, ask: Ask) -> None:
-        """Raise UserError unless the pinned model answered, and read all that it was sent; what
-        the reply cost is kept in mind."""
-        problem = self._replaced(answered) or self._unread(answered, ask)
-        if problem is None:
-            return
-        self._handed = answered
-        paid = Entry(requests=answered.requests, tokens=answered.tokens, usd=answered.usd)
-        with self.budget.settling():
-            self.budget.store.enter(paid)
-            self.budget.arrived(answered.requests, answered.reserved, answered.usd)
-        raise UserError(f"teach: {problem}")
-
-    def _replaced(self, answered: Answered) -> str | None:
-        returned = {found.model_returned for found in answered.continuations.values()}
-        if all(map(self.teacher.same_model, returned)):
-            return None
-        return (
-            f"asked {self.teacher.model}, answered by {', '.join(sorted(returned))}. "
-            "Nothing of it was stored. Pin the model that answers "
-            f"(model: {' or '.join(sorted(returned))}), or find out why it was replaced."
-        )
-
-    def _unread(self, answered: Answered, ask: Ask) -> str | None:
-        """What to say of a server that read fewer tokens than it was sent: it cut the prompt.
-
-        Of text, which it may count otherwise, only that it looks so, once.
-        """
-        for draw, found in answered.continuations.items():
-            prompt, read = ask.prompts[draw.position], found.prompt_tokens
-            sent = self.teacher.size(prompt)
-            if not 0 < read < sent:
-                continue
-            said = (
-                f"sent a prompt of {sent} tokens at position {draw.position}, and the server says "
-                f"that it read {read}"
-            )
-            remedy = "Give it a larger context, or name what it has in teachers.*.context."
-            if isinstance(prompt, tuple):
-                return f"{said}: it cut the rest off. Nothing of it was stored. {remedy}"
-            if 2 * read < sent and not self._doubted:
-                self._doubted = True
-                log.warning(
-                    f"teach: {said}. If it cuts prompts, its answers are worth nothing. {remedy}"
-                )
-        return None
-
-    def _judgment(
-        self, request: Request, prefix: str, answered: Answered, found: Continuation
-    ) -> Judgment:
-        failure: str | None = found.failure
-        if failure is None and not found.text and not found.ended:
-            failure = "failed-empty"
-        if failure is None and request.continuation == "instruct":
-            failure = continuations.failure(prefix, found.text, found.ended)
-        return Judgment(
-            **request_columns(request),
-            token_limit=self.wanted.limit,
-            text=found.text,
-            token_ids=None if found.token_ids is None else tuple(found.token_ids),
-            ended=found.ended,
-            finish_reason="stop" if found.ended else "length",
-            model_returned=found.model_returned,
-            prompt_tokens=found.prompt_tokens,
-            completion_tokens=found.completion_tokens,
-            failure=failure,
-            requested_n=answered.requested_n,
-            seed_sent=answered.seed_sent,
-            usd=found.usd,
-        )

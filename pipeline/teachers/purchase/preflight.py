@@ -178,7 +178,7 @@ def identity(teacher: Hosted) -> str:
 def _ids(teacher: Hosted, prefix: str) -> list[int]:
     if not teacher.same_tokens:
         return []
-    return list(teacher.tokenizer.encode(prefix, add_special_tokens=False))
+    return list(teacher.rendering.tokenizer.encode(prefix, add_special_tokens=False))
 
 
 def _text(teacher: Hosted, prefix: str, found: Continuation) -> str:

@@ -8,11 +8,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pipeline.judgments.keys import Prompt
 from pipeline.teachers.wire.calls import Choice, Reply
 
 CHARACTERS_PER_TOKEN = 3.0  # fewer than in prose; text full of digits can have still fewer
 MANY_CHARACTERS = 8.0  # for a token: text has fewer, so a reply with more counts too little
 CLOSE = 0.8  # tokens sampled for a text, of those that a tokenizer makes of it, at least
+
+
+def tokens(prompt: Prompt) -> float:
+    """Tokens of a prompt; estimated from its characters where it is text."""
+    return len(prompt) / CHARACTERS_PER_TOKEN if isinstance(prompt, str) else len(prompt)
 
 
 class Counted(NamedTuple):
