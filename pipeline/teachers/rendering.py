@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config.params import Mode
 from pipeline.config.teachers import Hosted
 from pipeline.core.errors import UserError
 from pipeline.data import text as texts
@@ -26,7 +27,7 @@ class Rendering:
         self,
         config: Hosted,
         name: str,
-        continuation: params.Mode,
+        continuation: Mode,
         student: Path,
         takes_ids: bool,
     ) -> None:
