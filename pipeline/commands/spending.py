@@ -14,8 +14,9 @@ from pipeline.commands.estimate import estimate as costs
 from pipeline.commands.estimate.compute import Experimental
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import UserError
+from pipeline.judgments.ledger import Entry
 from pipeline.judgments.spool import FOLDER
-from pipeline.judgments.store import Entry, Store, url
+from pipeline.judgments.store import Store, url
 from pipeline.plan import blocks, experiment
 from pipeline.runner.dag import plan_files
 from pipeline.stage import cells

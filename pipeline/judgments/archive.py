@@ -19,7 +19,8 @@ from pipeline.core.errors import UserError
 from pipeline.data import tables
 from pipeline.data.schemas import column
 from pipeline.judgments import database
-from pipeline.judgments.retries import RESTORE
+from pipeline.judgments.claims.claims import lapsed
+from pipeline.judgments.retries import DAMAGED, RESTORE
 from pipeline.judgments.schema import (
     BATCHES,
     CLAIMS,
@@ -30,7 +31,7 @@ from pipeline.judgments.schema import (
     to_row,
     wrong,
 )
-from pipeline.judgments.store import DAMAGED, Store, lapsed
+from pipeline.judgments.store import Store
 
 BATCH_DAYS = 30  # providers keep the results of a batch for 29 days at most
 SCHEMA = pa.schema(
@@ -133,7 +134,7 @@ def merge(store: Store, other: Store) -> Moved:
 
 def verify(store: Store) -> int:
     """Check the database and every row; returns how many. Raises UserError naming the damage."""
-    if why := store.integrity():
+    if why := store.database.integrity():
         raise UserError(f"{store.name}: the file is damaged: {why}. {DAMAGED}")
     return check(store.stream(), store.name, DAMAGED)
 
@@ -141,11 +142,11 @@ def verify(store: Store) -> int:
 def gc(store: Store) -> Removed:
     """Remove lapsed claims and batches whose results are gone, reclaim space. Answers stay."""
     now = time.time()
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         old = CLAIMS.delete().where(lapsed(database.now(connection)))
         gone = BATCHES.delete().where(BATCHES.c.created_at < now - BATCH_DAYS * 24 * 3600)
         removed = Removed(connection.execute(old).rowcount, connection.execute(gone).rowcount)
-    with store.reading() as connection:
+    with store.database.reading() as connection:
         if connection.dialect.name == "sqlite":  # Postgres does it by itself
             connection.exec_driver_sql("COMMIT")  # VACUUM is refused inside a transaction
             connection.exec_driver_sql("VACUUM")
@@ -209,6 +210,6 @@ def stats(store: Store) -> dict[str, Any]:
         sa.func.count(JUDGMENTS.c.failure).label("failures"),
         sa.func.sum(JUDGMENTS.c.usd).label("usd"),
     )
-    with store.reading() as connection:
+    with store.database.reading() as connection:
         rows = connection.execute(query.group_by(*named).order_by(*named)).mappings().all()
     return {**asdict(store.stats()), "teachers": [dict(row) for row in rows]}

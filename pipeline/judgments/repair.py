@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from pipeline.core.errors import UserError
 from pipeline.judgments import archive, sums
+from pipeline.judgments.opened import CHUNK
 from pipeline.judgments.retries import RESTORE
 from pipeline.judgments.schema import JUDGMENTS, NAMES, judgment
-from pipeline.judgments.store import CHUNK, Store
+from pipeline.judgments.store import Store
 
 ROWID = sa.literal_column("judgments.rowid", sa.Integer)  # SQLite: a damaged key names no row
 
@@ -65,7 +66,7 @@ def repair(store: Store) -> Repaired:
 
 def drop(store: Store, damaged: list[Damaged]) -> int:
     """Remove these rows; returns how many."""
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         return sum(connection.execute(JUDGMENTS.delete().where(*d.where)).rowcount for d in damaged)
 
 
@@ -84,7 +85,7 @@ def _mended(store: Store, found: Damaged) -> bool:
     row = [*found.row[: place[0]], place[1], *found.row[place[0] + 1 :]]
     if _fault(tuple(row)):
         return False
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         same = [JUDGMENTS.c[name] == row[NAMES.index(name)] for name in ("key", "token_limit")]
         moves = NAMES[place[0]] in ("key", "token_limit")
         if moves and connection.execute(sa.select(JUDGMENTS.c.key).where(*same)).first():
@@ -95,12 +96,12 @@ def _mended(store: Store, found: Damaged) -> bool:
 
 def _rows(store: Store) -> Iterator[tuple[tuple[Any, ...], tuple[sa.ColumnElement[bool], ...]]]:
     """Every row with what finds it again: by its key in Postgres, which no flip reaches unseen."""
-    with store.reading() as connection:
+    with store.database.reading() as connection:
         lite = connection.dialect.name == "sqlite"
     order = [ROWID] if lite else [JUDGMENTS.c.key, JUDGMENTS.c.token_limit]
     query = sa.select(*order, JUDGMENTS).order_by(*order).limit(CHUNK)
     last: tuple[Any, ...] = (-(2**63),) if lite else ("", 0)
-    while rows := store.rows(query.where(sa.tuple_(*order) > last)):
+    while rows := store.database.rows(query.where(sa.tuple_(*order) > last)):
         for row in rows:
             last = tuple(row[: len(order)])
             here = (column == value for column, value in zip(order, last, strict=True))
@@ -109,10 +110,10 @@ def _rows(store: Store) -> Iterator[tuple[tuple[Any, ...], tuple[sa.ColumnElemen
 
 def _reindexed(store: Store) -> bool:
     """Build the indexes of a SQLite file anew where they do not fit the tables."""
-    if store.integrity() is None:
+    if store.database.integrity() is None:
         return False
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         connection.exec_driver_sql("REINDEX")
-    if why := store.integrity():
+    if why := store.database.integrity():
         raise UserError(f"{store.name}: the file is damaged: {why}. {RESTORE}")
     return True

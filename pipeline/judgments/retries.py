@@ -26,6 +26,12 @@ RESTORE = (
     "Wanted a whole file. Nothing was changed. Restore it from a copy, or import an export of it "
     "into a new store."
 )
+DAMAGED = (
+    "Nothing was changed, and nothing bought in its place. Restore it from a copy, or run "
+    "`omniopd judgments repair`: it lists every damaged answer, mends what it can, and says what "
+    "the rest costs to buy again; with --drop-damaged it removes those, and the next run buys "
+    "them. `omniopd judgments import FILE` brings them back from an export for nothing."
+)
 log = logging.getLogger("omniopd")
 T = TypeVar("T")
 

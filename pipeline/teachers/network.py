@@ -41,7 +41,7 @@ def replies(found: AsyncGenerator[T], budget: Budget) -> Generator[T]:
                 if interrupt is not None:
                     raise
                 interrupt, until, budget.halted = error, time.monotonic() + STOP_SECONDS, True
-                budget.store.hurry()
+                budget.store.database.hurry()
                 loop.resume()
             except queue.Empty:
                 break

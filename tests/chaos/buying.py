@@ -22,7 +22,7 @@ from pipeline import teachers
 from pipeline.config import params
 from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.judgments import database, retries, spool
-from pipeline.judgments.held import Held
+from pipeline.judgments.claims.held import Held
 from pipeline.judgments.store import Store
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.budget import Budget
@@ -70,7 +70,7 @@ def buy(store_url, server_url, folder, mark, results, offset, unguarded=()):
     asked = protocol.Asked("prefill", 1.0, "live", params.Runtime())
     try:
         with Store(store_url, "chaos", None if "spool" in unguarded else Path(folder)) as store:
-            store.holding = functools.partial(store.holding, lease=LEASE)
+            store.claims.holding = functools.partial(store.claims.holding, lease=LEASE)
             teacher = teachers.load(config, "it", asked, None, None)
             judging = Judging(teacher, Wanted(SAMPLES, LIMIT, 0, 3, 0.5, False), Budget(store))
             texts = {}

@@ -118,7 +118,7 @@ def _(place: Place) -> Outcome:
             if wrong:
                 return Outcome(silent=len(wrong), told=[f"{where}: {len(wrong)} read as others"])
             hidden = set(wanted) - {one.key for one in found}
-            lost = len(store.claim(hidden, 8)) if hidden else 0
+            lost = len(store.claims.claim(hidden, 8)) if hidden else 0
     except UserError:
         return Outcome()
     return Outcome(lost=lost, told=[f"{where}: {lost} to be bought again"] if lost else [])

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.judgments import archive
+from pipeline.judgments.ledger import Entry
+from pipeline.judgments.opened import CHUNK
 from pipeline.judgments.schema import BATCHES, JUDGMENTS, checksum
-from pipeline.judgments.store import CHUNK, Batch, Entry, Store
+from pipeline.judgments.store import Batch, Store
 from tests.answers import answer, sound
 
 DAY = 24 * 3600.0
@@ -266,7 +268,7 @@ def test_verify_names_a_store_in_which_a_row_was_changed(file_url, damage):
 @pytest.mark.team
 def test_verify_finds_a_row_that_was_changed_in_postgres(postgres):
     with Store(filled(postgres(), [sound(0), sound(1)])) as store:
-        with store.writing() as connection:
+        with store.database.writing() as connection:
             one = JUDGMENTS.update().where(JUDGMENTS.c.sample == 1)
             connection.execute(one.values(text="8+5=14,"))
         with pytest.raises(UserError, match="checksum") as caught:
@@ -306,14 +308,14 @@ def test_gc_removes_lapsed_claims_alone_and_never_an_answer(url):
     filled(url, varied())
     before = contents(url)
     with Store(url) as store, Store(url) as other:
-        store.claim(["lapsed"], 8, lease=-1.0)
-        store.claim(["gone"], 8, lease=3600.0)  # before a clock was set back
-        store.claim(["held"], 8)
+        store.claims.claim(["lapsed"], 8, lease=-1.0)
+        store.claims.claim(["gone"], 8, lease=3600.0)  # before a clock was set back
+        store.claims.claim(["held"], 8)
         store.enter(Entry(bought=2, usd=1.5))
         store.passed("teacher")
         assert archive.gc(store) == archive.Removed(claims=2, batches=0)
         assert archive.gc(store) == archive.Removed(claims=0, batches=0)
-        assert other.claim(["lapsed", "held"], 8) == {"lapsed"}
+        assert other.claims.claim(["lapsed", "held"], 8) == {"lapsed"}
         assert store.stats().usd == 1.5
         assert store.checked("teacher")
     assert contents(url) == before
@@ -324,7 +326,7 @@ def test_gc_forgets_batches_whose_results_no_provider_keeps(url):
     with Store(url) as store:
         for name, days in ages.items():
             store.keep_batch("anthropic m", Batch(name, ("a",)))
-            with store.writing() as connection:
+            with store.database.writing() as connection:
                 this = BATCHES.update().where(BATCHES.c.id == name)
                 connection.execute(this.values(created_at=BATCHES.c.created_at - days * DAY))
         assert archive.gc(store) == archive.Removed(claims=0, batches=1)
@@ -334,7 +336,7 @@ def test_gc_forgets_batches_whose_results_no_provider_keeps(url):
 def test_gc_gives_the_space_of_a_sqlite_file_back(file_url, tmp_path):
     filled(file_url, [sound(0)])
     with Store(file_url) as store:
-        store.claim([f"{i:064}" for i in range(5000)], 8, lease=-1.0)
+        store.claims.claim([f"{i:064}" for i in range(5000)], 8, lease=-1.0)
     before = (tmp_path / "judgments.sqlite").stat().st_size
     with Store(file_url) as store:
         archive.gc(store)

@@ -70,7 +70,7 @@ def filled(url, earlier=False):
     with Store(url) as store:
         store.add([sound(i, usd=0.25) for i in range(3)])
         if earlier:
-            with store.writing() as connection:
+            with store.database.writing() as connection:
                 for i in range(3):
                     this = JUDGMENTS.update().where(JUDGMENTS.c.key == sound(i).key)
                     old = sums.earlier(stored(sound(i)))
@@ -116,7 +116,7 @@ def test_a_look_up_refuses_a_row_in_which_any_column_was_changed(file_url, colum
 
 def test_a_changed_row_of_postgres_is_refused(postgres):
     with Store(filled(postgres())) as store:
-        with store.writing() as connection:
+        with store.database.writing() as connection:
             this = JUDGMENTS.update().where(JUDGMENTS.c.key == KEY)
             connection.execute(this.values(requested_n=2))
         with pytest.raises(UserError, match=KEY[:12]):
@@ -179,7 +179,7 @@ def test_repair_says_what_it_costs_and_buys_nothing_until_it_is_told(file_url, m
 def test_a_damaged_answer_is_not_for_sale(file_url):
     edit(filled(file_url), "text", "another answer")
     with Store(file_url) as store:
-        assert store.claim([KEY], 8) == set()
+        assert store.claims.claim([KEY], 8) == set()
 
 
 @pytest.mark.parametrize("copy", [0, 1])
@@ -191,7 +191,7 @@ def test_a_key_that_is_another_in_table_or_index_is_repaired_for_nothing(file_ur
     data[places[copy]] ^= 1
     path.write_bytes(data)
     with Store(file_url) as store:
-        for look in (lambda: store.claim([KEY], 8), lambda: archive.verify(store)):
+        for look in (lambda: store.claims.claim([KEY], 8), lambda: archive.verify(store)):
             with pytest.raises(UserError, match=r"damaged.* `omniopd judgments repair`"):
                 look()
         done = repair.repair(store)
@@ -215,7 +215,7 @@ def test_whichever_bit_of_the_file_is_flipped_no_answer_is_another_or_bought_aga
             with Store(file_url) as store:
                 found = list(store.find(keys, 8))
                 assert set(found) <= set(answers), bit
-                assert len(found) == 100 or not store.claim(keys, 8), bit
+                assert len(found) == 100 or not store.claims.claim(keys, 8), bit
         except UserError:
             refused += 1
     assert refused > 30

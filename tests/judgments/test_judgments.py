@@ -13,7 +13,9 @@ from pipeline.core.errors import UserError
 from pipeline.judgments import database
 from pipeline.judgments import store as judgments
 from pipeline.judgments.keys import seed_for
-from pipeline.judgments.store import Entry, Store
+from pipeline.judgments.ledger import Counts, Entry
+from pipeline.judgments.opened import CHUNK
+from pipeline.judgments.store import Store
 from tests.answers import REQUEST, answer
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -104,7 +106,7 @@ def test_of_several_rows_that_serve_the_smallest_limit_is_used(url, limits):
 
 
 def test_a_look_up_longer_than_a_chunk_finds_all_in_order(url):
-    keys = [f"k{i}" for i in range(2 * judgments.CHUNK + 1)]
+    keys = [f"k{i}" for i in range(2 * CHUNK + 1)]
     with Store(url) as store:
         store.add([answer(key) for key in keys])
         assert keys_of(store, iter(keys[::-1])) == keys[::-1]
@@ -112,11 +114,11 @@ def test_a_look_up_longer_than_a_chunk_finds_all_in_order(url):
 
 def test_answers_of_a_response_are_stored_all_or_none(url):
     with Store(url) as store:
-        store.claim(["a", "b"], 8)
+        store.claims.claim(["a", "b"], 8)
         with pytest.raises(UserError, match=r"(?i)not.null"):
             store.add([answer("a"), answer("b", text=None)])
         assert keys_of(store, ["a", "b"]) == []
-        assert store.renew(["a", "b"]) == {"a", "b"}  # claims go only with the answers
+        assert store.claims.renew(["a", "b"]) == {"a", "b"}  # claims go only with the answers
 
 
 def test_the_first_writer_wins_and_a_second_write_changes_nothing(url):
@@ -129,12 +131,12 @@ def test_the_first_writer_wins_and_a_second_write_changes_nothing(url):
 
 def test_stats_count_answers_failures_and_tokens(url):
     with Store(url) as store:
-        assert store.stats() == judgments.Counts(0, 0, 0, 0, 0, 0, 0, 0)
+        assert store.stats() == Counts(0, 0, 0, 0, 0, 0, 0, 0)
         store.enter(Entry(reused=3, misses=2))
         paid = Entry(bought=2, requests=4, tokens=25, usd=0.5)
         store.add([answer("a"), answer("b", failure="refusal")], paid)
         store.add([answer("c")])  # imported: not paid for here
-        assert store.stats() == judgments.Counts(3, 1, 2, 3, 2, 4, 25, 0.5)
+        assert store.stats() == Counts(3, 1, 2, 3, 2, 4, 25, 0.5)
 
 
 def test_a_project_sees_what_it_spent_and_not_what_others_did(url):
@@ -156,13 +158,13 @@ def test_a_batch_is_open_until_its_last_key_is_collected(url):
 
 
 def test_a_stream_has_every_answer_once_in_the_order_of_the_keys(url):
-    keys = [f"k{i:05}" for i in range(2 * judgments.CHUNK + 1)]
+    keys = [f"k{i:05}" for i in range(2 * CHUNK + 1)]
     with Store(url) as store:
         store.add([answer(key) for key in keys] + [answer("k00000", limit=9)])
         chunks = list(store.stream())
         places = [(found.key, found.token_limit) for chunk in chunks for found, _ in chunk]
     assert places == sorted([(key, 8) for key in keys] + [("k00000", 9)])
-    assert max(map(len, chunks)) == judgments.CHUNK
+    assert max(map(len, chunks)) == CHUNK
 
 
 @pytest.mark.parametrize("text", ["\\frac{1}{2}\\0\x00", "\x00", "\\\\", "\\\x00\\0", "naïve"])
@@ -177,64 +179,68 @@ def test_a_text_comes_back_to_the_letter(url, text):
 
 def test_a_key_is_claimed_once_until_released_and_by_its_holder_alone(url):
     with Store(url) as store, Store(url) as other:
-        assert store.claim(["a", "b"], 8) == {"a", "b"}
-        assert store.claim(["a"], 8) == set()  # nor by another thread of its holder
-        assert other.claim(["a", "b", "c"], 50) == {"c"}
-        other.release(["a"])
-        assert other.claim(["a"], 8) == set()
-        store.release(["a"])
-        assert other.claim(["a", "b"], 8) == {"a"}
+        assert store.claims.claim(["a", "b"], 8) == {"a", "b"}
+        assert store.claims.claim(["a"], 8) == set()  # nor by another thread of its holder
+        assert other.claims.claim(["a", "b", "c"], 50) == {"c"}
+        other.claims.release(["a"])
+        assert other.claims.claim(["a"], 8) == set()
+        store.claims.release(["a"])
+        assert other.claims.claim(["a", "b"], 8) == {"a"}
 
 
 def test_an_answered_key_is_not_for_sale_except_for_a_larger_limit(url):
     with Store(url) as store, Store(url) as other:
-        store.claim(["a"], 8)
+        store.claims.claim(["a"], 8)
         store.add([answer("a", 8)])
-        assert other.claim(["a"], 8) == set()
-        assert other.claim(["a"], 9) == {"a"}  # storing released it
+        assert other.claims.claim(["a"], 8) == set()
+        assert other.claims.claim(["a"], 9) == {"a"}  # storing released it
 
 
 def test_a_lapsed_claim_goes_to_one_other_and_stays_there(url):
     with Store(url) as store, Store(url) as other:
-        store.claim(["a"], 8, lease=0.05)
+        store.claims.claim(["a"], 8, lease=0.05)
         time.sleep(0.1)
-        assert other.claim(["a"], 8) == {"a"}
-        assert store.renew(["a"]) == set()
-        store.release(["a"])
-        assert store.claim(["a"], 8) == set()
+        assert other.claims.claim(["a"], 8) == {"a"}
+        assert store.claims.renew(["a"]) == set()
+        store.claims.release(["a"])
+        assert store.claims.claim(["a"], 8) == set()
 
 
 def test_a_renewed_lease_outlasts_a_slow_call(url):
     with Store(url) as store, Store(url) as other:
-        with store.holding(["a"], 8, lease=0.6) as held:
+        with store.claims.holding(["a"], 8, lease=0.6) as held:
             assert held.keys == {"a"}
             for _ in range(6):
                 time.sleep(0.3)
-                assert other.claim(["a"], 8) == set()
-        assert other.claim(["a"], 8) == {"a"}
+                assert other.claims.claim(["a"], 8) == set()
+        assert other.claims.claim(["a"], 8) == {"a"}
     assert "_keep" not in str(threading.enumerate())  # nothing renews after the block
 
 
 def test_what_another_took_while_the_holder_stood_still_is_not_bought(url, monkeypatch):
-    with Store(url) as store, Store(url) as other, store.holding(["a", "b", "c"], 8, 90.0) as held:
+    with (
+        Store(url) as store,
+        Store(url) as other,
+        store.claims.holding(["a", "b", "c"], 8, 90.0) as held,
+    ):
         store.add([answer("c")])
         assert held.still(["a", "b"]) == {"a", "b"}
-        store.renew(["a", "b"], -1.0)  # what a holder's claims are after it stood still
-        assert other.claim(["a"], 8) == {"a"}
+        store.claims.renew(["a", "b"], -1.0)  # what a holder's claims are after it stood still
+        assert other.claims.claim(["a"], 8) == {"a"}
         assert held.still(["a", "b"]) == {"a", "b"}  # it was renewed just now, as it thinks
         later = time.time() + 60
         monkeypatch.setattr(time, "time", lambda: later)
         assert held.still(["a", "b"]) == {"b"}
         assert held.lost == {"a"}
-        assert other.claim(["b"], 8) == set()  # it is held again
+        assert other.claims.claim(["b"], 8) == set()  # it is held again
 
 
 def test_a_clock_that_was_set_back_renews_before_it_buys(url, monkeypatch):
-    with Store(url) as store, Store(url) as other, store.holding(["a"], 8, 90.0) as held:
+    with Store(url) as store, Store(url) as other, store.claims.holding(["a"], 8, 90.0) as held:
         now, there = time.time(), database.now
         monkeypatch.setattr(time, "time", lambda: now - 3600)
         monkeypatch.setattr(database, "now", lambda connection: there(connection) - 3600)
-        assert other.claim(["a"], 8) == {"a"}  # it finds a claim of an hour
+        assert other.claims.claim(["a"], 8) == {"a"}  # it finds a claim of an hour
         assert held.still(["a"]) == set()
 
 
@@ -243,22 +249,22 @@ def test_hosts_whose_clocks_differ_do_not_take_each_others_claims(url, monkeypat
     real = time.time
     with Store(url) as store, Store(url) as other:
         monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
-        with store.holding(["a"], 8, 30.0) as held:
+        with store.claims.holding(["a"], 8, 30.0) as held:
             monkeypatch.setattr(time, "time", real)
-            assert other.claim(["a"], 8) == set()
+            assert other.claims.claim(["a"], 8) == set()
             monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
             assert held.still(["a"]) == {"a"}
             monkeypatch.setattr(time, "time", real)
-            assert other.claim(["a"], 8) == set()
+            assert other.claims.claim(["a"], 8) == set()
 
 
 def test_the_database_s_clock_is_that_of_this_host_here(url):
-    with Store(url) as store, store.reading() as connection:
+    with Store(url) as store, store.database.reading() as connection:
         assert abs(database.now(connection) - time.time()) < 60
 
 
 def test_claims_that_cannot_be_renewed_stop_the_purchase(store, monkeypatch):
-    with store.holding(["a"], 8, 90.0) as held:
+    with store.claims.holding(["a"], 8, 90.0) as held:
         later = time.time() + 60
         monkeypatch.setattr(time, "time", lambda: later)
 
@@ -272,9 +278,9 @@ def test_claims_that_cannot_be_renewed_stop_the_purchase(store, monkeypatch):
 
 def test_an_error_while_holding_releases_the_claims(url):
     with Store(url) as store, Store(url) as other:
-        with pytest.raises(RuntimeError, match="teacher"), store.holding(["a"], 8):
+        with pytest.raises(RuntimeError, match="teacher"), store.claims.holding(["a"], 8):
             raise RuntimeError("teacher")
-        assert other.claim(["a"], 8) == {"a"}
+        assert other.claims.claim(["a"], 8) == {"a"}
 
 
 def buy(url, log, keys, barrier):
@@ -284,7 +290,7 @@ def buy(url, log, keys, barrier):
         missing = set(keys)
         while missing:
             batch = [key for key in keys if key in missing][:10]
-            with store.holding(batch, 8) as held:
+            with store.claims.holding(batch, 8) as held:
                 for key in held.keys:
                     time.sleep(0.002)
                     with open(log, "a") as file:
@@ -310,7 +316,7 @@ def test_four_processes_that_want_the_same_answers_buy_each_once(url, tmp_path):
 
 
 def hold(url, keys, lease, ready):
-    with Store(url) as store, store.holding(keys, 8, lease) as held:
+    with Store(url) as store, store.claims.holding(keys, 8, lease) as held:
         store.add([answer(keys[0])])
         ready.send(len(held.keys))
         time.sleep(600)
@@ -323,12 +329,12 @@ def test_a_killed_holder_keeps_what_it_stored_and_loses_its_claims_after_the_lea
     assert ready.recv() == 3
     with Store(url) as store:
         time.sleep(2)  # longer than the lease: the holder renews it
-        assert store.claim(["a", "b", "c"], 8) == set()
+        assert store.claims.claim(["a", "b", "c"], 8) == set()
         holder.kill()
         holder.join(30)
         killed = time.monotonic()
         assert keys_of(store, ["a", "b", "c"]) == ["a"]
-        while not (taken := store.claim(["a", "b", "c"], 8)):
+        while not (taken := store.claims.claim(["a", "b", "c"], 8)):
             assert time.monotonic() - killed < 10
             time.sleep(0.05)
         assert taken == {"b", "c"}

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
-from pipeline.judgments.held import Held
+from pipeline.judgments.claims.held import Held
 from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.store import Batch, Store
 from pipeline.teachers import batches
@@ -111,7 +111,7 @@ def test_a_batch_that_always_fails_ends(provider, store, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from pipeline.judgments.held import Held
+from pipeline.judgments.claims.held import Held
 from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.store import Store
 from pipeline.teachers import batches
@@ -138,7 +138,7 @@ def test_a_killed_run_takes_its_batch_up_again(provider, store, tmp_path):
         process.wait()
         assert store.stats().answers == 0
         server.polls = 0
-        with store.writing() as connection:
+        with store.database.writing() as connection:
             connection.execute(CLAIMS.update().values(expires_at=0.0))  # instead of waiting
         found = ask(batch(provider, server.url, store, tmp_path), PREFIXES)
     assert len(found) == 3

@@ -12,7 +12,8 @@ from pipeline.core import dag_names, errors
 from pipeline.core.errors import UserError
 from pipeline.data import content_hash
 from pipeline.engines.vllm import resident
-from pipeline.judgments.store import Entry, Store
+from pipeline.judgments.ledger import Entry
+from pipeline.judgments.store import Store
 from pipeline.plan import expand, experiment
 from pipeline.processes import fork_server
 from pipeline.runner import preflight
@@ -165,7 +166,7 @@ def test_a_store_that_may_only_be_read_finds_answers_and_buys_none(open_folder):
         opened.enter(Entry(reused=3))  # what replay says before it looks at what is missing
         assert opened.spent() == Entry()
         with pytest.raises(UserError, match="a file that this process may only read, wanted one"):
-            opened.claim(["missing"], 8)
+            opened.claims.claim(["missing"], 8)
     assert [x.name for x in open_folder.iterdir()] == ["j.sqlite"]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pipeline.core.errors import UserError
 from pipeline.engines.asks import Ask
 from pipeline.judgments.keys import Request
+from pipeline.judgments.ledger import Entry
 from pipeline.judgments.schema import Judgment, request_columns
-from pipeline.judgments.store import Entry
 from pipeline.teachers import continuations
 from pipeline.teachers.protocol import Answered, Continuation, Teacher
 from pipeline.teachers.purchase.budget import Budget

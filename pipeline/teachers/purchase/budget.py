@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import UserError
-from pipeline.judgments.held import Held
-from pipeline.judgments.store import Entry, Store
+from pipeline.judgments.claims.held import Held
+from pipeline.judgments.ledger import Entry
+from pipeline.judgments.store import Store
 from pipeline.teachers.purchase.overrun import Overrun
 
 LOOK_SECONDS = 1.0  # between looks at what other processes of this project have spent

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pipeline.core.errors import UserError, too_long
 from pipeline.engines.asks import Ask, Draw
 from pipeline.judgments import recovery
-from pipeline.judgments.held import Held
+from pipeline.judgments.claims.held import Held
 from pipeline.judgments.keys import Request, seed_for
+from pipeline.judgments.ledger import Entry
 from pipeline.judgments.schema import Judgment
-from pipeline.judgments.store import Entry
 from pipeline.teachers.protocol import Answered, Teacher
 from pipeline.teachers.purchase import taking
 from pipeline.teachers.purchase.arrivals import Arrivals
@@ -193,7 +193,7 @@ class Judging:
             if not self._may_spend:
                 self.before_spending()
                 self._may_spend = True
-            with store.holding(missing, limit) as held:
+            with store.claims.holding(missing, limit) as held:
                 # in the order of the requests: a set's order changes from process to process
                 keys = [key for key in missing if key in held.keys]
                 wanted = {places[key]: requests[places[key]] for key in keys}
@@ -230,9 +230,9 @@ class Judging:
         """Wait for answers that others are buying, and say so once; seconds waited in all."""
         time.sleep(seconds)
         if waited < TOLD_SECONDS <= waited + seconds:
-            until = self.budget.store.expiry(keys)
+            until = self.budget.store.claims.expiry(keys)
             when = "" if until is None else f", and lapse at {time.ctime(until)} if they are not"
-            who = " and ".join(self.budget.store.holders(keys)) or "another process"
+            who = " and ".join(self.budget.store.claims.holders(keys)) or "another process"
             log.warning(
                 f"teach: waiting for {len(keys)} answers that {who} is buying. Its claims are "
                 f"renewed as long as it runs{when}."

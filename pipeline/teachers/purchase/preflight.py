@@ -20,7 +20,7 @@ from tabulate import tabulate
 from pipeline.core.errors import UserError
 from pipeline.engines.asks import Ask, Draw
 from pipeline.judgments.keys import Prompt, seed_for
-from pipeline.judgments.store import Entry
+from pipeline.judgments.ledger import Entry
 from pipeline.teachers import continuations
 from pipeline.teachers.capabilities import OWN, TERMS
 from pipeline.teachers.hosted import Hosted

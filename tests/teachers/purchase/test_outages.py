@@ -18,8 +18,9 @@ from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
 from pipeline.judgments import database, recovery, retries
 from pipeline.judgments import spool as spool_module
+from pipeline.judgments.ledger import Entry
 from pipeline.judgments.schema import CLAIMS
-from pipeline.judgments.store import Batch, Entry, Store
+from pipeline.judgments.store import Batch, Store
 from pipeline.teachers import network, protocol
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.buyer import Judging, Wanted
@@ -74,7 +75,7 @@ def locked(url):
 
 def lapse(store):
     """The claims of a run that could not give them up."""
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(CLAIMS.delete())
 
 
@@ -118,7 +119,7 @@ def test_a_mistake_is_not_tried_again(url, spool):
         with pytest.raises(UserError, match="mistake in the program"):
             store.add([answer("a", text=None)], PAID)
         assert time.monotonic() - start < retries.RETRY_SECONDS / 10
-        with store.writing() as connection:
+        with store.database.writing() as connection:
             connection.execute(sa.text("drop table ledger"))
         with pytest.raises(UserError, match="ledger"):
             store.enter(PAID)
@@ -156,14 +157,14 @@ def test_a_store_that_cannot_be_reached_at_first_is_no_wait():
 def test_who_holds_a_claim_is_told_by_process_and_host(url, monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "a-host-with-a-name-that-is-long-ü")
     with Store(url) as store, Store(url) as other:
-        store.claim(["a"], 8)
-        other.claim(["b"], 8)
+        store.claims.claim(["a"], 8)
+        other.claims.claim(["b"], 8)
         me = f"process {os.getpid()} on a-host"
-        assert all(who.startswith(me) for who in store.holders(["a", "b", "c"]))
-        with store.writing() as connection:  # as earlier releases wrote it
+        assert all(who.startswith(me) for who in store.claims.holders(["a", "b", "c"]))
+        with store.database.writing() as connection:  # as earlier releases wrote it
             connection.execute(CLAIMS.update().values(owner="f" * 32))
-        assert store.holders(["a", "b"]) == ["another process"]
-        assert store.holders(["c"]) == []
+        assert store.claims.holders(["a", "b"]) == ["another process"]
+        assert store.claims.holders(["c"]) == []
 
 
 # what arrived and cannot be stored
@@ -200,7 +201,7 @@ def test_what_arrives_while_the_file_is_locked_is_taken_in_by_the_next_run(
 def test_a_full_disk_loses_nothing_and_names_the_remedy(file_url, spool, soon):
     with Pure().running() as server:
         with Store(file_url, "mine", spool) as store:
-            keep, engine = store._store, store._engine
+            keep, engine = store._store, store.database._engine
 
             def fill(kept, **more):
                 if kept.judgments and store._store is fill:
@@ -295,7 +296,7 @@ def test_room_for_what_arrives_is_taken_before_the_disk_is_full(file_url, spool,
         return write(file, data, offset)
 
     monkeypatch.setattr(os, "pwrite", full)
-    with Store(file_url, "mine", spool) as store, store.holding(["a"], 8):
+    with Store(file_url, "mine", spool) as store, store.claims.holding(["a"], 8):
         (file,) = spool.iterdir()
         assert file.stat().st_blocks * 512 >= free
         monkeypatch.setattr(store, "_store", broken)
@@ -498,11 +499,11 @@ def test_a_commit_whose_outcome_is_unknown_enters_the_ledger_once(postgres, monk
                 connection.connection.commit()
                 raise lost
 
-        sa.event.listen(store._engine, "commit", commit)
+        sa.event.listen(store.database._engine, "commit", commit)
         store.add([answer("a")], PAID)
         assert (len(committed), store.stats().answers, store.spent()) == (1, 1, PAID)
         committed.clear()
-        assert store.claim(["b"], 8) == {"b"}
+        assert store.claims.claim(["b"], 8) == {"b"}
         assert len(committed) == 1
 
 
@@ -520,7 +521,7 @@ def stop_in_a_transaction(url, said):
                 said.send("locked")
                 time.sleep(1.0)
 
-        store._write(slow)
+        store.database.write(slow)
         said.send("written")
 
 
@@ -535,8 +536,8 @@ def test_postgres_ends_the_transaction_of_a_stopped_client_which_then_writes_aga
             assert heard.poll(120)
             assert heard.recv() == "locked"
             os.kill(process.pid, signal.SIGSTOP)
-            assert store.claim(["a"], 8) == {"a"}  # waits for the row
-            store.release(["a"])
+            assert store.claims.claim(["a"], 8) == {"a"}  # waits for the row
+            store.claims.release(["a"])
             os.kill(process.pid, signal.SIGCONT)
             assert heard.poll(120)
             assert heard.recv() == "written"

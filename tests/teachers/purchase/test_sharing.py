@@ -16,7 +16,8 @@ from pipeline import teachers
 from pipeline.config import params
 from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.judgments import database
-from pipeline.judgments.store import LEASE_SECONDS, Store
+from pipeline.judgments.claims.claims import LEASE_SECONDS
+from pipeline.judgments.store import Store
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.buyer import Judging, Wanted
@@ -73,7 +74,7 @@ def wanted(store_url, server_url, lease, count, first, barrier):
     asked = protocol.Asked("prefill", 1.0, "live", params.Runtime())
     database.IDLE_SECONDS = 2  # a holder that is stopped in a transaction
     with Store(store_url, str(first)) as store:
-        store.holding = functools.partial(store.holding, lease=lease)
+        store.claims.holding = functools.partial(store.claims.holding, lease=lease)
         teacher = teachers.load(config, "it", asked, None, None)
         judging = Judging(teacher, Wanted(SAMPLES, 6, 0, 2, 0.0, False), Budget(store))
         barrier.wait(LONGEST)

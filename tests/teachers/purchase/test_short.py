@@ -30,7 +30,7 @@ def said(provider, text, finish="length"):
 
 def stored(store):
     """Attempt and failure of every row."""
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         rows = connection.execute(JUDGMENTS.select().order_by(JUDGMENTS.c.attempt)).all()
     return [(row.attempt, row.text, row.failure) for row in rows]
 
@@ -72,7 +72,7 @@ def test_when_all_attempts_are_too_short_row_key_and_what_helps_are_named(store,
     for words in ("position 0, sample 0 of r0", "wanted 10", "forks.chunk_tokens", "last request "):
         assert words in last
     key = last.partition("last request ")[2][:12]
-    with store.writing() as connection:
+    with store.database.writing() as connection:
         rows = connection.execute(JUDGMENTS.select().where(JUDGMENTS.c.attempt == 2)).all()
     assert [row.key[:12] for row in rows] == [key]
     assert len(server.requests) == 3  # and nothing else of the cell was bought for it

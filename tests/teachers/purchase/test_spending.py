@@ -16,7 +16,8 @@ from pipeline.commands.estimate import estimate as costs
 from pipeline.config import params
 from pipeline.config.teachers import OpenAICompatibleTeacher, Price
 from pipeline.core.errors import UserError
-from pipeline.judgments.store import Entry, Store
+from pipeline.judgments.ledger import Entry
+from pipeline.judgments.store import Store
 from pipeline.teachers import protocol
 from pipeline.teachers.capabilities import OWN, TABLE, TERMS, capability
 from pipeline.teachers.purchase import buyer, preflight
@@ -222,8 +223,8 @@ def test_a_long_wait_for_another_process_is_said_once_with_when_its_claims_lapse
     places = [(0, p, s) for p in range(len(PREFIXES)) for s in range(SAMPLES)]
     wanted = dict(run.requests([providers.response(run, PREFIXES)], places, 0))
     with Store(f"sqlite:///{tmp_path / 'judgments.sqlite'}", "another") as other:
-        other.claim([request.key for request in wanted.values()], 12, lease=1.5)
-        lapse = time.ctime(other.expiry([next(iter(wanted.values())).key]))
+        other.claims.claim([request.key for request in wanted.values()], 12, lease=1.5)
+        lapse = time.ctime(other.claims.expiry([next(iter(wanted.values())).key]))
         assert len(ask(run)) == ALL
     (said,) = [x for x in caplog.messages if "is buying" in x]
     assert f"waiting for {ALL} answers that process {os.getpid()} on" in said

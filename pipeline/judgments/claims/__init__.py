@@ -1,0 +1,1 @@
+"""Claims: who may buy which answer, and for how long."""

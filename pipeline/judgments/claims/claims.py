@@ -1,0 +1,173 @@
+"""Claims with a lease: two processes do not buy the same answer at the same time.
+
+Whoever holds one renews it while it works; those of a killed process lapse. The lease is measured
+with the database's clock, so those of the hosts that share it may differ. Should that one clock be
+stepped, it can cost a second purchase, never a wrong answer.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from pipeline.core.errors import UserError
+from pipeline.judgments import database
+from pipeline.judgments.claims import owner
+from pipeline.judgments.claims.held import Held
+from pipeline.judgments.opened import OpenDatabase, chunks
+from pipeline.judgments.retries import DAMAGED
+from pipeline.judgments.schema import CLAIMS, JUDGMENTS
+from pipeline.judgments.spool import Spool
+
+LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
+FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer: the clock was set back since
+
+log = logging.getLogger("omniopd")
+
+
+def lapsed(now: float) -> sa.ColumnElement[bool]:
+    """Claims that hold nothing: of a killed process, or of a clock that was set back since."""
+    return (CLAIMS.c.expires_at <= now) | (CLAIMS.c.expires_at > now + FUTURE_SECONDS)
+
+
+class Claims:
+    """The claims of one open store; threads may share them."""
+
+    def __init__(self, opened: OpenDatabase, spool: Spool | None) -> None:
+        """`spool` is made ready for answers that cannot be stored, before any is bought."""
+        self._database, self._spool = opened, spool
+        self._owner = owner.new()
+        self._checked = False  # whether the file is whole
+
+    def claim(self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS) -> set[str]:
+        """Those of `keys` that the caller may now buy, for `lease` seconds.
+
+        Left out: keys that another holds, at whatever limit (also another thread of this store),
+        and keys that have been answered for `limit` by now. Look both up again with
+        `Store.find`. Raises UserError where the file hides answers that it has, before they are
+        bought again.
+        """
+        self._whole()
+        mine: set[str] = set()
+        for chunk in chunks(keys):
+            # read first: who waits for another's purchase would keep the database's one writer busy
+            with self._database.reading() as connection:
+                held = (CLAIMS.c.key.in_(sorted(chunk)), ~lapsed(database.now(connection)))
+                taken = set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
+            if free := sorted(set(chunk) - taken):
+                mine |= self._claim(free, limit, lease)
+        return mine
+
+    def _whole(self) -> None:
+        """Once, before anything is bought: a million answers take some seconds."""
+        if not self._checked:
+            if why := self._database.integrity("judgments"):
+                raise UserError(f"{self._database.name}: the file is damaged: {why}. {DAMAGED}")
+            self._checked = True
+
+    def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
+        insert = self._database.insert(CLAIMS)
+        new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
+        until: float | None = None
+
+        def take(connection: sa.Connection) -> set[str]:
+            nonlocal until
+            now = database.now(connection)
+            until = now + lease if until is None else until
+            # of this very call: it may have been committed before the connection broke off
+            own = (CLAIMS.c.owner == self._owner) & (CLAIMS.c.expires_at == until)
+            free = lapsed(now) | own
+            rows = [{"key": key, "owner": self._owner, "expires_at": until} for key in keys]
+            query = insert.on_conflict_do_update(index_elements=["key"], set_=new, where=free)
+            taken = set(connection.execute(query.returning(CLAIMS.c.key), rows).scalars())
+            # Only after the claim: whoever held it before stored its answer and let go at once.
+            answered = sa.select(JUDGMENTS.c.key).where(*_serves(taken, limit))
+            known = set(connection.execute(answered).scalars())
+            self.drop(connection, known)
+            return taken - known
+
+        return self._database.write(take)
+
+    def renew(self, keys: Iterable[str], lease: float = LEASE_SECONDS) -> set[str]:
+        """Extend the claims on `keys` to `lease` seconds from now; returns those still held.
+
+        One that lapsed and that nobody took is held again; one that another took meanwhile, or
+        whose answer is stored, is not.
+        """
+        kept: set[str] = set()
+        for chunk in chunks(keys):
+            mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(chunk))
+            kept |= self._database.write(functools.partial(self._extend, mine=mine, lease=lease))
+        return kept
+
+    def _extend(
+        self, connection: sa.Connection, mine: tuple[sa.ColumnElement[bool], ...], lease: float
+    ) -> set[str]:
+        # rows are locked in the order of their keys: Postgres deadlocks otherwise
+        query = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key)
+        found = connection.execute(query.with_for_update()).scalars().all()
+        new = CLAIMS.update().where(*mine)
+        connection.execute(new.values(expires_at=database.now(connection) + lease))
+        return set(found)
+
+    def expiry(self, keys: Collection[str]) -> float | None:
+        """When the first of the claims on `keys` lapses, a time stamp; None without a claim."""
+        first: float | None = None
+        for chunk in chunks(keys):
+            query = sa.select(sa.func.min(CLAIMS.c.expires_at)).where(CLAIMS.c.key.in_(chunk))
+            with self._database.reading() as connection:
+                found = connection.execute(query).scalar()
+            first = found if first is None or (found is not None and found < first) else first
+        return first
+
+    def holders(self, keys: Collection[str]) -> list[str]:
+        """Who has claims on `keys`, as far as they said."""
+        found: set[str] = set()
+        for chunk in chunks(keys):
+            query = sa.select(CLAIMS.c.owner).where(CLAIMS.c.key.in_(chunk)).distinct()
+            with self._database.reading() as connection:
+                found |= set(connection.execute(query).scalars())
+        return sorted({owner.shown(name) for name in found})
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Give up the claims on `keys`; those of others stay."""
+        for chunk in chunks(keys):
+            self._database.write(functools.partial(self.drop, keys=chunk))
+
+    @contextmanager
+    def holding(
+        self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS
+    ) -> Iterator[Held]:
+        """Claim what can be claimed of `keys` and yield it, renewing until the block ends.
+
+        The caller asks `still` before it buys, then looks up the rest with `Store.find` and claims
+        again what is still missing: its holder may have been killed.
+        """
+        if self._spool is not None:
+            self._spool.reserve()
+        claimed = time.time()  # before the claims, which may have to wait for the database
+        mine = self.claim(keys, limit, lease)
+        held = Held(mine, claimed, functools.partial(self.renew, lease=lease), lease)
+        try:
+            yield held
+        finally:
+            held.end()
+            try:
+                self.release(held.keys)
+            except UserError as error:  # it would hide why the block ended; claims lapse, too
+                log.warning(f"claims not released, they lapse in {lease:.0f} s: {error}")
+
+    def drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
+        """Give up the claims on `keys` within a transaction."""
+        mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))
+        ordered = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key).with_for_update()
+        held = connection.execute(ordered).scalars().all()
+        if held:
+            connection.execute(CLAIMS.delete().where(CLAIMS.c.key.in_(held)))
+
+
+def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return (JUDGMENTS.c.key.in_(sorted(keys)), JUDGMENTS.c.token_limit >= limit)
