@@ -34,7 +34,8 @@ def test_its_version_is_the_package_s() -> None:
 def test_the_shell_completes_commands() -> None:
     found = omniopd(_OMNIOPD_COMPLETE="complete_bash", COMP_WORDS="omniopd ver", COMP_CWORD="1")
     assert found.split() == ["verify", "verify-code"]
-    assert "_OMNIOPD_COMPLETE" in omniopd("--show-completion", "bash")
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # no shell need have started us
+    assert "_OMNIOPD_COMPLETE" in omniopd("--show-completion", "bash", **named)
 
 
 def test_a_stage_is_started_without_the_command_line_and_with_no_folder_to_import_from(

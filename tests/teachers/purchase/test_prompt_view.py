@@ -140,9 +140,9 @@ def test_in_mode_instruct_the_text_that_asks_for_it_is_shown_and_no_warning(
 def test_a_template_that_is_the_students_is_not_known_before_there_is_one(tmp_path):
     for mode in ("prefill", "instruct"):
         teacher = hosted("student", mode)
-        teacher.student = tmp_path
+        teacher.rendering.student = tmp_path
         assert teacher.template is None
-        teacher.student = templated.checkpoint(tmp_path / mode, CHATML)
+        teacher.rendering.student = templated.checkpoint(tmp_path / mode, CHATML)
         assert teacher.template.chat_template == CHATML
 
 
