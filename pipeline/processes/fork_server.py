@@ -163,7 +163,8 @@ def ready(address: str) -> Path:
 def stage(argv: list[str]) -> str:
     """The stage that a command line of Python runs; empty for none.
 
-    As `omniopd stage X`, or as the ranks of one do (pipeline/ranks.py), `python -m stages.X`.
+    As `omniopd stage X`, or as the ranks of one do, `python -m stages.X`
+    (pipeline/training/launcher.py).
     """
     for word, before, after in zip(argv[1:], argv, argv[2:], strict=False):
         if word == MODULE and after.startswith("stages."):
