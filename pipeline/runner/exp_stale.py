@@ -27,7 +27,7 @@ def error(said: str) -> UserError:
     sets = " ".join(f"-S {one}" for one in changed[:SHOWN])
     if not changed or len(changed) > SHOWN:
         sets = "-S KEY=VALUE"
-    back = "`git restore params.yaml`"
+    back = "`git checkout HEAD -- params.yaml`"
     if not _committed():
         back = "take back what -S changed, as `git diff params.yaml` shows it"
     if Path.cwd() == Path(os.environ.get(FOLDER, Path.cwd())):

@@ -13,6 +13,7 @@ from benchmarks import finished
 from pipeline.commands.exp import exp_run
 from pipeline.config import yaml_edit
 from pipeline.core.errors import UserError
+from pipeline.processes import git as git_program
 from pipeline.runner import repro
 from pipeline.runner.dag import plan_files
 from tests.project import MINIATURE, ROOT, Project, ran
@@ -163,7 +164,7 @@ def test_plain_exp_run_of_dvc_is_told_the_command_that_plans_first(project, monk
     monkeypatch.setenv("DVC_ROOT", str(project))
     plan_files.check()
     path.write_text(MINIATURE.read_text().replace("beta: 0.1", "beta: 0.2"))
-    both = r"`git restore params.yaml`.*`omniopd exp run -S train.beta=0.2`"
+    both = r"`git checkout HEAD -- params.yaml`.*`omniopd exp run -S train.beta=0.2`"
     with pytest.raises(UserError, match=both):
         plan_files.check()
     monkeypatch.setenv("DVC_ROOT", "/elsewhere")  # in a copy, as with --temp
@@ -188,10 +189,10 @@ def test_an_experiment_of_its_own_from_start_to_end(tmp_path):
 
     plain = project.run("dvc", "exp", "run", "-S", "train.beta=0.2", check=False)
     assert plain.returncode != 0
-    assert "`git restore params.yaml`" in plain.stderr
+    assert "`git checkout HEAD -- params.yaml`" in plain.stderr
     assert "`omniopd exp run -S train.beta=0.2`" in plain.stderr
     assert ran(plain.stdout) == ["plan"]
-    git(project.folder, "restore", "params.yaml")
+    git(project.folder, "checkout", "HEAD", "--", "params.yaml")
     assert git(project.folder, "status", "--porcelain") == status
 
     words = ("-S", "train.beta=0.2", "-S", "train.epochs=2", "--name", "mine")
@@ -214,10 +215,26 @@ def test_an_experiment_of_its_own_from_start_to_end(tmp_path):
         own["accuracy"], rel=1e-4
     )
 
-    assert exp_run.BACK == "git restore params.yaml && omniopd repro"
-    git(project.folder, "restore", "params.yaml")
+    assert exp_run.BACK == "git checkout HEAD -- params.yaml && omniopd repro"
+    git(project.folder, "checkout", "HEAD", "--", "params.yaml")
     assert project.repro() == []  # all of it is in DVC's cache
     assert (project.folder / "params.yaml").read_text() == before
     assert project.locked() == locked
     left = git(project.folder, "status", "--porcelain").split()[1::2]
     assert {Path(path).name for path in left} <= {"dvc.lock"}  # entries in another order
+
+
+def test_what_git_add_took_of_params_yaml_goes_back(project):
+    before = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(before + "# other\n")
+    git(project, "add", "params.yaml")
+    back = exp_run.BACK.partition(" && ")[0].split()
+    subprocess.run(back, check=True)
+    assert Path("params.yaml").read_text() == before
+
+
+def test_without_git_the_remedy_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_program.said("status", fails=True) == ""
+    with pytest.raises(UserError, match="git: found no such program"):
+        git_program.said("status")

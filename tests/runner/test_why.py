@@ -149,6 +149,29 @@ def test_a_lock_of_before_is_found_beside_the_project_and_in_git_and_else_said_t
     assert "neither in .code nor in git" in made.explained("sft")
 
 
+def test_a_lock_of_a_branch_that_a_merge_did_not_take_is_found_in_git(made):
+    here = locks.read("train-sft")
+    branch = f"{here}x 1\n"
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    def commit(text):
+        locks.path("train-sft").write_text(text)
+        git("add", "code")
+        git("commit", "-qm", "a", "--allow-empty")
+
+    git("init", "-q", "-b", "main")
+    commit(here)
+    git("checkout", "-qb", "other")
+    commit(branch)
+    git("checkout", "-q", "main")
+    commit(here)
+    git("merge", "-q", "-s", "ours", "other", "-m", "b")
+    git("branch", "-qD", "other")
+    assert history.text("train-sft", history.md5(branch)) == branch
+
+
 def test_only_locks_that_cells_ran_with_are_kept(made):
     old, other = "a 1\n", "b 1\n"
     made.stages["x"] = {"deps": [{"path": "code/x.lock", "md5": history.md5(old)}]}

@@ -21,7 +21,8 @@ from pipeline.runner.dag import plan_files
 from pipeline.stage.cells import write_text
 
 ELSEWHERE = ("--queue", "--run-all", "--temp", "--set-param", "-S")
-BACK = "git restore params.yaml && omniopd repro"  # from the cache: nothing runs
+# from the cache, so that nothing runs; of HEAD, as git add took the file
+BACK = "git checkout HEAD -- params.yaml && omniopd repro"
 
 
 def run(sets: list[str], name: str | None, flags: list[str]) -> str:

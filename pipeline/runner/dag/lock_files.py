@@ -8,8 +8,7 @@ one dvc.yaml is brought here in the same way.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ REMEDY = (
 )
 OK_TEXT = "dag/ is what params.yaml means\n"  # constant: a new plan reruns nothing by itself
 CODE = "code/"
-BEFORE, NOW = "python -m stages.", "omniopd stage "  # how the command of a cell begins
 Entry = dict[str, Any]  # cmd, deps and outs, each with path, md5 and size
 Locks = dict[Path, dict[str, Entry]]  # file: stage: entry
 
@@ -76,24 +74,6 @@ def carried(
         "deps": [dep for dep in found if dep],
         "outs": [outs[path] for path in sorted(outs)],
     }
-
-
-def of_before(entry: Entry) -> bool:
-    """Whether an entry is of the time when a stage began as `python -m stages.X`."""
-    return str(entry.get("cmd", "")).startswith(BEFORE)
-
-
-def remembered(cache: Path) -> Iterator[Entry]:
-    """What DVC's run-cache has of that time, with the command that these cells have now.
-
-    The oldest first, as DVC takes the newest. What cannot be read is left to DVC, which removes it.
-    """
-    places = (cache.parents[1] / "runs").glob("*/*/*")
-    for place in sorted(places, key=lambda path: path.stat().st_mtime):
-        with suppress(UserError):
-            entry = yaml_files.made(place, "")
-            if of_before(entry):
-                yield {**entry, "cmd": entry["cmd"].replace(BEFORE, NOW, 1)}
 
 
 def remember(cache: Path, entries: Iterable[Entry]) -> None:

@@ -150,10 +150,6 @@ def _settle(wanted: dict[str, Any], before: lock_files.Locks) -> None:
         log.warning(f"kept {len(left)} old cells whose outs the cache lacks, as {left[0]}")
     if new:  # before the others go: it is found there if it comes back
         lock_files.remember(_cache_folder(), new)
-    ran = lock_files.entries(before)
-    if any(lock_files.of_before(ran[cell]) for cell in folders if cell in ran):
-        known = map(equal.accepted, lock_files.remembered(_cache_folder()))
-        lock_files.remember(_cache_folder(), known)
     lock_files.write(_sorted(before), _sorted(after))
     _tidy()
 
