@@ -5,12 +5,12 @@ those of a clone, are in the history of git.
 """
 
 import hashlib
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.code_digest import locks
+from pipeline.core import git
 from pipeline.core.dag_names import CELLS, DAG
 from pipeline.core.files import replacing
 
@@ -57,11 +57,11 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
             yield place.read_text(encoding="utf-8")
     # full: without it git leaves out what a branch had before a merge that went another way
     asked = ("--all", "--full-history", "--format=", "--raw", "--no-abbrev")
-    listed = _git("log", *asked, "--", locks.path(variant))
+    listed = git.asked("log", *asked, "--", locks.path(variant))
     blobs = dict.fromkeys(line.split()[3] for line in listed.splitlines() if line[:1] == ":")
     for blob in list(blobs)[:MOST]:
         if blob.strip("0"):
-            yield _git("cat-file", "blob", blob)
+            yield git.asked("cat-file", "blob", blob)
 
 
 def committed_plan() -> dict[str, Any]:
@@ -72,7 +72,7 @@ def committed_plan() -> dict[str, Any]:
 
 def committed_cell(key: str) -> dict[str, Any]:
     """What git has last of a cell; nothing where it has none."""
-    listed = _git("ls-tree", "-r", "--name-only", "HEAD", "--", DAG / CELLS).splitlines()
+    listed = git.asked("ls-tree", "-r", "--name-only", "HEAD", "--", DAG / CELLS).splitlines()
     place = next((path for path in listed if Path(path).name == f"{key}.yaml"), None)
     return {} if place is None else _committed(place)
 
@@ -80,14 +80,5 @@ def committed_cell(key: str) -> dict[str, Any]:
 def _committed(path: str) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
-    found = _git("show", f"HEAD:./{path}")
+    found = git.asked("show", f"HEAD:./{path}")
     return dict(YAML(typ="safe").load(found)) if found else {}
-
-
-def _git(*arguments: str | Path) -> str:
-    """What git prints; nothing outside of a repository, or without git."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""

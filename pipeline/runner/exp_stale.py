@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.yaml_edit import flat
-from pipeline.core import yaml_files
+from pipeline.core import git, yaml_files
 from pipeline.core.errors import UserError
 from pipeline.plan import experiment
 from pipeline.plan.blocks import PARAMS
-from pipeline.processes import git
 
 INSIDE = "DVC_EXP_NAME"  # what DVC sets for the stages of an experiment
 FOLDER = "DVC_ROOT"  # likewise: of the project, also where it runs in a copy
@@ -42,7 +41,7 @@ def error(said: str) -> UserError:
 
 def _changed() -> list[str]:
     """KEY=VALUE for each key of params.yaml that the last commit has otherwise."""
-    text = git.said("show", f"HEAD:./{PARAMS}", fails=True)
+    text = git.asked("show", f"HEAD:./{PARAMS}").strip()
     before = dict(flat(yaml_files.parsed(text, "HEAD"))) if text else {}
     now = dict(flat(experiment.read_yaml(PARAMS)))
     return [f"{key}={_shown(value)}" for key, value in now.items() if before.get(key) != value]

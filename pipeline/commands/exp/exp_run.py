@@ -11,11 +11,10 @@ from pathlib import Path
 
 from pipeline.commands import reruns
 from pipeline.config import yaml_edit
-from pipeline.core import extensions, yaml_files
+from pipeline.core import extensions, git, yaml_files
 from pipeline.core.errors import UserError
 from pipeline.plan import experiment
 from pipeline.plan.blocks import PARAMS
-from pipeline.processes import git
 from pipeline.runner import repro
 from pipeline.runner.dag import plan_files
 from pipeline.stage.cells import write_text
@@ -97,7 +96,7 @@ def _apply(path: Path, sets: list[str]) -> None:
 
 def _refuse(name: str | None) -> None:
     """Raise UserError where DVC could not make an experiment of that name."""
-    head = git.said("rev-parse", "--verify", "--quiet", "HEAD", fails=True)
+    head = git.asked("rev-parse", "--verify", "--quiet", "HEAD").strip()
     if not head:
         raise UserError(
             "omniopd exp run: found no commit, wanted one to compare with. Run `omniopd plan`, "
@@ -106,12 +105,12 @@ def _refuse(name: str | None) -> None:
     if name is None:
         return
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    if not git.said("check-ref-format", "--print", ref, fails=True):
+    if not git.asked("check-ref-format", "--print", ref).strip():
         raise UserError(
             f"--name {name}: found a name that git does not take, wanted letters, digits and `-`. "
             "Choose another one."
         )
-    if git.said("rev-parse", "--verify", "--quiet", ref, fails=True):
+    if git.asked("rev-parse", "--verify", "--quiet", ref).strip():
         raise UserError(
             f"--name {name}: found an experiment of that name, wanted a new one. Choose another "
             f"one, or remove it with `dvc exp remove {name}`."
@@ -134,9 +133,9 @@ def _planned(text: str) -> Iterator[None]:
 @contextmanager
 def _attached() -> Iterator[None]:
     """DVC works on a detached HEAD: if it is killed there, HEAD is on its branch again after."""
-    branch = git.said("symbolic-ref", "--quiet", "HEAD", fails=True)
+    branch = git.asked("symbolic-ref", "--quiet", "HEAD").strip()
     try:
         yield
     finally:
-        if branch and not git.said("symbolic-ref", "--quiet", "HEAD", fails=True):
+        if branch and not git.asked("symbolic-ref", "--quiet", "HEAD").strip():
             git.said("symbolic-ref", "HEAD", branch)
