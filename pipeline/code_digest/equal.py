@@ -15,7 +15,7 @@ from pipeline.code_digest.code import CALLS
 # How a stage finds its params and paths: in plan.yaml and its command line before, in the cell's
 # own file now. How it and the worker of vLLM are started. Values that may name a file of
 # extensions/. The store, what is bought and hosted teachers, cut into classes of one subject each.
-# `omniopd verify-code` found equal bytes for all variants of the default experiment.
+# A run of the default experiment wrote the same bytes with either (LOG.md).
 BEFORE = {
     "Child 12887f64df3ffb92",
     "DAG 15fd0a6e6e5aef0f",
