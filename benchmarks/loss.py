@@ -106,6 +106,7 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from pipeline.config.params import Params
     from pipeline.engines.hf import Frozen, Policy
     from pipeline.method.objectives import Example, Sequence, opd
     from pipeline.training.gradients import gradients
@@ -116,7 +117,7 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     one = Sequence(ids[:1], ids[1:], every, every.astype(np.float32), none, None)
     silent = torch.zeros(student.config.vocab_size, dtype=torch.bool)
     policies: Any = [Policy(m, None, silent) for m in (student, teacher)]
-    step = Step(opd.terms, 0.0, True, False, 1)
+    step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, 1)
     sums, found = gradients(policies[0], Frozen(None, policies[1]), [Example([one])], step)
     names = [name for name, p in student.named_parameters() if p.requires_grad]
     return {"loss": found["train/loss"], **dict(zip(names, sums.signal_grads, strict=True))}

@@ -84,6 +84,7 @@ def _optimizer(model: Any) -> Any:
 def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float, list[Any]]:
     import numpy as np
 
+    from pipeline.config.params import Params
     from pipeline.engines.hf import Frozen
     from pipeline.method.objectives import Example, Sequence, opd
     from pipeline.training.gradients import gradients
@@ -91,7 +92,7 @@ def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float,
 
     every, weight = np.ones(TOKENS, bool), np.ones(TOKENS, np.float32)
     examples = [Example([Sequence(p, r, every, weight, ~every, None)]) for p, r in batch]
-    step = Step(opd.terms, 0.0, True, False, BATCH)
+    step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, BATCH)
     sums, found = gradients(policy, Frozen(None, teacher), examples, step)
     optimizer.step(sums.signal_grads)  # clips them in place
     return found["train/loss"], sums.signal_grads
@@ -107,7 +108,8 @@ def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
 
     chunks, weight = np.arange(TOKENS) % 2 == 0, np.full(TOKENS, 0.5, np.float32)
     examples = [Example([Sequence(p, r, chunks, weight, ~chunks, None)]) for p, r in batch]
-    step = Step(omniopd.terms, 0.1, True, False, BATCH)
+    own = omniopd.Settings(beta=0.1, correction="none")
+    step = Step(functools.partial(omniopd.terms, own=own), 0.1, True, BATCH)
     sums, _ = gradients(policy, Frozen(reference, None), examples, step)
     pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
     optimizer.step([signal.add_(anchor) for signal, anchor in pairs])

@@ -21,9 +21,12 @@ from pipeline.config import params_file
 from pipeline.core.errors import too_long
 from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
+from pipeline.method.objectives import Objective, declared
 from pipeline.stage import cells, resume
 from pipeline.training import launcher, no_signal, process_group
-from pipeline.training.evidence.gathering import TrainParams, Work, gather
+from pipeline.training.evidence import train_params
+from pipeline.training.evidence.gathering import Work, gather
+from pipeline.training.evidence.train_params import TrainParams
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Frozen, Policy
@@ -34,6 +37,7 @@ def train(
     frozen: "Frozen",
     work: Work,
     p: TrainParams,
+    objective: Objective,
     args: argparse.Namespace,
     state: resume.State | None,
     group: process_group.Group,
@@ -55,9 +59,8 @@ def train(
     optimizer.load(args.policy / "optimizer.safetensors", moments=carry)
     step = optimizer_steps.Step(
         work.terms,
-        p.beta,
+        getattr(p, "beta", 0.0),  # of objectives with a second term
         p.reduce == "token_mean",
-        p.correction == "ratio",
         p.micro_batch_size,
         bfloat16=students.dtype(policy) == torch.bfloat16,
         batch_tokens=runtime.batch_tokens,
@@ -69,16 +72,16 @@ def train(
     for number, batch in enumerate(bar, done):
         examples = [work.examples[i] for i in batch]
         sums, found = gradients(student, frozen, examples, step)
-        taken = no_signal.step(optimizer, sums, found, examples, p.objective)
+        taken = no_signal.step(optimizer, sums, found, examples, objective)
         metrics.append({"round": p.round, "step": number, **taken})
         students.keep_step(optimizer, state, group, metrics)
-    moved, made = no_signal.of_round(metrics) is None, (p.lora, p.seed)
+    moved, made = no_signal.of_round(metrics) is None, (p.adapter, p.seed)
     students.write(student, policy, optimizer, carry, args.out, group, made, moved)
     return metrics
 
 
 def _trained(
-    p: TrainParams, args: argparse.Namespace, state: resume.State | None
+    p: TrainParams, objective: Objective, args: argparse.Namespace, state: resume.State | None
 ) -> tuple[Work, list[no_signal.Metrics]]:
     """What was trained on and the metrics of each step, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
@@ -87,15 +90,15 @@ def _trained(
 
     with launcher.group(runtime) as group:
         folders = (args.policy, args.reference, args.teacher)
-        how = (p.lora, p.seed, group.device(runtime.device))
+        how = (p.adapter, p.seed, group.device(runtime.device))
         student, frozen = students.policies(*folders, *how)
-        work = gather(p, args, student)
+        work = gather(p, objective, args, student)
         for read in (student, frozen.reference, frozen.teacher):
             if read and read.context and work.examples.longest > read.context:
                 remedy = "Lower rollout.max_new_tokens, or use a model that reads more."
                 where = f"train: the longest row, read by {read.model.name_or_path}"
                 raise too_long(where, work.examples.longest, read.context, remedy)
-        return work, train(student, frozen, work, p, args, state, group)
+        return work, train(student, frozen, work, p, objective, args, state, group)
 
 
 def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
@@ -114,15 +117,17 @@ def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
 def main() -> None:
     inputs = ("policy", "rollouts?", "targets?", "forks?", "answers?", "prompts?")
     args = cells.arguments("train", *inputs, "reference?", "teacher?")
-    p, runtime = cells.params("train", args.cell, TrainParams), params_file.runtime()
+    objective = declared(cells.cell("train", args.cell)[1]["params"]["objective"])
+    p = cells.params("train", args.cell, train_params.of(objective))
+    runtime = params_file.runtime()
     processes = params_file.free("train", launcher.Untracked).processes
     if launcher.launched("train", args.cell, processes, runtime.device, p.moment_bits):
         return
     if process_group.follows():
-        _trained(p, args, None)
+        _trained(p, objective, args, None)
         return
     with resume.state("train", args, runtime) as state, cells.running("train", args) as run:
-        work, metrics = _trained(p, args, state)
+        work, metrics = _trained(p, objective, args, state)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
         _tell(run, work, metrics)

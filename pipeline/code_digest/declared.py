@@ -7,6 +7,7 @@ BLOCKS = (
     *("pipeline.config.params", "pipeline.config.method", "pipeline.config.models"),
     *("pipeline.config.problems", "pipeline.config.teachers"),
 )
+BLOCK_BASES = frozenset({"Params", "Anchored", "Corrected"})  # classes that such classes extend
 HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
 # Modules of which a variant loads some in place of others: the axis, and the values with which
 # they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a
@@ -49,6 +50,11 @@ def options(module: str) -> dict[str, frozenset[str]]:
     if package in FOLDERS and module not in SHARED:
         return {FOLDERS[package]: frozenset([name])}
     return OPTIONS.get(module, {})
+
+
+def holds_blocks(module: str) -> bool:
+    """Whether classes of a module are blocks of params.yaml, or the keys that an objective adds."""
+    return module in BLOCKS or module.rpartition(".")[0] == "pipeline.method.objectives"
 
 
 # MODULE:SYMBOL, and the modules that it runs as programs or by a path that is put together

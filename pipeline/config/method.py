@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from pipeline.config.params import (
+    Chosen,
     Count,
     Decay,
     Engine,
@@ -20,7 +20,6 @@ from pipeline.config.params import (
     Share,
     Transport,
 )
-from pipeline.core import extensions
 
 
 class Rollout(Params):
@@ -100,9 +99,6 @@ class Calibrate(Params):
         return tuple(sorted({max(shortest, tokens) for tokens in tried}))
 
 
-Baseline = Literal["none", "batch", "prompt", "teacher-agreement"]
-
-
 class Lora(Params):
     """Train an adapter beside frozen weights, through peft; one for all rounds, never merged."""
 
@@ -112,48 +108,52 @@ class Lora(Params):
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-OBJECTIVES = (
-    *("omniopd", "opd", "opd-sampled", "opd-forks", "gkd", "sft", "imitate-forks", "grpo", "rft"),
-)
+class Optimised(Params):
+    """The keys of block train that every objective has."""
 
-
-def _objective(name: str) -> str:
-    if name not in OBJECTIVES and not extensions.named(name):
-        wanted = f"one of {', '.join(OBJECTIVES)}, or extensions.NAME, a file of your own"
-        raise PydanticCustomError("objective", "{wanted}", {"wanted": wanted})
-    return name
-
-
-class Train(Params):
-    objective: Annotated[str, AfterValidator(_objective)]
-    beta: NonNegative
+    objective: Chosen  # of objectives.OBJECTIVES
     lr: Positive
     batch_size: Count  # responses in an optimizer step
     micro_batch_size: Count  # responses in a forward pass
     epochs: Count
     reduce: Literal["response_sum", "token_mean"]
-    correction: Literal["none", "ratio"]
     optimizer: Literal["carry", "reset"]
     betas: tuple[Decay, Decay]
     warmup_steps: Annotated[int, Field(ge=0)]
     clip: Positive
-    answers: Count = 1  # imitate-forks: continuations of each fork that are imitated
-    jsd_beta: Share = 0.5  # gkd: weight of the teacher in the mixture; 0 forward KL, 1 reverse
-    # an extension, omniopd only: taken off pi_hat, its mean over the round's chunks or over the
-    # prompt's; or how much the teacher agrees with itself at the fork
-    baseline: Baseline = "none"
-    anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
     # none: every weight is trained; null: as pipeline/plan/adapter_default.py has it, an adapter
     # above 0.5B
     lora: Lora | Literal["none"] | None = None
     moment_bits: Literal[8] | None = None  # of Adam's moments, through bitsandbytes; null: 32
-    # not part of a cell:
-    processes: Count = 1  # that share the models and the work, each with a GPU where there are any
 
     @property
     def adapter(self) -> Lora | None:
         """Of settings that pipeline/plan/adapter_default.py has resolved."""
         return None if self.lora == "none" else self.lora
+
+
+class Anchored(Params):
+    """Keys of objectives with a second term, the KL to the round-0 checkpoint."""
+
+    beta: NonNegative
+    anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
+
+
+class Corrected(Params):
+    """Keys of objectives whose tokens can be weighed by how far the student has moved."""
+
+    correction: Literal["none", "ratio"]
+
+    @property
+    def corrects(self) -> bool:
+        return self.correction == "ratio"
+
+
+class Train(Optimised, Anchored, Corrected):
+    """Block train, without the keys that single objectives add (pipeline/plan/blocks.py)."""
+
+    # not part of a cell:
+    processes: Count = 1  # that share the models and the work, each with a GPU where there are any
 
 
 class Evaluate(Params):

@@ -4,7 +4,7 @@ import errno
 import re
 import sys
 import unicodedata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STATUS = 2  # exit status of bad input, as of a command line that cannot be read; a bug's is 1
 LONGEST = 2000  # characters of a message
@@ -28,6 +28,11 @@ REMEDIES = {  # by what the system says: what was wanted, and what to do
 
 class UserError(Exception):
     """Bad input. Stages and commands print it as one paragraph and exit with `STATUS`."""
+
+
+def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
+    """Raise UserError because of a key of params.yaml."""
+    raise UserError(f"params.yaml: {key}: found {found!r}, wanted {wanted}. {remedy}")
 
 
 def stop(error: UserError | OSError) -> NoReturn:

@@ -6,22 +6,29 @@ is checked where the file is loaded (pipeline/plan/experiment.py).
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
-from pipeline.config import params
-from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach, Train
+from pipeline.config import method, params
+from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach
 from pipeline.config.models import Pretrain
 from pipeline.config.params import METHOD, Params
 from pipeline.config.problems import Prepare
 from pipeline.config.teachers import Teacher
 from pipeline.core.errors import UserError
+from pipeline.method import objectives
 from pipeline.plan import adapter_default
 
 PARAMS = Path("params.yaml")
 SHOWN = 5  # of the faults that are found at once
 M = TypeVar("M", bound=Params)
+
+if TYPE_CHECKING:
+    from pipeline.config.method import Train
+else:  # with the keys that single objectives add
+    own = (x for x in objectives.settings() if not issubclass(method.Train, x))
+    Train = create_model("Train", __base__=(method.Train, *own))
 
 
 class Settings(Params):

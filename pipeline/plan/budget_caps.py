@@ -10,15 +10,21 @@ from typing import Any
 
 from pipeline.config.params import METHOD
 from pipeline.config.teachers import LocalTeacher
+from pipeline.core.errors import refuse
+from pipeline.method.objectives import declared
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks.validate import refuse
 
 PRICED = ("teacher_output_tokens", "usd")  # resources that only a taught arm uses
 
 
+def _solutions(settings: Settings) -> bool:
+    """Whether the teacher solves the round's problems instead of continuing at forks."""
+    return "solutions" in declared(settings.train.objective).reads
+
+
 def forks(settings: Settings) -> int:
     """Forks of a response; a full solution is asked for once, at its beginning."""
-    if settings.train.objective == "sft":
+    if _solutions(settings):
         return 1
     return min(
         settings.forks.max_forks, settings.rollout.max_new_tokens // settings.forks.chunk_tokens
@@ -27,20 +33,20 @@ def forks(settings: Settings) -> int:
 
 def prefixes(settings: Settings) -> int:
     """Places of a round at which the teacher is asked."""
-    of_a_prompt = 1 if settings.train.objective == "sft" else settings.rollout.samples_per_prompt
+    of_a_prompt = 1 if _solutions(settings) else settings.rollout.samples_per_prompt
     return settings.rollout.prompts_per_round * of_a_prompt * forks(settings)
 
 
 def ceiling(settings: Settings, resource: str) -> int:
     """Of a round, in the resource's unit. Dollars have none: the length of prompts is no param."""
-    solutions, longest = settings.train.objective == "sft", settings.rollout.max_new_tokens
+    solutions, longest = _solutions(settings), settings.rollout.max_new_tokens
     of_a_prompt = settings.teach.samples if solutions else settings.rollout.samples_per_prompt
     responses = settings.rollout.prompts_per_round * of_a_prompt
     match resource:
         case "teacher_output_tokens":
             length = longest if solutions else settings.forks.chunk_tokens
-            train, samples = settings.train, settings.teach.samples
-            used = train.answers if train.objective == "imitate-forks" else samples
+            imitated = declared(settings.train.objective).imitated
+            used = getattr(settings.train, imitated) if imitated else settings.teach.samples
             return prefixes(settings) * used * length
         case "student_tokens":
             return responses * longest
@@ -51,12 +57,12 @@ def ceiling(settings: Settings, resource: str) -> int:
 
 def taught(experiment: Experiment, settings: Settings) -> Settings | None:
     """The arm whose answers it learns from: itself, or the arm whose targets it reads, or none."""
-    train, prior = settings.train, settings.prior
-    if train.objective in ("sft", "imitate-forks"):
+    reads, prior = declared(settings.train.objective).reads, settings.prior
+    if not {"answers", "solutions"}.isdisjoint(reads):
         return settings
-    if train.objective == "omniopd" and prior.source == "scores":
+    if "targets" in reads and prior.source == "scores":
         return None if settings.score.source == "zero" else settings
-    if train.objective == "omniopd" and prior.controls:
+    if "targets" in reads and prior.controls:
         return taught(experiment, experiment.arm(prior.controls))
     return None
 

@@ -11,6 +11,14 @@ UNTRACKED = {
     "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
     "train": {"processes"},
 }
+# the order of keys in a cell's file, of which DVC compares the bytes; others follow
+ORDER = {
+    "train": (
+        *("objective", "beta", "lr", "batch_size", "micro_batch_size", "epochs", "reduce"),
+        *("correction", "optimizer", "betas", "warmup_steps", "clip", "answers", "jsd_beta"),
+        *("baseline", "anchor", "lora", "moment_bits"),
+    )
+}
 
 
 def dump(block: params.Params) -> dict[str, Any]:
@@ -30,7 +38,8 @@ def tracked(settings: Settings, block: str) -> dict[str, Any]:
     found = dump(getattr(settings, block))
     if found.get("problem") == "own":  # cells of the time before there was a choice
         del found["problem"]
-    return {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
+    found = {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
+    return {key: found[key] for key in (*ORDER.get(block, ()), *found) if key in found}
 
 
 def sandboxed(stage: str, prepare: TaskPrepare) -> str:

@@ -2,32 +2,16 @@
 
 from typing import Any, Protocol
 
+from pipeline.config.method import Optimised
 from pipeline.config.teachers import LocalTeacher
-from pipeline.core import extensions
 from pipeline.core.chosen import file_of
+from pipeline.method.objectives import declared, own
 from pipeline.method.similarity import OF_IDS
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks import choices
-from pipeline.plan.checks.choices import white_box
-from pipeline.plan.checks.trainable import CORRECTED, corrected
 from pipeline.plan.resolved import dump, engined, sandboxed, scored, tracked
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
-ONLY_FOR = {  # train settings that some objectives do not read
-    "beta": {"omniopd", "imitate-forks", "opd-forks"},
-    "correction": CORRECTED,
-    "answers": {"imitate-forks"},
-    "jsd_beta": {"gkd"},
-    "baseline": {"omniopd"},
-    "anchor": {"omniopd", "imitate-forks", "opd-forks"},
-}
-GROUP_OF = {  # of a train cell by its objective; those that read the same inputs share one
-    "omniopd": "train",
-    "opd-sampled": "train-opd",
-    "gkd": "train-opd",
-    "rft": "train-grpo",
-}
 
 
 class Cells(Protocol):
@@ -66,63 +50,49 @@ class Round:
         self.base, self.policy = base, policy
         self.where = {"seed": seed, "round": round_}
         self.found: dict[str, str] = {}
+        self.objective = declared(settings.train.objective)
+        its = own(settings.train, self.objective.settings)
+        self.reads = (*self.objective.reads, *self.objective.also(its))
 
     def train(self) -> dict[str, str]:
         """Every cell of the round by stage, `train` last."""
-        objective = self.settings.train.objective
-        one = self.settings.teach.teachers[0]  # objectives other than omniopd have one teacher
-        inputs = {"policy": self.policy, "objective": file_of(objective)}
-        group = GROUP_OF.get(objective, f"train-{objective}")
-        match objective:
-            case "omniopd":
-                prior = self.prior()
-                self.calibrate()
-                inputs |= {"rollouts": self.rollout(), "targets": prior, "reference": self.base}
-                if self.settings.train.baseline == "teacher-agreement":
-                    metric = file_of(self.settings.score.metric)
-                    inputs |= {"answers": self.teach(one), "similarity": metric}
-                    group = "train-agreement"
-            case "opd" | "opd-sampled" | "gkd":
-                inputs |= {"rollouts": self.rollout(), "teacher": self.teacher(one)}
-            case "opd-forks":
-                inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
-                inputs |= {"teacher": self.teacher(one), "reference": self.base}
-            case "grpo" | "rft":
-                inputs |= {"rollouts": self.rollout()}
-            case "sft":
-                inputs |= {"prompts": self.prompts, "answers": self.solutions(one)}
-            case "imitate-forks":
-                inputs |= {"rollouts": self.rollout(), "forks": self.forks()}
-                inputs |= {"answers": self.teach(one), "reference": self.base}
-            case _:
-                group, inputs = "train", inputs | self._own(one)
+        name = self.settings.train.objective
+        inputs = {"policy": self.policy, "objective": file_of(name)}
+        for read in self.reads:
+            inputs |= self._input(read)
+        if self.objective.anchor:
+            inputs["reference"] = self.base
+        if self.objective.teacher:  # objectives that read no targets have one teacher
+            inputs["teacher"] = self.teacher(self.settings.teach.teachers[0])
+        group = "train-agreement" if "similarity" in self.reads else self.objective.group
         capped = budget_caps.matched(self.plan.experiment, self.settings, self.plan.cap)
-        if (
-            group == "train"
-            and objective == "omniopd"
-            and capped.get("match") in budget_caps.PRICED
-        ):
+        priced = capped.get("match") in budget_caps.PRICED
+        if priced and "targets" in self.reads and "answers" not in self.reads:
             group, inputs["answers"] = "train-matched", self._answers()
         self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
         return self.found
 
-    def _own(self, teacher: str) -> dict[str, str]:
-        """What an objective of the experiment's own reads."""
-        objective, found = self.settings.train.objective, {"rollouts": self.rollout()}
-        for name in extensions.reads(objective):
-            match name:
-                case "targets":
-                    found["targets"] = self.prior()
-                    self.calibrate()
-                case "forks":
-                    found["forks"] = self.forks()
-                case "answers":
-                    found["answers"] = self.teach(teacher)
-        if choices.anchored(objective):
-            found["reference"] = self.base
-        if white_box(objective):
-            found["teacher"] = self.teacher(teacher)
-        return found
+    def _input(self, read: str) -> dict[str, str]:
+        """What a train cell is handed of what its objective reads."""
+        teacher = self.settings.teach.teachers[0]
+        match read:
+            case "prompts":
+                return {"prompts": self.prompts}
+            case "rollouts":
+                return {"rollouts": self.rollout()}
+            case "forks":
+                return {"forks": self.forks()}
+            case "targets":
+                targets = self.prior()
+                self.calibrate()
+                return {"targets": targets}
+            case "answers":
+                return {"answers": self.teach(teacher)}
+            case "solutions":
+                return {"answers": self.solutions(teacher)}
+            case "similarity":
+                return {"similarity": file_of(self.settings.score.metric)}
+        raise ValueError(f"no objective reads {read}")
 
     def _answers(self) -> str:
         """What the targets were made from: own answers, or those of the arm that it controls."""
@@ -132,13 +102,9 @@ class Round:
         return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
-        objective = self.settings.train.objective
-        kept = {
-            name: value
-            for name, value in tracked(self.settings, "train").items()
-            if _reads(objective, name)
-        }
-        if kept.get("baseline") == "teacher-agreement":
+        read = Optimised.model_fields.keys() | self.objective.settings.model_fields.keys()
+        kept = {k: v for k, v in tracked(self.settings, "train").items() if k in read}
+        if "similarity" in self.reads:
             kept["metric"] = self.settings.score.metric
             kept["samples"] = self.settings.teach.samples
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
@@ -277,12 +243,3 @@ class Round:
     def _add(self, group: str, stage: str, resolved: dict[str, Any], **inputs: str) -> str:
         self.found[stage] = self.plan.cell(group, resolved, **inputs)
         return self.found[stage]
-
-
-def _reads(objective: str, setting: str) -> bool:
-    """Whether an objective reads a setting of block train."""
-    if not extensions.named(objective):
-        return objective in ONLY_FOR.get(setting, {objective})
-    if setting in ("beta", "anchor"):
-        return choices.anchored(objective)
-    return setting not in ONLY_FOR or (setting == "correction" and corrected(objective))

@@ -12,8 +12,8 @@ than a cell has.
 from typing import Any, Protocol
 
 from pipeline.core.chosen import file_of
+from pipeline.core.errors import refuse
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks.validate import refuse
 from pipeline.plan.rounds import Cells, Round
 from pipeline.stage.multi_step import STAGES
 
@@ -119,7 +119,7 @@ def _cell(
     inner = Inner(plan, rounds[1])
     Round(inner, settings, seed, rounds[0], prompts, base, "policy").train()
     stages = {name: inner.cells[name] for name in STAGES if name in inner.cells}
-    group = CONTROL if inner.controlled else GROUPS[tuple(stages)]
+    group = CONTROL if inner.controlled else GROUPS.get(tuple(stages), "steps")
     about = {"prompts": prompts, "policy": policy, "base": base, **_files(settings)}
     about["teacher"] = _teacher(stages) or base
     if inner.controlled:

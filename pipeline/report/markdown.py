@@ -11,6 +11,8 @@ from pipeline.analysis.intervals import interval
 from pipeline.analysis.results import Evals, details
 from pipeline.calibration import summary
 from pipeline.calibration.summary import Calibrated
+from pipeline.config.method import Train
+from pipeline.method.objectives import declared
 from pipeline.report import cost_section, no_effect, verdict_text
 from pipeline.stage.run_records import Row, rounds, run_json
 
@@ -216,23 +218,23 @@ def _algorithm(steps: int) -> str:
 
 def _method(s: dict[str, Any]) -> str:
     train, parts = s["train"], []
-    forks = train["objective"] in ("omniopd", "imitate-forks", "opd-forks")
-    if forks:
+    objective = declared(train["objective"])
+    if objective.at_forks:
         parts.append(
             f"{s['forks']['scheduler']} M={s['forks']['max_forks']} C={s['forks']['chunk_tokens']}"
         )
-    if train["objective"] in ("omniopd", "imitate-forks"):
+    if not {"targets", "answers"}.isdisjoint(objective.reads):
         parts.append(f"N={s['teach']['samples']} of {_teachers(s)} ({s['teach']['continuation']})")
-    if train["objective"] == "omniopd":
+    if "targets" in objective.reads:
         parts += [
             f"metric {s['score']['metric']} ({s['score']['source']})",
             f"alpha={s['prior']['alpha']} ({s['prior']['source']})",
-            f"correction {train['correction']}",
-            f"baseline {train['baseline']}",
         ]
-    if forks:
+    if objective.correction:
+        parts.append(f"correction {train['correction']}")
+    if objective.anchor:
         parts.append(f"beta={train['beta']} {train['anchor']}")
-    if train["objective"] == "gkd":
-        parts.append(f"jsd_beta={train['jsd_beta']}")
+    its = objective.settings.model_fields.keys() - Train.model_fields.keys()
+    parts += [f"{name} {train[name]}" for name in sorted(its)]
     parts += [f"objective {train['objective']}", f"lr={train['lr']}", f"reduce {train['reduce']}"]
     return ", ".join([*parts, f"optimizer {train['optimizer']}"])

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline.data import schemas, tables
+from pipeline.method.objectives import declared
 from pipeline.report import equal_weights
 from pipeline.stage.run_records import Arms, Row, folder, rounds
 from pipeline.training import no_signal
@@ -65,7 +66,7 @@ def _controls(s: Row) -> bool:
         return True
     source, prior = s["score"]["source"], s["prior"]["source"]
     changed = source != "similarity" or prior in ("constant", "random", "none")
-    return bool(s["train"]["objective"] == "omniopd" and changed)
+    return bool("targets" in declared(s["train"]["objective"]).reads and changed)
 
 
 def _counted(arms: Arms) -> dict[tuple[str, int], dict[str, int]]:

@@ -25,6 +25,8 @@ from pipeline.core.files import replacing
 
 REMEDY = "Run `omniopd plan`, which writes it again."
 NAMED = re.compile(r"c[0-9a-f]{8}")  # a key that stands for a cell's params and inputs
+# of classes that are blocks of params.yaml, or the keys that an objective adds
+BLOCKS = ("pipeline.config.", "pipeline.method.objectives.")
 DERIVED = ("code", "reads", "deps", "out")  # what else a cell's file says
 HELD = "OMNIOPD_CELL"  # for a process of a stage: the cell that has no file in dag/
 LOUD = ("httpx", "httpx2", "google_genai")  # a line for each request otherwise
@@ -123,7 +125,7 @@ def _unset(made: Any) -> Iterator[str]:
                 continue
             kinds = type(made).__mro__
             owner = next(x for x in kinds if name in inspect.get_annotations(x))
-            if owner.__module__.startswith("pipeline.config.") and field.get_default() is not None:
+            if owner.__module__.startswith(BLOCKS) and field.get_default() is not None:
                 yield name
 
 

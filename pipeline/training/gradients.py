@@ -164,7 +164,7 @@ def _to_logits(
 ) -> list[tuple[int, torch.Tensor]]:
     """The gradient of each term that has one; what else a slice takes is gone with it."""
     leaf_TV, found = logits_TV.detach().requires_grad_(), []
-    terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums), step.correct)
+    terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums))
     sums.signal += float(terms.signal_T.detach().double().sum())
     sums.anchor += float(terms.anchor_T.detach().double().sum())
     for which, term_T in enumerate(terms):

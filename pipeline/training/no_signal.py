@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stage import cells
 
 if TYPE_CHECKING:
-    from pipeline.method.objectives import Example
+    from pipeline.method.objectives import Example, Objective
     from pipeline.training.optimizer import Optimizer
     from pipeline.training.optimizer_steps import Sums
 
@@ -31,18 +31,17 @@ REMEDIES = {
     "equal-rewards": "Use problems that the student solves sometimes, or sample more responses.",
     "zero-gradient": "Use a teacher that differs from the student.",
 }
-ON_FORKS = ("omniopd", "imitate-forks", "opd-forks")  # objectives that train at forks
 
 
-def reason(examples: Iterable["Example"], objective: str) -> str:
+def reason(examples: Iterable["Example"], objective: "Objective") -> str:
     """Why these examples have no signal, one of REASONS, if their gradient is exactly zero."""
     sequences = [s for example in examples for s in example.sequences]
     if not any(len(s.token_ids) for s in sequences):
         return "no-examples"
     if not any(s.signal_T.any() for s in sequences):
-        return "no-forks" if objective in ON_FORKS else "no-examples"
+        return "no-forks" if objective.at_forks else "no-examples"
     if not any(s.weight_T[s.signal_T].any() for s in sequences):
-        return "equal-rewards" if objective == "grpo" else "zero-weights"
+        return objective.zero_weights
     return "zero-gradient"
 
 
@@ -51,7 +50,7 @@ def step(
     sums: "Sums",
     found: Metrics,
     examples: Sequence["Example"],
-    objective: str,
+    objective: "Objective",
 ) -> Metrics:
     """Take the step of `sums`, whose metrics are `found`, unless it has no signal.
 

@@ -18,7 +18,6 @@ class Step:
     terms: TermsOf
     beta: float
     token_mean: bool
-    correct: bool
     micro_batch_size: int  # sequences in a forward pass
     bfloat16: bool = False  # matrix products of the body in bfloat16; weights and losses float32
     batch_tokens: int | None = None  # tokens, padding included, that a forward pass may hold

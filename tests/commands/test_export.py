@@ -32,6 +32,7 @@ from pipeline.training.gradients import gradients
 from pipeline.training.optimizer_steps import Step
 from tests import naive
 from tests.project import MINIATURE
+from tests.training.test_training import terms
 
 LENGTHS = (9, 12, 6, 14, 3)  # of the responses; the last has no fork
 CHUNKS = {0: [(1, 4)], 1: [(0, 4), (6, 4)], 2: [(2, 4)], 3: [(5, 4), (9, 4)]}
@@ -102,7 +103,7 @@ def ours(folder, train, **options):
     found = examples(folder, baseline=p["baseline"])
     found = everywhere(found) if p["anchor"] == "all" else found
     correct = p["correction"] == "ratio"
-    step = Step(omniopd.terms, p["beta"], p["reduce"] == "token_mean", correct, 2)
+    step = Step(terms("omniopd", correct), p["beta"], p["reduce"] == "token_mean", 2)
     sums, metrics = gradients(student, Frozen(reference), found, step)
     grads = [s + a for s, a in zip(sums.signal_grads, sums.anchor_grads, strict=True)]
     return metrics["train/loss"], grads

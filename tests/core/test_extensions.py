@@ -309,7 +309,7 @@ WRONG = {
     "an objective that is none": (
         {"train": {"objective": "nosuch"}},
         {},
-        r"train\.objective: found 'nosuch', wanted: one of omniopd, .*, or extensions\.NAME",
+        r"train\.objective: found 'nosuch', wanted one of omniopd, .*, or extensions\.NAME",
     ),
 }
 

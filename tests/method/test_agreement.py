@@ -15,6 +15,7 @@ from pipeline.method.teacher_agreement import agreement
 from pipeline.training.gradients import gradients
 from pipeline.training.optimizer_steps import Step
 from tests import naive
+from tests.training.test_training import terms
 
 SAMPLES = 4
 
@@ -118,7 +119,7 @@ def test_loss_and_gradient_equal_naive_float64_with_weights_of_either_sign():
     table = targets(places, hat)
     agreed = agreement(table, pieces(rows, 100), SAMPLES, "prefix")
     found = omniopd.examples(rollouts, table, "teacher-agreement", agreed)
-    step = Step(omniopd.terms, 0.3, False, True, 2)
+    step = Step(terms("omniopd", correct=True), 0.3, False, 2)
     sums, metrics = gradients(student, Frozen(reference), found, step)
 
     expected = hat - plain(places, rows, "prefix")

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING says: an arm, a metric, a scheduler are one file plus one line."""
+"""What CONTRIBUTING says: a metric, a scheduler, an objective are one file plus one line."""
 
 import json
 from collections import Counter
@@ -43,9 +43,36 @@ def positions(response: Response) -> list[int]:
         "SCHEDULERS = (",
         'SCHEDULERS = ("latest", ',
     ),
+    "objective": (
+        "pipeline/method/objectives/half.py",
+        '''"""half: omniopd with half of its weights."""
+
+from pipeline.method.objectives import Evidence, Objective, Parts, Slice, Terms, omniopd
+from pipeline.method.objectives.weighted import anchor, nll
+
+
+class Settings(omniopd.Settings):
+    share: float = 0.5
+
+
+OBJECTIVE = Objective(("rollouts", "targets"), Settings)
+
+
+def parts(evidence: Evidence, own: Settings) -> Parts:
+    return omniopd.parts(evidence, own)
+
+
+def terms(piece: Slice, own: Settings) -> Terms:
+    return Terms(own.share * nll(piece, own.corrects), anchor(piece))
+''',
+        "pipeline/method/objectives/__init__.py",
+        "OBJECTIVES = (",
+        'OBJECTIVES = ("half", ',
+    ),
     # a task: tests/tasks/test_extending_task.py
 }
 ARM = {"forks": {"scheduler": "latest"}, "score": {"metric": "ending"}}
+HALF = ARM | {"train": {"objective": "half", "share": 0.25}}
 
 
 @pytest.fixture
@@ -60,14 +87,21 @@ def project(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them(project):
+def test_a_metric_a_scheduler_and_an_objective_more_act_and_rerun_nothing_else(project):
     before = ledger(project)
-    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "mine"], arms__mine=ARM)
+    project.edit(experiment__arms=["omniopd", "sft", "shuffled-scores", "mine", "half"])
+    project.edit(arms__mine=ARM, arms__half=HALF)
     names = project.repro()
-    # these three load the lists, and write what they wrote before: nothing follows
-    listing = Counter({"forks": 1, "score": 2, "calibrate": 1})
     stages = ("forks", "teach", "score", "calibrate", "prior", "train", "evaluate")
-    assert groups(names) == Counter(AGAIN) + Counter(stages) + listing
+    # every metric of ours is part of what calibrate does, and its table stays what it was
+    more = Counter(("calibrate", "train", "evaluate"))
+    assert groups(names) == Counter(AGAIN) + Counter(stages) + more
+    assert project.cell("half", 1, "prior") == project.cell("mine", 1, "prior")
+    first = {}
+    for arm in ("mine", "half"):
+        lines = (project.cell(arm, 1, "train") / "metrics.jsonl").read_text().splitlines()
+        first[arm] = json.loads(lines[0])["train/signal"]
+    assert first["half"] == pytest.approx(first["mine"] / 4, rel=1e-5) != 0
     assert project.cell("mine", 1, "rollout") == project.cell("omniopd", 1, "rollout")
     assert ledger(project) != before  # its forks lie elsewhere
 
@@ -84,21 +118,24 @@ def test_an_arm_a_metric_and_a_scheduler_more_act_and_rerun_only_what_lists_them
     assert list(scores.similarity) == expected
     assert 0 < sum(expected) < len(expected)
     rows = json.loads((project.folder / "data/report/results.json").read_text())
-    assert {"mine"} < {row["arm"] for row in rows}
+    assert {"mine", "half"} < {row["arm"] for row in rows}
 
     keys = {project.cell("mine", 1, stage).name for stage in ("forks", "score")}
+    keys.add(project.cell("half", 1, "train").name)
     new = [name for name in names if name.partition("@")[2] in keys]
-    assert len(new) == 2
+    assert len(new) == 3
     for name in new:
         assert project.loaded(name) <= project.reached(name)
 
 
-@pytest.mark.parametrize(("kind", "key"), [("metric", "score"), ("scheduler", "forks")])
+@pytest.mark.parametrize(
+    ("kind", "key"), [("metric", "score"), ("scheduler", "forks"), ("objective", "train")]
+)
 def test_a_name_that_is_not_listed_is_refused_with_those_that_are(tmp_path, kind, key):
     project = Project(tmp_path / "project")
     path, text, *_ = ADDED[kind]
     (project.folder / path).write_text(text)
-    project.edit(arms__omniopd={key: ARM[key]})
+    project.edit(arms__omniopd={key: {kind: HALF[key][kind]}})
     done = project.run("omniopd", "plan", check=False)
     assert done.returncode == 2
-    assert f"{key}.{kind}: found '{ARM[key][kind]}', wanted one of" in done.stderr
+    assert f"{key}.{kind}: found '{HALF[key][kind]}', wanted one of" in done.stderr

@@ -100,7 +100,7 @@ def test_an_adapter_and_its_split_into_micro_batches_by_count_or_tokens_agree(ob
     frozen, found = beside(objective, student), examples(objective)
     whole, _ = gradients(student, frozen, found, step(objective, size=5))
     for size, batch_tokens in ((1, None), (2, None), (5, 24)):
-        cut = Step(TERMS[objective], step(objective).beta, False, False, size, False, batch_tokens)
+        cut = Step(TERMS[objective](), step(objective).beta, False, size, False, batch_tokens)
         split, _ = gradients(student, frozen, found, cut)
         close(whole.signal_grads, [g.double() for g in split.signal_grads])
         close(whole.anchor_grads, [g.double() for g in split.anchor_grads])
@@ -369,7 +369,7 @@ def test_on_a_bfloat16_base_only_the_adapter_is_float32_and_gradients_stay_close
     assert {p.dtype for p in trained(student.model).values()} == {torch.float32}
     optimizer = adam(student)
     frozen, found = Frozen(student), examples("omniopd")
-    coarse = Step(TERMS["omniopd"], BETA, False, False, 3, bfloat16=True)
+    coarse = Step(TERMS["omniopd"](), BETA, False, 3, bfloat16=True)
     sums, metrics = gradients(student, frozen, found, coarse)
     exactly, wanted = gradients(
         plain := hf.load(tmp_path / "adapter", dtype=torch.float32), Frozen(plain), found,

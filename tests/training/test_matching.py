@@ -14,8 +14,9 @@ from pipeline.commands.estimate import estimate
 from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
+from pipeline.method import objectives
 from pipeline.plan import budget_caps, expand
-from pipeline.training.evidence import budget_matching, gathering
+from pipeline.training.evidence import budget_matching, gathering, train_params
 from tests.config.test_params import load, put
 from tests.project import MINIATURE
 
@@ -208,7 +209,11 @@ def gather(tmp_path):
         if objective in ("imitate-forks", "opd-forks"):
             paths["forks"] = tmp_path / "forks.parquet"
         settings = SETTINGS | changes | {"objective": objective, "match": match, "cap": cap}
-        return gathering.gather(gathering.TrainParams(**settings), Namespace(**paths), STUDENT)
+        declared = objectives.declared(objective)
+        model = train_params.of(declared)
+        read = {"beta": 0.1, "correction": "none"} | settings
+        p = model(**{key: read[key] for key in model.model_fields if key in read})
+        return gathering.gather(p, declared, Namespace(**paths), STUDENT)
 
     return gathered
 

@@ -15,13 +15,14 @@ from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints, hf
 from pipeline.engines.hf import Frozen
-from pipeline.method.objectives import Example, grpo, omniopd
+from pipeline.method.objectives import Example, declared, grpo, omniopd
 from pipeline.plan.experiment import load
 from pipeline.report import no_effect
 from pipeline.report.page import outcome
 from pipeline.stage import cells, multi_step
 from pipeline.stage.run_records import rounds
 from pipeline.training import no_signal
+from pipeline.training.evidence import train_params
 from pipeline.training.gradients import gradients
 from pipeline.training.optimizer import Optimizer, save_none
 from stages import report, train
@@ -97,7 +98,19 @@ class Cell:
 
     def train(self, monkeypatch: pytest.MonkeyPatch, *inputs: str, **changes: object) -> Path:
         """Run the stage in this process; its folder."""
-        held = {("train", "c1"): ("train", {"params": PARAMS | changes})}
+        given = (
+            {
+                "correction": "none",
+                "baseline": "none",
+                "anchor": "outside",
+                "jsd_beta": 0.5,
+                "answers": 1,
+            }
+            | PARAMS
+            | changes
+        )
+        names = train_params.of(declared(given["objective"])).model_fields
+        held = {("train", "c1"): ("train", {"params": {k: given[k] for k in names if k in given}})}
         monkeypatch.setattr(cells, "_inside", held)
         monkeypatch.setattr(train, "start", lambda runtime: None)
         monkeypatch.setattr(cells, "check_code", lambda stage, key: None)
@@ -232,7 +245,7 @@ def test_a_step_without_a_signal_among_others_is_as_if_it_were_not_there():
         optimizer, lines = Optimizer(student.model, 1e-2, (0.9, 0.98), 3, 1.0), []
         for batch in rounds:
             sums, found = gradients(student, frozen, batch, step("omniopd"))
-            lines.append(no_signal.step(optimizer, sums, found, batch, "omniopd"))
+            lines.append(no_signal.step(optimizer, sums, found, batch, omniopd.OBJECTIVE))
         state = optimizer.state(keep_weights=True)
         return [state[name].numpy().tobytes() for name in sorted(state)], lines
 

@@ -7,21 +7,18 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline.core.chosen import chosen, file_of
 from pipeline.core.errors import UserError
 from pipeline.engines import hf
 from pipeline.engines.hf import Frozen
 from pipeline.method.objectives import (
+    OBJECTIVES,
     Example,
     Sequence,
-    gkd,
+    declared,
     grpo,
-    imitate_forks,
     omniopd,
-    opd,
-    opd_forks,
-    opd_sampled,
     rft,
-    sft,
 )
 from pipeline.method.objectives.weighted import everywhere
 from pipeline.training import students
@@ -30,19 +27,16 @@ from pipeline.training.optimizer import Optimizer
 from pipeline.training.optimizer_steps import Step, order
 from tests import naive
 
-TERMS = {
-    "omniopd": omniopd.terms,
-    "opd": opd.terms,
-    "opd-sampled": opd_sampled.terms,
-    "opd-forks": opd_forks.terms,
-    "gkd0.0": partial(gkd.terms, jsd_beta=0.0),
-    "gkd0.3": partial(gkd.terms, jsd_beta=0.3),
-    "gkd1.0": partial(gkd.terms, jsd_beta=1.0),
-    "rft": rft.terms,
-    "sft": sft.terms,
-    "imitate-forks": imitate_forks.terms,
-    "grpo": grpo.terms,
-}
+
+def terms(name, correct=False, **settings):
+    """The loss of a slice by an objective's settings, those that it does not have left out."""
+    settings["correction"] = "ratio" if correct else "none"
+    own = declared(name).settings.model_construct(**settings)
+    return partial(chosen("pipeline.method.objectives", file_of(name), "terms"), own=own)
+
+
+TERMS = {name: partial(terms, name) for name in OBJECTIVES if name != "gkd"}
+TERMS |= {f"gkd{beta}": partial(terms, "gkd", jsd_beta=beta) for beta in (0.0, 0.3, 1.0)}
 BETA = 0.3
 ANCHORED = ("omniopd", "imitate-forks", "opd-forks")
 
@@ -73,7 +67,7 @@ def examples(objective, seed=0):
 
 def step(objective, size=3, token_mean=False, correct=False):
     beta = BETA if objective in ANCHORED else 0.0
-    return Step(TERMS[objective], beta, token_mean, correct, size)
+    return Step(TERMS[objective](correct=correct), beta, token_mean, size)
 
 
 def expected(objective, student, frozen, found, token_mean=False, correct=False):
@@ -347,7 +341,7 @@ def test_gkd_at_its_ends_is_the_forward_and_the_reverse_kl():
         Example([s._replace(signal_T=s.anchor_T, anchor_T=s.signal_T) for s in e.sequences])
         for e in found
     ]
-    anchored = Step(omniopd.terms, 1.0, False, False, 3)
+    anchored = Step(terms("omniopd"), 1.0, False, 3)
     forward = gradients(student, Frozen(reference=teacher), swapped, anchored)[0]
     start = gradients(student, frozen, found, step("gkd0.0"))[0]
     close(start.signal_grads, [g.double() for g in forward.anchor_grads])

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pipeline.code_digest.declared import BLOCKS
+from pipeline.code_digest.declared import BLOCK_BASES, holds_blocks
 from pipeline.code_digest.files import OWN
 from pipeline.code_digest.reading.imports import callee, dotted, imported
 from pipeline.code_digest.reading.symbols import Module, Symbol
@@ -114,7 +114,7 @@ def _bind(tree: Tree, module: Module, statement: ast.stmt) -> None:
     for name in _bound(statement):
         symbol = module.symbols.setdefault(name, Symbol(module, name))
         symbol.nodes.append(statement)
-    if isinstance(statement, ast.ClassDef) and module.name in BLOCKS:
+    if isinstance(statement, ast.ClassDef) and holds_blocks(module.name):
         _without_defaults(module, statement)
 
 
@@ -122,10 +122,10 @@ def _without_defaults(module: Module, statement: ast.ClassDef) -> None:
     """Make a symbol of its own of a block's defaults: a cell's params are resolved and hold every
     key (`cells.params` sees to it), so that only a call of the class reads one."""
     bases = {x.id for x in statement.bases if isinstance(x, ast.Name)}
-    if not bases & {"Params", *module.defaults}:
+    if not bases & (BLOCK_BASES | module.defaults.keys()):
         return
     found, body = Symbol(module, f"{statement.name}()"), list[ast.stmt]()
-    for base in sorted(bases & module.defaults.keys()):
+    for base in sorted(bases & (module.defaults.keys() | BLOCK_BASES - {"Params"})):
         found.nodes.append(ast.Expr(ast.Call(ast.Name(base, ast.Load()), [], [])))
     for one in statement.body:
         if isinstance(one, ast.AnnAssign) and one.value is not None and not _calls(one.value):

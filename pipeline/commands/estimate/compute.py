@@ -15,9 +15,9 @@ from pipeline.commands.estimate.estimate import DATA, problem_tokens
 from pipeline.commands.estimate.footprint import Cost, Parts, Rows, Training
 from pipeline.config.method import Train
 from pipeline.config.teachers import LocalTeacher
+from pipeline.method.objectives import declared
 from pipeline.plan import budget_caps, expand, model_shapes, step_cells
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks import choices
 from pipeline.plan.model_shapes import Size
 from pipeline.runner import retention
 from pipeline.stage.run_records import rounds
@@ -143,7 +143,7 @@ class Experimental:
             case "teach":
                 return self._teach(folder, group, self.plan[group][key], settings)
             case "train":
-                teacher = self.plan[group][key].get("teacher") if "opd" in group else None
+                teacher = self.plan[group][key].get("teacher")
                 return self._train(folder, settings, teacher, kept)
             case "forks":
                 tables = budget_caps.prefixes(settings) * (
@@ -215,18 +215,18 @@ class Experimental:
     def _train(self, folder: Path, settings: Settings, teacher: str | None, kept: bool) -> Cell:
         block, size = settings.train, self.student
         per_prompt = settings.rollout.samples_per_prompt
-        if block.objective == "sft":
+        objective = declared(block.objective)
+        if "solutions" in objective.reads:
             per_prompt = settings.teach.samples
         count = settings.rollout.prompts_per_round * per_prompt * block.epochs
-        anchored = choices.anchored(block.objective)
         found = Training(
             self.rows(count, settings.rollout.max_new_tokens),
             block.micro_batch_size,
             block.adapter,
             block.moment_bits or 32,
-            2 if anchored and block.beta > 0 else 1,
+            2 if objective.anchor and block.beta > 0 else 1,
             self.sizes[teacher] if teacher else None,
-            anchored,
+            objective.anchor,
             block.processes,
         )
         runtime, label = self.experiment.runtime, f"train {block.objective}"

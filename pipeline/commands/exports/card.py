@@ -9,6 +9,7 @@ from pipeline.commands.exports.source import Source
 from pipeline.config.models import GgufInit, HubInit, Init, LlamaInit, ModelInit
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core import verified
+from pipeline.method.objectives import declared
 from pipeline.stage import run_records
 
 LICENSE = """\
@@ -100,7 +101,8 @@ def _data(source: Source) -> str:
     if held and not names:
         names = f" ({', '.join(sorted(held))})"
     sampled = f", {s.rollout.samples_per_prompt} responses each"
-    own = "" if source.train["objective"] == "sft" else f"{sampled} by the round's own student"
+    reads = declared(source.train["objective"]).reads
+    own = f"{sampled} by the round's own student" if "rollouts" in reads else ""
     count, rounds = s.rollout.prompts_per_round, source.round
     return f"task {prepare.task}{names}: {count} prompts a round, {rounds} rounds so far{own}"
 

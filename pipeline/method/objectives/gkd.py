@@ -9,26 +9,42 @@ TRL, where the divergence itself would be 0.
 """
 
 import math
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import torch
-
-from pipeline.method.objectives import Example, Slice, Terms
+from pipeline.config.params import Params, Share
+from pipeline.method.objectives import Evidence, Example, Objective, Parts, Slice, Terms
 from pipeline.method.objectives.weighted import differs, reverse_kl, teacher, whole_response
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
 
-def examples(rollouts: pa.Table) -> list[Example]:
+
+class Settings(Params):
+    jsd_beta: Share = 0.5  # weight of the teacher in the mixture; 0 forward KL, 1 reverse
+
+
+OBJECTIVE = Objective(("rollouts",), Settings, teacher=True, group="train-opd")
+
+
+def parts(evidence: Evidence, own: Settings) -> Parts:
+    return ((examples(rollouts), 0) for (rollouts,) in evidence.beside())
+
+
+def examples(rollouts: "pa.Table") -> list[Example]:
     """One example per rollout; every response token counts fully."""
     return [whole_response(row, 1.0) for row in rollouts.to_pylist()]
 
 
-def terms(piece: Slice, correct: bool, jsd_beta: float) -> Terms:
-    """`correct` changes nothing: the loss is exact at each state that the rollouts visit."""
-    divergence_T = _divergence(piece, jsd_beta) * differs(piece)
+def terms(piece: Slice, own: Settings) -> Terms:
+    """Exact at each state that the rollouts visit: no token is corrected."""
+    divergence_T = _divergence(piece, own.jsd_beta) * differs(piece)
     return Terms(divergence_T * piece.signal_T * piece.weight_T, divergence_T * 0)
 
 
-def _divergence(piece: Slice, beta: float) -> torch.Tensor:
+def _divergence(piece: Slice, beta: float) -> "torch.Tensor":
+    import torch
+
     theirs_TV, ours_TV = teacher(piece), piece.student_TV
     if beta == 0:
         return (theirs_TV.exp() * (theirs_TV - ours_TV)).sum(-1)

@@ -7,15 +7,58 @@ What the same answers are worth if they are imitated instead of compared. An emp
 that did not end has no token and adds nothing.
 """
 
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
-from pipeline.method.objectives import Example, Sequence, Slice, Terms
+import numpy as np
+
+from pipeline.config.method import Anchored
+from pipeline.config.params import Count
+from pipeline.core.errors import refuse
+from pipeline.method.objectives import (
+    Evidence,
+    Example,
+    Objective,
+    Parts,
+    Sequence,
+    Slice,
+    Terms,
+)
 from pipeline.method.objectives.weighted import anchor, nll
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Settings(Anchored):
+    answers: Count = 1  # continuations of each fork that are imitated
+
+
+def check(where: str, arm: Any) -> None:
+    if arm.train.answers > arm.teach.samples:
+        refuse(
+            f"{where}train.answers",
+            arm.train.answers,
+            f"at most teach.samples = {arm.teach.samples}",
+            "Imitate no more continuations than are bought.",
+        )
+
+
+OBJECTIVE = Objective(
+    ("rollouts", "forks", "answers"),
+    Settings,
+    imitated="answers",
+    checked=True,
+    group="train-imitate-forks",
+)
+
+
+def parts(evidence: Evidence, own: Settings) -> Parts:
+    for rollouts, forks, answers in evidence.beside("forks", "answers"):
+        yield examples(rollouts, forks, answers, own.answers, evidence.end), 0
 
 
 def examples(
-    rollouts: pa.Table, forks: pa.Table, answers: pa.Table, first: int, end: int
+    rollouts: "pa.Table", forks: "pa.Table", answers: "pa.Table", first: int, end: int
 ) -> list[Example]:
     """One example per rollout: the response for the anchor, then the continuations.
 
@@ -71,5 +114,5 @@ def _continuation(context: list[int], ids: list[int], first: int) -> Sequence:
     )
 
 
-def terms(piece: Slice, correct: bool) -> Terms:
+def terms(piece: Slice, own: Settings) -> Terms:
     return Terms(nll(piece, correct=False), anchor(piece))

@@ -6,16 +6,53 @@
 Source: arXiv 2606.01476, algorithm lines 20 to 23 (both terms, the sign, the KL's direction).
 """
 
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.method.objectives import Example, Slice, Terms
+import numpy as np
+
+from pipeline.config.method import Anchored, Corrected
+from pipeline.method import drift
+from pipeline.method.objectives import Evidence, Example, Objective, Parts, Slice, Terms
 from pipeline.method.objectives.weighted import anchor, chunked, constant, nll
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Settings(Anchored, Corrected):
+    # an extension: taken off pi_hat, its mean over the round's chunks or over the prompt's; or how
+    # much the teacher agrees with itself at the fork
+    baseline: Literal["none", "batch", "prompt", "teacher-agreement"] = "none"
+
+
+def _also(own: Settings) -> tuple[str, ...]:
+    return ("answers", "similarity") if own.baseline == "teacher-agreement" else ()
+
+
+OBJECTIVE = Objective(("rollouts", "targets"), Settings, also=_also, checked=True)
+
+
+def check(where: str, arm: Any) -> None:
+    if (baseline := arm.train.baseline) != "none":
+        why = "Weights below 0 push a token ever lower"
+        drift.check(where, arm, f"baseline {baseline}", why)
+
+
+def parts(evidence: Evidence, own: Settings) -> Parts:
+    """Examples; what is taken off their weights is of the whole round."""
+    if own.baseline == "none":
+        yield from ((examples(*block), 0) for block in evidence.beside("targets"))
+        return
+    targets = evidence.columns("targets", ["rollout_id", "position", "pi_hat"])
+    rollouts = evidence.columns("rollouts", ["rollout_id", "prompt_id"])
+    agreed = evidence.agreement(targets) if own.baseline == "teacher-agreement" else None
+    weight_F = weights(rollouts, targets, own.baseline, agreed)
+    yield from ((weighted(*block), 0) for block in evidence.valued(weight_F, "targets"))
 
 
 def examples(
-    rollouts: pa.Table,
-    targets: pa.Table,
+    rollouts: "pa.Table",
+    targets: "pa.Table",
     baseline: str = "none",
     agreement_F: np.ndarray | None = None,
 ) -> list[Example]:
@@ -28,7 +65,7 @@ def examples(
 
 
 def weights(
-    rollouts: pa.Table, targets: pa.Table, baseline: str, agreement_F: np.ndarray | None
+    rollouts: "pa.Table", targets: "pa.Table", baseline: str, agreement_F: np.ndarray | None
 ) -> np.ndarray:
     """Weights (F,) of a round's chunks. Of the tables, ids and pi_hat are read."""
     if baseline == "teacher-agreement":
@@ -36,7 +73,7 @@ def weights(
     return centred(rollouts, targets["rollout_id"].to_pylist(), targets["pi_hat"], baseline)
 
 
-def weighted(rollouts: pa.Table, targets: pa.Table, weight_F: np.ndarray) -> list[Example]:
+def weighted(rollouts: "pa.Table", targets: "pa.Table", weight_F: np.ndarray) -> list[Example]:
     """One example for each of some rollouts, with the weights of their chunks."""
     rows = targets.select(["rollout_id", "position", "length"]).to_pylist()
     places = [
@@ -47,7 +84,7 @@ def weighted(rollouts: pa.Table, targets: pa.Table, weight_F: np.ndarray) -> lis
 
 
 def centred(
-    rollouts: pa.Table, fork_of: list[str], pi_hat: pa.ChunkedArray, baseline: str
+    rollouts: "pa.Table", fork_of: list[str], pi_hat: "pa.ChunkedArray", baseline: str
 ) -> np.ndarray:
     """Weights (F,) of the chunks of responses `fork_of`: pi_hat less the baseline."""
     weight_F: np.ndarray = pi_hat.to_numpy().astype(np.float64)
@@ -64,5 +101,5 @@ def centred(
     return np.where(constant(weight_F, group_F), 0.0, weight_F - mean[group_F])
 
 
-def terms(piece: Slice, correct: bool) -> Terms:
-    return Terms(nll(piece, correct), anchor(piece))
+def terms(piece: Slice, own: Settings) -> Terms:
+    return Terms(nll(piece, own.corrects), anchor(piece))

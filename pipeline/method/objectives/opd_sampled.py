@@ -9,23 +9,50 @@ gradient is multiplied by min(pi_theta / pi_rollout, 2).
 Source: on-policy distillation with a per-token log-ratio as advantage (Thinking Machines, 2025).
 """
 
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
-from pipeline.method.objectives import RATIO_CAP, Example, Slice, Terms
+from pipeline.config.method import Corrected
+from pipeline.method import drift
+from pipeline.method.objectives import (
+    RATIO_CAP,
+    Evidence,
+    Example,
+    Objective,
+    Parts,
+    Slice,
+    Terms,
+)
 from pipeline.method.objectives.weighted import teacher, whole_response
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def examples(rollouts: pa.Table) -> list[Example]:
+
+OBJECTIVE = Objective(
+    ("rollouts",), Corrected, teacher=True, sampled=True, group="train-opd", checked=True
+)
+
+
+def check(where: str, arm: Any) -> None:
+    why = "Tokens that the student likes better than the teacher are pushed ever lower"
+    drift.check(where, arm, "objective opd-sampled", why)
+
+
+def parts(evidence: Evidence, own: Corrected) -> Parts:
+    return ((examples(rollouts), 0) for (rollouts,) in evidence.beside())
+
+
+def examples(rollouts: "pa.Table") -> list[Example]:
     """One example per rollout; every response token counts fully."""
     return [whole_response(row, 1.0) for row in rollouts.to_pylist()]
 
 
-def terms(piece: Slice, correct: bool) -> Terms:
+def terms(piece: Slice, own: Corrected) -> Terms:
     logp_T = piece.logp_T()
     theirs_T = teacher(piece).gather(1, piece.tokens_T[:, None])[:, 0]
     gap_T = logp_T.detach() - theirs_T
     factor_T = gap_T
-    if correct:
+    if own.corrects:
         ratio_T = (logp_T.detach() - piece.old_logp_T).exp().clamp(max=RATIO_CAP)
         factor_T = gap_T * ratio_T
     # the value is k1 itself, the gradient that of factor * log pi

@@ -3,15 +3,35 @@
 An answer cut by the token limit is counted and left out: its end is not the teacher's.
 """
 
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
-from pipeline.method.objectives import Example, Sequence, Slice, Terms
+import numpy as np
+
+from pipeline.config.params import Params
+from pipeline.method.objectives import (
+    Evidence,
+    Example,
+    Objective,
+    Parts,
+    Sequence,
+    Slice,
+    Terms,
+)
 from pipeline.method.objectives.weighted import nll
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OBJECTIVE = Objective(("prompts", "solutions"), group="train-sft")
+
+
+def parts(evidence: Evidence, own: Params) -> Parts:
+    ids = evidence.prompt_ids()
+    return (examples(answers, ids, evidence.end) for answers in evidence.each("answers"))
 
 
 def examples(
-    answers: pa.Table, prompt_ids: dict[str, list[int]], end: int
+    answers: "pa.Table", prompt_ids: dict[str, list[int]], end: int
 ) -> tuple[list[Example], int]:
     """Examples in the answers' order, and how many cut answers were left out.
 
@@ -41,7 +61,7 @@ def examples(
     return found, cut
 
 
-def terms(piece: Slice, correct: bool) -> Terms:
+def terms(piece: Slice, own: Params) -> Terms:
     """No correction: the student did not write these tokens."""
     signal_T = nll(piece, correct=False)
     return Terms(signal_T, signal_T * 0)

@@ -1,13 +1,15 @@
 """Pieces that several objectives are made of: whole responses, weighted likelihood, the anchor."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 
 from pipeline.core.errors import UserError
 from pipeline.method.objectives import RATIO_CAP, Example, Sequence, Slice
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
 
 
 def whole_response(row: dict[str, Any], weight: float) -> Example:
@@ -28,7 +30,7 @@ def whole_response(row: dict[str, Any], weight: float) -> Example:
 
 
 def chunked(
-    rollouts: pa.Table, places: list[tuple[str, int, int, float]], table: str
+    rollouts: "pa.Table", places: list[tuple[str, int, int, float]], table: str
 ) -> list[Example]:
     """Rollouts whose chunks (rollout_id, position, length, weight) are signal, the rest anchor.
 
@@ -86,7 +88,7 @@ def _anchored(sequence: Sequence) -> Sequence:
     return sequence._replace(anchor_T=np.ones_like(sequence.anchor_T))
 
 
-def nll(piece: Slice, correct: bool) -> torch.Tensor:
+def nll(piece: Slice, correct: bool) -> "torch.Tensor":
     """-w * log pi_theta(y) on signal tokens, (T,). w is a constant.
 
     With `correct`, a token's gradient is multiplied by min(pi_theta/pi_rollout, 2), no gradient
@@ -100,28 +102,28 @@ def nll(piece: Slice, correct: bool) -> torch.Tensor:
     return -weight_T * logp_T
 
 
-def anchor(piece: Slice) -> torch.Tensor:
+def anchor(piece: Slice) -> "torch.Tensor":
     """KL(reference || student) over the full vocabulary on anchor tokens, (T,), nats."""
     if piece.reference_TV is None:
-        return torch.zeros_like(piece.weight_T)
+        return piece.weight_T.new_zeros(piece.weight_T.shape)
     kl_T = (piece.reference_TV.exp() * (piece.reference_TV - piece.student_TV)).sum(-1)
     return kl_T * piece.anchor_T
 
 
-def teacher(piece: Slice) -> torch.Tensor:
+def teacher(piece: Slice) -> "torch.Tensor":
     """The teacher's log-probabilities (T, V). Raises UserError if none was given."""
     if piece.teacher_TV is None:
         raise UserError("train: a white-box objective without a teacher. Run `omniopd plan`.")
     return piece.teacher_TV
 
 
-def reverse_kl(piece: Slice) -> torch.Tensor:
+def reverse_kl(piece: Slice) -> "torch.Tensor":
     """KL(student || teacher) over the full vocabulary, (T,), nats."""
     kl_T = (piece.student_TV.exp() * (piece.student_TV - teacher(piece))).sum(-1)
     return kl_T * differs(piece)
 
 
-def differs(piece: Slice) -> torch.Tensor:
+def differs(piece: Slice) -> "torch.Tensor":
     """Where the teacher's distribution is not the student's own, (T,), bool.
 
     Elsewhere a divergence has no gradient; autograd's would be rounding.

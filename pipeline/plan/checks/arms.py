@@ -6,10 +6,10 @@ Each check raises UserError with the key, the value found, the value wanted and 
 from pipeline.config import params
 from pipeline.config.models import ModelInit
 from pipeline.config.teachers import Hosted, LocalTeacher
+from pipeline.core.errors import refuse
+from pipeline.method.objectives import declared
 from pipeline.plan import model_shapes
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks.choices import white_box
-from pipeline.plan.checks.validate import refuse
 from pipeline.plan.resolved import UNTRACKED
 from pipeline.teachers.capabilities import TERMS, check
 
@@ -69,11 +69,7 @@ def _sizes(rounds: int, where: str, arm: Settings) -> None:
             f"at most prepare.{arm.evaluate.split} = {pool}",
             "Prepare more problems or evaluate fewer.",
         )
-    if arm.train.objective == "grpo" and arm.rollout.samples_per_prompt < 2:
-        refuse(
-            f"{where}rollout.samples_per_prompt", 1, "at least 2 for grpo", "A group of 1 is equal."
-        )
-    if arm.train.objective in ("grpo", "rft") and not arm.prepare.graded:
+    if declared(arm.train.objective).reward and not arm.prepare.graded:
         refuse(
             f"{where}train.objective",
             arm.train.objective,
@@ -87,13 +83,6 @@ def _sizes(rounds: int, where: str, arm: Settings) -> None:
             longest,
             f"at most forks.chunk_tokens = {arm.forks.chunk_tokens}",
             "Only answers that were bought are looked at, and they end there.",
-        )
-    if arm.train.answers > arm.teach.samples:
-        refuse(
-            f"{where}train.answers",
-            arm.train.answers,
-            f"at most teach.samples = {arm.teach.samples}",
-            "Imitate no more continuations than are bought.",
         )
 
 
@@ -156,13 +145,15 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
             "mean or above-median with several teachers, nothing with one",
             "Set or remove it.",
         )
-    if several and (arm.train.objective != "omniopd" or arm.prior.source != "scores"):
+    objective = declared(arm.train.objective)
+    combined = "targets" in objective.reads and "answers" not in objective.reads
+    if several and (not combined or arm.prior.source != "scores"):
         refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
     for teacher in listed:
         config = file.teachers[teacher]
         if not isinstance(config, LocalTeacher):
             _hosted(f"teachers.{teacher}", config, arm)
-        reads_logits = white_box(arm.train.objective) or arm.prior.source == "teacher"
+        reads_logits = objective.teacher or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
             refuse(
                 key,

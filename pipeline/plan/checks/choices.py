@@ -4,14 +4,12 @@ Each check raises UserError with the key, the value found, the value wanted and 
 """
 
 from pipeline.core import extensions
+from pipeline.core.errors import refuse
+from pipeline.method.objectives import OBJECTIVES
 from pipeline.method.schedulers import SCHEDULERS
 from pipeline.method.similarity import METRICS
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks.validate import refuse
-
-ANCHORED = ("omniopd", "imitate-forks", "opd-forks")  # objectives of ours with a second term
-WHITE_BOX = {"opd", "opd-sampled", "opd-forks", "gkd"}  # objectives that read a teacher's logits
 
 
 def check(file: Experiment, where: str, arm: Settings) -> None:
@@ -20,33 +18,22 @@ def check(file: Experiment, where: str, arm: Settings) -> None:
         ("score.metric", arm.score.metric, "metric", METRICS),
         *(("calibrate.metrics", one, "metric", METRICS) for one in arm.calibrate.metrics),
         ("forks.scheduler", arm.forks.scheduler, "scheduler", SCHEDULERS),
+        ("train.objective", arm.train.objective, "objective", OBJECTIVES),
     ):
         if extensions.named(found):
             extensions.check(f"{where}{key}", found, kind)
         elif found not in wanted:
-            refuse(f"{where}{key}", found, f"one of {', '.join(wanted)}", "Correct the name.")
+            names = f"one of {', '.join(wanted)}, or extensions.NAME, a file of your own"
+            refuse(f"{where}{key}", found, names, "Correct the name.")
     if extensions.named(arm.train.objective):
         _objective(file, where, arm)
     if extensions.named(arm.prepare.task):
         extensions.check("prepare.task", arm.prepare.task, "task")
 
 
-def anchored(objective: str) -> bool:
-    """Whether the objective's loss has a second term, towards the round-0 checkpoint."""
-    own = extensions.named(objective)
-    return extensions.says(objective, extensions.ANCHOR) if own else objective in ANCHORED
-
-
-def white_box(objective: str) -> bool:
-    """Whether an objective reads a teacher's logits."""
-    own = extensions.named(objective)
-    return extensions.says(objective, extensions.TEACHER) if own else objective in WHITE_BOX
-
-
 def _objective(file: Experiment, where: str, arm: Settings) -> None:
     """An objective of the experiment's own: what is known of those of ours is not known of it."""
     name = arm.train.objective
-    extensions.check(f"{where}train.objective", name, "objective")
     if file.experiment.match in budget_caps.PRICED:
         wanted = f"student_tokens or optimizer_steps with train.objective {name}"
         refuse("experiment.match", file.experiment.match, wanted, "What it takes is not known.")

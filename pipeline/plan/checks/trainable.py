@@ -3,19 +3,13 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
-from pipeline.core import extensions
+from pipeline.core.chosen import chosen, file_of
+from pipeline.core.errors import refuse
+from pipeline.method.objectives import declared, omniopd, own
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks.choices import white_box
-from pipeline.plan.checks.validate import refuse
 
 # the coldest; below it logits / temperature leave float32, and vLLM samples at .01 all the same
 COLDEST = 0.01
-CORRECTED = {"omniopd", "opd-sampled", "rft"}  # objectives that read train.correction
-
-
-def corrected(objective: str) -> bool:
-    """Whether an objective reads train.correction, as one of the experiment's own may."""
-    return objective in CORRECTED or extensions.named(objective)
 
 
 def arm(file: Experiment, where: str, arm: Settings) -> None:
@@ -23,27 +17,22 @@ def arm(file: Experiment, where: str, arm: Settings) -> None:
     _signal(file, where, arm)
     _temperatures(where, arm)
     _behaviour(where, arm)
-    _correction(where, arm)
+    if declared(arm.train.objective).checked:
+        chosen("pipeline.method.objectives", file_of(arm.train.objective), "check")(where, arm)
     _baseline(where, arm)
     _problem(where, arm)
 
 
 def _signal(file: Experiment, where: str, arm: Settings) -> None:
     """What would leave every round of the arm without a signal."""
-    remedy, train = "No round would train anything.", arm.train
+    remedy, objective = "No round would train anything.", declared(arm.train.objective)
     zero = arm.score.source == "zero" and arm.prior.source == "scores" and arm.prior.alpha == 0
-    if train.objective == "omniopd" and zero:  # less their mean they are 0, too
+    if "targets" in objective.reads and zero:  # less their mean they are 0, too
         refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
-    for name in arm.teach.teachers if white_box(train.objective) else ():
+    for name in arm.teach.teachers if objective.teacher else ():
         if getattr(file.teachers[name], "model", None) == file.experiment.student:
-            wanted = f"another model than the student, with objective {train.objective}"
+            wanted = f"another model than the student, with objective {arm.train.objective}"
             refuse(f"{where}teach.teacher", name, wanted, remedy)
-
-
-def several_steps(arm: Settings) -> bool:
-    """Whether a round of rollouts takes more than one optimizer step."""
-    responses = arm.rollout.prompts_per_round * arm.rollout.samples_per_prompt
-    return arm.train.epochs * responses > arm.train.batch_size
 
 
 def _temperatures(where: str, arm: Settings) -> None:
@@ -68,10 +57,10 @@ def _temperatures(where: str, arm: Settings) -> None:
 
 def _behaviour(where: str, arm: Settings) -> None:
     """A ratio compares with the policy that sampled; tables hold that of temperature 1 alone."""
-    objective, rollout = arm.train.objective, arm.rollout
-    if objective in ("grpo", "opd-sampled"):
-        reader = f"train.objective {objective}"
-    elif corrected(objective) and arm.train.correction == "ratio":
+    objective, rollout = declared(arm.train.objective), arm.rollout
+    if objective.sampled:
+        reader = f"train.objective {arm.train.objective}"
+    elif objective.correction and arm.train.corrects:
         reader = "train.correction ratio"
     else:
         return
@@ -91,29 +80,10 @@ def _behaviour(where: str, arm: Settings) -> None:
             )
 
 
-def _correction(where: str, arm: Settings) -> None:
-    if arm.train.correction == "ratio" or not several_steps(arm):
-        return
-    if arm.train.objective == "opd-sampled":
-        reader = "objective opd-sampled"
-        why = "Tokens that the student likes better than the teacher are pushed ever lower"
-    elif arm.train.objective == "omniopd" and arm.train.baseline != "none":
-        reader, why = f"baseline {arm.train.baseline}", "Weights below 0 push a token ever lower"
-    else:
-        return
-    refuse(
-        f"{where}train.correction",
-        arm.train.correction,
-        f"ratio with {reader} and several optimizer steps a round",
-        f"{why} once the student has moved. Set train.correction: ratio, or raise "
-        "train.batch_size to all responses of a round.",
-    )
-
-
 def _baseline(where: str, arm: Settings) -> None:
-    if arm.train.objective != "omniopd":
+    if declared(arm.train.objective).settings is not omniopd.Settings:
         return
-    match arm.train.baseline:
+    match own(arm.train, omniopd.Settings).baseline:
         case "teacher-agreement":
             _agreement(where, arm)
         case "prompt" | "batch" as baseline:
@@ -176,18 +146,17 @@ def _problem(where: str, arm: Settings) -> None:
     """Who shows the teacher another problem must train on what it answers at forks."""
     if arm.teach.problem == "own":
         return
-    key, objective = f"{where}teach.problem", arm.train.objective
+    key, objective = f"{where}teach.problem", declared(arm.train.objective)
     asks = arm.prior.source == "scores" and arm.score.source != "zero"
-    own = extensions.named(objective) and extensions.reads(objective)
-    if not (objective == "imitate-forks" or own or (objective == "omniopd" and asks)):
-        if objective != "omniopd":
-            reader = f"train.objective {objective}"
+    if not ("answers" in objective.reads or ("targets" in objective.reads and asks)):
+        if "targets" not in objective.reads:
+            reader = f"train.objective {arm.train.objective}"
         elif arm.prior.source != "scores":
             reader = f"prior.source {arm.prior.source}"
         else:
             reader = "score.source zero"
-        what = "reads the teacher's logits" if white_box(objective) else "trains on no answer"
-        if objective == "sft":
+        what = "reads the teacher's logits" if objective.teacher else "trains on no answer"
+        if "solutions" in objective.reads:
             what = "trains on whole solutions of the problem itself"
         refuse(
             key,

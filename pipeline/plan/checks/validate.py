@@ -3,19 +3,12 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
-from typing import Any
-
 from pipeline.config.params import METHOD
 from pipeline.core.dag_names import SHARED
-from pipeline.core.errors import UserError
+from pipeline.core.errors import refuse
 from pipeline.plan.blocks import Experiment
 
 MOST_ROUNDS = 10_000  # cells of stage train that a plan may have
-
-
-def refuse(key: str, found: Any, wanted: str, remedy: str) -> None:
-    """Raise UserError of a key of params.yaml."""
-    raise UserError(f"params.yaml: {key}: found {found!r}, wanted {wanted}. {remedy}")
 
 
 def experiment(file: Experiment) -> None:

@@ -5,15 +5,20 @@ Examples are read back when their optimizer step comes, in whatever order the st
 
 import argparse
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.core.disk_rows import Spool
-from pipeline.data import aligned, schemas, tables
+from pipeline.data import aligned, prompts, schemas, tables
+from pipeline.engines import checkpoints
 from pipeline.method.objectives import Example, Sequence
 from pipeline.training.evidence.budget_matching import Cut
+from pipeline.training.evidence.train_params import TrainParams
+
+if TYPE_CHECKING:
+    from pipeline.engines.hf import Policy
 
 SCHEMAS = {
     "rollouts": schemas.ROLLOUTS,
@@ -24,10 +29,14 @@ SCHEMAS = {
 
 
 class Evidence:
-    """The tables of a round, without the responses that were cut."""
+    """The tables of a round, without the responses that were cut, for what makes examples of them
+    (pipeline/method/objectives)."""
 
-    def __init__(self, args: argparse.Namespace, cut: Cut | None) -> None:
-        self.args, self.cut = args, cut
+    def __init__(
+        self, p: TrainParams, args: argparse.Namespace, student: "Policy", cut: Cut | None
+    ) -> None:
+        self.p, self.args, self.student, self.cut = p, args, student, cut
+        self.end = student.ends[0]
 
     def beside(self, *names: str) -> Iterator[tuple[pa.Table, ...]]:
         """Some rollouts with the rows of each other table that are of them, in order.
@@ -59,6 +68,20 @@ class Evidence:
         found = tables.stream(getattr(self.args, name), schema, columns)
         empty = pa.schema([schema.field(x) for x in columns]).empty_table()
         return pa.concat_tables([empty, *map(self._kept, found)])
+
+    def agreement(self, targets: pa.Table) -> np.ndarray:
+        """How much the teacher agrees with itself at each target's fork (F,)."""
+        from pipeline.method.teacher_agreement import agreement
+
+        tokenizer = checkpoints.tokenizer(self.args.policy / "checkpoint" / "tokenizer.json")
+        how = (self.p.samples, self.p.metric, tokenizer)
+        return agreement(targets, self.each("answers"), *how)
+
+    def prompt_ids(self) -> dict[str, list[int]]:
+        """Tokens of the round's prompts, by prompt_id."""
+        count = self.p.prompts_per_round
+        problems = prompts.read(self.args.prompts, "train", (self.p.round - 1) * count, count)
+        return {x.prompt_id: self.student.prompt_ids(x.messages) for x in problems}
 
     def _kept(self, table: pa.Table) -> pa.Table:
         return table if self.cut is None else self.cut.keep(table)
