@@ -149,9 +149,9 @@ def test_a_lock_of_before_is_found_beside_the_project_and_in_git_and_else_said_t
     assert "neither in .code nor in git" in made.explained("sft")
 
 
-def test_a_lock_of_a_branch_that_a_merge_did_not_take_is_found_in_git(made):
+def test_locks_that_a_merge_made_or_did_not_take_are_found_in_git(made):
     here = locks.read("train-sft")
-    branch = f"{here}x 1\n"
+    branch, merged = f"{here}x 1\n", f"{here}x 2\n"
 
     def git(*words):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
@@ -167,9 +167,12 @@ def test_a_lock_of_a_branch_that_a_merge_did_not_take_is_found_in_git(made):
     commit(branch)
     git("checkout", "-q", "main")
     commit(here)
-    git("merge", "-q", "-s", "ours", "other", "-m", "b")
+    git("merge", "-q", "-s", "ours", "--no-commit", "other")
+    commit(merged)
+    commit(here)
     git("branch", "-qD", "other")
-    assert history.text("train-sft", history.md5(branch)) == branch
+    for text in (branch, merged):
+        assert history.text("train-sft", history.md5(text)) == text
 
 
 def test_only_locks_that_cells_ran_with_are_kept(made):
