@@ -116,7 +116,7 @@ def _continued(
 
 
 def _texts(student: "Policy", drawn: Sequence[Any], samples: int) -> list[list[str]]:
-    texts = [student.text(one.token_ids).lstrip() for one in drawn]
+    texts = [student.decode(one.token_ids).lstrip() for one in drawn]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 

@@ -83,7 +83,7 @@ def _described(
     checker = tasks.load(p.prepare)
     for i, (context, found) in enumerate(zip(contexts_B, found_B, strict=True)):
         prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
-        (logps, entropies), text = exact_B[i], policy.text(found.token_ids)
+        (logps, entropies), text = exact_B[i], policy.decode(found.token_ids)
         yield {
             "rollout_id": f"{prompt.prompt_id}-{sample}",
             "prompt_id": prompt.prompt_id,
@@ -196,8 +196,10 @@ def _forks_elsewhere(
     from pipeline.method.elsewhere import Seen, elsewhere
 
     pairs = zip(sampled_B, entropies_B, strict=True)
-    seen = (Seen(x.token_ids, policy.text(x.token_ids), h, np.array(x.entropies)) for x, h in pairs)
-    return elsewhere(seen, policy.text)
+    seen = (
+        Seen(x.token_ids, policy.decode(x.token_ids), h, np.array(x.entropies)) for x, h in pairs
+    )
+    return elsewhere(seen, policy.decode)
 
 
 def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":

@@ -86,11 +86,11 @@ def integers(row: Row) -> list[int]:
     return list(row[0].tolist())
 
 
-def text(array: np.ndarray) -> str:
-    """What `letters` was made from."""
+def decode(array: np.ndarray) -> str:
+    """The text that `encode` made an array of."""
     return array.tobytes().decode()
 
 
-def letters(value: str) -> np.ndarray:
-    """A text as an array that a spool takes."""
+def encode(value: str) -> np.ndarray:
+    """The UTF-8 bytes of a text as an array that a spool takes."""
     return np.frombuffer(value.encode(), np.uint8)

@@ -116,7 +116,7 @@ class Reader:
         self.path, self.sha256, self.policy = path, sha256, policy
         self.asked = {prompt.prompt: prompt for prompt in asked}
         self.marks = prerendered.marks(policy.tokenizer)
-        self.known = set(np.flatnonzero(~policy.silent_V.cpu().numpy()).tolist())
+        self.known = set(np.flatnonzero(~policy.unused_vocab_mask.cpu().numpy()).tolist())
         self.longest = policy.context
         self.lead = templates.lead(policy.tokenizer)
         self.rendered: dict[str, list[int]] = {}  # prompt_id: by the student's chat template
@@ -207,7 +207,7 @@ class Reader:
         return ids
 
     def _same_text(self, row: Row, ids: list[int]) -> None:
-        text, decoded = row.first(*TEXT), self.policy.text(ids)
+        text, decoded = row.first(*TEXT), self.policy.decode(ids)
         if text not in (decoded, self.policy.tokenizer.decode(ids)):
             wanted = f"what token_ids decode to with the student's tokenizer, {decoded[:80]!r}"
             raise row.wrong(TEXT, text, wanted)
@@ -219,8 +219,8 @@ class Reader:
             raise row.wrong(TEXT, text, "text")
         lead = "" if text[:1].isspace() else self.lead
         ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, lead + text)
-        behind = decode_after(self.policy.text, prompt_ids, ids)
-        if text not in (behind, behind.removeprefix(lead), self.policy.text(ids)):
+        behind = decode_after(self.policy.decode, prompt_ids, ids)
+        if text not in (behind, behind.removeprefix(lead), self.policy.decode(ids)):
             wanted = f"what its own tokens decode to, {behind[:80]!r}: give token_ids"
             raise row.wrong(TEXT, text, wanted)
         ids += [self.policy.ends[0]] if reason == "stop" else []
@@ -272,7 +272,7 @@ def _line(
         "token_ids": x.token_ids,
         "logprobs": logp_T,
         "entropies": entropy_T,
-        "text": policy.text(x.token_ids),
+        "text": policy.decode(x.token_ids),
         "finish_reason": "stop" if x.token_ids[-1] in policy.ends else "length",
         "reward": None if reward is None else float(reward),
     }

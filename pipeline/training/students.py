@@ -79,7 +79,7 @@ def take_up(optimizer: Optimizer, state: State | None, group: Group, total: int)
 
     `state` is what the first process of the group has, None on the others.
     """
-    kept = group.told(None if state is None else state.kept("train"))
+    kept = group.broadcast_object(None if state is None else state.kept("train"))
     if kept is None:
         return []
     tensors, metrics = kept
@@ -93,7 +93,7 @@ def keep_step(
     optimizer: Optimizer, state: State | None, group: Group, metrics: list[Metrics]
 ) -> None:
     """Keep weights and moments after a step if it is time to."""
-    if any(group.agreed([state is not None and state.due()])):
+    if any(group.any_rank([state is not None and state.due()])):
         tensors = optimizer.state(keep_weights=True)
         if state is not None:
             state.keep("train", tensors, metrics)
@@ -118,9 +118,9 @@ def write(
     if not moved and checkpoints.is_adapter(policy) == (made[0] is not None):
         _leave(policy.parent, out, group)
         return
-    whole = group.gathered(found, lambda: student(policy, *made, "cpu"))
-    if whole is not None:
-        keep(whole, policy, out / "checkpoint")
+    full = group.gathered(found, lambda: student(policy, *made, "cpu"))
+    if full is not None:
+        keep(full, policy, out / "checkpoint")
     keep_moments(found, policy, optimizer, out / "optimizer.safetensors", carry)
 
 

@@ -12,7 +12,7 @@ from pipeline.config.method import Lora
 from pipeline.engines.vllm.engine import CPU_CACHE
 from pipeline.plan.model_shapes import Size
 
-SLICE = 4 << 24  # bytes of float32 logits in a slice, as pipeline/engines/scoring_pass.py has it
+CHUNK_BYTES = 4 << 24  # LOGITS_PER_CHUNK of pipeline/engines/scoring_pass.py in float32
 SAMPLING = 28  # bytes for each logit of a step: logits, masked, softmax, in float64, its sum
 PROCESS = 0.36e9  # bytes of a process that has imported torch and transformers, measured
 AT_ONCE = 8  # responses that an engine with less room for their keys and values is too small for
@@ -95,7 +95,7 @@ def exact(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
         "activations": tokens * _passing(size),
-        "slices of logits": 5 * SLICE,
+        "slices of logits": 5 * CHUNK_BYTES,
     }
 
 
@@ -145,7 +145,7 @@ def training(size: Size, t: Training, runtime: params.Runtime) -> Parts:
         found = {name: parts / t.processes for name, parts in found.items()}
         found["gathered"] = 4 * max(_gathered(one) for one in (size, t.teacher) if one)
     found["activations"] = tokens * _kept(size, t.lora, runtime.gradient_checkpointing)
-    found["slices of logits"] = (8 + 3 * frozen) * SLICE
+    found["slices of logits"] = (8 + 3 * frozen) * CHUNK_BYTES
     return found
 
 

@@ -63,7 +63,7 @@ def settings(source: Source) -> dict[str, Any]:
         "beta": p["beta"],
         "reduce": p["reduce"],
         "correction": p["correction"],
-        "silent": silent(checkpoints.check(source.policy)),
+        "unused_ids": unused_ids(checkpoints.check(source.policy)),
         "bfloat16": _config(source.policy).get("dtype") == "bfloat16",
         "lr": p["lr"],
         "betas": list(p["betas"]),
@@ -76,7 +76,7 @@ def settings(source: Source) -> dict[str, Any]:
     }
 
 
-def silent(checkpoint: Path) -> list[int]:
+def unused_ids(checkpoint: Path) -> list[int]:
     """Ids of the head for which the tokenizer has no token: no objective gives them probability."""
     config = _config(checkpoint)
     size = (config.get("text_config") or config)["vocab_size"]

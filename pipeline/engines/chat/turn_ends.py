@@ -28,9 +28,9 @@ def resolve(tokenizer: Any, generation: Any, size: int, owner: str) -> Ends:
     """
     listed = generation if isinstance(generation, list | tuple) else [generation]
     found = sources(tokenizer, [int(x) for x in listed if x is not None and x < size])
-    silent = [token for token in found if token >= size]
-    if silent:
-        named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {found[x]})" for x in silent]
+    unused = [token for token in found if token >= size]
+    if unused:
+        named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {found[x]})" for x in unused]
         raise UserError(
             f"{owner}: a turn ends with {', '.join(named)}, and its head has only {size} rows, so "
             "it can never write that. Use the checkpoint that was trained with this template, or "

@@ -192,7 +192,7 @@ def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "seed": 0,
-        "logits_processors": [f"{vllm_process.WORKER}:Silent"],
+        "logits_processors": [f"{vllm_process.WORKER}:MaskUnused"],
     }
     return found | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
 
