@@ -104,7 +104,7 @@ def run(
 
 @app.command()
 def drop() -> None:
-    """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""
+    """Drop what experiment.keep_checkpoints does not keep, after plain `dvc repro`."""
     from pipeline.config import params_file
     from pipeline.runner import repro, retention
     from pipeline.runner.dag import plan_files

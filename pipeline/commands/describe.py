@@ -17,7 +17,7 @@ def show(found: dict[str, Any], name: str) -> str:
         rounds = [own for found in arms[name].values() for own in found.values()]
         trained = [own["train"] for own in rounds if "train" in own]
         gone = [key for key in trained if _dropped(key)]
-        note = {"checkpoints dropped by experiment.keep": gone} if gone else {}
+        note = {"checkpoints dropped by experiment.keep_checkpoints": gone} if gone else {}
         return as_yaml({name: arms[name], **note}).rstrip()
     for full, reads in expand.upstream(found).items():
         group, _, key = full.partition("@")

@@ -22,7 +22,8 @@ ORDER = {
 
 
 def dump(block: params.Params) -> dict[str, Any]:
-    return block.model_dump(mode="json", exclude_none=True)
+    """The settings of a block as cells hold them: under the names that they had first."""
+    return block.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def scored(settings: Settings) -> dict[str, Any]:

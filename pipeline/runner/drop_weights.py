@@ -37,10 +37,11 @@ class Dropping:
         self.left_in_cache = not (within or shared)
 
     def drop(self, names: Collection[str], what: str) -> int:
-        """Remove the weights of these cells, which experiment.keep `what` does not keep.
+        """Remove the weights of these cells, which experiment.keep_checkpoints does not keep.
 
-        The bytes of the files in the folder. Call it when dvc.lock has these cells. Killed at any
-        moment it leaves each out whole or gone, and what is left to do is done the next time.
+        `what` is the setting's value. Return the bytes of the files in the folder. Call it when
+        dvc.lock has these cells. Killed at any moment it leaves each out whole or gone, and what is
+        left to do is done the next time.
         """
         outs = [out for name in names for out in _weights(self._stages[name])]
         gone = {oid for out in outs for oid in self._objects(str(out.hash_info.value))}

@@ -145,8 +145,8 @@ class Project:
             return ""
         first = min(self._again)
         return (
-            f"{len(self._again)} of them only because experiment.keep dropped checkpoints that are "
-            f"read, as that of {first}"
+            f"{len(self._again)} of them only because experiment.keep_checkpoints dropped "
+            f"checkpoints that are read, as that of {first}"
         )
 
     def drop(self, names: Collection[str]) -> None:
@@ -158,7 +158,7 @@ class Project:
                 size = self._dropping.drop(over, self._keep_what.what)
                 count = f"{len(over)} checkpoints with moments"
                 where = " in the folder, not in the shared cache" * self._dropping.left_in_cache
-                log.info(f"experiment.keep: dropped {count}, {size:,} bytes{where}")
+                log.info(f"experiment.keep_checkpoints: dropped {count}, {size:,} bytes{where}")
                 self._gone |= over
 
     def settle(self, fresh: Collection[str]) -> None:
@@ -203,7 +203,7 @@ class Project:
                 claim.__exit__(None, None, None)
 
     def _differs(self, stage: "Stage") -> bool:
-        """As `dvc repro` asks it; of what experiment.keep drops, as with --allow-missing."""
+        """Ask as `dvc repro` does; for weights that may be dropped, as with --allow-missing."""
         name = self._names[id(stage)]
         may = name in self._keep_what.readers and name not in self._again
         return bool(stage.changed_stage() or self._changed_deps(stage) or stage.changed_outs(may))

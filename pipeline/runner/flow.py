@@ -38,7 +38,8 @@ def run(parallel: int) -> None:
     cells_of = graph(found, gpu=runtime.device != "cpu")
     keep = retention.of(found, retention.wanted())
     while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
-        typer.echo("experiment.keep: dropped checkpoints turned out to be read; going on with them")
+        said = "dropped checkpoints turned out to be read; going on with them"
+        typer.echo(f"experiment.keep_checkpoints: {said}")
 
 
 def run_graph(

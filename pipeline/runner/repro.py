@@ -72,7 +72,8 @@ def _whole(
         again = _again(keep)
         places = dag_files.folders(found) if again else {}
         for name in again:
-            typer.echo(f"{name}: a changed cell reads its checkpoint, dropped by experiment.keep")
+            why = "a changed cell reads its checkpoint, dropped by experiment.keep_checkpoints"
+            typer.echo(f"{name}: {why}")
             address = dag_names.address(places[name], name)
             _run(environment, len(again), *REPRO, "--single-item", address)
         tried |= set(again)
@@ -94,7 +95,7 @@ def drop(found: dict[str, Any], keep: retention.Keep, shared: bool) -> str:
     """Drop what is not kept and no cell that is stale reads; in words."""
     reads = expand.upstream(found)
     if not keep.readers:
-        return "experiment.keep: nothing to drop, every round is kept"
+        return "experiment.keep_checkpoints: nothing to drop, every round is kept"
     project = dvc_project.Project(keep, shared)
     waiting = project.stale(reads)
     for name, read in reads.items():  # in dependency order
@@ -105,8 +106,8 @@ def drop(found: dict[str, Any], keep: retention.Keep, shared: bool) -> str:
     project.drop(over)
     project.settle(done)
     return (
-        f"experiment.keep {keep.what}: dropped the checkpoints of {len(over)} train cells; "
-        f"{len(keep.dropped())} of {len(keep.readers)} that it does not keep are gone"
+        f"experiment.keep_checkpoints {keep.what}: dropped the checkpoints of {len(over)} train "
+        f"cells; {len(keep.dropped())} of {len(keep.readers)} that it does not keep are gone"
     )
 
 

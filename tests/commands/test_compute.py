@@ -249,7 +249,7 @@ def test_dropped_rounds_take_no_cache(tmp_path, monkeypatch):
     for keep in checkpoints:
 
         def edit(values, keep=keep):
-            values["experiment"].update(rounds=3, arms=["omniopd"], keep=keep)
+            values["experiment"].update(rounds=3, arms=["omniopd"], keep_checkpoints=keep)
 
         monkeypatch.chdir(tmp_path)
         file = load(tmp_path, edit)

@@ -126,9 +126,9 @@ def _assumptions(
             f"shown are the weights and keys and values of {footprint.AT_ONCE} sequences at once."
         )
     said.append(
-        f"Cache: experiment.keep is {file.experiment.keep}; tables uncompressed. Where data/ "
-        "cannot share blocks with the cache it is as large again, and the hub's own cache holds "
-        "what was downloaded."
+        f"Cache: experiment.keep_checkpoints is {file.experiment.keep_checkpoints}; tables "
+        "uncompressed. Where data/ cannot share blocks with the cache it is as large again, and "
+        "the hub's own cache holds what was downloaded."
     )
     said.append(
         "Not counted: stages without a model (forks, score, prior, calibrate, report), start-up of "
