@@ -35,7 +35,7 @@ class CalibrateParams(params.Params):
 
     @property
     def names(self) -> tuple[int | str, ...]:
-        """What every random choice belongs to."""
+        """The names that every random choice belongs to."""
         return (self.seed, "calibrate", self.round)
 
 

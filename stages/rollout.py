@@ -100,7 +100,7 @@ def _described(
 
 
 def _names(asked: Sequence[prompts.Prompt], p: RolloutParams, i: int) -> tuple[str | int, ...]:
-    """What row i's random numbers belong to."""
+    """The names that row i's random numbers belong to."""
     prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
     return p.seed, "rollout", p.round, prompt.prompt_id, sample
 
@@ -203,7 +203,7 @@ def _forks_elsewhere(
 
 
 def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":
-    """For the exact pass, in the dtype in which the engine sampled: vLLM's on a CPU is float32."""
+    """The policy of the exact pass, in the engine's dtype: vLLM's on a CPU is float32."""
     import torch
 
     from pipeline.engines.hf import load

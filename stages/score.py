@@ -193,7 +193,7 @@ def _compared(
 
 
 def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
-    """With a look at whether they can teach anything: in memory 8 bytes a fork and the probes."""
+    """Yield scores and check that they can teach anything. RAM: 8 bytes a fork, and the probes."""
     total = tables.rows(args.forks, schemas.FORKS)
     probes = set(_probes(total))
     answers: Answers = {}

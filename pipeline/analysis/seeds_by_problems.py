@@ -62,7 +62,7 @@ class Crossed(NamedTuple):
 
 
 def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crossed:
-    """Of two arms, paired by seed and problem. Raises UserError unless both have all of them.
+    """The difference of two arms, paired by seed and problem. Raises UserError if one lacks any.
 
     [0, 0] only where all rows have the same grades, and there are right and wrong ones among them.
     """
@@ -81,7 +81,7 @@ def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crosse
 
 
 def accuracy(arm: Mapping[int, Graded]) -> Crossed:
-    """Of one arm. Raises UserError unless every seed has every problem."""
+    """The accuracy of one arm. Raises UserError unless every seed has every problem."""
     return crossed(shares(arm), lowest=0.0, sets_P=next(iter(arm.values())).sets_B)
 
 
@@ -169,7 +169,7 @@ def layout(values_SP: np.ndarray, sets_P: np.ndarray | None) -> tuple[Squares, A
 
 
 def mean_squares(values_SP: np.ndarray) -> Squares:
-    """Of tables (..., S, P), S and P at least 2."""
+    """The mean squares of tables (..., S, P), S and P at least 2."""
     S, P = values_SP.shape[-2:]
     centred = values_SP - values_SP.mean((-2, -1), keepdims=True)
     seeds, problems = centred.mean(-1, keepdims=True), centred.mean(-2, keepdims=True)

@@ -1,4 +1,4 @@
-"""What several seeds say of each contrast: supported, refuted, equivalent or undecided.
+"""The verdict of several seeds on each contrast: supported, refuted, equivalent or undecided.
 
 The endpoint is sampled accuracy after the last round; of several sets it is the mean over sets of
 their own. The primary pair is omniopd minus base and minus shuffled-scores. Both are needed to say

@@ -1,4 +1,4 @@
-"""What similarities say at one metric and chunk length: the rows that have a metric."""
+"""The quantities of one metric and chunk length: the rows that have a metric."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def levels(m: Measured) -> Iterator[Row]:
 
 
 def within_state(m: Measured) -> Row:
-    """How far the scores of different chunks in one state lie apart."""
+    """The distance between scores of different chunks in one state."""
     name, states = "contrast/within-state", len(m.asked.fork_of)
     if not states:
         return m.nothing(name, "no state has two different chunks")
@@ -109,7 +109,7 @@ def within_state(m: Measured) -> Row:
 
 
 def reliability(m: Measured, *names: str | int) -> Row:
-    """Of k_sem, from random halves; of an odd N one sample is left out of each split."""
+    """The reliability of k_sem, from random halves; with odd N each split leaves a sample out."""
     half, forks = m.samples // 2, len(m.own_FN)
     if half < 1:
         return m.nothing("reliability", "one continuation a fork")
@@ -132,7 +132,7 @@ def reliability(m: Measured, *names: str | int) -> Row:
 
 
 def beliefs(m: Measured) -> Iterator[Row]:
-    """What the prior would make of the evidence, for each alpha."""
+    """Yield what each alpha of the prior would make of the evidence."""
     bar_F = np.array(
         [
             confidence(r.logprobs[fork.position : fork.position + m.tokens])
@@ -198,7 +198,7 @@ def correctness(m: Measured) -> Iterator[Row]:
 
 
 def unseen(m: Measured) -> Iterator[Row]:
-    """Of a metric that can be blind, the share of texts that it does not see all of."""
+    """Yield, for a metric that can be blind, the share of texts that it does not see all of."""
     if m.metric not in similarity.PARTIAL:
         return
     asked = [

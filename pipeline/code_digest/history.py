@@ -72,7 +72,7 @@ def committed_plan() -> dict[str, Any]:
 
 
 def committed_cell(key: str) -> dict[str, Any]:
-    """What git has last of a cell; nothing where it has none."""
+    """The content of a cell in the last commit; empty where it has none."""
     listed = git.asked("ls-tree", "-r", "--name-only", "HEAD", "--", DAG / CELLS).splitlines()
     place = next((path for path in listed if Path(path).name == f"{key}.yaml"), None)
     return {} if place is None else _committed(place)

@@ -28,7 +28,7 @@ def path(variant: str) -> Path:
 
 
 def texts(variants: Iterable[Variant]) -> dict[str, str]:
-    """What each lock is to hold for the code of this process. Raises UserError."""
+    """The text that each lock is to hold for the code of this process. Raises UserError."""
     return {name: HEADER + code.text() for name, code in codes(variants).items()}
 
 

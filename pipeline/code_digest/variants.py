@@ -77,7 +77,7 @@ def _words(part: Part) -> list[str]:
 
 
 def _chosen(stage: str, group: str, cell: dict[str, Any]) -> Iterator[tuple[str, set[str]]]:
-    """What the cell chooses on each axis; of an axis that is left out, everything counts."""
+    """Yield what the cell chooses on each axis; an axis that is left out counts as a whole."""
     p = cell["params"]
     if stage in ("prepare", "pretrain", "rollout", "evaluate"):
         yield "task", {file_of(p["prepare"]["task"])}

@@ -1,4 +1,4 @@
-"""What a key stands for, in words."""
+"""Describe in words what a key stands for."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def _users(arms: dict[str, Any], key: str) -> list[str]:
 
 
 def as_yaml(value: Any) -> str:
-    """Of plain values, a key a line."""
+    """Plain values as YAML, a key a line."""
     from io import StringIO
 
     stream = StringIO()

@@ -1,4 +1,4 @@
-"""What the command line does with money: estimate it, and check a teacher before it is spent."""
+"""Money on the command line: estimate it, and check a teacher before it is spent."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
 
 
 def again(plan: dict[str, Any], names: set[str]) -> str:
-    """What cells of a plan would buy, were they run again; empty where they ask no hosted teacher.
+    """Say what cells of a plan would buy if they reran; empty where they ask no hosted teacher.
 
     Of the answers to what they read now: what the store holds of these costs nothing.
     """
@@ -100,7 +100,7 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
 def _asking(
     file: blocks.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
 ) -> dict[str, str]:
-    """Of an arm's cells of a round, those among `keys` that ask a hosted teacher."""
+    """The cells among `keys` that ask a hosted teacher, of an arm's cells of a round."""
     found = {stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys}
 
     def hosted(key: str) -> bool:
@@ -111,7 +111,7 @@ def _asking(
 
 
 def prompts(name: str | None) -> str:
-    """What student and teacher read of the check's own probes, and warnings. Raises UserError."""
+    """The check's own probes as student and teacher read them, with warnings. Raises UserError."""
     _, teacher = _teacher(name)
     sides = prompt_view.sides(_student(), teacher, teacher.name)
     probes = (preflight.COUNT[0], preflight.STORY[0])

@@ -1,4 +1,4 @@
-"""What each block of params.yaml is made of, and the blocks of a whole run."""
+"""Types that each block of params.yaml is made of, and the blocks of a whole run."""
 
 import difflib
 import re
@@ -66,7 +66,7 @@ def keys() -> set[str]:
 
 
 def explained(error: Any, block: str = "") -> str:
-    """What pydantic says of a key of `block`: found, wanted, what to do."""
+    """The message of a pydantic error at a key of `block`: found, wanted, what to do."""
     key = ".".join(str(part) for part in (block, *error["loc"]) if part != "")[:200]
     match error["type"]:
         case "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What DVC knows of the project's files, read without DVC: it takes a second to load.
+"""DVC's record of the project's files, read without DVC, which takes a second to load.
 
 dvc.lock names each out with the MD5 of its content, or of a folder's listing. The cache has that
 content in a file of that name, read-only, and DVC believes the name without reading it again.
@@ -28,7 +28,7 @@ class Out(NamedTuple):
 
 
 def md5(path: str | Path) -> str:
-    """Of a file's content, hex. Threads may read side by side."""
+    """The MD5 of a file's content, hex. Threads may read side by side."""
     digest = hashlib.md5(usedforsecurity=False)
     file = os.open(path, os.O_RDONLY)
     try:
@@ -63,8 +63,8 @@ def outs() -> dict[str, Out]:
 
 
 def cache() -> Path:
-    """Where the objects of the cache lie, as whoever started us has it from DVC, or as the
-    project's own settings say."""
+    """The folder of the cache's objects, as whoever started us has it from DVC, or else by the
+    project's own settings."""
     if CACHE in os.environ:
         return Path(os.environ[CACHE])
     config = configparser.ConfigParser(strict=False, interpolation=None)
@@ -74,7 +74,7 @@ def cache() -> Path:
 
 
 def configured() -> Path:
-    """Where the objects of the cache lie, as DVC has it from all its settings, the user's too.
+    """The folder of the cache's objects, as DVC has it from all its settings, the user's too.
 
     Raises UserError where there is no project, or DVC cannot read its settings.
     """

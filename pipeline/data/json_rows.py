@@ -82,7 +82,7 @@ def _objects(buffer: "_Buffer") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 class _Buffer:
-    """What of a file is read and not yet understood."""
+    """Text of a file that is read and not yet parsed."""
 
     def __init__(self, path: Path, stream: io.BufferedReader) -> None:
         self.path, self.stream = path, stream

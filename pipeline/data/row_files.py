@@ -31,7 +31,7 @@ SHARD = re.compile(r"(.+?)[-_]\d+(?:[-_]of[-_]\d+)?")  # train-00000-of-00002
 
 
 def reader(path: Path) -> Reader:
-    """What reads the rows of a file. Raises UserError where nothing does."""
+    """The function that reads the rows of a file. Raises UserError where there is none."""
     inner, codec = _suffixes(path)
     found = READERS.get(inner)
     if found is None:
@@ -71,7 +71,7 @@ def files(path: Path) -> list[Path]:
 
 
 def _saved(path: Path) -> list[Path]:
-    """As `datasets` lists them: `map` leaves cache-*.arrow beside, which are no rows of it."""
+    """The files that `datasets` lists; cache-*.arrow, which `map` leaves there, is none of them."""
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         found = [path / x["filename"] for x in state["_data_files"]]
@@ -112,7 +112,7 @@ def _alike(path: Path) -> list[Path]:
 
 
 def _sets(stems: Iterator[str]) -> set[str]:
-    """Of which sets these are shards or splits: reading all of two would train on what tests."""
+    """The sets that these are shards or splits of. Reading two would train on what tests."""
     shards = [(stem, SHARD.fullmatch(stem)) for stem in stems]
     return {m[1] for _, m in shards if m} | {stem for stem, _ in shards if stem in SPLITS}
 

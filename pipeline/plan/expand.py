@@ -99,7 +99,7 @@ def named(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
-    """What `omniopd audit` runs: round 1 of an arm up to its targets and calibration, no training.
+    """The plan of `omniopd audit`: round 1 of an arm up to targets and calibration, no training.
 
     Of the same form as the plan of an experiment.
     """
@@ -118,7 +118,7 @@ def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
 
 
 def imported(experiment: Experiment, arm: str) -> dict[str, Any]:
-    """What `omniopd import` runs: the rollouts of `audited` alone."""
+    """The plan of `omniopd import`: the rollouts of `audited` alone."""
     plan, settings = Plan(experiment), experiment.arm(arm)
     seed = experiment.experiment.seeds[0]
     prompts = plan.prompts(settings.prepare)
@@ -160,7 +160,7 @@ def spans(plan: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def stages(plan: dict[str, Any], group: str, key: str) -> list[str]:
-    """What a cell runs: its stage, or those of its steps."""
+    """The stages that a cell runs: its own, or those of its steps."""
     stage = group.partition("-")[0]
     return [*plan["cells"][group][key]["params"]["stages"]] if stage == "steps" else [stage]
 

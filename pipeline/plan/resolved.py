@@ -1,4 +1,4 @@
-"""What cells hold of an arm's blocks: without what cannot change a result, and in which group."""
+"""An arm's blocks as cells hold them, without what cannot change a result; and cells' groups."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def engined(stage: str, engine: str) -> str:
 
 
 def method(settings: Settings) -> dict[str, Any]:
-    """What the report prints of an arm: every number of the method."""
+    """The settings that the report prints of an arm: every number of the method."""
     blocks = ("rollout", "forks", "teach", "score", "prior", "train")
     found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
     names = settings.teach.teachers

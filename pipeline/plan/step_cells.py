@@ -85,7 +85,7 @@ class Inner:
         return self.plan.model(name, settings, seed, prompts)
 
     def arm(self, name: str, seed: int) -> dict[str, Any]:
-        """Of a controlled arm, the targets of the same rounds under whichever is asked for."""
+        """The targets of the same rounds of a controlled arm, under whichever name is asked for."""
         self.controlled = self.plan.arm(name, seed)[f"round-{self.last}"]["prior"]
         return {f"round-{r}": {"prior": "prior"} for r in range(1, self.last + 1)}
 

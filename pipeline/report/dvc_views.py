@@ -1,4 +1,4 @@
-"""What DVC's own commands show of a report: a file of metrics an arm, and its plots.
+"""A report for DVC's own commands: a file of metrics an arm, and its plots.
 
 DVC prints a row for each file of metrics, and draws a line for each arm only by a template of its
 own. Its page takes its scripts from the network unless it is given another one.
@@ -42,7 +42,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def metrics(evals: Evals, results: list[Row], pooled: list[Row]) -> dict[str, Row]:
-    """Of each arm after its last round, over its seeds: what `dvc metrics show` has a row of.
+    """The row of `dvc metrics show` for each arm: after its last round, over its seeds.
 
     Sampled accuracy and difference to base with their intervals, of all tasks where there are
     several, and then of each under its name; greedy accuracy, tokens_used and the share of its
@@ -154,7 +154,7 @@ def _of_losses(arms: list[str]) -> str:
 
 
 def files(arms: list[str], found: dict[str, Any], evals: Evals) -> dict[Path, str]:
-    """What is written below the report: metrics/ARM.json, and plots/ with page and templates."""
+    """The files written below the report: metrics/ARM.json, and plots/ with page and templates."""
     own = metrics(evals, found["results"], found["pooled"])
     texts = {Path(METRICS) / f"{arm}.json": _json(row) for arm, row in own.items()}
     points, plots = curves(found["curves"]), Path(PLOTS)

@@ -127,7 +127,7 @@ def _over_seeds(evals: Evals, rows: list[Row], pooled: list[Row], task: str) -> 
 
 
 def _beside(evals: Evals, rows: list[Row], row: Row) -> Row:
-    """What a line shows beside the interval, of one seed."""
+    """The columns of a line beside the interval, of one seed."""
     greedy = next(
         r
         for r in rows

@@ -1,4 +1,4 @@
-"""Where the teacher had no effect: no signal, no fork, k_sem of 0, arms with equal checkpoints."""
+"""Rounds in which the teacher had no effect: no signal, no fork, k_sem 0, equal checkpoints."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -70,7 +70,7 @@ def _controls(s: Row) -> bool:
 
 
 def _counted(arms: Arms) -> dict[tuple[str, int], dict[str, int]]:
-    """Of each arm and seed over its rounds: responses, those without a fork, forks, k_sem of 0."""
+    """Counts of each arm and seed over rounds: responses, those without fork, forks, k_sem of 0."""
     found: dict[tuple[str, int], dict[str, int]] = {}
     names = ("responses", "without_fork", "forks", "zero_k_sem")
     for arm, seed, _, own in rounds(arms):
@@ -153,7 +153,7 @@ def remarks(found: Iterable[Row], settings: dict[str, Any]) -> list[str]:
 
 
 def _equal(found: list[Row]) -> list[str]:
-    """Of arms that were trained to the same weights; of untrained ones that is said already."""
+    """Lines on arms that were trained to the same weights; untrained ones have lines already."""
     never, groups = untrained(found), dict[tuple[str, ...], list[int]]()
     for row in found:
         group = tuple(sorted([row["arm"], *row.get("equal_to", [])]))

@@ -28,7 +28,7 @@ TRASH = resume.FOLDER / "dropped"
 
 
 class Dropping:
-    """What may be dropped in one DVC project, and from where."""
+    """Drop weights of one DVC project: from its folder, and from its cache where it may."""
 
     def __init__(self, repo: "Repo", stages: "dict[str, Stage]", shared: bool) -> None:
         self._stages = stages
@@ -73,7 +73,7 @@ class Dropping:
 
     @functools.cached_property
     def _left(self) -> list[str]:
-        """Of cells that ran and that the plan no longer has."""
+        """The hashes of outs of cells that ran and that the plan no longer has."""
         ran = lock_files.entries(lock_files.read())
         left = {name: entry for name, entry in ran.items() if name not in self._stages}
         return [out["md5"] for stage in left.values() for out in stage.get("outs", [])]

@@ -1,4 +1,4 @@
-"""What the flow asks of DVC: which cells are stale, and to bring a single one up to date.
+"""DVC for the flow: which cells are stale, and bringing a single one up to date.
 
 The project is opened once: a `dvc repro` for each cell would start an interpreter and read every
 dvc.yaml each time. The steps here are those of DVC's own `repro`, by its own functions. Cells are
@@ -140,7 +140,7 @@ class Project:
         return order
 
     def revived(self) -> str:
-        """What `stale` found of dropped cells that have to run again, in words; empty if none."""
+        """Say which dropped cells `stale` found that have to rerun; empty if none."""
         if not self._again:
             return ""
         first = min(self._again)
@@ -174,8 +174,8 @@ class Project:
                         self._keep(stage)
         except self._fault as error:
             raise UserError(
-                f"dvc.lock could not be written: {error}. Fix that, then run it again: finished "
-                "cells are in DVC's cache and are restored from there."
+                f"dvc.lock could not be written: {error}. Fix this, then rerun: finished cells "
+                "are in DVC's cache and are restored from there."
             ) from error
 
     @contextmanager

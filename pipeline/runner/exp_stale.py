@@ -1,4 +1,4 @@
-"""What to do where `dvc exp run -S` has changed params.yaml, and DVC runs the plan of before."""
+"""Say what to do where `dvc exp run -S` has changed params.yaml and DVC runs the old plan."""
 
 import os
 from pathlib import Path

@@ -43,7 +43,7 @@ def repro(*words: str) -> float:
             else:
                 _whole(found, keep, environment, words or REPRO)
     except stopping.Asked as asked:
-        raise stopping.Stopped("finished stages are kept. Run it again to go on.", asked) from None
+        raise stopping.Stopped("finished stages are kept. Rerun to go on.", asked) from None
     return time.perf_counter() - start
 
 
@@ -87,7 +87,7 @@ def _whole(
 
 
 def _again(keep: retention.Keep) -> list[str]:
-    """Dropped cells that have to run again, in dependency order."""
+    """Dropped cells that have to rerun, in dependency order."""
     return dvc_project.Project(keep).again() if keep.dropped() else []
 
 
@@ -131,5 +131,5 @@ def _run(environment: dict[str, str], total: int, *words: str) -> None:
     if status:
         raise UserError(
             f"`dvc {words[0]}` stopped with status {status}; its own message is above. "
-            "Fix that, then run it again: finished stages are not repeated."
+            "Fix this, then rerun: finished stages are not repeated."
         )

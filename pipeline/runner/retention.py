@@ -20,7 +20,7 @@ WEIGHTS = ("checkpoint", "optimizer.safetensors")  # outs of a train cell that a
 
 @dataclass(frozen=True)
 class Keep:
-    """What experiment.keep_checkpoints means for a plan. Cells are named as DVC names them."""
+    """The meaning of experiment.keep_checkpoints for a plan. Cells are named as DVC names them."""
 
     what: str  # all, every:K, last
     readers: dict[str, frozenset[str]]  # of each train cell that is not kept: who reads its weights
@@ -35,7 +35,7 @@ class Keep:
         return [name for name in self.readers if not all(p.exists() for p in weights(name))]
 
     def left(self, names: Iterable[str]) -> set[str]:
-        """Of these cells, those that still have some of their weights."""
+        """Those of these cells that still have some of their weights."""
         return {name for name in names if any(p.exists() for p in weights(name))}
 
 
@@ -90,7 +90,7 @@ def trains(name: str) -> bool:
 
 
 def weights(name: str) -> list[Path]:
-    """What is dropped of a train cell."""
+    """The outs of a train cell that are dropped."""
     return [folder(name) / out for out in WEIGHTS]
 
 

@@ -66,7 +66,7 @@ def tree(source: str) -> ast.Module | None:
 
 
 def fenced(lines: list[str]) -> Iterator[str]:
-    """What fences enclose; one that a docstring holds encloses nothing."""
+    """Yield the text inside each fence; one inside a docstring encloses nothing."""
     marks = [index for index, line in enumerate(lines) if FENCE.match(line)]
     while marks:
         start = marks.pop(0)
@@ -136,7 +136,7 @@ def statements(found: ast.Module) -> Iterator[ast.stmt]:
 
 
 def names(statement: ast.stmt) -> set[str]:
-    """What a statement of the module defines."""
+    """The names that a statement of the module defines."""
     if isinstance(statement, DEFINITIONS):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -181,7 +181,7 @@ def lacking(source: str) -> set[str]:
 
 
 def before(prompt: str, entry_point: str) -> str:
-    """What stands in the prompt before the function: imports and helpers."""
+    """The text of the prompt before the function: imports and helpers."""
     head = re.search(rf"^(?:async )?(?:def|class) {entry_point}\b", prompt, re.MULTILINE)
     return prompt[: head.start()] if head else ""
 

@@ -1,4 +1,4 @@
-"""What a stage is handed: its cell's resolved params, its paths, and where to say what it did."""
+"""The cell that a stage is handed: its resolved params, its paths, and where to say what it did."""
 
 import argparse
 import functools
@@ -171,7 +171,7 @@ def hold(stage: str, key: str, group: str, content: dict[str, Any]) -> None:
 
 
 def handed(stage: str, key: str) -> dict[str, str]:
-    """What a process that runs a held cell, too, needs in its environment."""
+    """The environment that another process of a held cell needs."""
     found = _inside.get((stage, key))
     return {} if found is None else {HELD: json.dumps([stage, key, *found])}
 

@@ -49,7 +49,7 @@ QUOTES = frozenset("\u201a\u201e\u300c\u300d\u300e\u300f\u301d\u301e\u301f\u300a
 
 
 def key(text: str) -> str:
-    """What of a problem is compared. Equal keys: one problem.
+    """The part of a problem's text that is compared. Equal keys: one problem.
 
     In this order: superscripts become `^` and vulgar fractions keep their distance; NFKC and case
     folding; one sign for the several dashes, primes, multiplication and division signs; no marks

@@ -34,7 +34,7 @@ class Row(NamedTuple):
         )
 
     def text(self, *names: str) -> str:
-        """Likewise, as text that is not empty; numbers are written out."""
+        """The first of these fields as text that is not empty; numbers are written out."""
         found = self.first(*names)
         if isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found):
             return str(found)
@@ -43,7 +43,7 @@ class Row(NamedTuple):
         raise self.wrong(names, found, "text")
 
     def wrong(self, names: tuple[str, ...], found: Any, wanted: str) -> UserError:
-        """For the caller to raise: a field's value is not what it must be."""
+        """The error to raise where a field's value is not what it must be."""
         shown = repr(found)[:80]
         named = " or ".join(name for name in names if self.values.get(name) is not None)
         return UserError(f"{self.where}: {named}: found {shown}, wanted {wanted}. Correct the row.")

@@ -67,7 +67,7 @@ async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGe
 
 @dataclass
 class _Order:
-    """What one process wants from a batch service, by the key of each call's first draw."""
+    """The calls that one process wants of a batch service, by the key of each call's first draw."""
 
     teacher: Service
     client: Any
@@ -141,7 +141,7 @@ class _Order:
                         f"teacher {self.teacher.name}: the connection broke off while a batch of "
                         f"{len(calls)} requests was handed in "
                         f"({self.teacher.redact(str(error))}). Look in the provider's console "
-                        "whether it was taken, and cancel it there, before you run this again."
+                        "whether it was taken, and cancel it there, before you rerun."
                     ) from None
                 if not left:
                     raise self.teacher.error(first, error, self.teacher.config.tries) from None
@@ -151,7 +151,7 @@ class _Order:
         raise AssertionError("teachers.*.tries is at least 1")
 
     def settle(self) -> None:
-        """What was sent and brought nothing enters the ledger; open batches do when collected."""
+        """Enter what was sent and brought nothing into the ledger; open batches when collected."""
         underway = {key for batch in self.open() for key in batch.keys}
         for key in self.waiting.keys() - underway:
             if self.sent[key]:
@@ -201,7 +201,7 @@ class _Order:
             raise self.teacher.error(first, error, self.teacher.config.tries) from None
 
     def _answered(self, call: Call, found: Answered) -> None:
-        """What the reply lacks of its n samples stays waiting, under its own first key."""
+        """Take a reply; samples that it lacks of its n stay waiting, under their own first key."""
         del self.waiting[call.draws[0].key]
         for draw in call.draws:
             if draw not in found.continuations:
@@ -223,12 +223,12 @@ def _fitting(result: Result, call: Call) -> Result:
 
 
 def _absent(batch: Batch) -> Transient:
-    """Of a request that the results leave out: it expired, so it costs nothing."""
+    """The error of a request that the results leave out: it expired, so it costs nothing."""
     return Transient(f"not in batch {batch.id}", answered=True)
 
 
 async def _in_time(action: Callable[[], Awaitable[T]]) -> T:
-    """What `action` gives. Raises Transient where a server goes on sending without an end."""
+    """Await `action`. Raises Transient where a server goes on sending without an end."""
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
             return await action()

@@ -79,7 +79,7 @@ class Pace:
         self._tokens = AsyncLimiter(count / share, BURST_SECONDS) if count else None
 
     async def wait(self, tokens: float) -> None:
-        """Until a request of `tokens` tokens, prompt and completion, may be sent."""
+        """Wait until a request of `tokens` tokens, prompt and completion, may be sent."""
         if self._requests:
             await self._requests.acquire()
         if self._tokens:

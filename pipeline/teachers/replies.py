@@ -1,7 +1,7 @@
-"""What came with HTTP 200 and is no answer: an error, half of a reply, or another API's.
+"""Find replies that came with HTTP 200 and are no answer: an error, half a reply, another API's.
 
-An error that the server calls its own business (busy, overloaded) and half of a reply may mend
-themselves; what has another shape would have it again.
+Errors that the server calls its own (busy, overloaded) and half replies are transient; a reply of
+another shape would have it again.
 """
 
 import json
@@ -82,7 +82,7 @@ def rows(lines: str, parse: Callable[[dict[str, Any]], Result]) -> dict[str, Res
 
 
 def row(parse: Callable[[], Result]) -> Result:
-    """One request's result, whatever it holds: it costs no other request."""
+    """Parse one request's result; whatever it holds, it costs no other request."""
     try:
         return parse()
     except (Transient, Refused) as error:
@@ -143,7 +143,7 @@ def stopped(choice: dict[str, Any]) -> bool:
     if word in BROKEN_OFF:
         raise Refused(
             f"finish_reason {reason!r}: the server broke the answer off",
-            remedy="Its log says why (memory, context length, a restart). Then run it again.",
+            remedy="Its log says why (memory, context length, a restart). Fix this, then rerun.",
         )
     found = "null" if "finish_reason" in choice else "missing"
     raise Refused(

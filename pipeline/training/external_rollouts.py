@@ -158,7 +158,7 @@ class Reader:
         return given
 
     def _rendered(self, row: Row, prompt: prompts.Prompt) -> list[int]:
-        """By the student's template. Raises UserError in words that fit an import."""
+        """Render by the student's template. Raises UserError in words that fit an import."""
         if self.policy.tokenizer.chat_template is None:
             raise UserError(
                 f"{row.where}: --student has no chat template, wanted one: chat_template.jinja "

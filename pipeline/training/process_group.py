@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 class Group(Protocol):
-    """What the processes of a stage do together. All of them call the same methods in one order."""
+    """The processes of a stage. All of them call the same methods in one order."""
 
     first: bool  # the one that writes
 
@@ -85,7 +85,7 @@ class Group(Protocol):
         """This process's shard, as `like` is, of a tensor that the first process has."""
 
     def broadcast_object(self, kept: "Kept | None") -> "Kept | None":
-        """What the first process passes; the others get its tensors' dtypes and shapes alone."""
+        """Return what the first process passes; others get its tensors' dtypes and shapes alone."""
 
 
 class One:

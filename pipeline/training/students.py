@@ -54,7 +54,7 @@ def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Polic
 def frozen(
     found: Policy, policy: Path, reference: Path | None, teacher: Path | None, device: str
 ) -> Frozen:
-    """What is read beside the student `found`, which is of the checkpoint `policy`.
+    """The policies that are read beside the student `found`, which is of the checkpoint `policy`.
 
     With an adapter there is no second copy of the reference in memory: it is the student with its
     adapter off, as the adapter sits on the round-0 checkpoint. Raises UserError if it does not.
@@ -147,13 +147,13 @@ def keep(found: Policy, policy: Path, out: Path) -> None:
 def keep_moments(
     found: Policy, policy: Path, optimizer: Optimizer, path: Path, carry: bool = True
 ) -> None:
-    """With the float32 weights where the checkpoint is coarser; an adapter's never is."""
+    """Save the optimizer, with float32 weights where the checkpoint is coarser; no adapter's is."""
     coarse = dtype(policy) != torch.float32 and not adapters.has(found.model)
     optimizer.save(path, keep_weights=coarse, moments=carry)
 
 
 def dtype(policy: Path) -> Any:
-    """What whole checkpoints of this student are kept in."""
+    """The dtype that full checkpoints of this student are kept in."""
     config = json.loads((checkpoints.base(policy) / "config.json").read_text(encoding="utf-8"))
     found = getattr(torch, config.get("dtype") or "float32")
     assert isinstance(found, torch.dtype)

@@ -48,9 +48,7 @@ def test_edits_run_what_they_change_and_equal_bytes_are_accepted(project):
     edit(project, "pipeline/method/objectives/sft.py", "correct=False)", "correct=not True)")
     edit(project, "stages/teach.py", "sorted(found.items())", "sorted(list(found.items()))")
     said = project.run("omniopd", "plan").stdout
-    assert (
-        "train-sft: 1 cell runs again, for code: terms (pipeline/method/objectives/sft.py)" in said
-    )
+    assert "train-sft: 1 cell reruns, for code: terms (pipeline/method/objectives/sft.py)" in said
     assert (
         "terms (pipeline/method/objectives/sft.py)" in project.run("omniopd", "why", "sft").stdout
     )
@@ -67,7 +65,7 @@ def test_edits_run_what_they_change_and_equal_bytes_are_accepted(project):
     # other bytes are not accepted
     edit(project, "pipeline/method/objectives/sft.py", "Terms(signal_T,", "Terms(signal_T * 2,")
     said = project.run("omniopd", "verify-code").stdout
-    tried = r"train-sft, 1 cells, tried train-sft@\w+: \S+ has other bytes; they run again"
+    tried = r"train-sft, 1 cells, tried train-sft@\w+: \S+ has other bytes; they rerun"
     assert re.search(tried, said)
     assert groups(project.repro()) == AGAIN | {"train-sft": 1, "evaluate": 1}
 
@@ -89,7 +87,7 @@ def test_a_project_that_ran_on_files_of_code_is_accepted_whole(project):
     paid = bought(project)
     assert "when each file of code was a dependency" in project.run("omniopd", "plan").stdout
     said = project.run("omniopd", "verify-code").stdout
-    assert "run again" not in said
+    assert "rerun" not in said
     assert groups(project.repro()) == {"report": 1}  # stage plan knows code by its locks
     assert bought(project) == paid
     for name, stage in stages(project).items():

@@ -72,10 +72,7 @@ def test_nothing_is_said_of_cells_whose_code_is_what_they_ran_with(made):
 def test_a_changed_function_is_named_with_its_file_and_the_cells_that_run_again(made):
     made.edited("train-sft", "terms 0123456789abcdef", line("train-sft", "terms"))
     said = made.lines()
-    assert (
-        "train-sft: 1 cell runs again, for code: terms (pipeline/method/objectives/sft.py)\n"
-        in said
-    )
+    assert "train-sft: 1 cell reruns, for code: terms (pipeline/method/objectives/sft.py)\n" in said
     assert "2 more that read them" in said  # evaluate and report
     assert "verify-code" in said
     (name,) = made.of("train-sft")

@@ -73,7 +73,7 @@ def _module(tree: Tree, name: str) -> Module:
 
 
 def _unused(parsed: ast.Module, module: Module) -> list[tuple[str, str | None]]:
-    """What imports at the top level bind and nothing in the module names."""
+    """The names that imports at the top level bind and nothing in the module uses."""
     nodes = list(ast.walk(parsed))
     named = {x.id for x in nodes if isinstance(x, ast.Name)}
     named |= {x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str)}
@@ -166,7 +166,7 @@ def _run(module: Module, statement: ast.stmt) -> None:
 
 
 def _described(statement: ast.stmt) -> str:
-    """What it calls first, or which kind of statement it is."""
+    """The first thing that a statement calls, or which kind of statement it is."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Call) and (said := dotted(node.func)):
             return f"{said}()"

@@ -81,7 +81,7 @@ def _folder(folder: Path, name: str) -> Path:
 
 
 def _settings(options: Options) -> tuple[blocks.Experiment, dict[str, Any]]:
-    """What the options mean, and its params.yaml; nothing is written. Raises UserError."""
+    """The options as an experiment and its params.yaml. Writes nothing. Raises UserError."""
     values = yaml_files.plain(settings(options), "the options")
     return experiment.of(values, "the options"), values
 
@@ -92,7 +92,7 @@ def _put(folder: Path, values: dict[str, Any]) -> None:
 
 
 def _views(o: Options, file: blocks.Experiment, found: dict[str, Any]) -> list[View]:
-    """What both sides read of the prompts. Raises UserError where a template refuses one."""
+    """The prompts as both sides read them. Raises UserError where a template refuses one."""
     groups = found["cells"].items()
     (cell,) = (c for name, g in groups if name.startswith("teach") for c in g.values())
     folder = Path(cell["student"]) / "checkpoint"
@@ -175,7 +175,7 @@ def _run(
                 " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
             )
             raise UserError(
-                f"stage {stage} failed; its own message is above{named if attempts else ''}. Mend "
-                "that and run the same command again: finished stages are not repeated, answers "
-                "are kept."
+                f"stage {stage} failed; its own message is above{named if attempts else ''}. Fix "
+                "this, then rerun the same command: finished stages are not repeated, answers are "
+                "kept."
             )

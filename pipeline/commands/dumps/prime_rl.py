@@ -76,7 +76,7 @@ def _response(
 
 
 def _path(row: Row, nodes: list[Node], at: int) -> list[Node]:
-    """From the root to the node before `at`."""
+    """The path from the root to the node before `at`."""
     found: list[Node] = []
     parent = nodes[at].get("parent")
     while parent is not None:

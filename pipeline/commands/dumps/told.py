@@ -1,4 +1,4 @@
-"""What a user says of a dump, what is counted on the way, and what several formats share."""
+"""The user's options for a dump, the counts of reading it, and what several formats share."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ ENCODED = "no token_ids and no logprobs: the text is encoded, its sampler is not
 
 
 class Told(NamedTuple):
-    """What the user says of a dump beside its name."""
+    """The user's options for a dump, beside its name."""
 
     format: Format
     finish_reason: Reason | None = None  # of every response that does not say
@@ -22,7 +22,7 @@ class Told(NamedTuple):
 
 
 class Found:
-    """What is counted on the way, to be printed."""
+    """Counts of reading a dump, to be printed."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -67,7 +67,7 @@ def ending(row: Row, text: str, student: Any, told: Told, found: Found) -> str:
 
 
 def reward(row: Row, told: Told, found: Found, known: tuple[str, ...]) -> float | None:
-    """Of the column --reward, else the only one of `known` that the row has. Raises UserError."""
+    """The reward: column --reward, else the one of `known` that the row has. Raises UserError."""
     if told.reward is not None and told.reward not in row.values:
         raise UserError(
             f"{row.where}: --reward: found {told.reward!r}, wanted one of {sorted(row.values)}."

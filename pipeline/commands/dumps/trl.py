@@ -62,7 +62,7 @@ def _completion(row: Row) -> str:
 
 
 def _messages(row: Row, name: str, found: Any) -> list[dict[str, str]]:
-    """Of a column; what else messages hold is null. Raises UserError naming the part."""
+    """The messages of a column; all else in them must be null. Raises UserError naming the part."""
     if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
         raise row.wrong((name,), found, "text, or a list of {role, content}")
     for x in found:

@@ -60,19 +60,19 @@ def sampling(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Pa
         width = size.width
         if runtime.device == "cpu":
             room, width = CPU_CACHE, 4
-        return {"weights": size.weights * width / share, "keys and values": room / share}
+        return {"weights": size.weights * width / share, "KV cache": room / share}
     rows_B = rows.together(runtime.batch_tokens)
     return {
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
         # a layer's are copied to be one token longer
-        "keys and values": rows_B * rows.length * size.cached * (1 + 1 / size.shape.layers),
+        "KV cache": rows_B * rows.length * size.cached * (1 + 1 / size.shape.layers),
         "logits of a step": rows_B * size.shape.vocabulary * SAMPLING,
     }
 
 
 def sampled(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Cost:
-    """Of each GPU, as if several lost nothing in talking to each other."""
+    """The cost on each GPU of sampling `rows`, as if several GPUs lost nothing in communication."""
     body = 2 * size.body + size.attention(rows.length / 2)
     operations = rows.number * (rows.length * body + rows.new * 2 * size.head)
     rows_B = rows.together(runtime.batch_tokens)
@@ -108,7 +108,7 @@ def read(size: Size, rows: Rows) -> Cost:
 
 
 class Training(NamedTuple):
-    """What decides the cost of an optimizer step."""
+    """The sizes that decide the cost of an optimizer step."""
 
     rows: Rows
     micro_batch: int
@@ -181,7 +181,7 @@ def pretraining(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
 
 
 def with_process(parts: Parts, runtime: params.Runtime, *sizes: Size) -> Parts:
-    """On a CPU a process and the files that it maps count too, until the system drops their pages.
+    """Add, on a CPU, the process and the files that it maps, until the system drops their pages.
 
     A GPU sees neither.
     """

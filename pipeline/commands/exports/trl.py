@@ -57,7 +57,7 @@ def row(found: Trained) -> dict[str, Any]:
 
 
 def settings(source: Source) -> dict[str, Any]:
-    """What loss.py and train.py are told: the arm's own numbers."""
+    """The settings of loss.py and train.py: the arm's own numbers."""
     p = source.train
     return {
         "beta": p["beta"],

@@ -30,7 +30,7 @@ def loss(logits_BTV, reference_BTV, batch, counts, beta, correct, unused_ids):  
 
 
 def counts(batches, token_mean):  # type: ignore[no-untyped-def]
-    """What the two sums of an optimizer step are divided by: responses, or tokens of each term."""
+    """The divisors of an optimizer step's two sums: responses, or tokens of each term."""
     if token_mean:
         names = ("signal_mask", "anchor_mask")
         found = [sum(batch[name].sum() for batch in batches) for name in names]

@@ -114,7 +114,7 @@ class Engine:
                     raise self._lost(*problem)
 
     def _lost(self, status: int | None, tail: Sequence[str]) -> UserError:
-        """What to do when a copy ends by itself; its own log goes to stderr."""
+        """The error of a copy that ended by itself; its own log goes to stderr."""
         sys.stderr.write("\n".join([*tail, ""]))
         said = next((x for x in reversed(tail) if "error" in x.lower()), " ".join(tail[-1:]))
         remedy = "Its own log is above; correct what it names, or use engine hf."
@@ -220,14 +220,14 @@ def _cpu(runtime: Runtime) -> dict[str, Any]:
 
 
 def _gpu(folder: Path, runtime: Runtime) -> dict[str, Any]:
-    """In the checkpoint's dtype: vLLM's `auto` would halve float32."""
+    """Settings on a GPU. The dtype is the checkpoint's: vLLM's `auto` would halve float32."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
     return {"dtype": dtype, "gpu_memory_utilization": runtime.engine_memory or GPU_SHARE}
 
 
 def environment(runtime: Runtime, copy: int) -> dict[str, str]:
-    """Of the process of copy number `copy`. It calls nobody and logs only errors."""
+    """The environment of copy number `copy`'s process. It calls nobody and logs only errors."""
     found = {
         **os.environ,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in that process, not in its child

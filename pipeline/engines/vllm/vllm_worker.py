@@ -92,7 +92,7 @@ def rest(engine: LLMEngine) -> None:
 
 
 def _sleep(engine: LLMEngine) -> None:
-    """Weights into main memory, keys and values away."""
+    """Move the weights to RAM and free the KV cache."""
     engine.sleep(level=1)
 
 

@@ -20,7 +20,7 @@ LEAST = 0.6  # AUROC against other forks from which a metric is said to know the
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found."""
+    """The findings of an audit."""
 
     student: str
     teacher: str
@@ -123,7 +123,7 @@ def _best(found: Audited) -> str | None:
 
 
 def _prompts(views: list[View]) -> Section | None:
-    """What both sides read, prompts of other roles apart, and what the messages do not say."""
+    """The section on what both sides read beyond the messages, a prompt for each roles."""
     if not views:
         return None
     said = prompt_view.warnings(views)

@@ -35,7 +35,7 @@ Rows = dict[str, dict[int, list[dict[str, Any]]]]  # rollout_id: position: rows 
 
 @dataclass(frozen=True)
 class View:
-    """What the browser shows for one arm, seed and round: keys of cells."""
+    """The cells, by key, that the browser shows for one arm, seed and round."""
 
     arm: str
     seed: int
@@ -66,7 +66,7 @@ class _Texts:
 def browser(
     arms: Arms, settings: dict[str, Any], most: int = MOST, budget: int = BUDGET
 ) -> dict[str, Any] | None:
-    """What forks.js reads, at most `budget` bytes of JSON; None where no arm has rollouts."""
+    """The data of forks.js, at most `budget` bytes of JSON; None where no arm has rollouts."""
     found = views(arms)
     if not found:
         return None
@@ -112,7 +112,7 @@ def views(arms: Arms) -> list[View]:
 
 
 def _said(settings: dict[str, Any]) -> dict[str, Any]:
-    """What must be said beside an arm's continuations: whose, and whether scores were moved."""
+    """Facts shown beside an arm's continuations: whose they are, whether scores were moved."""
     return {
         "teacher": settings.get("teach", {}).get("teacher", ""),
         "metric": settings.get("score", {}).get("metric", ""),
@@ -135,7 +135,7 @@ def tokenizer_of(arms: Arms, seed: int) -> Path:
 
 
 def _sample(key: str, tokenizer_path: Path, most: int, budget: int) -> Sample:
-    """At most `most` responses, about `budget` bytes: half right and half wrong where known."""
+    """Draw at most `most` responses, about `budget` bytes: half right, half wrong where known."""
     right, wrong = Draw(most), Draw(most)
     total = graded = correct = 0
     for group in tables.stream(folder("rollout", key) / "rollouts.parquet", schemas.ROLLOUTS):
@@ -253,7 +253,7 @@ def _response(row: dict[str, Any], prompts: _Texts, tokens: _Texts) -> list[Any]
 
 
 def _fork(stage: str, rows: list[dict[str, Any]], texts: _Texts) -> list[Any]:
-    """What a cell knows of one fork.
+    """The data of one fork in a cell.
 
     forks: [position, length, entropy]; teach: text * 2 + ended of each continuation; score: their
     mean, then each in 1/1000; prior: [n, k_sem, pi_bar, pi_hat, posterior_sd].

@@ -1,6 +1,6 @@
 """`omniopd verify-code`: accept cells of changed code without running them, where bytes are equal.
 
-Of each variant whose code changed one cell runs again, in a folder of its own that shows it what
+One cell of each variant whose code changed reruns, in a folder of its own that shows it what
 the cell reads. Nothing in data/ is written and nothing is bought: teach replays the answers that
 the store has. Where what it wrote has the bytes that dvc.lock says, the variant's other cells are
 taken to be what they would be, and dvc.lock is told so; where not, they run with `dvc repro`.
@@ -40,11 +40,11 @@ APART = {"data", "params.yaml", ".git", ".prefect", ".resume", ".spool", str(FOL
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one variant."""
+    """The outcome of one variant."""
 
     variant: str
     cells: tuple[str, ...]  # that ran with its code of before
-    tried: str  # the one that ran again; empty for none
+    tried: str  # the one that reran; empty for none
     equal: bool
     said: str
 
@@ -75,12 +75,12 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
         if not said:
             project.accept(names)
         took = f"{time.monotonic() - start:.0f} s"
-        outcome = f"{said}; they run again" if said else f"equal bytes: {len(names)} accepted"
+        outcome = f"{said}; they rerun" if said else f"equal bytes: {len(names)} accepted"
         yield Outcome(variant, tuple(waiting), tried, not said, f"{outcome} ({took})")
 
 
 class _Project:
-    """What DVC knows of the project in the current directory."""
+    """DVC's view of the project in the current directory."""
 
     def __init__(self) -> None:
         from dvc.exceptions import DvcException
@@ -120,7 +120,7 @@ class _Project:
                     with suppress(self._fault, OSError):  # a checkpoint of it was dropped
                         self._repo.stage_cache.save(stage)
         except self._fault as error:
-            raise UserError(f"dvc.lock could not be written: {error}. Run it again.") from error
+            raise UserError(f"dvc.lock could not be written: {error}. Rerun.") from error
 
 
 def _is_code(path: str) -> bool:
@@ -200,7 +200,7 @@ def _store() -> str:
 
 
 def _unequal(out: Mapping[str, Any]) -> str:
-    """How an out is not what dvc.lock says; empty where it is, or holds times."""
+    """Say how an out differs from dvc.lock; empty where it does not, or holds times."""
     path = FOLDER / out["path"]
     if not path.exists():
         return f"{out['path']} was not written"

@@ -1,4 +1,4 @@
-"""Where a response says its final answer: a box, `<answer>`, after `Answer:`, after `####`.
+"""Find the final answer of a response: a box, `<answer>`, after `Answer:`, after `####`.
 
 What a reasoning model thought is left out where something follows it. Text that explains the answer
 on its line is cut; an answer that is a sentence is read once more for the one value in it.
@@ -160,7 +160,7 @@ def _boxes(text: str) -> tuple[int | None, list[tuple[int, int]]]:
 
 
 def _phrase(text: str) -> str | None:
-    """What follows the last `Answer:`, `answer is` or the like; None where there is none."""
+    """The text after the last `Answer:`, `answer is` or the like; None where there is none."""
     matches = list(ANSWER.finditer(text))
     telling = [x for x in matches if not ABOUT.match(text, x.end())]
     for match in reversed(telling or matches):
@@ -181,7 +181,7 @@ def _line(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Without the marks of markdown and the full stop around an answer."""
+    """Strip the marks of markdown and the full stop around an answer."""
     text = NAKED.sub("", text.strip().strip(MARKS)).strip()
     if not re.search(r"\b[ap]\.\s?m\.$", text, re.IGNORECASE):
         text = text.removesuffix(".").removesuffix("\u3002").rstrip()

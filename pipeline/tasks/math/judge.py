@@ -40,7 +40,7 @@ def judge(gold: str, answer: str) -> bool | tuple[str, str]:
 
 
 def _values(gold: str, answer: str, factor: Fraction) -> bool | tuple[str, str]:
-    """Of texts without units; `factor` turns what the answer measures into the gold's unit."""
+    """Compare texts without units; `factor` turns what the answer measures into the gold's unit."""
     wanted, found = written.number(gold), written.number(answer)
     if wanted and found:
         return written.same_number(wanted, found._replace(value=found.value * factor))
@@ -112,7 +112,7 @@ def _rising(text: str) -> str:
 
 
 def _inner(gold: str, answer: str) -> tuple[str, str]:
-    """Without what stands before a value: (B) 5 and x = 5, where 5 is asked for."""
+    """Strip what stands before a value: (B) 5 and x = 5, where 5 is asked for."""
     for place, text in enumerate((gold, answer)):
         if (chosen := written.choice(text)) and chosen[1]:
             return (gold, chosen[1]) if place else (chosen[1], answer)

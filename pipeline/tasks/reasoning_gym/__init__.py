@@ -106,7 +106,7 @@ class ReasoningGym:
                 raise refused(name, f"its scorer calls {found!r} right for {entry['answer']!r}")
 
     def _fields(self, name: str, entry: dict[str, Any], answers: list[str]) -> list[str]:
-        """What its scorer reads of an entry besides the answer."""
+        """The fields of an entry that its scorer reads besides the answer."""
         read: set[str] = set()
         for text in (*answers[:2], *PROBES):
             read |= set(self._scores(name, entry, [text]).get("read", ()))

@@ -114,7 +114,7 @@ class LocalTeacher:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What engine vllm says of its prompts: their tokens, and those that it found cached."""
+        """Engine vllm's counts of its prompts: their tokens, and those that it found cached."""
         return dict(self._engine.counts) if "_engine" in self.__dict__ else {}
 
     def answer(self, asks: Sequence[Ask], limit: int, budget: "Budget") -> Iterator[Answered]:

@@ -1,4 +1,4 @@
-"""What a teacher is asked about: student responses and prefixes, as the teacher gets them."""
+"""Student responses and prefixes, as a teacher is asked about them."""
 
 import functools
 import itertools

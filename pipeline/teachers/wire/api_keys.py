@@ -58,7 +58,7 @@ def api_key(config: Hosted) -> str:
 
 
 def _called(character: str) -> str:
-    """What a character is, without showing it: it is a part of a key."""
+    """Name a character without showing it: it is a part of a key."""
     names = {"\r": "a carriage return", "\n": "a line feed", "\t": "a tab", " ": "a blank"}
     if character in names:
         return names[character]
