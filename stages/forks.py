@@ -45,12 +45,12 @@ def forks(
     """The forks of some rollouts, in their order."""
     rows = rollouts.to_pylist()
     starts = _positions(rows, [_response(row, tokenizer, p) for row in rows], p, student)
-    found = [
+    fork_rows = [
         fork
         for row, positions in zip(rows, starts, strict=True)
         for fork in _forks(row, positions, tokenizer, p)
     ]
-    return pa.Table.from_pylist(found, schema=schemas.FORKS)
+    return pa.Table.from_pylist(fork_rows, schema=schemas.FORKS)
 
 
 def _prefix(tokenizer: Tokenizer, rollout: Row, end: int) -> str:
@@ -109,10 +109,10 @@ def _continued(
         ]
         return Ask({t: (*context, *ids[:t]) for t in positions}, draws)
 
-    asks = [ask(row, found) for row, found in zip(rows, starts, strict=True) if found]
+    asks = [ask(row, places) for row, places in zip(rows, starts, strict=True) if places]
     size = params_file.runtime().batch_tokens
     drawn = branches(student, asks, 1.0, p.chunk_tokens, size)
-    return [_texts(student, next(drawn), p.continuations) if found else [] for found in starts]
+    return [_texts(student, next(drawn), p.continuations) if places else [] for places in starts]
 
 
 def _texts(student: "Policy", drawn: Sequence[Any], samples: int) -> list[list[str]]:
@@ -162,10 +162,10 @@ def main() -> None:
             tables.growing(args.out / "forks.parquet", schemas.FORKS) as add,
         ):
             for rollouts in tables.stream(args.rollouts, schemas.ROLLOUTS, READ, BLOCK):
-                found = forks(rollouts, tokenizer, p, student)
-                add(found)
+                forks_table = forks(rollouts, tokenizer, p, student)
+                add(forks_table)
                 progress.update(rollouts.num_rows)
-                run.rows_out += len(found)
+                run.rows_out += len(forks_table)
 
 
 if __name__ == "__main__":

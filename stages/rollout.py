@@ -58,7 +58,7 @@ def rollout(
     contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
     found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
-    responses_B = Each(found_B, lambda found: found.token_ids)
+    responses_B = Each(found_B, lambda response: response.token_ids)
     exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
     if sampled_B:
         counts |= gaps(sampled_B, _column(exact_B, 0))
@@ -81,20 +81,20 @@ def _described(
     counts: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     checker = tasks.load(p.prepare)
-    for i, (context, found) in enumerate(zip(contexts_B, found_B, strict=True)):
+    for i, (context, response) in enumerate(zip(contexts_B, found_B, strict=True)):
         prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
-        (logps, entropies), text = exact_B[i], policy.decode(found.token_ids)
+        (logps, entropies), text = exact_B[i], policy.decode(response.token_ids)
         yield {
             "rollout_id": f"{prompt.prompt_id}-{sample}",
             "prompt_id": prompt.prompt_id,
             "sample": sample,
             "round": p.round,
             "prompt_token_ids": context,
-            "token_ids": found.token_ids,
+            "token_ids": response.token_ids,
             "logprobs": logps,
             "entropies": entropies,
             "text": text,
-            "finish_reason": found.finish_reason,
+            "finish_reason": response.finish_reason,
             "reward": _reward(checker, prompt, text, counts) if p.prepare.graded else None,
         }
 
@@ -131,8 +131,8 @@ def _generate(
         for i, one in generate(*how, done):
             yield i, (np.asarray(one.token_ids, np.int32),)
 
-    found = resume.rows(kept, "generate", len(contexts_B), stream)
-    return Each(found, lambda row: generated(policy.ends, integers(row)))
+    sampled = resume.rows(kept, "generate", len(contexts_B), stream)
+    return Each(sampled, lambda row: generated(policy.ends, integers(row)))
 
 
 def through_vllm(
@@ -167,14 +167,14 @@ def through_vllm(
                 others = (np.asarray(x) for x in told if x is not None)
                 yield i, (np.asarray(one.token_ids, np.int32), *others)
 
-        found = resume.rows(kept, "vllm", len(rows), stream)
+        sampled = resume.rows(kept, "vllm", len(rows), stream)
         counts |= student.counts
 
     def told(row: Row) -> Sampled:
         ids, *rest = (array.tolist() for array in row)
         return Sampled(ids, generated(student.ends, ids).finish_reason, *rest)
 
-    return Each(found, told)
+    return Each(sampled, told)
 
 
 def gaps(sampled_B: "Sequence[Sampled]", logps_B: Iterable[np.ndarray]) -> dict[str, float]:

@@ -53,28 +53,28 @@ def similarities(
         for fork in forks.to_pylist()
         for answer in answers[fork["rollout_id"], fork["position"]]
     ]
-    found = np.array(similarity.similarities(pairs, p.metric, tokenizer), np.float64)
-    return found.reshape(len(forks), p.samples)
+    values = np.array(similarity.similarities(pairs, p.metric, tokenizer), np.float64)
+    return values.reshape(len(forks), p.samples)
 
 
 def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
     """Answers of each fork by sample. Raises UserError unless every fork has exactly N."""
-    found: Answers = {place: [] for place in zip(*_columns(forks), strict=True)}
+    by_place: Answers = {place: [] for place in zip(*_columns(forks), strict=True)}
     for row in answers.to_pylist():
         place = (row["rollout_id"], row["position"])
-        if place not in found:
+        if place not in by_place:
             raise UserError(
                 f"answers: {place} is no fork, wanted those of these forks. Rerun teach."
             )
-        found[place].append(row)
-    for place, rows in found.items():
+        by_place[place].append(row)
+    for place, rows in by_place.items():
         rows.sort(key=lambda row: row["sample"])
         if [row["sample"] for row in rows] != list(range(samples)):
             raise UserError(
                 f"answers: fork {place} has {len(rows)} continuations, wanted samples 0 to "
                 f"{samples - 1} once each. Rerun teach."
             )
-    return found
+    return by_place
 
 
 def _columns(forks: pa.Table) -> tuple[list[str], list[int]]:
@@ -104,8 +104,8 @@ def contrast(
         return None
     same = [_pair(answers[place][0], answers[place][1]) for place in chosen]
     different = [_pair(answers[a][0], answers[b][0]) for a, b in others]
-    found = np.array(similarity.similarities(same + different, p.metric, tokenizer))
-    return float(found[: len(same)].mean()), float(found[len(same) :].mean())
+    values = np.array(similarity.similarities(same + different, p.metric, tokenizer))
+    return float(values[: len(same)].mean()), float(values[len(same) :].mean())
 
 
 def _pair(one: dict[str, Any], other: dict[str, Any]) -> Pair:
@@ -124,16 +124,16 @@ def check_seen(unseen: int, texts: int, p: ScoreParams) -> None:
     cells.log.warning(f"{said}.")
 
 
-def table(forks: pa.Table, found: np.ndarray, p: ScoreParams) -> pa.Table:
+def table(forks: pa.Table, values: np.ndarray, p: ScoreParams) -> pa.Table:
     ids, positions = _columns(forks)
-    count = found.size
+    count = values.size
     columns = [
         pa.array(np.repeat(np.array(ids, dtype=object), p.samples), pa.string()),
         np.repeat(np.array(positions, np.int32), p.samples),
         np.tile(np.arange(p.samples, dtype=np.int32), len(ids)),
         pa.repeat(p.teacher, count),
         pa.repeat(p.metric, count),
-        found.reshape(-1),
+        values.reshape(-1),
     ]
     return pa.Table.from_arrays([pa.array(c) for c in columns], schema=schemas.SCORES)
 
@@ -198,13 +198,13 @@ def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[p
     probes = set(_probes(total))
     answers: Answers = {}
     k_sems, first, tokenizer = [], 0, _tokenizer(args)
-    for forks, own, found in _compared(args, p, run, tokenizer):
+    for forks, own, scores in _compared(args, p, run, tokenizer):
         places = zip(*_columns(forks), strict=True)
         chosen = {x for i, x in enumerate(places, first) if i in probes}
         answers |= {place: rows[:2] for place, rows in own.items() if place in chosen}
-        k_sems.append(found.sum(1))
+        k_sems.append(scores.sum(1))
         first += len(forks)
-        yield table(forks, found, p)
+        yield table(forks, scores, p)
     prompts = _prompts(args.rollouts, {name for name, _ in answers})
     levels = contrast(answers, prompts, p, tokenizer)
     if levels is not None:
@@ -227,8 +227,8 @@ def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Itera
     total = tables.rows(args.forks, schemas.FORKS)
     kept, groups = Spool(total), np.zeros(total, np.int64)
     first = 0
-    for forks, _, found in _compared(args, p, run, _tokenizer(args)):
-        for i, values in enumerate(found, first):
+    for forks, _, scores in _compared(args, p, run, _tokenizer(args)):
+        for i, values in enumerate(scores, first):
             kept.add(i, (values,))
         first += len(forks)
     if p.within == "prompt":
@@ -246,15 +246,15 @@ def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
     prompts: dict[str, int] = {}
     rollouts = tables.stream(args.rollouts, schemas.ROLLOUTS, ["rollout_id", "prompt_id"])
     forks = aligned.Side(args.forks, schemas.FORKS, "rollouts", ["rollout_id"])
-    found, first = np.zeros(total, np.int64), 0
+    numbers, first = np.zeros(total, np.int64), 0
     for group in rollouts:
         names, own = (group[x].to_pylist() for x in group.column_names)
         number = {n: prompts.setdefault(x, len(prompts)) for n, x in zip(names, own, strict=True)}
         here = forks.of(group["rollout_id"])["rollout_id"].to_pylist()
-        found[first : first + len(here)] = [number[name] for name in here]
+        numbers[first : first + len(here)] = [number[name] for name in here]
         first += len(here)
     forks.end()
-    return found
+    return numbers
 
 
 @cells.entry
@@ -265,9 +265,9 @@ def main() -> None:
         cells.running("score", args) as run,
         tables.growing(args.out / "scores.parquet", schemas.SCORES) as add,
     ):
-        for found in scored(args, p, run):
-            add(found)
-            run.rows_out += len(found)
+        for scores_table in scored(args, p, run):
+            add(scores_table)
+            run.rows_out += len(scores_table)
         run.rows_in = tables.rows(args.forks, schemas.FORKS)
 
 

@@ -73,9 +73,9 @@ def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crosse
         )
     together = shares({(0, s): g for s, g in one.items()} | {(1, s): g for s, g in other.items()})
     if all(alike(one[seed], other[seed]) for seed in one) and 0 < together.mean() < 1:
-        found = accuracy(one)
+        own = accuracy(one)
         squares = Squares(0.0, 0.0, 0.0)
-        return found._replace(value=0.0, low=0.0, high=0.0, p=1.0, squares=squares, few=False)
+        return own._replace(value=0.0, low=0.0, high=0.0, p=1.0, squares=squares, few=False)
     values_SP = together[: len(one)] - together[len(one) :]
     return crossed(values_SP, lowest=-1.0, sets_P=next(iter(one.values())).sets_B)
 
@@ -116,8 +116,8 @@ def crossed(values_SP: np.ndarray, lowest: float, sets_P: np.ndarray | None = No
         return Crossed(value, lowest, 1.0, 0.0, 1.0, S, P, nothing, P, True)
     squares, effective = layout(values_SP, sets_P)
     low, high, df, p, few = (v.item() for v in limits(values_SP, lowest, sets_P))
-    found = Squares(*map(float, squares))
-    return Crossed(value, low, high, df, p, S, P, found, float(effective), few)
+    both = Squares(*map(float, squares))
+    return Crossed(value, low, high, df, p, S, P, both, float(effective), few)
 
 
 def limits(values_SP: np.ndarray, lowest: float, sets_P: np.ndarray | None = None) -> Any:
@@ -201,8 +201,8 @@ def degrees(squares: Squares, S: int, P: Any) -> Any:
     numerator = largest(Squares(a, b, c))
     spread = a**2 / (S - 1) + b**2 / (P - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.where(spread > 0, numerator**2 / spread, 1.0)
-    return np.maximum(found, np.minimum(S, P) - 1.0)
+        df = np.where(spread > 0, numerator**2 / spread, 1.0)
+    return np.maximum(df, np.minimum(S, P) - 1.0)
 
 
 def interval(value: Any, squares: Squares, S: int, P: Any) -> tuple[Any, Any, Any, Any]:

@@ -42,16 +42,16 @@ def estimate(as_json: bool, tflops: float | None = None, gb_per_s: float | None 
         spent = store.spent()
     total = costs.total(rows)
     card = compute_table.card(file.runtime, tflops, gb_per_s)
-    found = unknown = None
+    needs = unknown = None
     try:
-        found = compute_table.found(Experimental(file, expanded), card)
+        needs = compute_table.found(Experimental(file, expanded), card)
     except UserError as error:  # the bill stands without the sizes of models
         unknown = str(error)
     if as_json:
         values = {"rows": rows, "total": asdict(total), "spent": asdict(spent)}
-        values["compute"] = {"unknown": unknown} if found is None else found._asdict()
+        values["compute"] = {"unknown": unknown} if needs is None else needs._asdict()
         return json.dumps(values, indent=1, allow_nan=False)
-    compute = f"Memory, cache and hours: {unknown}" if found is None else compute_table.text(found)
+    compute = f"Memory, cache and hours: {unknown}" if needs is None else compute_table.text(needs)
     return f"{_bill(rows, total, spent)}\n\n{compute}"
 
 
@@ -88,12 +88,12 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
         return ""
     with Store(url(), cells.project()) as store:
         rows = costs.estimate(file, {"cells": {**plan["cells"], "arms": arms}}, store)
-    found = costs.total(rows)
+    cost = costs.total(rows)
     guessed = any(row["counted"].startswith("at most") for row in rows)
     as_far = " (from params: what these cells read is not here, `dvc checkout` brings it back)"
     return (
-        f"teach: {found.answers:,} answers of hosted teachers, {found.held:,} of them in the store "
-        f"already; the rest costs at most ${found.usd:.2f}{as_far * guessed}"
+        f"teach: {cost.answers:,} answers of hosted teachers, {cost.held:,} of them in the store "
+        f"already; the rest costs at most ${cost.usd:.2f}{as_far * guessed}"
     )
 
 
@@ -101,13 +101,15 @@ def _asking(
     file: blocks.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
 ) -> dict[str, str]:
     """The cells among `keys` that ask a hosted teacher, of an arm's cells of a round."""
-    found = {stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys}
+    teaching = {
+        stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys
+    }
 
     def hosted(key: str) -> bool:
         _, cell = costs.asked(plan, key)[0]
         return not isinstance(file.teachers[cell["params"]["teacher"]], LocalTeacher)
 
-    return {stage: key for stage, key in found.items() if hosted(key)}
+    return {stage: key for stage, key in teaching.items() if hosted(key)}
 
 
 def prompts(name: str | None) -> str:

@@ -44,7 +44,7 @@ def outs() -> dict[str, Out]:
 
     By lines: YAML takes ten times as long.
     """
-    found: dict[str, Out] = {}
+    by_path: dict[str, Out] = {}
     for lock in dag_names.locks():
         cell = section = path = ""
         plain = False
@@ -58,8 +58,8 @@ def outs() -> dict[str, Out]:
             elif line == "      hash: md5":
                 plain = True
             elif line.startswith("      md5: ") and section == "outs:" and plain:
-                found[path] = Out(line[11:].strip(), cell)
-    return found
+                by_path[path] = Out(line[11:].strip(), cell)
+    return by_path
 
 
 def cache() -> Path:
@@ -87,10 +87,10 @@ def configured() -> Path:
             f"{folder}: not found, wanted a project of DVC. Run this in the project's folder."
         )
     try:
-        found = Config(str(folder))["cache"].get("dir")
+        set_folder = Config(str(folder))["cache"].get("dir")
     except DvcException as error:
         raise UserError(f"DVC cannot read the project's settings: {error}") from error
-    return Path(found or folder / "cache") / "files" / "md5"
+    return Path(set_folder or folder / "cache") / "files" / "md5"
 
 
 def place(folder: Path, oid: str) -> Path:
@@ -114,10 +114,10 @@ def listed(folder: Path) -> bytes:
     return json.dumps(entries, sort_keys=True).encode()
 
 
-def files(folder: Path, found: dict[str, Out]) -> Iterator[tuple[str, str, str]]:
+def files(folder: Path, outs: dict[str, Out]) -> Iterator[tuple[str, str, str]]:
     """(path, MD5, cell) of every file that outs consist of, there or not. A folder whose listing
     is not in the cache at `folder` is left out."""
-    for path, out in found.items():
+    for path, out in outs.items():
         if out.oid.endswith(FOLDER):
             for name, oid in (listing(folder, out.oid) or {}).items():
                 yield f"{path}/{name}", oid, out.cell

@@ -53,8 +53,8 @@ async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGe
             for _ in range(teacher.config.tries):
                 await order.send()
                 for batch in order.open():
-                    async for found in order.collect(batch):
-                        yield found
+                    async for answered in order.collect(batch):
+                        yield answered
                 if budget.refused or budget.halted or not order.waiting:
                     return
         finally:
@@ -173,10 +173,10 @@ class _Order:
                     refused = (call, error)
                     self.budget.failed(worst, billed=False)
                 case reply:
-                    found = self.teacher.answered(call, reply, self.sent[key], worst)
-                    self.budget.overrun.learn(worst, found.usd)
-                    yield found
-                    self._answered(call, found)
+                    answered = self.teacher.answered(call, reply, self.sent[key], worst)
+                    self.budget.overrun.learn(worst, answered.usd)
+                    yield answered
+                    self._answered(call, answered)
         self.budget.store.collected(batch, known)
         if refused:
             raise self.teacher.error(*refused, sent=self.sent[refused[0].draws[0].key])
@@ -184,11 +184,11 @@ class _Order:
     async def _results(self, batch: Batch, first: Call) -> Mapping[str, Result]:
         try:
             while True:
-                found = await self._tried(
+                results = await self._tried(
                     partial(self.teacher.adapter.collect, self.client, batch.id)
                 )
-                if found is not None:
-                    return found
+                if results is not None:
+                    return results
                 await asyncio.sleep(POLL_SECONDS)
         except Refused as error:
             if error.batch == "kept":

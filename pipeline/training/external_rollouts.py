@@ -126,20 +126,20 @@ class Reader:
         samples, taken = Counter[str](), set[str]()
         self.rendered_otherwise = 0
         for row in read(self.path, self.sha256):
-            found = problem(row)
-            prompt = self.asked.get(found.prompt)
+            parsed = problem(row)
+            prompt = self.asked.get(parsed.prompt)
             if prompt is None:
                 continue
-            prerendered.refuse(row.where, found.messages, self.marks)
-            if prompt.messages != found.messages:
-                raise row.wrong(("messages", "prompt"), found.messages, _same(prompt))
+            prerendered.refuse(row.where, parsed.messages, self.marks)
+            if prompt.messages != parsed.messages:
+                raise row.wrong(("messages", "prompt"), parsed.messages, _same(prompt))
             sample = samples[prompt.prompt_id]
             samples[prompt.prompt_id] += 1
             name = name_of(row, f"{prompt.prompt_id}-{sample}")
             once(row, name, taken)
             prompt_ids = self._prompt_ids(row, prompt)
             token_ids = self._token_ids(row, prompt_ids)
-            self._same_prompt(row, found, prompt_ids)
+            self._same_prompt(row, parsed, prompt_ids)
             check_values(row, len(token_ids))
             length = len(prompt_ids) + len(token_ids)
             if self.longest and length > self.longest:
@@ -173,10 +173,10 @@ class Reader:
             )
             raise refused(row, "messages", f"the roles {roles}", wanted) from error
 
-    def _same_prompt(self, row: Row, found: Problem, ids: list[int]) -> None:
+    def _same_prompt(self, row: Row, problem: Problem, ids: list[int]) -> None:
         """A text beside messages is theirs, or what the student reads as it was rendered."""
         text = row.values.get("prompt")
-        if not isinstance(text, str) or text in (found.prompt, found.messages[-1]["content"]):
+        if not isinstance(text, str) or text in (problem.prompt, problem.messages[-1]["content"]):
             return
         encode, decode = self.policy.tokenizer.encode, self.policy.tokenizer.decode
         if text != decode(ids) and ids != list(encode(text, add_special_tokens=False)):
@@ -247,11 +247,11 @@ def _table(
     from pipeline.engines.scoring_pass import exact
 
     contexts, responses = [x.prompt_ids for x in block], [x.token_ids for x in block]
-    found = {}
+    scored = {}
     for index, logp_T, entropy_T in exact(policy, contexts, responses, batch_tokens):
-        found[index] = (logp_T, entropy_T)
+        scored[index] = (logp_T, entropy_T)
         bar.update()
-    lines = [_line(policy, x, *found[i]) for i, x in enumerate(block)]
+    lines = [_line(policy, x, *scored[i]) for i, x in enumerate(block)]
     for x, line in zip(block, lines, strict=True):
         theirs = x.row.values.get("logprobs")
         if theirs is not None:

@@ -112,8 +112,10 @@ def _accumulate(
     active = [which for which in (0, 1) if some[which]]
     head = student.model.get_output_embeddings().weight
     for which in active:
-        found = step.group.backward(hidden_TH, parameters, to_hidden[which], which != active[-1])
-        for i, (parameter, grad) in enumerate(zip(parameters, found, strict=True)):
+        weight_grads = step.group.backward(
+            hidden_TH, parameters, to_hidden[which], which != active[-1]
+        )
+        for i, (parameter, grad) in enumerate(zip(parameters, weight_grads, strict=True)):
             own = None
             if parameter is head:
                 own = to_head[which]
@@ -163,7 +165,7 @@ def _to_logits(
     sums: Sums,
 ) -> list[tuple[int, torch.Tensor]]:
     """The gradient of each term that has one; what else a slice takes is gone with it."""
-    leaf_TV, found = logits_TV.detach().requires_grad_(), []
+    leaf_TV, grads = logits_TV.detach().requires_grad_(), []
     terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums))
     sums.signal += float(terms.signal_T.detach().double().sum())
     sums.anchor += float(terms.anchor_T.detach().double().sum())
@@ -171,8 +173,8 @@ def _to_logits(
         if scales[which] and term_T.requires_grad:
             loss = term_T.sum() * scales[which]
             (grad_TV,) = torch.autograd.grad(loss, leaf_TV, retain_graph=which == 0)
-            found.append((which, grad_TV.masked_fill_(student.unused_vocab_mask, 0.0)))
-    return found
+            grads.append((which, grad_TV.masked_fill_(student.unused_vocab_mask, 0.0)))
+    return grads
 
 
 def _to_head(
@@ -256,18 +258,18 @@ def _slice(
     arrays = {name: value[cut] for name, value in piece.items()}
     own_T = arrays.pop("own_T")
     student_TV = torch.log_softmax(logits_TV, dim=-1)
-    found = Slice(student_TV, reference_TV, teacher_TV, **arrays)
+    sliced = Slice(student_TV, reference_TV, teacher_TV, **arrays)
     # k3 estimate of KL(rollout policy || student): unbiased, never negative
-    gap_T = (found.logp_T().detach() - found.old_logp_T)[own_T].double()
+    gap_T = (sliced.logp_T().detach() - sliced.old_logp_T)[own_T].double()
     sums.drift += float((gap_T.exp() - 1 - gap_T).sum())
     sums.own_tokens += int(own_T.sum())
-    return found
+    return sliced
 
 
 def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float]:
     signal = sums.signal / max(sums.responses, 1)
     anchor = sums.anchor / max(sums.responses, 1)
-    found = {
+    metrics = {
         "train/loss": sums.signal * scales[0] + sums.anchor * scales[1],
         "train/signal": signal,  # per response, not scaled
         "train/anchor": anchor,  # per response, not scaled by beta
@@ -280,5 +282,5 @@ def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, f
         "train/anchor_tokens": sums.anchor_tokens,
     }
     if sums.own_tokens:
-        found["train/drift"] = sums.drift / sums.own_tokens  # nats per token
-    return found
+        metrics["train/drift"] = sums.drift / sums.own_tokens  # nats per token
+    return metrics

@@ -29,9 +29,9 @@ def policies(
 ) -> tuple[Policy, Frozen]:
     """The student that is in the cell `policy`, and what is read beside it."""
     below = policy / "checkpoint"
-    found = student(below, adapter, seed, device)
+    trained = student(below, adapter, seed, device)
     beside = [folder and folder / "checkpoint" for folder in (reference, teacher)]
-    return found, frozen(found, below, beside[0], beside[1], device)
+    return trained, frozen(trained, below, beside[0], beside[1], device)
 
 
 def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Policy:
@@ -40,30 +40,30 @@ def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Polic
     Round 1 finds a whole checkpoint and adds the adapter, later rounds find that. Raises UserError.
     """
     adapted = checkpoints.is_adapter(folder)
-    found = load(folder, device, torch.float32 if adapter is None else None)
+    policy = load(folder, device, torch.float32 if adapter is None else None)
     if adapter is not None and not adapted:
-        adapters.add(found.model, adapter, seeds.number("lora", seed))
-    elif adapted and not (adapter and adapters.same(found.model, adapter)):
+        adapters.add(policy.model, adapter, seeds.number("lora", seed))
+    elif adapted and not (adapter and adapters.same(policy.model, adapter)):
         raise UserError(
             f"{folder}: found an adapter of other settings than this cell's, {adapter}. "
             "Run `omniopd plan`."
         )
-    return found
+    return policy
 
 
 def frozen(
-    found: Policy, policy: Path, reference: Path | None, teacher: Path | None, device: str
+    trained: Policy, policy: Path, reference: Path | None, teacher: Path | None, device: str
 ) -> Frozen:
-    """The policies that are read beside the student `found`, which is of the checkpoint `policy`.
+    """The policies that are read beside the student `trained`, which is of the checkpoint `policy`.
 
     With an adapter there is no second copy of the reference in memory: it is the student with its
     adapter off, as the adapter sits on the round-0 checkpoint. Raises UserError if it does not.
     """
-    vocabulary = found.tokenizer.get_vocab()
+    vocabulary = trained.tokenizer.get_vocab()
     beside = None if teacher is None else white_box(teacher, vocabulary, device)
     if reference is None:
         return Frozen(None, beside)
-    if not adapters.has(found.model):
+    if not adapters.has(trained.model):
         return Frozen(white_box(reference, vocabulary, device), beside)
     base = checkpoints.base(policy)
     if base.resolve() != reference.resolve():
@@ -71,7 +71,7 @@ def frozen(
             f"{reference}: found another reference than {base}, which the adapter sits on. "
             "Run `omniopd plan`."
         )
-    return Frozen(found, beside)
+    return Frozen(trained, beside)
 
 
 def take_up(optimizer: Optimizer, state: State | None, group: Group, total: int) -> list[Metrics]:
@@ -100,7 +100,7 @@ def keep_step(
 
 
 def write(
-    found: Policy,
+    trained: Policy,
     policy: Path,
     optimizer: Optimizer,
     carry: bool,
@@ -118,10 +118,10 @@ def write(
     if not moved and checkpoints.is_adapter(policy) == (made[0] is not None):
         _leave(policy.parent, out, group)
         return
-    full = group.gathered(found, lambda: student(policy, *made, "cpu"))
+    full = group.gathered(trained, lambda: student(policy, *made, "cpu"))
     if full is not None:
         keep(full, policy, out / "checkpoint")
-    keep_moments(found, policy, optimizer, out / "optimizer.safetensors", carry)
+    keep_moments(trained, policy, optimizer, out / "optimizer.safetensors", carry)
 
 
 def _leave(policy: Path, out: Path, group: Group) -> None:

@@ -67,25 +67,28 @@ def browser(
     arms: Arms, settings: dict[str, Any], most: int = MOST, budget: int = BUDGET
 ) -> dict[str, Any] | None:
     """The data of forks.js, at most `budget` bytes of JSON; None where no arm has rollouts."""
-    found = views(arms)
-    if not found:
+    shown_views = views(arms)
+    if not shown_views:
         return None
-    keys = list(dict.fromkeys(view.rollout for view in found))
-    seed_of = {view.rollout: view.seed for view in reversed(found)}
+    keys = list(dict.fromkeys(view.rollout for view in shown_views))
+    seed_of = {view.rollout: view.seed for view in reversed(shown_views)}
     samples = {
         key: _sample(key, tokenizer_of(arms, seed_of[key]), most, 2 * budget // len(keys))
         for key in tqdm(keys, desc="fork browser", disable=None)
     }
-    evidence = _evidence(found, samples)
+    evidence = _evidence(shown_views, samples)
     shown = most
     while True:
-        data = _encode(found, samples, evidence, shown)
-        data["arms"] = {view.arm: _said(settings.get(view.arm, {})) for view in found}
+        data = _encode(shown_views, samples, evidence, shown)
+        data["arms"] = {view.arm: _said(settings.get(view.arm, {})) for view in shown_views}
         size = len(dumps(data).encode())
         if size <= budget or shown == 1:
-            left = {arm for arm in arms if arm not in {view.arm for view in found}}
+            left = {arm for arm in arms if arm not in {view.arm for view in shown_views}}
             every = sum("rollout" in cells for *_, cells in rounds(arms))
-            return data | {"absent": [a for a in arms if a in left], "thinned": every > len(found)}
+            return data | {
+                "absent": [a for a in arms if a in left],
+                "thinned": every > len(shown_views),
+            }
         longest = max(min(shown, len(s.rows)) for s in samples.values())
         shown = max(1, int(longest * budget / size * 0.95))
 
@@ -98,17 +101,17 @@ def dumps(value: Any) -> str:
 
 def views(arms: Arms) -> list[View]:
     """Every arm, seed and round that has rollouts; fewer where those are too many for a page."""
-    found = [
+    chosen = [
         View(arm, seed, round_, cells["rollout"], _named(cells))
         for arm, seed, round_, cells in rounds(arms)
         if "rollout" in cells
     ]
-    if len({view.rollout for view in found}) > CELLS:
-        ends = {min(v.round for v in found), max(v.round for v in found)}
-        found = [view for view in found if view.round in ends]
-    if len({view.rollout for view in found}) > CELLS:
-        found = [view for view in found if view.seed == found[0].seed]
-    return found
+    if len({view.rollout for view in chosen}) > CELLS:
+        ends = {min(v.round for v in chosen), max(v.round for v in chosen)}
+        chosen = [view for view in chosen if view.round in ends]
+    if len({view.rollout for view in chosen}) > CELLS:
+        chosen = [view for view in chosen if view.seed == chosen[0].seed]
+    return chosen
 
 
 def _said(settings: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +188,10 @@ class Draw:
         return [] if self.table is None else list(self.table.to_pylist())
 
 
-def _evidence(found: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
+def _evidence(chosen: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
     """The sampled responses' rows of each cell's table."""
     evidence: dict[str, Rows] = {}
-    cells = {(n.partition("-")[0], k): v.rollout for v in found for n, k in v.cells.items()}
+    cells = {(n.partition("-")[0], k): v.rollout for v in chosen for n, k in v.cells.items()}
     for (stage, table), rollout in tqdm(cells.items(), desc="fork browser", disable=None):
         key = table.partition(".")[0]
         schema, name = SCHEMAS[stage]
@@ -203,7 +206,7 @@ def _evidence(found: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
 
 
 def _encode(
-    found: list[View], samples: dict[str, Sample], evidence: dict[str, Rows], shown: int
+    chosen: list[View], samples: dict[str, Sample], evidence: dict[str, Rows], shown: int
 ) -> dict[str, Any]:
     """The data with the first `shown` responses drawn of each round.
 
@@ -211,7 +214,7 @@ def _encode(
     """
     texts, prompts, tokens = _Texts(), _Texts(), _Texts()
     data: dict[str, Any] = {"views": [], "rollouts": {}, "cells": {}}
-    for view in found:
+    for view in chosen:
         sample = samples[view.rollout]
         rows = [row for row in sample.rows if row["rank"] < shown]
         if view.rollout not in data["rollouts"]:
