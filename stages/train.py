@@ -53,7 +53,7 @@ def train(
     if runtime.gradient_checkpointing:
         recompute(student.model)
     student, frozen = group.spread(student, frozen)
-    how = (p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits, group)
+    how = (p.lr, p.betas, p.warmup_steps, p.max_grad_norm, p.moment_bits, group)
     optimizer = Optimizer(student.model, *how)
     carry = p.optimizer == "carry"
     optimizer.load(args.policy / "optimizer.safetensors", moments=carry)

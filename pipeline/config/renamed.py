@@ -31,6 +31,11 @@ def old_names(model: type[BaseModel]) -> dict[str, str]:
     return {str(x.serialization_alias): name for name, x in fields if x.serialization_alias}
 
 
+def in_cells(model: type[BaseModel]) -> set[str]:
+    """The names of the model's fields as cells have them."""
+    return {x.serialization_alias or name for name, x in model.model_fields.items()}
+
+
 def names(file: type[BaseModel]) -> Names:
     """The renamed settings of each block of params.yaml."""
     models = {block: field.annotation for block, field in file.model_fields.items()}

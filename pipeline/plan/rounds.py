@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from pipeline.config.method import Optimised
+from pipeline.config.renamed import in_cells
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.chosen import file_of
 from pipeline.method.objectives import declared, own
@@ -105,7 +106,7 @@ class Round:
         return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
-        read = Optimised.model_fields.keys() | self.objective.settings.model_fields.keys()
+        read = in_cells(Optimised) | in_cells(self.objective.settings)
         kept = {k: v for k, v in tracked(self.settings, "train").items() if k in read}
         if "similarity" in self.also:
             kept["metric"] = self.settings.score.metric

@@ -230,7 +230,7 @@ def _method(s: dict[str, Any]) -> str:
             f"metric {s['score']['metric']} ({s['score']['source']})",
             f"alpha={s['prior']['alpha']} ({s['prior']['source']})",
         ]
-    if objective.correction:
+    if objective.importance_ratio:
         parts.append(f"correction {train['correction']}")
     if objective.anchor:
         parts.append(f"beta={train['beta']} {train['anchor']}")

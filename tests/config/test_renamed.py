@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from pipeline.commands.exp import exp_run
 from pipeline.config import params, params_file, renamed
 from pipeline.core.errors import UserError
-from pipeline.plan import blocks, experiment, resolved
+from pipeline.plan import blocks, expand, experiment, resolved
 from tests.project import MINIATURE
 
 
@@ -122,3 +122,47 @@ def test_exp_run_takes_either_name(tmp_path, monkeypatch, caplog):
             changed = exp_run.overridden([f"experiment.{key}=last"])
             assert changed == text.replace(f"  {name}: all  # why", f"  {name}: last  # why")
     assert caplog.text.count("experiment.keep is experiment.keep_checkpoints now") == 1
+
+
+OLD = {"max_grad_norm": "clip", "importance_ratio": "correction", "kl_scope": "anchor"}
+
+
+def earlier(block):
+    """A train block, or an arm's part of it, as the last release named its settings."""
+    return {OLD.get(name, name): value for name, value in block.items()}
+
+
+def test_old_names_make_the_same_cells_which_keep_them(caplog):
+    now, before = miniature(), miniature()
+    before["train"] = earlier(before["train"])
+    for arm in before["arms"].values():
+        if "train" in arm:
+            arm["train"] = earlier(arm["train"])
+    assert now != before
+    plan = expand.expand(experiment.of(now, "here"))
+    assert expand.expand(experiment.of(before, "here")) == plan
+    assert len(caplog.records) == len(OLD)
+    named = [cell["params"].keys() for cell in plan["cells"]["train"].values()]
+    assert named
+    for names in named:
+        assert set(OLD.values()) <= names
+        assert not OLD.keys() & names
+
+
+def test_an_arm_overrides_by_either_name():
+    for name in ("max_grad_norm", "clip"):
+        values = miniature()
+        values["arms"]["mine"] = {"train": {name: 0.25}}
+        assert experiment.of(values, "here").arm("mine").train.max_grad_norm == 0.25
+        values["arms"]["mine"]["train"] |= {"max_grad_norm": 1.0, "clip": 1.0}
+        with pytest.raises(UserError, match=r"arms\.mine\.train\.clip and arms\.mine\.train\.max"):
+            experiment.of(values, "here")
+
+
+def test_exp_run_sets_train_clip(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    blocks.PARAMS.write_text(MINIATURE.read_text())
+    text = exp_run.overridden(["train.clip=0.5"])
+    assert text == exp_run.overridden(["train.max_grad_norm=0.5"])
+    assert "max_grad_norm: 0.5" in text
+    assert "train.clip is train.max_grad_norm now" in caplog.text

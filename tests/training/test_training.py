@@ -30,7 +30,7 @@ from tests import naive
 
 def terms(name, correct=False, **settings):
     """The loss of a slice by an objective's settings, those that it does not have left out."""
-    settings["correction"] = "ratio" if correct else "none"
+    settings["importance_ratio"] = "ratio" if correct else "none"
     own = declared(name).settings.model_construct(**settings)
     return partial(chosen("pipeline.method.objectives", file_of(name), "terms"), own=own)
 

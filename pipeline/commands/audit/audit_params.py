@@ -159,11 +159,11 @@ def _train(o: Options) -> dict[str, Any]:
         "micro_batch_size": 8,
         "epochs": 1,
         "reduce": "response_sum",
-        "correction": "none",
+        "importance_ratio": "none",
         "optimizer": "reset",
         "betas": [0.9, 0.98],
         "warmup_steps": 0,
-        "clip": 1.0,
+        "max_grad_norm": 1.0,
         "lora": "none",
     }
 
