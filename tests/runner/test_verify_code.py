@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from pipeline.code_digest import history
+from pipeline.runner.dag.accept import same_but_for_writer
 from tests.runner.test_dag import AGAIN, groups, ledger
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -68,6 +69,23 @@ def test_edits_run_what_they_change_and_equal_bytes_are_accepted(project):
     tried = r"train-sft, 1 cells, tried train-sft@\w+: \S+ has other bytes; they rerun"
     assert re.search(tried, said)
     assert groups(project.repro()) == AGAIN | {"train-sft": 1, "evaluate": 1}
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('{"a": 1, "transformers_version": "5.20.2"}', True),
+        ('{"a": 2, "transformers_version": "5.20.2"}', False),
+        ('{"a": 1.0, "transformers_version": "5.20.2"}', False),
+        ('{"a": 1, "b": 1, "transformers_version": "5.20.2"}', False),
+        ('{"a": 1}', False),
+        ("[1]", False),
+        ("{", False),
+    ],
+)
+def test_a_checkpoint_s_json_may_name_another_version_of_its_writer_and_nothing_else(other, same):
+    one = b'{"a": 1, "transformers_version": "5.19.0"}'
+    assert same_but_for_writer(one, other.encode()) is same
 
 
 @pytest.mark.slow
