@@ -8,6 +8,8 @@ BLOCKS = (
     *("pipeline.config.problems", "pipeline.config.teachers"),
 )
 BLOCK_BASES = frozenset({"Params", "Anchored", "Corrected"})  # classes that such classes extend
+# calls of ours that make a value and do nothing else: whoever does not use it does not depend on it
+MAKERS = frozenset({"pipeline.config.renamed.renamed", "pipeline.method.objectives.Objective"})
 HOSTED = frozenset({"openai_compatible", "anthropic", "google"})
 # Modules of which a variant loads some in place of others: the axis, and the values with which
 # they are loaded. What a stage imports inside a function, or by `chosen`, is left out of a

@@ -5,6 +5,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from pipeline.code_digest import declared
 from pipeline.code_digest.declared import BLOCK_BASES, holds_blocks
 from pipeline.code_digest.files import OWN
 from pipeline.code_digest.reading.imports import callee, dotted, imported
@@ -17,6 +18,7 @@ MAKERS = {
     *("range", "sorted", "str", "int", "float", "round", "pydantic.Field", "pydantic.TypeAdapter"),
     *("pydantic.BeforeValidator", "pydantic.AfterValidator", "pydantic.SerializeAsAny"),
     *("pydantic.StringConstraints", "collections.Counter", "functools.partial", "zip", "map"),
+    *declared.MAKERS,
 }
 # decorators that keep no list of what they decorate
 PLAIN = {
@@ -233,4 +235,5 @@ def _registers(module: Module, statement: ast.stmt) -> bool:
     if any(isinstance(x, ast.Expr) and not isinstance(x.value, ast.Constant) for x in acts):
         return True
     calls = [x for part in acts for x in _calls(part)]
-    return any(callee(module, x.func).split(".")[0] in OWN for x in calls)
+    called = {callee(module, x.func) for x in calls} - declared.MAKERS
+    return any(name.split(".")[0] in OWN for name in called)
