@@ -232,6 +232,14 @@ def test_the_contrast_of_token_edit_is_that_of_its_ids(tmp_path):
     assert counts["same_fork"] == pytest.approx((2 / 3 + 1 / 2 + 1 / 3 + 0) / 4)
 
 
+def test_scores_that_teach_nothing_stop_the_stage_unless_they_are_allowed(tmp_path):
+    flat = [response(name, "abcdef", {0: ["xyz", "uvw"]}) for name in "pq"]
+    with pytest.raises(UserError, match="k_sem is 0 in 100% of 2 forks with metric edit"):
+        scored(tmp_path, flat, allow_flat=False)
+    values, _ = scored(tmp_path, flat, allow_flat=True)
+    assert values.tolist() == [[0, 0], [0, 0]]
+
+
 MATHS = [
     response("p", "∀x∈ℝ", {0: ["∃y", "sum"]}),  # two of three are not seen whole
     response("q", "abcdef", {0: ["abc", "abd"], 3: ["def", "dem"]}),
