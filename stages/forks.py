@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pipeline.config import params, params_file
-from pipeline.config.method import Forks
+from pipeline.config.method import Continued, Placed
 from pipeline.core import seeds
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
-from pipeline.method.forks import Row, forks
+from pipeline.method.forks import Continue, Row, forks
 from pipeline.stage import cells
 
 if TYPE_CHECKING:
@@ -27,14 +27,17 @@ BLOCK = 128  # responses that are looked at, continued and embedded together
 READ = ["rollout_id", "prompt_token_ids", "token_ids", "entropies", "text", "finish_reason"]
 
 
-class ForksParams(Forks):
-    continuations: int = 4  # of embedding-variance alone
+class ForksParams(Placed):
     seed: int
     round: params.Count
 
 
+class AskingParams(Continued, ForksParams):
+    """Of scheduler embedding-variance."""
+
+
 def _continued(
-    student: "Policy", p: ForksParams, rows: list[Row], starts: list[list[int]]
+    student: "Policy", p: AskingParams, rows: list[Row], starts: list[list[int]]
 ) -> list[list[list[str]]]:
     """Texts of the student's continuations of each start of each response, a chunk long."""
     from pipeline.engines.asks import Ask, Draw
@@ -60,9 +63,9 @@ def _texts(student: "Policy", drawn: Sequence[Any], samples: int) -> list[list[s
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
-def _student(args: argparse.Namespace) -> "Policy | None":
-    """The round's checkpoint, where the scheduler asks it."""
-    if args.policy is None:
+def _asking(args: argparse.Namespace, p: ForksParams) -> Continue | None:
+    """What continues with the round's checkpoint, where the scheduler asks it."""
+    if not isinstance(p, AskingParams):
         return None
     from pipeline.engines.torch_setup import start
 
@@ -70,16 +73,16 @@ def _student(args: argparse.Namespace) -> "Policy | None":
     start(runtime)
     from pipeline.engines.hf import load
 
-    return load(args.policy / "checkpoint", runtime.device)
+    student = load(args.policy / "checkpoint", runtime.device)
+    return functools.partial(_continued, student, p)
 
 
 @cells.entry
 def main() -> None:
     args = cells.arguments("forks", "rollouts", "tokenizer", "policy?")
-    p = cells.params("forks", args.cell, ForksParams)
+    p = cells.params("forks", args.cell, AskingParams if args.policy else ForksParams)
     with cells.running("forks", args) as run:
-        tokenizer, student = checkpoints.tokenizer(args.tokenizer), _student(args)
-        continued = None if student is None else functools.partial(_continued, student, p)
+        tokenizer, continued = checkpoints.tokenizer(args.tokenizer), _asking(args, p)
         run.rows_in = tables.rows(args.rollouts, schemas.ROLLOUTS)
         with (
             tqdm(total=run.rows_in, desc="forks", disable=None) as progress,

@@ -9,14 +9,13 @@ source  arXiv 2606.01476; the paper leaves phi open, so the metric is a paramete
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pipeline.config import params
-from pipeline.config.method import Score
+from pipeline.config.method import Compared, Within
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Spool
 from pipeline.core.errors import UserError
@@ -30,9 +29,9 @@ CHUNK = [*PLACE, "chunk_text", "ended"]
 ANSWER = [*PLACE, "sample", "text", "ended"]
 
 
-class ScoreParams(Score):
-    within: Literal["round", "prompt"] = "round"  # of shuffled scores alone
-    max_unseen: params.Share = 0.05  # of metrics that may be blind to a text
+class ScoreParams(Compared):
+    within: Within | None = None  # of shuffled scores alone
+    max_unseen: params.Share | None = None  # of metrics that may be blind to a text
     teacher: str
     samples: params.Count  # N
     seed: int
@@ -43,6 +42,7 @@ def check_seen(unseen: int, texts: int, p: ScoreParams) -> None:
     """Warn of texts that the metric does not see all of. Raise UserError if they are too many."""
     if not unseen:
         return
+    assert p.max_unseen is not None  # these cells have it
     said = f"score: {similarity.blind(p.metric, unseen, texts)}"
     if unseen > p.max_unseen * texts:
         remedy = f"raise score.max_unseen = {p.max_unseen}, the share of texts that may be so"

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import params, params_file
+from pipeline.config import params_file
+from pipeline.config.method import Placed
 from pipeline.data.text import starts
 from pipeline.method.schedulers import Response, peak_entropy
 
@@ -22,11 +23,6 @@ class Seen(NamedTuple):
     text: str
     exact_T: np.ndarray
     engine_T: np.ndarray
-
-
-class Sizes(params.Params):
-    max_forks: params.Count
-    chunk_tokens: params.Count
 
 
 def gaps(
@@ -45,7 +41,7 @@ def elsewhere(
     responses: Iterable[Seen], decode: Callable[[list[int]], str]
 ) -> dict[str, float | int]:
     """Forks that the engine's entropies choose, and how many of them the exact ones do not."""
-    sizes = params_file.free("forks", Sizes)
+    sizes = params_file.free("forks", Placed)
     chosen = moved = tokens = 0
     below = 0.0
     for seen in responses:
@@ -63,7 +59,7 @@ def elsewhere(
 
 
 def _starts(
-    seen: Seen, entropies_T: np.ndarray, sizes: Sizes, decode: Callable[[list[int]], str]
+    seen: Seen, entropies_T: np.ndarray, sizes: Placed, decode: Callable[[list[int]], str]
 ) -> list[int]:
     def eligible(start: int) -> bool:
         return starts(seen.text, decode(seen.token_ids[:start]))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from pipeline.config.method import Forks
+from pipeline.config.method import Placed
 from pipeline.core import seeds
 from pipeline.data import schemas
 from pipeline.data.text import characters, decode, starts
@@ -17,16 +17,16 @@ from pipeline.method.schedulers import Response
 
 Row = dict[str, Any]
 # rollouts, starts of each: texts of the student's continuations of each start, a chunk long
-Continued = Callable[[list[Row], list[list[int]]], list[list[list[str]]]]
+Continue = Callable[[list[Row], list[list[int]]], list[list[list[str]]]]
 
 
 def forks(
     rollouts: pa.Table,
     tokenizer: Tokenizer,
-    p: Forks,
+    p: Placed,
     seed: int,
     round_: int,
-    continued: Continued | None = None,
+    continued: Continue | None = None,
 ) -> pa.Table:
     """The forks of some rollouts, in their order.
 
@@ -43,7 +43,7 @@ def forks(
     return pa.Table.from_pylist(found, schema=schemas.FORKS)
 
 
-def _response(rollout: Row, tokenizer: Tokenizer, p: Forks, seed: int, round_: int) -> Response:
+def _response(rollout: Row, tokenizer: Tokenizer, p: Placed, seed: int, round_: int) -> Response:
     def eligible(start: int) -> bool:
         return starts(rollout["text"], _prefix(tokenizer, rollout, start))
 
@@ -53,7 +53,7 @@ def _response(rollout: Row, tokenizer: Tokenizer, p: Forks, seed: int, round_: i
 
 
 def _positions(
-    rows: list[Row], responses: list[Response], p: Forks, continued: Continued | None
+    rows: list[Row], responses: list[Response], p: Placed, continued: Continue | None
 ) -> list[list[int]]:
     if continued is None:
         scheduler = schedulers.load(p.scheduler)

@@ -196,7 +196,8 @@ def test_a_chunk_is_the_responses_own_ids_without_an_end_and_a_cut_character():
 def scored(folder, responses, length=3, samples=2, **changes):
     """The similarities (F, N) that the stage writes, and what it counts."""
     rollouts, forks, answers = written(folder, responses, length)
-    changes = {"metric": "edit", "source": "similarity", "allow_flat": True} | changes
+    common = {"metric": "edit", "source": "similarity", "allow_flat": True, "max_unseen": 0.05}
+    changes = common | changes
     who = {"teacher": "t", "samples": samples, "seed": 0, "round": 1}
     p = score.ScoreParams.model_validate(changes | who)
     tokenizer = None
