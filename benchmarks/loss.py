@@ -115,8 +115,8 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     length = len(ids) - 1
     every, none = np.ones(length, bool), np.zeros(length, bool)
     one = Sequence(ids[:1], ids[1:], every, every.astype(np.float32), none, None)
-    silent = torch.zeros(student.config.vocab_size, dtype=torch.bool)
-    policies: Any = [Policy(m, None, silent) for m in (student, teacher)]
+    unused_vocab_mask = torch.zeros(student.config.vocab_size, dtype=torch.bool)
+    policies: Any = [Policy(m, None, unused_vocab_mask) for m in (student, teacher)]
     step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, 1)
     sums, found = gradients(policies[0], Frozen(None, policies[1]), [Example([one])], step)
     names = [name for name, p in student.named_parameters() if p.requires_grad]

@@ -108,7 +108,7 @@ def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
 
     chunks, weight = np.arange(TOKENS) % 2 == 0, np.full(TOKENS, 0.5, np.float32)
     examples = [Example([Sequence(p, r, chunks, weight, ~chunks, None)]) for p, r in batch]
-    own = omniopd.Settings(beta=0.1, correction="none")
+    own = omniopd.Settings(beta=0.1, importance_ratio="none")
     step = Step(functools.partial(omniopd.terms, own=own), 0.1, True, BATCH)
     sums, _ = gradients(policy, Frozen(reference, None), examples, step)
     pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)

@@ -1,4 +1,4 @@
-"""What the stages are made of. A package imports only packages of layers below its own.
+"""The library that stages are made of. A package imports only packages of layers below its own.
 
 core         errors, seeds, files, YAML and JSON, what DVC knows of files
 data         tables, Parquet, text and ids, rows that somebody else wrote

@@ -88,7 +88,7 @@ def _folder(argv: list[str]) -> Path | None:
 
 
 def _remove(path: Path, pid: int) -> None:
-    """At the holder's end, whose lock the kernel frees; not at that of a fork of it."""
+    """Remove the lock file when its holder ends, not when a fork of the holder does."""
     if os.getpid() == pid:
         path.unlink(missing_ok=True)
 

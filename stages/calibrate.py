@@ -30,7 +30,7 @@ class CalibrateParams(Tried, Placed):
 
     @property
     def names(self) -> tuple[int | str, ...]:
-        """What every random choice belongs to."""
+        """The names that every random choice belongs to."""
         return (self.seed, "calibrate", self.round)
 
 

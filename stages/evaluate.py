@@ -82,7 +82,7 @@ def _graded(
 ) -> Iterator[dict[str, Any]]:
     checker = tasks.load(p.prepare)
     for i, found in enumerate(found_B):
-        problem, text = asked[i // samples], policy.text(found.token_ids)
+        problem, text = asked[i // samples], policy.decode(found.token_ids)
         checked = tasks.grade(checker, problem.task, text, problem.answer, counts)
         yield {
             "task": problem.task,

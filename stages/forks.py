@@ -33,7 +33,7 @@ class ForksParams(Placed):
 
 
 class AskingParams(Continued, ForksParams):
-    """Of scheduler embedding-variance."""
+    """The params of a cell of scheduler embedding-variance."""
 
 
 def _continued(
@@ -52,19 +52,19 @@ def _continued(
         ]
         return Ask({t: (*context, *ids[:t]) for t in positions}, draws)
 
-    asks = [ask(row, found) for row, found in zip(rows, starts, strict=True) if found]
+    asks = [ask(row, places) for row, places in zip(rows, starts, strict=True) if places]
     size = params_file.runtime().batch_tokens
     drawn = branches(student, asks, 1.0, p.chunk_tokens, size)
-    return [_texts(student, next(drawn), p.continuations) if found else [] for found in starts]
+    return [_texts(student, next(drawn), p.continuations) if places else [] for places in starts]
 
 
 def _texts(student: "Policy", drawn: Sequence[Any], samples: int) -> list[list[str]]:
-    texts = [student.text(one.token_ids).lstrip() for one in drawn]
+    texts = [student.decode(one.token_ids).lstrip() for one in drawn]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
 def _asking(args: argparse.Namespace, p: ForksParams) -> Continue | None:
-    """What continues with the round's checkpoint, where the scheduler asks it."""
+    """The round's checkpoint as it continues responses, where the scheduler asks it."""
     if not isinstance(p, AskingParams):
         return None
     from pipeline.engines.torch_setup import start
@@ -89,10 +89,10 @@ def main() -> None:
             tables.growing(args.out / "forks.parquet", schemas.FORKS) as add,
         ):
             for rollouts in tables.stream(args.rollouts, schemas.ROLLOUTS, READ, BLOCK):
-                found = forks(rollouts, tokenizer, p, p.seed, p.round, continued)
-                add(found)
+                forks_table = forks(rollouts, tokenizer, p, p.seed, p.round, continued)
+                add(forks_table)
                 progress.update(rollouts.num_rows)
-                run.rows_out += len(found)
+                run.rows_out += len(forks_table)
 
 
 if __name__ == "__main__":

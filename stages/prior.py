@@ -49,30 +49,30 @@ def by_teacher(args: argparse.Namespace) -> Spool:
     vocabulary = Tokenizer.from_file(str(args.tokenizer)).get_vocab()
     teacher = white_box(args.teacher / "checkpoint", vocabulary, runtime.device)
     total, index = tables.rows(args.rollouts, schemas.ROLLOUTS), 0
-    tokens, found = Spool(total), Spool(total)
+    tokens, logps = Spool(total), Spool(total)
     for group in tables.stream(args.rollouts, schemas.ROLLOUTS, TOKENS):
         for pair in zip(*(group[name] for name in TOKENS), strict=True):
             tokens.add(index, tuple(ids.values.to_numpy() for ids in pair))
             index += 1
     prompts, responses = Each(tokens, integers), Each(tokens, lambda row: integers(row[1:]))
     for index, logp_T, _ in exact(teacher, prompts, responses, runtime.batch_tokens):
-        found.add(index, (logp_T,))
-    return found
+        logps.add(index, (logp_T,))
+    return logps
 
 
 def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray:
     """pi_bar of every fork (F,): by the rollouts' own log-probabilities, or by those in `of`."""
     columns = ["rollout_id"] if of else ["rollout_id", "logprobs"]
     side = aligned.Side(args.forks, schemas.FORKS, "rollouts", CHUNK)
-    found, first = [np.zeros(0)], 0
+    parts, first = [np.zeros(0)], 0
     for rollouts in aligned.responses(args.rollouts, columns):
         if of:
             logps = [of[i][0] for i in range(first, first + len(rollouts))]
             rollouts = rollouts.append_column("logprobs", pa.array(logps, pa.list_(pa.float32())))
-        found.append(pi_bar(rollouts, side.of(rollouts["rollout_id"])))
+        parts.append(pi_bar(rollouts, side.of(rollouts["rollout_id"])))
         first += len(rollouts)
     side.end()
-    return np.concatenate(found)
+    return np.concatenate(parts)
 
 
 def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
@@ -96,14 +96,14 @@ def _evidence(args: argparse.Namespace, p: PriorParams, bar: np.ndarray) -> np.n
     match p.source:
         case "scores":
             paths = [args.scores1, args.scores2, args.scores3, args.scores4]
-            found = [
+            k_sems = [
                 _k_sem(args, path, p.samples)
                 for path in (paths if p.combine else [args.scores])
                 if path
             ]
             if not p.combine:
-                return found[0]
-            return targets.combined(np.array(found), p.samples, p.combine)
+                return k_sems[0]
+            return targets.combined(np.array(k_sems), p.samples, p.combine)
         case "none":
             return np.zeros(len(bar))
         case "teacher":
@@ -135,9 +135,9 @@ def main() -> None:
         cells.running("prior", args) as run,
         tables.growing(args.out / "targets.parquet", schemas.TARGETS) as add,
     ):
-        for found in prior(args, p):
-            add(found)
-            run.rows_out += len(found)
+        for targets_table in prior(args, p):
+            add(targets_table)
+            run.rows_out += len(targets_table)
         run.rows_in = run.rows_out
 
 

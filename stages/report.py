@@ -61,10 +61,10 @@ def entropies(arms: Arms) -> tuple[Histogram, Histogram, Histogram]:
             everywhere += _count(pc.list_flatten(group["entropies"]), edges)
             counts = pc.list_value_length(group["entropies"]).to_pylist()
             lengths = dict(zip(group["rollout_id"].to_pylist(), counts, strict=True))
-            found = side.of(group["rollout_id"])
-            forks += _count(found["entropy"], edges)
-            total = np.array([lengths[i] for i in found["rollout_id"].to_pylist()], float)
-            places += _count(found["position"].to_numpy() / np.maximum(total, 1), shares)
+            positions = side.of(group["rollout_id"])
+            forks += _count(positions["entropy"], edges)
+            total = np.array([lengths[i] for i in positions["rollout_id"].to_pylist()], float)
+            places += _count(positions["position"].to_numpy() / np.maximum(total, 1), shares)
         side.end()
     return (everywhere, edges), (forks, edges), (places, shares)
 
@@ -72,42 +72,43 @@ def entropies(arms: Arms) -> tuple[Histogram, Histogram, Histogram]:
 def similarities(arms: Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Counts, edges and mean of the similarities of each arm over all its rounds."""
     edges = np.linspace(0, 1, BINS // 2 + 1)
-    found: dict[str, tuple[np.ndarray, float]] = {}
+    by_arm: dict[str, tuple[np.ndarray, float]] = {}
     for arm, _, _, own in rounds(arms):
         for stage in (name for name in own if name.startswith("score")):
             path = folder(stage, own[stage]) / "scores.parquet"
             for group in tables.stream(path, schemas.SCORES):
                 values = group["similarity"].to_numpy()
-                counts, total = found.get(arm, (np.zeros(BINS // 2), 0.0))
-                found[arm] = (counts + _count(values, edges), total + float(values.sum()))
+                counts, total = by_arm.get(arm, (np.zeros(BINS // 2), 0.0))
+                by_arm[arm] = (counts + _count(values, edges), total + float(values.sum()))
     return {
-        arm: (counts, edges, total / max(counts.sum(), 1)) for arm, (counts, total) in found.items()
+        arm: (counts, edges, total / max(counts.sum(), 1))
+        for arm, (counts, total) in by_arm.items()
     }
 
 
 def weights(arms: Arms) -> dict[str, np.ndarray]:
     """Counts of forks (bins of pi_bar, bins of pi_hat) of each arm over all its rounds."""
     edges = np.linspace(0, 1, BINS + 1)
-    found: dict[str, np.ndarray] = {}
+    counts: dict[str, np.ndarray] = {}
     for arm, _, _, own in rounds(arms):
         if "prior" in own:
             path = folder("prior", own["prior"]) / "targets.parquet"
             for group in tables.stream(path, schemas.TARGETS):
                 bar, hat = group["pi_bar"].to_numpy(), group["pi_hat"].to_numpy()
-                found[arm] = found.get(arm, 0) + np.histogram2d(bar, hat, [edges, edges])[0]
-    return found
+                counts[arm] = counts.get(arm, 0) + np.histogram2d(bar, hat, [edges, edges])[0]
+    return counts
 
 
 def losses(arms: Arms) -> list[dict[str, Any]]:
     """Metrics of every optimizer step, with arm and seed."""
-    found = []
+    steps = []
     for arm, seed, _, own in rounds(arms):
         if "train" in own:
             path = folder("train", own["train"]) / "metrics.jsonl"
             verified.once(path)
             lines = path.read_text(encoding="utf-8").splitlines()
-            found += [{"arm": arm, "seed": seed, **json.loads(line)} for line in lines]
-    return found
+            steps += [{"arm": arm, "seed": seed, **json.loads(line)} for line in lines]
+    return steps
 
 
 def students(arms: Arms) -> list[str]:
@@ -136,7 +137,7 @@ def main() -> None:
         rows, points = results.results(evals), results.curves(evals)
         without = no_effect.rows(p.arms, p.settings, steps := losses(p.arms))
         untrained = no_effect.untrained(without)
-        found: dict[str, Any] = {
+        parts: dict[str, Any] = {
             "results": rows,
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
@@ -147,20 +148,20 @@ def main() -> None:
             "losses": steps,
             "no_effect": without,
         }
-        for name, value in found.items():
+        for name, value in parts.items():
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"
             cells.write_text(args.out / f"{name}.json", text)
         calibrated = calibration.gather(p.arms, p.settings)
-        found["calibration"] = calibration.rows(calibrated)
-        cells.write_text(args.out / "calibration.json", calibration.dumped(found["calibration"]))
-        text = markdown.render(evals, found, p.settings, p, calibrated)
+        parts["calibration"] = calibration.rows(calibrated)
+        cells.write_text(args.out / "calibration.json", calibration.dumped(parts["calibration"]))
+        text = markdown.render(evals, parts, p.settings, p, calibrated)
         cells.write_text(args.out / "results.md", text)
-        for path, text in dvc_views.files(list(p.arms), found, evals).items():
+        for path, text in dvc_views.files(list(p.arms), parts, evals).items():
             cells.write_text(args.out / path, text)
         calibration_picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
-        pictures(p, points, found["branches"], args.out)
-        cells.write_text(args.out / "index.html", gather.html(evals, found, p))
-        for failure in no_effect.failures(found["no_effect"]):
+        pictures(p, points, parts["branches"], args.out)
+        cells.write_text(args.out / "index.html", gather.html(evals, parts, p))
+        for failure in no_effect.failures(parts["no_effect"]):
             cells.log.warning(f"report: {failure}")
         run.counts["students"] = " ".join(students(p.arms))
         run.rows_in, run.rows_out = sum(map(len, evals.tables.values())), len(rows)

@@ -58,7 +58,7 @@ def rollout(
     contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
     found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
-    responses_B = Each(found_B, lambda found: found.token_ids)
+    responses_B = Each(found_B, lambda response: response.token_ids)
     exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
     if sampled_B:
         from pipeline.method.elsewhere import gaps
@@ -83,26 +83,26 @@ def _described(
     counts: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     checker = tasks.load(p.prepare)
-    for i, (context, found) in enumerate(zip(contexts_B, found_B, strict=True)):
+    for i, (context, response) in enumerate(zip(contexts_B, found_B, strict=True)):
         prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
-        (logps, entropies), text = exact_B[i], policy.text(found.token_ids)
+        (logps, entropies), text = exact_B[i], policy.decode(response.token_ids)
         yield {
             "rollout_id": f"{prompt.prompt_id}-{sample}",
             "prompt_id": prompt.prompt_id,
             "sample": sample,
             "round": p.round,
             "prompt_token_ids": context,
-            "token_ids": found.token_ids,
+            "token_ids": response.token_ids,
             "logprobs": logps,
             "entropies": entropies,
             "text": text,
-            "finish_reason": found.finish_reason,
+            "finish_reason": response.finish_reason,
             "reward": _reward(checker, prompt, text, counts) if p.prepare.graded else None,
         }
 
 
 def _names(asked: Sequence[prompts.Prompt], p: RolloutParams, i: int) -> tuple[str | int, ...]:
-    """What row i's random numbers belong to."""
+    """The names that row i's random numbers belong to."""
     prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
     return p.seed, "rollout", p.round, prompt.prompt_id, sample
 
@@ -133,8 +133,8 @@ def _generate(
         for i, one in generate(*how, done):
             yield i, (np.asarray(one.token_ids, np.int32),)
 
-    found = resume.rows(kept, "generate", len(contexts_B), stream)
-    return Each(found, lambda row: generated(policy.ends, integers(row)))
+    sampled = resume.rows(kept, "generate", len(contexts_B), stream)
+    return Each(sampled, lambda row: generated(policy.ends, integers(row)))
 
 
 def through_vllm(
@@ -169,14 +169,14 @@ def through_vllm(
                 others = (np.asarray(x) for x in told if x is not None)
                 yield i, (np.asarray(one.token_ids, np.int32), *others)
 
-        found = resume.rows(kept, "vllm", len(rows), stream)
+        sampled = resume.rows(kept, "vllm", len(rows), stream)
         counts |= student.counts
 
     def told(row: Row) -> Sampled:
         ids, *rest = (array.tolist() for array in row)
         return Sampled(ids, generated(student.ends, ids).finish_reason, *rest)
 
-    return Each(found, told)
+    return Each(sampled, told)
 
 
 def _forks_elsewhere(
@@ -188,12 +188,14 @@ def _forks_elsewhere(
     from pipeline.method.elsewhere import Seen, elsewhere
 
     pairs = zip(sampled_B, entropies_B, strict=True)
-    seen = (Seen(x.token_ids, policy.text(x.token_ids), h, np.array(x.entropies)) for x, h in pairs)
-    return elsewhere(seen, policy.text)
+    seen = (
+        Seen(x.token_ids, policy.decode(x.token_ids), h, np.array(x.entropies)) for x, h in pairs
+    )
+    return elsewhere(seen, policy.decode)
 
 
 def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":
-    """For the exact pass, in the dtype in which the engine sampled: vLLM's on a CPU is float32."""
+    """The policy of the exact pass, in the engine's dtype: vLLM's on a CPU is float32."""
     import torch
 
     from pipeline.engines.hf import load

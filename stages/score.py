@@ -102,25 +102,25 @@ def _compared(
 
 
 def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[pa.Table]:
-    """With a look at whether they can teach anything: in memory 8 bytes a fork and the probes."""
+    """Yield scores and check that they can teach anything. RAM: 8 bytes a fork, and the probes."""
     total = tables.rows(args.forks, schemas.FORKS)
     probes = set(scoring.probes(total))
     answers: Answers = {}
     k_sems, first, tokenizer = [], 0, _tokenizer(args)
-    for forks, own, found in _compared(args, p, run, tokenizer):
+    for forks, own, scores in _compared(args, p, run, tokenizer):
         places = zip(*scoring.columns(forks), strict=True)
         chosen = {x for i, x in enumerate(places, first) if i in probes}
         answers |= {place: rows[:2] for place, rows in own.items() if place in chosen}
-        k_sems.append(found.sum(1))
+        k_sems.append(scores.sum(1))
         first += len(forks)
-        yield scoring.table(forks, found, p.teacher, p.metric)
+        yield scoring.table(forks, scores, p.teacher, p.metric)
     prompts = _prompts(args.rollouts, {name for name, _ in answers})
     levels = scoring.contrast(answers, prompts, p.samples, p.metric, tokenizer)
     if levels is not None:
         run.counts["same_fork"], run.counts["other_problem"] = levels
     if not p.allow_flat:
-        found_F = np.concatenate([*k_sems, np.zeros(0)])
-        scoring.check_flat(found_F[:, None], levels, p.metric)
+        k_F = np.concatenate([*k_sems, np.zeros(0)])
+        scoring.check_flat(k_F[:, None], levels, p.metric)
 
 
 def _prompts(rollouts: Path, wanted: set[str]) -> dict[str, str]:
@@ -138,8 +138,8 @@ def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Itera
     total = tables.rows(args.forks, schemas.FORKS)
     kept, groups = Spool(total), np.zeros(total, np.int64)
     first = 0
-    for forks, _, found in _compared(args, p, run, _tokenizer(args)):
-        for i, values in enumerate(found, first):
+    for forks, _, scores in _compared(args, p, run, _tokenizer(args)):
+        for i, values in enumerate(scores, first):
             kept.add(i, (values,))
         first += len(forks)
     if p.within == "prompt":
@@ -158,15 +158,15 @@ def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
     prompts: dict[str, int] = {}
     rollouts = tables.stream(args.rollouts, schemas.ROLLOUTS, ["rollout_id", "prompt_id"])
     forks = aligned.Side(args.forks, schemas.FORKS, "rollouts", ["rollout_id"])
-    found, first = np.zeros(total, np.int64), 0
+    numbers, first = np.zeros(total, np.int64), 0
     for group in rollouts:
         names, own = (group[x].to_pylist() for x in group.column_names)
         number = {n: prompts.setdefault(x, len(prompts)) for n, x in zip(names, own, strict=True)}
         here = forks.of(group["rollout_id"])["rollout_id"].to_pylist()
-        found[first : first + len(here)] = [number[name] for name in here]
+        numbers[first : first + len(here)] = [number[name] for name in here]
         first += len(here)
     forks.end()
-    return found
+    return numbers
 
 
 @cells.entry
@@ -177,9 +177,9 @@ def main() -> None:
         cells.running("score", args) as run,
         tables.growing(args.out / "scores.parquet", schemas.SCORES) as add,
     ):
-        for found in scored(args, p, run):
-            add(found)
-            run.rows_out += len(found)
+        for scores_table in scored(args, p, run):
+            add(scores_table)
+            run.rows_out += len(scores_table)
         run.rows_in = tables.rows(args.forks, schemas.FORKS)
 
 

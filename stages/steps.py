@@ -56,7 +56,7 @@ class Progress:
             shutil.rmtree(multi_step.inside(key), ignore_errors=True)
 
     def _usable(self, done: int) -> int:
-        """Of `done` stages, up to where the next one finds the checkpoint that it begins from.
+        """How many of `done` stages count: as long as the next one finds the checkpoint it needs.
 
         The last step's is gone where the run was killed when it was moved to its place.
         """

@@ -65,7 +65,7 @@ def teach(
 
 
 def _lead(teacher: protocol.Teacher, student: Path) -> str:
-    """Of the student, where answers are not in its own tokens."""
+    """The student template's lead; empty where answers are in the student's own tokens."""
     if teacher.same_tokens:
         return ""
     from pipeline.engines.chat import templates, tokenizer_files
@@ -138,7 +138,7 @@ def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
 
 
 def alone(judging: Judging, p: TeachParams) -> dict[str, float | int | str]:
-    """What the cell would have bought from an empty store; dollars only of a teacher with a price.
+    """Counts of what the cell would have bought from an empty store; dollars with a price alone.
 
     At the price of the day: it is no part of the cell, so that a new one reruns nothing.
     """
@@ -163,7 +163,7 @@ def systems(judging: Judging) -> dict[str, int | str]:
 
 
 def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
-    """What engine vllm found in its prefix cache, if this run asked it anything."""
+    """Counts of engine vllm's prefix cache, if this run asked it anything."""
     if p.kind != "local":
         return {}
     from pipeline.teachers.providers import local
@@ -173,7 +173,7 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
 
 
 def _config(p: TeachParams) -> Teacher:
-    """What the cell fixes of the teacher, and from params.yaml how to reach it."""
+    """The teacher: what the cell fixes of it, and from params.yaml how to reach it."""
     free = params_file.untracked("teachers").get(p.teacher, {})
     if p.kind == "local":
         stays = free.get("resident")

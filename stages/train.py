@@ -54,7 +54,7 @@ def train(
     if runtime.gradient_checkpointing:
         recompute(student.model)
     student, frozen = group.spread(student, frozen)
-    how = (p.lr, p.betas, p.warmup_steps, p.clip, p.moment_bits, group)
+    how = (p.lr, p.betas, p.warmup_steps, p.max_grad_norm, p.moment_bits, group)
     optimizer = Optimizer(student.model, *how)
     carry = p.optimizer == "carry"
     optimizer.load(args.policy / "optimizer.safetensors", moments=carry)
@@ -84,7 +84,7 @@ def train(
 def _trained(
     p: TrainParams, objective: Objective, args: argparse.Namespace, state: resume.State | None
 ) -> tuple[Work, list[no_signal.Metrics]]:
-    """What was trained on and the metrics of each step, in each process of the group."""
+    """Train; return what was trained on and each step's metrics, in each process of the group."""
     checkpoints.check(args.policy / "checkpoint")
     start(runtime := params_file.runtime())
     from pipeline.training import students
@@ -103,7 +103,7 @@ def _trained(
 
 
 def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:
-    """What run.json holds of the work."""
+    """Write into run.json what it holds of the work."""
     run.rows_in, run.rows_out = len(work.examples), sum(map(len, work.steps))
     run.counts |= {"steps_per_round": len(metrics), "left_out": work.left_out}
     run.counts["clipped_share"] = sum(m["train/clipped"] for m in metrics) / len(metrics)

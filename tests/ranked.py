@@ -95,7 +95,7 @@ def how(case: Case, group: process_group.Group) -> Step:
 def found(
     case: Case, group: process_group.Group
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Metrics of the case's step, and this rank's part of the gradients of both terms."""
+    """Metrics of the case's step, and this rank's shard of the gradients of both terms."""
     student, frozen = group.spread(*policies(case))
     sums, metrics = gradients(student, frozen, evidence(case), how(case, group))
     for weight in (w for p in (student, *frozen) if p for w in p.model.parameters()):
@@ -109,8 +109,8 @@ def found(
     grads = {}
     for term, several in (("signal", sums.signal_grads), ("anchor", sums.anchor_grads)):
         for name, grad in zip(names, several, strict=True):
-            part: Any = grad
-            grads[f"{term}.{name}"] = part.to_local() if hasattr(part, "to_local") else part
+            shard: Any = grad
+            grads[f"{term}.{name}"] = shard.to_local() if hasattr(shard, "to_local") else shard
     return metrics, grads
 
 
@@ -120,7 +120,7 @@ def trained(
     """Metrics and state of some optimizer steps, from what `state` has on the first process."""
     student, frozen = group.spread(*policies(case))
     optimizer = Optimizer(student.model, 1e-2, (0.9, 0.98), 2, 0.5, group=group)
-    kept = group.told(None if state is None else (state, None))
+    kept = group.broadcast_object(None if state is None else (state, None))
     if kept is not None:
         optimizer.take_up(dict(kept[0]), Path("kept"))
     metrics = []
@@ -130,8 +130,8 @@ def trained(
         metrics.append(optimizer.step([signal.add_(anchor) for signal, anchor in pairs]))
         if state is None and seed == 0:
             state = {n: t.clone() for n, t in optimizer.state(keep_weights=True).items()}
-    whole = group.gathered(student, lambda: policies(case)[0])
-    ends = {} if whole is None else dict(whole.model.state_dict())
+    full = group.gathered(student, lambda: policies(case)[0])
+    ends = {} if full is None else dict(full.model.state_dict())
     return metrics, optimizer.state(keep_weights=True), state, ends
 
 

@@ -1,1 +1,1 @@
-"""What evaluations say: accuracies, intervals, verdicts, costs."""
+"""Accuracies, intervals, verdicts and costs from evaluations."""

@@ -63,7 +63,7 @@ def equal(one: Graded, other: Graded) -> bool:
 
 
 def note(shares: np.ndarray) -> str | None:
-    """What stands in the way of any comparison: nothing was solved, or everything."""
+    """Say why no comparison is possible: nothing was solved, or everything. Else None."""
     if not shares.any():
         return NOTHING
     return EVERYTHING if (shares == 1).all() else None
@@ -124,7 +124,7 @@ def mean(values_B: np.ndarray, lowest: float = 0.0, sets_B: np.ndarray | None = 
 
 
 def _shares(parts: list[np.ndarray]) -> tuple[rare.Share, rare.Share]:
-    """By how much values are above zero and below it, on the problems of one run."""
+    """The shares of values above zero and below it, on the problems of one run."""
 
     shares = []
     for sign in (1, -1):
@@ -136,7 +136,7 @@ def _shares(parts: list[np.ndarray]) -> tuple[rare.Share, rare.Share]:
 
 
 def _variance(parts: list[np.ndarray]) -> tuple[float, float]:
-    """Of the mean of the parts' means, with its degrees of freedom after Satterthwaite."""
+    """The variance of the mean of the parts' means, and its degrees of freedom (Satterthwaite)."""
     each = np.array([part.var(ddof=1) / len(part) for part in parts]) / len(parts) ** 2
     dfs, total = np.array([len(part) - 1.0 for part in parts]), float(each.sum())
     constant = total <= rare.ZERO

@@ -1,4 +1,4 @@
-"""What arms cost, by the run.json of their cells: tokens, dollars, optimizer steps, seconds.
+"""The costs of arms, from their cells' run.json: tokens, dollars, optimizer steps, seconds.
 
 Four ways to count what a teacher was asked for:
 
@@ -9,7 +9,7 @@ Four ways to count what a teacher was asked for:
 
 Used, trained and alone count a cell that arms share for each of them. Bought and spent count it
 once, for the first arm of the plan that uses it, so that their sums are those of the experiment.
-A stage that ran again found its answers in the store: then nothing is bought, and alone is the
+A stage that reran found its answers in the store: then nothing is bought, and alone is the
 figure to compare by. Pretraining is nobody's cost. A control that reads another arm's targets asks
 no teacher; what those took is the other arm's.
 """
@@ -23,7 +23,7 @@ from pipeline.stage.run_records import Arms, Row, rounds, run_json
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one cell, of a round, or up to a round."""
+    """The cost of one cell, of a round, or of all rounds up to one."""
 
     rollouts: int = 0  # responses that the student sampled to train on
     student_tokens_sampled: int = 0
@@ -90,7 +90,7 @@ MATCHED = (  # of a train cell that was capped
 
 
 def of_cell(stage: str, run: dict[str, Any]) -> Cost:
-    """What one execution of a stage cost. `run` is its run.json."""
+    """The cost of one execution of a stage. `run` is its run.json."""
     seconds = float(run["seconds"])
     match stage.partition("-")[0]:
         case "rollout":
@@ -123,7 +123,7 @@ def of_cell(stage: str, run: dict[str, Any]) -> Cost:
 
 
 def of_round(cells: dict[str, str]) -> Cost:
-    """Of all cells of a round; the base student's folder is none.
+    """The cost of all cells of a round; the base student's folder is none.
 
     Where the round was cut by what its answers took, tokens_used is what was left.
     """
@@ -177,7 +177,7 @@ def rows(arms: Arms) -> list[Row]:
 
 
 def _matched(cells: dict[str, str]) -> Row:
-    """What experiment.match kept and cut of the round; null where it did not act."""
+    """The counts that experiment.match kept and cut of the round; null where it did not act."""
     run = run_json("train", cells["train"]) if "train" in cells else {}
     return {name: run.get(name) for name in MATCHED}
 

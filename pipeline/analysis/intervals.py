@@ -18,7 +18,7 @@ def bracket(low: float, high: float, sign: str = "") -> str:
 
 
 def _places(*limits: float) -> int:
-    """As many that no limit looks like 0, or 1, that is not: .0004 is not 0.000."""
+    """The decimal places at which no limit looks like 0 or 1 unless it is: .0004 is not 0.000."""
     off = [abs(limit - round(limit)) for limit in limits]
     tried = range(PLACES, MOST_PLACES + 1)
     told = (n for n in tried if all(round(x, n) > 0 for x in off if x > 0.1**MOST_PLACES))

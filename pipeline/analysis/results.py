@@ -117,7 +117,7 @@ def log_odds(interval: bootstrap.Interval, answers: int) -> Row:
 
 
 def details(evals: Evals, row: Row) -> Row:
-    """What the table prints beside a row of results: pass@k, extraction, untruncated accuracy.
+    """The columns that the table prints beside a result: pass@k, extraction, untruncated accuracy.
 
     pass@k of `all` is the mean over tasks; the other two are shares of all answers.
     """
@@ -158,7 +158,7 @@ def contrasts(evals: Evals, untrained: Set[tuple[str, int]] = frozenset()) -> li
 
 
 def pairs(arms: list[str]) -> list[tuple[str, str]]:
-    """What is compared with what: omniopd with the pre-named arms, every other arm with base."""
+    """The pairs to compare: omniopd with the pre-named arms, every other arm with base."""
     named = [("omniopd", other) for other in NAMED if {"omniopd", other} <= set(arms)]
     return named + [(arm, "base") for arm in arms if arm not in ("base", "omniopd")]
 

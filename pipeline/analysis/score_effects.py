@@ -1,4 +1,4 @@
-"""What the scores themselves do: each omniopd round against its branches (experiment.branch).
+"""The effect of the scores alone: each omniopd round against its branches (experiment.branch).
 
 A branch trains from the round's own checkpoint, on its rollouts, forks and batches, and differs in
 the scores alone, so the paired difference of the two evaluations is their causal effect in that

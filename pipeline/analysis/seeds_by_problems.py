@@ -62,7 +62,7 @@ class Crossed(NamedTuple):
 
 
 def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crossed:
-    """Of two arms, paired by seed and problem. Raises UserError unless both have all of them.
+    """The difference of two arms, paired by seed and problem. Raises UserError if one lacks any.
 
     [0, 0] only where all rows have the same grades, and there are right and wrong ones among them.
     """
@@ -73,15 +73,15 @@ def difference(one: Mapping[int, Graded], other: Mapping[int, Graded]) -> Crosse
         )
     together = shares({(0, s): g for s, g in one.items()} | {(1, s): g for s, g in other.items()})
     if all(alike(one[seed], other[seed]) for seed in one) and 0 < together.mean() < 1:
-        found = accuracy(one)
+        own = accuracy(one)
         squares = Squares(0.0, 0.0, 0.0)
-        return found._replace(value=0.0, low=0.0, high=0.0, p=1.0, squares=squares, few=False)
+        return own._replace(value=0.0, low=0.0, high=0.0, p=1.0, squares=squares, few=False)
     values_SP = together[: len(one)] - together[len(one) :]
     return crossed(values_SP, lowest=-1.0, sets_P=next(iter(one.values())).sets_B)
 
 
 def accuracy(arm: Mapping[int, Graded]) -> Crossed:
-    """Of one arm. Raises UserError unless every seed has every problem."""
+    """The accuracy of one arm. Raises UserError unless every seed has every problem."""
     return crossed(shares(arm), lowest=0.0, sets_P=next(iter(arm.values())).sets_B)
 
 
@@ -116,8 +116,8 @@ def crossed(values_SP: np.ndarray, lowest: float, sets_P: np.ndarray | None = No
         return Crossed(value, lowest, 1.0, 0.0, 1.0, S, P, nothing, P, True)
     squares, effective = layout(values_SP, sets_P)
     low, high, df, p, few = (v.item() for v in limits(values_SP, lowest, sets_P))
-    found = Squares(*map(float, squares))
-    return Crossed(value, low, high, df, p, S, P, found, float(effective), few)
+    both = Squares(*map(float, squares))
+    return Crossed(value, low, high, df, p, S, P, both, float(effective), few)
 
 
 def limits(values_SP: np.ndarray, lowest: float, sets_P: np.ndarray | None = None) -> Any:
@@ -169,7 +169,7 @@ def layout(values_SP: np.ndarray, sets_P: np.ndarray | None) -> tuple[Squares, A
 
 
 def mean_squares(values_SP: np.ndarray) -> Squares:
-    """Of tables (..., S, P), S and P at least 2."""
+    """The mean squares of tables (..., S, P), S and P at least 2."""
     S, P = values_SP.shape[-2:]
     centred = values_SP - values_SP.mean((-2, -1), keepdims=True)
     seeds, problems = centred.mean(-1, keepdims=True), centred.mean(-2, keepdims=True)
@@ -201,8 +201,8 @@ def degrees(squares: Squares, S: int, P: Any) -> Any:
     numerator = largest(Squares(a, b, c))
     spread = a**2 / (S - 1) + b**2 / (P - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.where(spread > 0, numerator**2 / spread, 1.0)
-    return np.maximum(found, np.minimum(S, P) - 1.0)
+        df = np.where(spread > 0, numerator**2 / spread, 1.0)
+    return np.maximum(df, np.minimum(S, P) - 1.0)
 
 
 def interval(value: Any, squares: Squares, S: int, P: Any) -> tuple[Any, Any, Any, Any]:

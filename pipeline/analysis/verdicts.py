@@ -1,4 +1,4 @@
-"""What several seeds say of each contrast: supported, refuted, equivalent or undecided.
+"""The verdict of several seeds on each contrast: supported, refuted, equivalent or undecided.
 
 The endpoint is sampled accuracy after the last round; of several sets it is the mean over sets of
 their own. The primary pair is omniopd minus base and minus shuffled-scores. Both are needed to say
@@ -71,7 +71,7 @@ def rows(
     seeds, between problems, and of what is left in one seed and problem; null with one seed.
     """
     seeds = sorted({seed for _, seed, _ in evals.tables})
-    found: list[Row] = []
+    result: list[Row] = []
     for arm, versus in results.pairs(list(evals.arms)):
         for task in evals.tasks():
             one, other = (pooled.by_seed(evals, name, task) for name in (arm, versus))
@@ -79,13 +79,15 @@ def rows(
             row: Row = {"arm": arm, "versus": versus, "task": task, "k": evals.samples(task)}
             level = float(pooled.mean(other))
             claim = claims.get(versus) if named else None
-            found.append(row | _compared(one, other, row["k"]) | margins(claim, level))
-            found[-1] |= {"named": named, "family": _family(versus, named)}
-            found[-1]["note"] = results.never((arm, versus), seeds, untrained) or found[-1]["note"]
+            result.append(row | _compared(one, other, row["k"]) | margins(claim, level))
+            result[-1] |= {"named": named, "family": _family(versus, named)}
+            result[-1]["note"] = (
+                results.never((arm, versus), seeds, untrained) or result[-1]["note"]
+            )
     judged = len(seeds) > 1 and split == "test"
-    adjusted = adjust([row for row in found if row["named"]]) if judged else {}
+    adjusted = adjust([row for row in result if row["named"]]) if judged else {}
     return [
-        _judged(row, adjusted.get(row["versus"]) if row["named"] else None, split) for row in found
+        _judged(row, adjusted.get(row["versus"]) if row["named"] else None, split) for row in result
     ]
 
 
@@ -151,27 +153,29 @@ def decide(low: float, high: float, p_holm: float, margin: float | None) -> str:
     return "refuted" if high < margin else "undecided"
 
 
-def needed(found: Crossed, p_holm: float, margin: float | None) -> str:
+def needed(difference: Crossed, p_holm: float, margin: float | None) -> str:
     """How many seeds, or problems, would decide at the difference and the spreads found."""
-    times = p_holm / found.p if found.p > 0 else 1.0
-    P = found.effective or found.problems
+    times = p_holm / difference.p if difference.p > 0 else 1.0
+    P = difference.effective or difference.problems
 
     def decided(seeds: int, problems: int) -> bool:
-        number = problems * P / found.problems
-        squares = seeds_by_problems.expected(found.squares, found.seeds, P, seeds, number)
-        low, high, _, p = seeds_by_problems.interval(found.value, squares, seeds, number)
+        number = problems * P / difference.problems
+        squares = seeds_by_problems.expected(difference.squares, difference.seeds, P, seeds, number)
+        low, high, _, p = seeds_by_problems.interval(difference.value, squares, seeds, number)
         return decide(float(low), float(high), min(1.0, float(p) * times), margin) != "undecided"
 
-    if min(found.seeds, found.problems) < 2:
-        return ONE_SEED if found.seeds < 2 else "more than one problem: raise evaluate.problems"
-    if found.few:
+    if min(difference.seeds, difference.problems) < 2:
+        return (
+            ONE_SEED if difference.seeds < 2 else "more than one problem: raise evaluate.problems"
+        )
+    if difference.few:
         return FEW
     parts = []
-    tried = range(found.seeds + 1, MOST_SEEDS + 1)
-    seeds = next((n for n in tried if decided(n, found.problems)), None)
+    tried = range(difference.seeds + 1, MOST_SEEDS + 1)
+    seeds = next((n for n in tried if decided(n, difference.problems)), None)
     if seeds:
         parts.append(f"{seeds} seeds")
-    problems = _fewest(found.problems, lambda n: decided(found.seeds, n))
+    problems = _fewest(difference.problems, lambda n: decided(difference.seeds, n))
     if problems:
         parts.append(f"{problems:,} problems")
     if not parts:
@@ -200,8 +204,13 @@ def _compared(one: pooled.Seeds, other: pooled.Seeds, k: int) -> Row:
     odds = [bootstrap.log_odds(pooled.mean(arm), answers) for arm in (one, other)]
     row: Row = {"note": bootstrap.note(shares), "log_odds": odds[0] - odds[1]}
     if len(one) > 1:
-        found = seeds_by_problems.difference(one, other)
-        return row | found._asdict() | {"diff": found.value, "found": found} | spreads(found)
+        difference = seeds_by_problems.difference(one, other)
+        return (
+            row
+            | difference._asdict()
+            | {"diff": difference.value, "found": difference}
+            | spreads(difference)
+        )
     ((seed, first),) = one.items()
     diff = bootstrap.difference(first, other[seed])
     df, p = bootstrap.t_test(first.share_B - other[seed].share_B, first.sets_B)

@@ -1,4 +1,4 @@
-"""What a teacher's answers can tell the student, measured on answers already bought.
+"""Calibration: measures on answers already bought how much they can tell the student.
 
 Quantities of schemas.CALIBRATION. Similarity is that of the student's chunk with a continuation;
 both are cut to `chunk_tokens` student tokens. n counts forks unless it says otherwise.

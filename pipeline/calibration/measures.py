@@ -1,4 +1,4 @@
-"""What similarities say at one metric and chunk length: the rows that have a metric."""
+"""The quantities of one metric and chunk length: the rows that have a metric."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,13 +90,13 @@ def levels(m: Measured) -> Iterator[Row]:
     ):
         value_F = m.by_fork(who)
         here = ~np.isnan(value_F)
-        found = m.problems.mean(value_F[here], problem_F[here])
+        interval = m.problems.mean(value_F[here], problem_F[here])
         note = None if here.any() else why
-        yield m.row(f"ceiling/{who}", found, int(here.sum()), note=note)
+        yield m.row(f"ceiling/{who}", interval, int(here.sum()), note=note)
 
 
 def within_state(m: Measured) -> Row:
-    """How far the scores of different chunks in one state lie apart."""
+    """The distance between scores of different chunks in one state."""
     name, states = "contrast/within-state", len(m.asked.fork_of)
     if not states:
         return m.nothing(name, "no state has two different chunks")
@@ -109,7 +109,7 @@ def within_state(m: Measured) -> Row:
 
 
 def reliability(m: Measured, *names: str | int) -> Row:
-    """Of k_sem, from random halves; of an odd N one sample is left out of each split."""
+    """The reliability of k_sem, from random halves; with odd N each split leaves a sample out."""
     half, forks = m.samples // 2, len(m.own_FN)
     if half < 1:
         return m.nothing("reliability", "one continuation a fork")
@@ -126,13 +126,13 @@ def reliability(m: Measured, *names: str | int) -> Row:
     known = np.isfinite(r_RS)
     total_R = np.where(known, r_RS, 0).sum(1)
     mean_R = np.where(known.any(1), total_R / np.maximum(known.sum(1), 1), np.nan)
-    found = percentiles(mean_R, len(set(m.problem_F.tolist())))
-    note = "k_sem does not vary between forks" if found.value is None else None
-    return m.row("reliability", found, forks, note=note)
+    interval = percentiles(mean_R, len(set(m.problem_F.tolist())))
+    note = "k_sem does not vary between forks" if interval.value is None else None
+    return m.row("reliability", interval, forks, note=note)
 
 
 def beliefs(m: Measured) -> Iterator[Row]:
-    """What the prior would make of the evidence, for each alpha."""
+    """Yield what each alpha of the prior would make of the evidence."""
     bar_F = np.array(
         [
             confidence(r.logprobs[fork.position : fork.position + m.tokens])
@@ -164,8 +164,8 @@ def profiles(m: Measured) -> Iterator[Row]:
         for number in np.unique(bin_F).tolist():
             here = bin_F == number
             place = number / POSITIONS if name == "position" else float(entropy_F[here].mean())
-            found = m.problems.mean(own_F[here], problem_F[here])
-            yield m.row(f"profile/{name}", found, int(here.sum()), bin=place)
+            interval = m.problems.mean(own_F[here], problem_F[here])
+            yield m.row(f"profile/{name}", interval, int(here.sum()), bin=place)
 
 
 def correctness(m: Measured) -> Iterator[Row]:
@@ -185,20 +185,20 @@ def correctness(m: Measured) -> Iterator[Row]:
         (names[1], own_F, right_B[response_F], m.problem_F),
     ):
         higher = (value_K[right_K], problem_K[right_K])
-        found = m.problems.auroc(*higher, value_K[~right_K], problem_K[~right_K])
-        yield m.row(name, found, len(value_K))
+        interval = m.problems.auroc(*higher, value_K[~right_K], problem_K[~right_K])
+        yield m.row(name, interval, len(value_K))
     wins_P, pairs_P = np.zeros((2, len(m.problems.index)))
     for problem in np.unique(problem_B):
         here = problem_B == problem
         gaps = mean_B[here & right_B][:, None] - mean_B[here & ~right_B]
         wins_P[problem], pairs_P[problem] = ((np.sign(gaps) + 1) / 2).sum(), gaps.size
     note = None if pairs_P.any() else "no prompt has both a correct and a wrong response"
-    found = m.problems.ratio(wins_P, pairs_P)
-    yield m.row(names[2], found, int(pairs_P.sum()), note=note)
+    interval = m.problems.ratio(wins_P, pairs_P)
+    yield m.row(names[2], interval, int(pairs_P.sum()), note=note)
 
 
 def unseen(m: Measured) -> Iterator[Row]:
-    """Of a metric that can be blind, the share of texts that it does not see all of."""
+    """Yield, for a metric that can be blind, the share of texts that it does not see all of."""
     if m.metric not in similarity.PARTIAL:
         return
     asked = [
@@ -208,16 +208,16 @@ def unseen(m: Measured) -> Iterator[Row]:
         for text in (fork.chunk, *fork.answers)
     ]
     blind_K = np.array(similarity.unseen([text for _, text in asked], m.metric), np.float64)
-    found = m.problems.mean(blind_K, m.problems.of([problem for problem, _ in asked]))
+    interval = m.problems.mean(blind_K, m.problems.of([problem for problem, _ in asked]))
     count, note = int(blind_K.sum()), None
     if count:
         note = f"at {m.tokens} tokens {similarity.blind(m.metric, count, len(asked))}."
-    yield m.row("unseen", found, len(asked), note=note)
+    yield m.row("unseen", interval, len(asked), note=note)
 
 
-def warnings(found: list[Row]) -> Iterator[Row]:
+def warnings(rows: list[Row]) -> Iterator[Row]:
     """The contrast with other forks of the response, where it is flat."""
-    level = {r["quantity"]: r for r in found}
+    level = {r["quantity"]: r for r in rows}
     contrast = level["contrast/other-fork"]
     value, low, high = (contrast[name] for name in ("value", "low", "high"))
     if value is None or (value >= FLAT and (low is None or low > 0)):

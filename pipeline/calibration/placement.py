@@ -63,14 +63,14 @@ def rows(
 
 
 def marked(response: Response, tokenizer: Tokenizer) -> np.ndarray:
-    """Of each token, whether its text has neither letter nor digit: white space, punctuation or
-    an end, (T,)."""
+    """Whether each token's text has neither letter nor digit: white space, punctuation or an
+    end, (T,)."""
     texts = [tokenizer.decode([token], skip_special_tokens=True) for token in response.token_ids]
     return np.array([not any(c.isalnum() or c == UNKNOWN for c in text) for text in texts])
 
 
 def covered(total: int, starts: list[int], chunk: int) -> np.ndarray:
-    """Of each of `total` tokens, whether it lies in a chunk, (T,)."""
+    """Whether each of `total` tokens lies in a chunk, (T,)."""
     found = np.zeros(total, bool)
     for start in starts:
         found[start : start + chunk] = True
@@ -86,7 +86,7 @@ def _positions(
     seed: int,
     round_: int,
 ) -> list[int]:
-    """What another scheduler takes of the response, with the draws of stage forks."""
+    """The positions that another scheduler takes of the response, with the draws of stage forks."""
 
     def eligible(start: int) -> bool:
         return starts(response.text, decode(tokenizer, response.token_ids[:start]))

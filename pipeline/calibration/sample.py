@@ -170,7 +170,7 @@ def _answers(
 def _siblings(
     row: dict[str, Any], written: list[dict[str, Any]], fork: dict[str, Any], tokenizer: Tokenizer
 ) -> Iterator[Text]:
-    """What the prompt's other samples wrote next, where they began with the same tokens."""
+    """Yield what the prompt's other samples wrote next, where they began with the same tokens."""
     start, end = fork["position"], fork["position"] + fork["length"]
     for other in written:
         ids = other["token_ids"]

@@ -71,7 +71,7 @@ def gather(arms: Arms, settings: dict[str, Any]) -> list[Calibrated]:
 
 
 def rows(calibrated: Sequence[Calibrated]) -> list[Row]:
-    """Of calibration.json: the tables' rows with arm, seed, round and teacher."""
+    """The rows of calibration.json: those of the tables with arm, seed, round and teacher."""
     return [
         {"arm": arm, "seed": c.seed, "round": c.round, "teacher": c.teacher, **row}
         for c in calibrated

@@ -1,4 +1,4 @@
-"""What a cell's code does, as a short text: code/VARIANT.lock, the cell's only dependency on code.
+"""The behaviour of a cell's code as a short text: code/VARIANT.lock, its only dependency on code.
 
 reading    our code as text: what a variant of a stage can reach, a line each
 declared   what no text says: which modules are options, what runs others as programs

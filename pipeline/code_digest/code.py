@@ -1,4 +1,4 @@
-"""What a variant is made of, as lines of its lock."""
+"""The code of a variant as lines of its lock."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ FILE, LIBRARY, CALLS = "file", "library", "calls"  # beginnings of lines that na
 
 @dataclass(frozen=True)
 class Code:
-    """What a variant is made of."""
+    """The code of a variant."""
 
     lines: tuple[str, ...]  # of symbols, files and calls
     libraries: tuple[str, ...]  # by the names of their imports

@@ -1,4 +1,4 @@
-"""What the analysis of the code is told, because no text of it says so."""
+"""Facts that the analysis of the code is given because no text of the code says them."""
 
 # the one place that loads a module by a name that is data: chosen(package, module, symbol)
 CHOICE = ("pipeline.core.chosen", "chosen")

@@ -55,8 +55,9 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
     for place in (locks.path(variant), KEPT / f"{wanted}.lock"):
         if place.is_file():
             yield place.read_text(encoding="utf-8")
-    # full: without it git leaves out what a branch had before a merge that went another way
-    asked = ("--all", "--full-history", "--format=", "--raw", "--no-abbrev")
+    # full: without it git leaves out what a branch had before a merge that went another way. m: and
+    # what a merge made of two branches
+    asked = ("--all", "--full-history", "-m", "--format=", "--raw", "--no-abbrev")
     listed = git.asked("log", *asked, "--", locks.path(variant))
     blobs = dict.fromkeys(line.split()[3] for line in listed.splitlines() if line[:1] == ":")
     for blob in list(blobs)[:MOST]:
@@ -71,7 +72,7 @@ def committed_plan() -> dict[str, Any]:
 
 
 def committed_cell(key: str) -> dict[str, Any]:
-    """What git has last of a cell; nothing where it has none."""
+    """The content of a cell in the last commit; empty where it has none."""
     listed = git.asked("ls-tree", "-r", "--name-only", "HEAD", "--", DAG / CELLS).splitlines()
     place = next((path for path in listed if Path(path).name == f"{key}.yaml"), None)
     return {} if place is None else _committed(place)

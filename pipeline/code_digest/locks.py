@@ -28,14 +28,14 @@ def path(variant: str) -> Path:
 
 
 def texts(variants: Iterable[Variant]) -> dict[str, str]:
-    """What each lock is to hold for the code of this process. Raises UserError."""
+    """The text that each lock is to hold for the code of this process. Raises UserError."""
     return {name: HEADER + code.text() for name, code in codes(variants).items()}
 
 
 def codes(variants: Iterable[Variant]) -> dict[str, Code]:
     """The code of variants, as this process would run it. Raises UserError."""
-    found = files.read(files.root())
-    wanted, key = list(variants), files.key(found)
+    contents = files.read(files.root())
+    wanted, key = list(variants), files.key(contents)
     made = _known(key, wanted)
     if rest := [one for one in wanted if one.name not in made]:
         from pipeline.code_digest.reading import digest
@@ -43,7 +43,7 @@ def codes(variants: Iterable[Variant]) -> dict[str, Code]:
         from pipeline.code_digest.reading.symbols import Unclear
 
         try:
-            more = digest.codes(Tree(found), rest)
+            more = digest.codes(Tree(contents), rest)
         except (Unclear, SyntaxError) as error:
             raise UserError(f"code of {files.root()}: {error}") from error
         _remember(key, more)
@@ -59,9 +59,9 @@ def write(variants: Mapping[str, Variant], root: Path = Path()) -> dict[str, str
     wanted, before = texts(variants.values()), dict[str, str]()
     folder = root / FOLDER
     for left in folder.glob("*.lock"):
-        found = left.read_text(encoding="utf-8")
-        if found != wanted.get(left.stem):
-            before[left.stem] = found
+        held = left.read_text(encoding="utf-8")
+        if held != wanted.get(left.stem):
+            before[left.stem] = held
         if left.stem not in wanted:
             left.unlink()
     for name, text in wanted.items():
@@ -84,8 +84,8 @@ def check(variants: Iterable[Variant]) -> dict[str, Code]:
     """The code of variants. Raises UserError unless their locks say what it does."""
     made = codes(variants)
     for name, code in made.items():
-        if (found := read(name)) != (text := HEADER + code.text()):
-            state = "does not exist" if found is None else _differs(found, text)
+        if (held := read(name)) != (text := HEADER + code.text()):
+            state = "does not exist" if held is None else _differs(held, text)
             raise UserError(
                 f"{path(name)} {state}. It has to say what the code in {files.root()} does. Run "
                 "`omniopd plan`, then `dvc repro`; `omniopd why` says what changed."

@@ -48,36 +48,36 @@ def of(group: str, cell: dict[str, Any]) -> Variant:
         part = Part(stage, {k: frozenset(v) for k, v in _chosen(stage, group, cell)})
         return Variant("-".join([stage, *_words(part)]), (part,))
     inner = cell["params"]["stages"].values()
-    found = [of(one["group"], {**one["inputs"], "params": one["params"]}) for one in inner]
-    parts = [part for one in found for part in one.parts]
-    return Variant("-".join(["steps", *[one.name for one in found]]), (Part("steps"), *parts))
+    steps = [of(one["group"], {**one["inputs"], "params": one["params"]}) for one in inner]
+    parts = [part for one in steps for part in one.parts]
+    return Variant("-".join(["steps", *[one.name for one in steps]]), (Part("steps"), *parts))
 
 
 def of_plan(plan: dict[str, Any]) -> dict[str, Variant]:
     """The variants of all cells, by name."""
-    found = {}
+    by_name = {}
     for group, cells in plan["cells"].items():
         if group not in ("arms", "branches"):
             for cell in cells.values():
                 variant = of(group, cell)
-                found[variant.name] = variant
-    return dict(sorted(found.items()))
+                by_name[variant.name] = variant
+    return dict(sorted(by_name.items()))
 
 
 def _words(part: Part) -> list[str]:
     values = [sorted(part.chosen[axis]) for axis in NAMED if axis in part.chosen]
-    found = [re.sub(r"[_.]", "-", x) for some in values for x in some if x not in UNNAMED]
+    words = [re.sub(r"[_.]", "-", x) for some in values for x in some if x not in UNNAMED]
     if part.stage == "forks":
-        found = found[:1]  # the metric comes with the scheduler
-    if part.stage == "score" and not found:
-        found = ["zero"]
+        words = words[:1]  # the metric comes with the scheduler
+    if part.stage == "score" and not words:
+        words = ["zero"]
     if part.stage == "prior":
-        found = ["teacher"] * len(part.chosen["model"])
-    return found
+        words = ["teacher"] * len(part.chosen["model"])
+    return words
 
 
 def _chosen(stage: str, group: str, cell: dict[str, Any]) -> Iterator[tuple[str, set[str]]]:
-    """What the cell chooses on each axis; of an axis that is left out, everything counts."""
+    """Yield what the cell chooses on each axis; an axis that is left out counts as a whole."""
     p = cell["params"]
     if stage in ("prepare", "pretrain", "rollout", "evaluate"):
         yield "task", {file_of(p["prepare"]["task"])}

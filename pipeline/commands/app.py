@@ -104,7 +104,7 @@ def run(
 
 @app.command()
 def drop() -> None:
-    """Drop checkpoints and moments that experiment.keep does not keep, after plain `dvc repro`."""
+    """Drop what experiment.keep_checkpoints does not keep, after plain `dvc repro`."""
     from pipeline.config import params_file
     from pipeline.runner import repro, retention
     from pipeline.runner.dag import plan_files
@@ -130,7 +130,7 @@ def _detectable() -> str:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
-    """What a cell is and reads, or an arm's cells by seed and round."""
+    """Show what a cell is and reads, or an arm's cells by seed and round."""
     from pipeline.commands import describe
     from pipeline.runner.dag import plan_files
 
@@ -139,7 +139,7 @@ def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -
 
 @app.command()
 def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
-    """What changed of a cell's code, inputs and params since it last ran; or of an arm's cells."""
+    """Say what changed of a cell's or an arm's code, inputs and params since it last ran."""
     from pipeline.runner.dag import plan_files, why
 
     typer.echo(why.explain(plan_files.current(), plan_files.locked(), name))

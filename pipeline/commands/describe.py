@@ -1,4 +1,4 @@
-"""What a key stands for, in words."""
+"""Describe in words what a key stands for."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def show(found: dict[str, Any], name: str) -> str:
         rounds = [own for found in arms[name].values() for own in found.values()]
         trained = [own["train"] for own in rounds if "train" in own]
         gone = [key for key in trained if _dropped(key)]
-        note = {"checkpoints dropped by experiment.keep": gone} if gone else {}
+        note = {"checkpoints dropped by experiment.keep_checkpoints": gone} if gone else {}
         return as_yaml({name: arms[name], **note}).rstrip()
     for full, reads in expand.upstream(found).items():
         group, _, key = full.partition("@")
@@ -56,7 +56,7 @@ def _users(arms: dict[str, Any], key: str) -> list[str]:
 
 
 def as_yaml(value: Any) -> str:
-    """Of plain values, a key a line."""
+    """Plain values as YAML, a key a line."""
     from io import StringIO
 
     stream = StringIO()

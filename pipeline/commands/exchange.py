@@ -83,7 +83,7 @@ def one_of(prompts: Path | None, rollouts: Path | None) -> Path:
 def dump(
     format_: Format, finish_reason: Reason, response_limit: Limit, reward: Reward
 ) -> "Told | None":
-    """What is said of a dump. Raises UserError where options contradict each other."""
+    """The user's options for a dump. Raises UserError where they contradict each other."""
     from pipeline.commands.dumps.told import Told
 
     options = {"--finish-reason": finish_reason, "--response-limit": response_limit}

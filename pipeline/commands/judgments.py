@@ -106,22 +106,22 @@ def verify() -> None:
 @app.command()
 def repair(
     drop_damaged: Annotated[
-        bool, typer.Option("--drop-damaged", help="remove what cannot be mended, to buy it again")
+        bool, typer.Option("--drop-damaged", help="remove what cannot be repaired, to buy it again")
     ] = False,
 ) -> None:
-    """Mend damaged answers where it costs nothing; name the others, and what buying them costs."""
+    """Repair damaged answers where it costs nothing; name the others and what to buy them costs."""
     from pipeline.judgments import repair, store
 
     with store.Store(store.url()) as opened:
         done = repair.repair(opened)
         dropped = repair.drop(opened, done.damaged) if drop_damaged else 0
         name = opened.name
-    for what, rows in (("mended", done.mended), ("damaged", done.damaged)):
+    for what, rows in (("repaired", done.repaired), ("damaged", done.damaged)):
         for row in rows:
             typer.echo(f"{what}: {row.name}: {row.why}")
     if done.reindexed:
-        typer.echo("mended: the indexes of the file did not fit its tables")
-    typer.echo(f"{name}: {done.rows:,} answers, {len(done.mended):,} mended")
+        typer.echo("repaired: the indexes of the file did not fit its tables")
+    typer.echo(f"{name}: {done.rows:,} answers, {len(done.repaired):,} repaired")
     if not done.damaged:
         return
     cost = (

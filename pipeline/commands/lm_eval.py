@@ -71,7 +71,7 @@ def run(
 
 
 def model_args(folder: Path) -> dict[str, Any]:
-    """Of the harness's own kind `hf`; an adapter is put on its base."""
+    """The arguments of the harness's own kind `hf`; an adapter is put on its base."""
     base = checkpoints.verified_base(folder)
     adapter = {} if base == folder else {"peft": str(folder)}
     safe = {"trust_remote_code": checkpoints.runs_code(base), "use_safetensors": True}

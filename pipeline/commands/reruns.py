@@ -1,4 +1,4 @@
-"""What is said before anything runs: which cells run again for code, and what that buys."""
+"""Announce, before anything runs, which cells rerun because of code, and what that buys."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pipeline.runner.dag import plan_files
 
 
 def tell(wanted: dict[str, Any]) -> None:
-    """Print a line for each variant of the plan whose cells run again."""
+    """Print a line for each variant of the plan whose cells rerun."""
 
     def bill(names: set[str]) -> str:
         # with all teachers: a second, for nothing in most plans

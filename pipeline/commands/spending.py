@@ -1,4 +1,4 @@
-"""What the command line does with money: estimate it, and check a teacher before it is spent."""
+"""Money on the command line: estimate it, and check a teacher before it is spent."""
 
 import json
 import math
@@ -42,16 +42,16 @@ def estimate(as_json: bool, tflops: float | None = None, gb_per_s: float | None 
         spent = store.spent()
     total = costs.total(rows)
     card = compute_table.card(file.runtime, tflops, gb_per_s)
-    found = unknown = None
+    needs = unknown = None
     try:
-        found = compute_table.found(Experimental(file, expanded), card)
+        needs = compute_table.found(Experimental(file, expanded), card)
     except UserError as error:  # the bill stands without the sizes of models
         unknown = str(error)
     if as_json:
         values = {"rows": rows, "total": asdict(total), "spent": asdict(spent)}
-        values["compute"] = {"unknown": unknown} if found is None else found._asdict()
+        values["compute"] = {"unknown": unknown} if needs is None else needs._asdict()
         return json.dumps(values, indent=1, allow_nan=False)
-    compute = f"Memory, cache and hours: {unknown}" if found is None else compute_table.text(found)
+    compute = f"Memory, cache and hours: {unknown}" if needs is None else compute_table.text(needs)
     return f"{_bill(rows, total, spent)}\n\n{compute}"
 
 
@@ -69,7 +69,7 @@ def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
 
 
 def again(plan: dict[str, Any], names: set[str]) -> str:
-    """What cells of a plan would buy, were they run again; empty where they ask no hosted teacher.
+    """Say what cells of a plan would buy if they reran; empty where they ask no hosted teacher.
 
     Of the answers to what they read now: what the store holds of these costs nothing.
     """
@@ -88,30 +88,32 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
         return ""
     with Store(url(), cells.project()) as store:
         rows = costs.estimate(file, {"cells": {**plan["cells"], "arms": arms}}, store)
-    found = costs.total(rows)
+    cost = costs.total(rows)
     guessed = any(row["counted"].startswith("at most") for row in rows)
     as_far = " (from params: what these cells read is not here, `dvc checkout` brings it back)"
     return (
-        f"teach: {found.answers:,} answers of hosted teachers, {found.held:,} of them in the store "
-        f"already; the rest costs at most ${found.usd:.2f}{as_far * guessed}"
+        f"teach: {cost.answers:,} answers of hosted teachers, {cost.held:,} of them in the store "
+        f"already; the rest costs at most ${cost.usd:.2f}{as_far * guessed}"
     )
 
 
 def _asking(
     file: blocks.Experiment, plan: dict[str, Any], own: dict[str, str], keys: set[str]
 ) -> dict[str, str]:
-    """Of an arm's cells of a round, those among `keys` that ask a hosted teacher."""
-    found = {stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys}
+    """The cells among `keys` that ask a hosted teacher, of an arm's cells of a round."""
+    teaching = {
+        stage: key for stage, key in own.items() if stage.startswith("teach") and key in keys
+    }
 
     def hosted(key: str) -> bool:
         _, cell = costs.asked(plan, key)[0]
         return not isinstance(file.teachers[cell["params"]["teacher"]], LocalTeacher)
 
-    return {stage: key for stage, key in found.items() if hosted(key)}
+    return {stage: key for stage, key in teaching.items() if hosted(key)}
 
 
 def prompts(name: str | None) -> str:
-    """What student and teacher read of the check's own probes, and warnings. Raises UserError."""
+    """The check's own probes as student and teacher read them, with warnings. Raises UserError."""
     _, teacher = _teacher(name)
     sides = prompt_view.sides(_student(), teacher, teacher.name)
     probes = (preflight.COUNT[0], preflight.STORY[0])

@@ -30,22 +30,22 @@ BATCH = 1 << 24  # bytes handed to a thread together, so that small files cost l
 
 @dataclass
 class Found:
-    """What was read, and what is wrong. Paths are as people see them."""
+    """Counts of what was read, and what is wrong. Paths are as people see them."""
 
     files: int = 0
     bytes: int = 0
     notes: list[str] = field(default_factory=list)  # damage, each with what it is of
-    mended: list[str] = field(default_factory=list)
-    cells: set[str] = field(default_factory=set)  # that have to run again
+    repaired: list[str] = field(default_factory=list)
+    cells: set[str] = field(default_factory=set)  # that have to rerun
     left: int = 0  # damaged things that are still there
 
-    def report(self, what: str, mended: str | None) -> None:
+    def report(self, what: str, repaired: str | None) -> None:
         """Say that something is damaged and, if so, what was done about it."""
         self.notes.append(f"damaged: {what}")
-        if mended is None:
+        if repaired is None:
             self.left += 1
         else:
-            self.mended.append(f"{what}: {mended}")
+            self.repaired.append(f"{what}: {repaired}")
 
 
 def hashed(paths: Iterable[str], found: Found, what: str) -> list[str]:
@@ -128,15 +128,15 @@ class Verifier:
             or "nothing in dvc.lock"
         )
         copies = [one for one, _ in users if _good(one, oid, path)]
-        mended = None
+        repaired = None
         if self._repair:
-            mended = self._restored(path, oid, copies)
-            if mended is None:
+            repaired = self._restored(path, oid, copies)
+            if repaired is None:
                 path.unlink()
-                mended = "removed; no good copy was found"
-        if not copies and not (mended or "").startswith("restored"):
+                repaired = "removed; no good copy was found"
+        if not copies and not (repaired or "").startswith("restored"):
             self.found.cells |= {cell for _, cell in users}
-        self.found.report(f"{path} ({of})", mended)
+        self.found.report(f"{path} ({of})", repaired)
 
     def _restored(self, path: Path, oid: str, copies: list[Path]) -> str | None:
         """Put a good copy of an object in its place; where it was from, None if there is none."""
@@ -184,7 +184,7 @@ class Verifier:
             if digest == oid or dvc_objects.place(self._cache, digest).is_file():
                 continue  # the second is of a run that dvc.lock does not have yet
             path = Path(file)
-            mended = None
+            repaired = None
             if not self._repair:
                 if not dvc_objects.place(self._cache, oid).is_file():
                     self.found.cells.add(cell)
@@ -192,11 +192,11 @@ class Verifier:
                 path.unlink()
                 if dvc_objects.place(self._cache, oid).is_file():
                     shutil.copyfile(dvc_objects.place(self._cache, oid), path)
-                    mended = "restored from the cache"
+                    repaired = "restored from the cache"
                 else:
                     self.found.cells.add(cell)
-                    mended = "removed; no good copy was found"
-            self.found.report(f"{path} of {cell}", mended)
+                    repaired = "removed; no good copy was found"
+            self.found.report(f"{path} of {cell}", repaired)
 
     def remote(self) -> None:
         """Objects of dvc.lock in the default remote, read as they lie there."""
@@ -232,8 +232,10 @@ class Verifier:
             if self._repair:
                 done = repair.repair(opened)
                 self.found.files += done.rows
-                for row in done.mended:
-                    self.found.report(f"{opened.name}: the answer {row.name}: {row.why}", "mended")
+                for row in done.repaired:
+                    self.found.report(
+                        f"{opened.name}: the answer {row.name}: {row.why}", "repaired"
+                    )
                 if done.reindexed:
                     self.found.report(f"{opened.name}: an index", "built anew")
                 for row in done.damaged:
@@ -249,7 +251,7 @@ class Verifier:
                 self.found.report(str(error), None)
 
     def kept(self) -> None:
-        """What killed stages go on from: what is damaged of it is done again anyway."""
+        """Read what killed stages go on from: what is damaged of it is done again anyway."""
         from pipeline.stage import resume
 
         for path in sorted(resume.FOLDER.glob("*-*/*.safetensors")):
@@ -260,12 +262,12 @@ class Verifier:
             except ValueError as error:
                 if self._repair:
                     path.unlink()
-                mended = "removed; its stage does that work again" if self._repair else None
-                self.found.report(f"{path}: {error}", mended)
+                repaired = "removed; its stage does that work again" if self._repair else None
+                self.found.report(f"{path}: {error}", repaired)
 
 
 def verify(repair: bool, remote: bool) -> Found:
-    """Look at everything, and mend what can be, if so. Raises UserError."""
+    """Verify everything and, with `repair`, repair what can be. Raises UserError."""
     one = Verifier(repair, remote)
     steps: list[Callable[[], None]] = [one.cache, one.workspace, one.remote, one.store, one.kept]
     for step in steps:

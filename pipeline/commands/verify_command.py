@@ -21,14 +21,14 @@ def verify(
 
     start = time.perf_counter()
     found = verify.verify(repair, remote)
-    for line in (*found.notes, *(f"mended: {what}" for what in found.mended)):
+    for line in (*found.notes, *(f"repaired: {what}" for what in found.repaired)):
         typer.echo(line)
     if found.cells:
-        typer.echo(f"to run again: {', '.join(sorted(found.cells))}")
+        typer.echo(f"to rerun: {', '.join(sorted(found.cells))}")
     seconds = time.perf_counter() - start
     typer.echo(
         f"{found.files:,} files and answers, {found.bytes / 1e6:,.1f} MB of files, {seconds:.1f} s:"
-        f" {len(found.notes)} damaged, {len(found.mended)} of them mended or removed"
+        f" {len(found.notes)} damaged, {len(found.repaired)} of them repaired or removed"
     )
     if found.left:
         if not repair:

@@ -20,6 +20,7 @@ from pipeline.config.params import (
     Share,
     Transport,
 )
+from pipeline.config.renamed import renamed
 
 
 class Rollout(Params):
@@ -156,7 +157,7 @@ class Optimised(Params):
     optimizer: Literal["carry", "reset"]
     betas: tuple[Decay, Decay]
     warmup_steps: Annotated[int, Field(ge=0)]
-    clip: Positive
+    max_grad_norm: Annotated[Positive, renamed("max_grad_norm", "clip")]
     # none: every weight is trained; null: as pipeline/plan/adapter_default.py has it, an adapter
     # above 0.5B
     lora: Lora | Literal["none"] | None = None
@@ -172,17 +173,18 @@ class Anchored(Params):
     """Keys of objectives with a second term, the KL to the round-0 checkpoint."""
 
     beta: NonNegative
-    anchor: Literal["outside", "all"] = "outside"  # of the chunks, or on every response token
+    # outside of the chunks, or on every response token
+    kl_scope: Annotated[Literal["outside", "all"], renamed("kl_scope", "anchor")] = "outside"
 
 
 class Corrected(Params):
     """Keys of objectives whose tokens can be weighed by how far the student has moved."""
 
-    correction: Literal["none", "ratio"]
+    importance_ratio: Annotated[Literal["none", "ratio"], renamed("importance_ratio", "correction")]
 
     @property
     def corrects(self) -> bool:
-        return self.correction == "ratio"
+        return self.importance_ratio == "ratio"
 
 
 class Shared(Params):

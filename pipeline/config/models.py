@@ -66,7 +66,7 @@ class Habits(Params):
 
 
 class Shape(Params):
-    """Of a decoder of the Llama kind, under the names of its config.json or near them."""
+    """The shape of a decoder of the Llama kind, under the names of its config.json or near them."""
 
     layers: Count
     hidden: Count

@@ -1,4 +1,4 @@
-"""What each block of params.yaml is made of, and the blocks of a whole run."""
+"""Types that each block of params.yaml is made of, and the blocks of a whole run."""
 
 import difflib
 import re
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.renamed import renamed
 from pipeline.core.errors import short
 
 Count = Annotated[int, Field(ge=1)]
@@ -45,6 +46,7 @@ Chosen = Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*|extensions\.[a-z][a-z0
 Metric = Chosen  # of similarity.METRICS; listed there, so that one more reruns only what loads it
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Scheduler = Chosen  # of schedulers.SCHEDULERS
+Kept = Annotated[str, Field(pattern=r"^(all|last|every:[1-9][0-9]*)$")]  # checkpoints of rounds
 
 
 class Params(BaseModel):
@@ -64,7 +66,7 @@ def keys() -> set[str]:
 
 
 def explained(error: Any, block: str = "") -> str:
-    """What pydantic says of a key of `block`: found, wanted, what to do."""
+    """The message of a pydantic error at a key of `block`: found, wanted, what to do."""
     key = ".".join(str(part) for part in (block, *error["loc"]) if part != "")[:200]
     match error["type"]:
         case "extra_forbidden":
@@ -93,7 +95,7 @@ class Experiment(Params):
     budget: Positive | None = None  # of it, an arm and round; null: the smallest of their ceilings
     branch: tuple[Name, ...] = ()  # controls that each omniopd round is also trained with
     # rounds whose trained checkpoint and moments stay on the disk; of no cell
-    keep: Annotated[str, Field(pattern=r"^(all|last|every:[1-9][0-9]*)$")] = "all"
+    keep_checkpoints: Annotated[Kept, renamed("keep_checkpoints", "keep")] = "all"
     notes: tuple[str, ...] = ()  # sentences that the report prints under its table
     # gain of omniopd over an arm that the verdicts test, percent; null: what the paper claims
     claims: dict[Named, Positive] | None = None
@@ -112,7 +114,8 @@ class Runtime(Params):
     # for `omniopd estimate`: what a device sustains, until finished cells have shown it
     tflops: Positive | None = None
     gb_per_s: Positive | None = None  # of its memory
-    # experiment.keep: drop also from a cache outside this folder, which other projects may use
+    # experiment.keep_checkpoints: drop also from a cache outside this folder, which other
+    # projects may use
     drop_shared: bool = False
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model

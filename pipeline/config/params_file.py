@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config.params import Params, Runtime, explained
+from pipeline.config.renamed import old_names
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError, short
 
@@ -40,7 +41,8 @@ def _params(text: str) -> dict[str, Any]:
 def free(block: str, model: type[M]) -> M:
     """Those settings of a block that `model` names. Raises UserError for a wrong one."""
     found = untracked(block)
-    values = {name: found[name] for name in model.model_fields if name in found}
+    known = {*model.model_fields, *old_names(model)}
+    values = {name: value for name, value in found.items() if name in known}
     return parsed(block, TypeAdapter(model), values)
 
 

@@ -1,1 +1,1 @@
-"""What everything else is made of: errors, seeds, files, YAML, JSON, what DVC knows of files."""
+"""The base of everything else: errors, seeds, files, YAML, JSON, what DVC knows of files."""

@@ -1,4 +1,4 @@
-"""How the files below dag/ and the stages in them are called; see
+"""The names of the files below dag/ and of the stages in them; see
 pipeline/runner/dag/dag_files.py."""
 
 import re

@@ -62,12 +62,12 @@ class Spool(Mapping[int, Row]):
         return int(self._count)
 
     def length(self, index: int, column: int) -> int:
-        """Of one array of a row, without reading it."""
+        """The length of one array of a row, without reading it."""
         return int(self._lengths[index, column])
 
 
 class Each(Sequence[T]):
-    """What `make` makes of each row, when it is asked for; each so many `times` in a row."""
+    """A view that calls `make` on a row when it is asked for; each row so many `times` in turn."""
 
     def __init__(self, rows: Any, make: Callable[[Any], T], times: int = 1) -> None:
         self._rows, self._make, self._times = rows, make, times
@@ -86,11 +86,11 @@ def integers(row: Row) -> list[int]:
     return list(row[0].tolist())
 
 
-def text(array: np.ndarray) -> str:
-    """What `letters` was made from."""
+def decode(array: np.ndarray) -> str:
+    """The text that `encode` made an array of."""
     return array.tobytes().decode()
 
 
-def letters(value: str) -> np.ndarray:
-    """A text as an array that a spool takes."""
+def encode(value: str) -> np.ndarray:
+    """The UTF-8 bytes of a text as an array that a spool takes."""
     return np.frombuffer(value.encode(), np.uint8)

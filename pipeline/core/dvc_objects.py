@@ -1,4 +1,4 @@
-"""What DVC knows of the project's files, read without DVC: it takes a second to load.
+"""DVC's record of the project's files, read without DVC, which takes a second to load.
 
 dvc.lock names each out with the MD5 of its content, or of a folder's listing. The cache has that
 content in a file of that name, read-only, and DVC believes the name without reading it again.
@@ -28,7 +28,7 @@ class Out(NamedTuple):
 
 
 def md5(path: str | Path) -> str:
-    """Of a file's content, hex. Threads may read side by side."""
+    """The MD5 of a file's content, hex. Threads may read side by side."""
     digest = hashlib.md5(usedforsecurity=False)
     file = os.open(path, os.O_RDONLY)
     try:
@@ -44,7 +44,7 @@ def outs() -> dict[str, Out]:
 
     By lines: YAML takes ten times as long.
     """
-    found: dict[str, Out] = {}
+    by_path: dict[str, Out] = {}
     for lock in dag_names.locks():
         cell = section = path = ""
         plain = False
@@ -58,13 +58,13 @@ def outs() -> dict[str, Out]:
             elif line == "      hash: md5":
                 plain = True
             elif line.startswith("      md5: ") and section == "outs:" and plain:
-                found[path] = Out(line[11:].strip(), cell)
-    return found
+                by_path[path] = Out(line[11:].strip(), cell)
+    return by_path
 
 
 def cache() -> Path:
-    """Where the objects of the cache lie, as whoever started us has it from DVC, or as the
-    project's own settings say."""
+    """The folder of the cache's objects, as whoever started us has it from DVC, or else by the
+    project's own settings."""
     if CACHE in os.environ:
         return Path(os.environ[CACHE])
     config = configparser.ConfigParser(strict=False, interpolation=None)
@@ -74,7 +74,7 @@ def cache() -> Path:
 
 
 def configured() -> Path:
-    """Where the objects of the cache lie, as DVC has it from all its settings, the user's too.
+    """The folder of the cache's objects, as DVC has it from all its settings, the user's too.
 
     Raises UserError where there is no project, or DVC cannot read its settings.
     """
@@ -87,10 +87,10 @@ def configured() -> Path:
             f"{folder}: not found, wanted a project of DVC. Run this in the project's folder."
         )
     try:
-        found = Config(str(folder))["cache"].get("dir")
+        set_folder = Config(str(folder))["cache"].get("dir")
     except DvcException as error:
         raise UserError(f"DVC cannot read the project's settings: {error}") from error
-    return Path(found or folder / "cache") / "files" / "md5"
+    return Path(set_folder or folder / "cache") / "files" / "md5"
 
 
 def place(folder: Path, oid: str) -> Path:
@@ -114,10 +114,10 @@ def listed(folder: Path) -> bytes:
     return json.dumps(entries, sort_keys=True).encode()
 
 
-def files(folder: Path, found: dict[str, Out]) -> Iterator[tuple[str, str, str]]:
+def files(folder: Path, outs: dict[str, Out]) -> Iterator[tuple[str, str, str]]:
     """(path, MD5, cell) of every file that outs consist of, there or not. A folder whose listing
     is not in the cache at `folder` is left out."""
-    for path, out in found.items():
+    for path, out in outs.items():
         if out.oid.endswith(FOLDER):
             for name, oid in (listing(folder, out.oid) or {}).items():
                 yield f"{path}/{name}", oid, out.cell

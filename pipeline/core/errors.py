@@ -18,8 +18,8 @@ REMEDIES = {  # by what the system says: what was wanted, and what to do
     errno.EISDIR: "wanted a file. Name a file in it.",
     errno.ENOTDIR: "wanted a folder in its path. Correct the path, or move that file away.",
     errno.EEXIST: "wanted a folder or nothing there. Move that file away, or use another path.",
-    errno.ENOSPC: "wanted free space. Free some, and run it again.",
-    errno.EDQUOT: "wanted free space. Free some of your quota, and run it again.",
+    errno.ENOSPC: "wanted free space. Free some, then rerun.",
+    errno.EDQUOT: "wanted free space. Free some of your quota, then rerun.",
     errno.ENAMETOOLONG: "wanted a name that the file system takes. Use a shorter one.",
     errno.ELOOP: "wanted links that lead somewhere. Correct the link.",
     errno.EMFILE: "wanted a free file handle. Raise the limit with `ulimit -n`.",
@@ -57,7 +57,7 @@ def short(value: object, most: int = 80) -> str:
 
 
 def too_long(where: str, tokens: int, limit: int, remedy: str) -> UserError:
-    """For the caller to raise: a row is longer than what its model can read."""
+    """The error to raise where a row is longer than its model can read."""
     return UserError(
         f"{where}: found {tokens} tokens, wanted at most {limit}, the model's context; nothing is "
         f"cut to fit. {remedy}"
@@ -68,7 +68,7 @@ def _of_system(error: OSError) -> str:
     if error.strerror is None or error.errno is None:
         return str(error)
     named = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    remedy = REMEDIES.get(error.errno, "wanted none. Mend what it names, and run it again.")
+    remedy = REMEDIES.get(error.errno, "wanted none. Fix what it names, then rerun.")
     return f"{' and '.join(named) or 'the system'}: found '{error.strerror}', {remedy}"
 
 

@@ -57,7 +57,7 @@ def check(key: str, name: str, kind: str) -> None:
 
 
 def reads(name: str) -> tuple[str, ...]:
-    """What an objective reads beside the rollouts: what `examples` calls its arguments."""
+    """The tables that an objective reads beside the rollouts: the arguments of its `examples`."""
     found = [x for x in _parsed(name, "train.objective").body if isinstance(x, ast.FunctionDef)]
     taken = [[arg.arg for arg in x.args.args] for x in found if x.name == "examples"]
     names = taken[-1] if taken else []
@@ -110,7 +110,7 @@ _finder = _Finder()
 
 
 def _names(name: str, key: str) -> set[str]:
-    """What a file binds at its top level, by definitions, assignments and imports."""
+    """The names that a file binds at its top level, by definitions, assignments and imports."""
     found = set[str]()
     for one in _parsed(name, key).body:
         if isinstance(one, ast.FunctionDef | ast.ClassDef):

@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's content, hex."""
+    """The SHA-256 of the file's content, hex."""
     status = path.stat()
     if status.st_size < LARGE or time.time() - status.st_mtime < SETTLED:
         return _read(path)

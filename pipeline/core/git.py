@@ -1,4 +1,4 @@
-"""What git says of the repository that the current folder is in."""
+"""Ask git about the repository that the current folder is in."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.core.errors import UserError
 
 
 def said(*words: str) -> str:
-    """What git prints, without white space around it. Raises UserError if it fails."""
+    """The output of git, without white space around it. Raises UserError if it fails."""
     try:
         done = _run(*words)
     except FileNotFoundError as error:
@@ -18,7 +18,7 @@ def said(*words: str) -> str:
 
 
 def asked(*words: str | Path) -> str:
-    """What git prints, to the letter; nothing where it fails, as outside of a repository."""
+    """The output of git, to the letter; empty where it fails, as outside of a repository."""
     try:
         done = _run(*words)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What came out of DVC's cache, held against its MD5 once: by the first that reads it.
+"""Compare what came out of DVC's cache with its MD5, once: the first reader does it.
 
 DVC restores an object by its name and never reads it again, so a bit that flipped in the cache, on
 the way or since would be used. A file is known again by its inode, size and time of change: what
@@ -40,7 +40,7 @@ def once(path: str | Path) -> None:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """What is read within is looked at, as in a stage that DVC or the flow started."""
+    """Verify what the block reads, as in a stage that DVC or the flow started."""
     global _command
     before, _command = _command, True
     try:
@@ -50,12 +50,12 @@ def reading() -> Iterator[None]:
 
 
 def asked(cache: Path) -> dict[str, str]:
-    """What asks for it in the environment of stages; the cache's objects lie in `cache`."""
+    """The environment of stages that asks for it; the cache's objects lie in `cache`."""
     return {STAGE: "omniopd run", dvc_objects.CACHE: str(cache)}
 
 
 def hold(out: Path, wanted: dvc_objects.Out, path: Path | None = None) -> None:
-    """Likewise of an out, or of the part of it at `path`, and of what it should be."""
+    """Verify an out, or the part of it at `path`, against what it should be."""
     path = path or out
     if not wanted.oid.endswith(dvc_objects.FOLDER):
         _file(path, wanted)
@@ -96,7 +96,7 @@ def _compare(path: Path, found: str, wanted: dvc_objects.Out) -> None:
         raise UserError(
             f"{path}: found content of MD5 {found}, wanted {wanted.oid}, which dvc.lock says that "
             f"{wanted.cell} wrote. It was damaged, or changed by hand. Run `omniopd verify "
-            "--repair`, which restores it or says what runs again; `dvc commit` keeps a change."
+            "--repair`, which restores it or says what reruns; `dvc commit` keeps a change."
         )
 
 
@@ -113,7 +113,7 @@ def _noted(path: Path) -> str | None:
 
 
 def _note(path: Path, token: str) -> None:
-    """What cannot be noted is read again the next time."""
+    """Note that a file was verified; one that cannot be noted is read again the next time."""
     with suppress(sqlite3.Error), closing(_notes()) as notes:
         notes.execute("insert or replace into seen values (?, ?)", [str(path), token])
 

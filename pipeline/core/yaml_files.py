@@ -56,7 +56,7 @@ def made(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def mapping(text: str, where: str, remedy: str, fast: bool = False) -> dict[str, Any]:
-    """Likewise, of a text. `fast`: by libyaml, as DVC reads what it wrote itself."""
+    """The mapping in such a text. `fast`: by libyaml, as DVC reads what it wrote itself."""
     _unmerged(text, where, remedy)
     found = _values(text, where, remedy, pure=not fast)
     if not isinstance(found, dict):
@@ -147,7 +147,7 @@ def _check(text: str, where: str, remedy: str) -> None:
 
 
 class _Seen:
-    """Of the events up to one: how many values they stand for, and what is open."""
+    """The events so far: how many values they stand for, and what is open."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -155,7 +155,7 @@ class _Seen:
         self._open: list[tuple[str | None, int]] = []  # anchors around, and values before each
 
     def after(self, event: Any) -> str:
-        """What is wrong when this one has come; else nothing."""
+        """Take one more event. Return what is wrong with it, or nothing."""
         anchor = getattr(event, "anchor", None)
         match type(event).__name__:
             case "AliasEvent":
@@ -206,7 +206,7 @@ def _events(text: str, where: str, remedy: str) -> Iterator[Any]:
 
 
 def _said(error: Exception) -> str:
-    """Where and what, without the lines of source that ruamel draws."""
+    """The place and kind of a fault, without the lines of source that ruamel draws."""
     if not isinstance(error, MarkedYAMLError):
         first = str(error).strip().splitlines() or [type(error).__name__]
         return f": not YAML: found {first[0]}, wanted YAML 1.2"

@@ -23,7 +23,7 @@ BROKEN = (pa.ArrowException, OSError)
 
 
 def parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and row, values). Raises UserError."""
+    """Yield (file and row, values) of a Parquet file. Raises UserError."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         # with a buffer, pages are read as they are wanted, and not a whole column of a row group
@@ -36,7 +36,7 @@ def parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def arrow(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Likewise, of Arrow's file or stream format: .arrow, .feather, `datasets.save_to_disk`."""
+    """Yield them of Arrow's file or stream format: .arrow, .feather, `datasets.save_to_disk`."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(path)) as source:

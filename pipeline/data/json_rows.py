@@ -54,12 +54,12 @@ def values(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if buffer.skip("["):
             yield from _entries(buffer)
             return
-        found = _objects(buffer)
-        begin = list(itertools.islice(found, 2))
+        objects = _objects(buffer)
+        begin = list(itertools.islice(objects, 2))
         if len(begin) == 1:
             _no_list(*begin[0])
         yield from begin
-        yield from found
+        yield from objects
 
 
 def _entries(buffer: "_Buffer") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,7 +82,7 @@ def _objects(buffer: "_Buffer") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 class _Buffer:
-    """What of a file is read and not yet understood."""
+    """Text of a file that is read and not yet parsed."""
 
     def __init__(self, path: Path, stream: io.BufferedReader) -> None:
         self.path, self.stream = path, stream
@@ -92,15 +92,15 @@ class _Buffer:
 
     def more(self, size: int = 1 << 16) -> bool:
         """Read on; False at the file's end."""
-        found = _read(self.stream.read, self.path, size)
+        data = _read(self.stream.read, self.path, size)
         try:
-            decoded = self.decoder.decode(found, final=not found)
+            decoded = self.decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             before = self.text.count("\n", self.at) + error.object.count(b"\n", 0, error.start)
             raise _no_text(f"{self.path}, line {self.line() + before}", error) from error
         self.line()
         self.text, self.at, self.counted = self.text[self.at :] + decoded, 0, 0
-        return bool(found)
+        return bool(data)
 
     def line(self) -> int:
         self.lines += self.text.count("\n", self.counted, self.at)
@@ -110,9 +110,9 @@ class _Buffer:
     def ended(self) -> bool:
         """Whether nothing but space is left."""
         while True:
-            found = SPACE.match(self.text, self.at)
-            assert found is not None  # it matches nothing, too
-            self.at = found.end()
+            match = SPACE.match(self.text, self.at)
+            assert match is not None  # it matches nothing, too
+            self.at = match.end()
             if self.at < len(self.text):
                 return False
             if not self.more():
@@ -131,7 +131,7 @@ class _Buffer:
             raise self.broken("found the file's end, wanted an entry")
         while True:
             try:
-                found, end = DECODER.raw_decode(self.text, self.at)
+                parsed, end = DECODER.raw_decode(self.text, self.at)
             except Refused as error:
                 raise _bad(where, error) from error
             except (ValueError, RecursionError) as error:
@@ -143,7 +143,7 @@ class _Buffer:
                 continue
             text = self.text[self.at : end]
             self.at = end
-            return sound(where, found, text)
+            return sound(where, parsed, text)
 
     def broken(self, what: str) -> UserError:
         return UserError(f"{self.path}, line {self.line()}: not JSON ({what}). Correct it.")
@@ -173,13 +173,13 @@ def _opened(path: Path) -> io.BufferedReader:
 
 def _read(read: Any, path: Path, size: int) -> bytes:
     try:
-        found: bytes = read(size)
+        data: bytes = read(size)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
             f"{path}: not readable to its end ({error}), wanted a whole file of the kind that its "
             "suffix says. Copy or download it again."
         ) from error
-    return found
+    return data
 
 
 def _decoded(where: str, data: bytes) -> str:
@@ -199,14 +199,14 @@ def _no_text(where: str, error: UnicodeDecodeError) -> UserError:
 
 def _whole(where: str, text: str) -> Any:
     try:
-        found = DECODER.decode(text)
+        value = DECODER.decode(text)
     except Refused as error:
         raise _bad(where, error) from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{where}: not JSON ({_said(error)}), wanted one object a line. Correct it."
         ) from error
-    return sound(where, found, text)
+    return sound(where, value, text)
 
 
 def _said(error: Exception) -> str:
@@ -251,11 +251,11 @@ def _tried(text: str) -> Any:
         return None
 
 
-def _no_list(where: str, found: dict[str, Any]) -> None:
+def _no_list(where: str, fields: dict[str, Any]) -> None:
     """A file's only object may be a row. It is none where a field holds what looks like rows."""
-    lists = {key: x for key, x in found.items() if isinstance(x, list) and x}
+    lists = {key: x for key, x in fields.items() if isinstance(x, list) and x}
     talks = any(isinstance(x[0], dict) and "role" in x[0] for x in lists.values())
-    a_row = talks or any(isinstance(x, str) for x in found.values())
+    a_row = talks or any(isinstance(x, str) for x in fields.values())
     for key, value in lists.items():
         objects = all(isinstance(x, dict) and "role" not in x for x in value)
         if objects or not a_row:

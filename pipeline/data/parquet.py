@@ -37,8 +37,8 @@ def opened(path: str | Path, **how: bool | int) -> pq.ParquetFile:
 def batches(
     file: pq.ParquetFile, most: int, group: int, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """At most so many rows of a row group at a time, on one thread: each of several would keep
-    memory of its own. Raises one of BROKEN."""
+    """Yield at most so many rows of a row group at a time, on one thread: each of several would
+    keep memory of its own. Raises one of BROKEN."""
     rows = 0
     for batch in file.iter_batches(most, [group], columns, use_threads=False):
         rows += batch.num_rows

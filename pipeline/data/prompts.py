@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.core.disk_rows import Each, Row, Spool, letters, text
+from pipeline.core.disk_rows import Each, Row, Spool, decode, encode
 from pipeline.core.errors import UserError, too_long
 from pipeline.data import schemas, tables
 
@@ -30,7 +30,7 @@ def read(path: Path, split: str, start: int = 0, count: int | None = None) -> Se
     for part in tables.stream(path, schemas.PROMPTS):
         for row in part.filter(pc.equal(part["split"], split)).to_pylist():
             if seen >= start and (count is None or seen < start + count):
-                found.add(len(found), tuple(letters(row[name]) for name in Prompt._fields))
+                found.add(len(found), tuple(encode(row[name]) for name in Prompt._fields))
             seen += 1
     wanted = seen if count is None else start + count
     if not seen or wanted > seen:
@@ -42,7 +42,7 @@ def read(path: Path, split: str, start: int = 0, count: int | None = None) -> Se
 
 
 def _prompt(row: Row) -> Prompt:
-    prompt_id, task, messages, prompt, answer = map(text, row)
+    prompt_id, task, messages, prompt, answer = map(decode, row)
     return Prompt(prompt_id, task, json.loads(messages), prompt, answer)
 
 

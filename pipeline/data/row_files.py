@@ -31,20 +31,20 @@ SHARD = re.compile(r"(.+?)[-_]\d+(?:[-_]of[-_]\d+)?")  # train-00000-of-00002
 
 
 def reader(path: Path) -> Reader:
-    """What reads the rows of a file. Raises UserError where nothing does."""
+    """The function that reads the rows of a file. Raises UserError where there is none."""
     inner, codec = _suffixes(path)
-    found = READERS.get(inner)
-    if found is None:
+    read = READERS.get(inner)
+    if read is None:
         if inner in TABLES:
             convert = f"{TABLES[inner]}.to_json('x.jsonl', orient='records', lines=True)"
             raise UserError(f"{path}: found {inner!r}, wanted {WANTED}. Convert it: {convert}.")
         raise UserError(f"{path}: found {path.suffix!r}, wanted {WANTED}. Convert or rename it.")
-    if codec and found not in (json_rows.lines, json_rows.values):
+    if codec and read not in (json_rows.lines, json_rows.values):
         raise UserError(
             f"{path}: found {inner} compressed as {codec}, wanted {inner} as it is: it is read "
             "from both ends, and can be compressed inside. Decompress it."
         )
-    return found
+    return read
 
 
 def _suffixes(path: Path) -> tuple[str, str]:
@@ -71,48 +71,48 @@ def files(path: Path) -> list[Path]:
 
 
 def _saved(path: Path) -> list[Path]:
-    """As `datasets` lists them: `map` leaves cache-*.arrow beside, which are no rows of it."""
+    """The files that `datasets` lists; cache-*.arrow, which `map` leaves there, is none of them."""
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        found = [path / x["filename"] for x in state["_data_files"]]
+        files = [path / x["filename"] for x in state["_data_files"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}/state.json: not what datasets.save_to_disk writes ({error!r}). Save it again."
         ) from error
-    gone = [x.name for x in found if not x.is_file()]
-    if gone or not found:
+    gone = [x.name for x in files if not x.is_file()]
+    if gone or not files:
         raise UserError(f"{path}: found no {gone or 'data files'}, which state.json names.")
-    return found
+    return files
 
 
 def _alike(path: Path) -> list[Path]:
-    found = [
+    files = [
         x
         for x in sorted(path.iterdir(), key=lambda x: x.name)
         if x.is_file() and not x.name.startswith((".", "_")) and _suffixes(x)[0] in IN_FOLDERS
     ]
-    if not found:
+    if not files:
         raise UserError(
             f"{path}: found a folder without a file of {', '.join(IN_FOLDERS)}, wanted a file, or "
             "a folder with some (.json only by its own path). Name the file."
         )
-    if len(kinds := {reader(x) for x in found}) > 1:
-        kinds_found = sorted({_suffixes(x)[0] for x in found})
+    if len(kinds := {reader(x) for x in files}) > 1:
+        kinds_found = sorted({_suffixes(x)[0] for x in files})
         raise UserError(
             f"{path}: found files of {len(kinds)} kinds, {kinds_found}, wanted one kind. Name one "
             "file, or move the others away."
         )
-    sets = _sets(x.name.partition(".")[0] for x in found)
+    sets = _sets(x.name.partition(".")[0] for x in files)
     if len(sets) > 1:
         raise UserError(
             f"{path}: found files of several sets, {sorted(sets)}, wanted those of one. Name one "
             "file, or move one set to a folder of its own."
         )
-    return found
+    return files
 
 
 def _sets(stems: Iterator[str]) -> set[str]:
-    """Of which sets these are shards or splits: reading all of two would train on what tests."""
+    """The sets that these are shards or splits of. Reading two would train on what tests."""
     shards = [(stem, SHARD.fullmatch(stem)) for stem in stems]
     return {m[1] for _, m in shards if m} | {stem for stem, _ in shards if stem in SPLITS}
 

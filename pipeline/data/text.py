@@ -38,7 +38,7 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def decode_after(decode: Decode, before: Sequence[int], ids: Sequence[int]) -> str:
-    """What `ids` add to the text of the ids `before` them."""
+    """The text that `ids` add to that of the ids `before` them."""
     window = list(before[-WINDOW:])
     start, both = decode(window), decode([*window, *ids])
     for known in (start, whole(start)):

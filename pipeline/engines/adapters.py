@@ -55,8 +55,8 @@ def load(model: Any, folder: Path) -> None:
 
     values = json.loads((folder / checkpoints.ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if values.get("peft_type") != "LORA":
-        found = values.get("peft_type")
-        raise UserError(f"{folder}: found an adapter of type {found}, wanted LORA.")
+        kind = values.get("peft_type")
+        raise UserError(f"{folder}: found an adapter of type {kind}, wanted LORA.")
     try:
         config = LoraConfig.from_pretrained(str(folder))
         weights = load_file(folder / WEIGHTS)  # never the pickled form that peft would take too
@@ -124,9 +124,9 @@ def _put(model: Any, name: str, module: Any) -> None:
 
 def check_merged(model: Any, weights: set[str]) -> None:
     """Raise UserError unless a merged model has the weights of its base, and may be saved so."""
-    found = set(model.state_dict())
-    if found != weights:
-        raise UserError(f"its weights {sorted(found ^ weights)[:4]} cannot be put into the base.")
+    names = set(model.state_dict())
+    if names != weights:
+        raise UserError(f"its weights {sorted(names ^ weights)[:4]} cannot be put into the base.")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if model.config.get_text_config().tie_word_embeddings and not torch.equal(
         head.weight, embedding.weight
@@ -173,13 +173,13 @@ def _layers(model: Any) -> dict[str, Any]:
 def _linear(model: Any) -> set[str]:
     """Last names of the linear layers without the head."""
     head, adapted = model.get_output_embeddings(), _layers(model)
-    found = {
+    layers = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
         if not any(name.startswith(f"{layer}.") for layer in adapted)
     }
-    return found | {name.rpartition(".")[2] for name in adapted}
+    return layers | {name.rpartition(".")[2] for name in adapted}
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What is wanted after a response's prefixes: a unit of work of a teacher or of an engine."""
+"""A unit of work of a teacher or an engine: what is wanted after a response's prefixes."""
 
 from dataclasses import dataclass
 

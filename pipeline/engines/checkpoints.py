@@ -22,7 +22,7 @@ from pipeline.core.errors import UserError
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NEEDED = ("config.json", *TOKENIZER)
 GENERATION = "generation_config.json"  # has the ends of a turn
-NOTE = "dropped.txt"  # beside a checkpoint that experiment.keep has dropped
+NOTE = "dropped.txt"  # beside a checkpoint that experiment.keep_checkpoints has dropped
 ADAPTER_CONFIG, BASE = "adapter_config.json", "base.json"
 ADAPTER = (ADAPTER_CONFIG, "adapter_model.safetensors", BASE, *TOKENIZER)
 READ = {".json", ".safetensors", ".model", ".jinja", ".txt", ".py"}  # when a model is read in

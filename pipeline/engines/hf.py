@@ -36,7 +36,7 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    silent_V: torch.Tensor  # bool; True: an id of the head that stands for no token
+    unused_vocab_mask: torch.Tensor  # bool; True: an id of the head that stands for no token
 
     @functools.cached_property
     def _float_head(self) -> torch.Tensor:
@@ -45,9 +45,9 @@ class Policy:
         weight: torch.Tensor = self.model.get_output_embeddings().weight
         return weight.detach().float()
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Without special tokens and the end."""
-        return text(self.tokenizer, self.ends, token_ids)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a response, without special tokens and its end."""
+        return decode_text(self.tokenizer, self.ends, token_ids)
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
@@ -67,12 +67,12 @@ class Policy:
         return prompt_ids(self.tokenizer, messages)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Float32 logits (..., V) of hidden states (..., H); silent ids at the lowest float."""
+        """Float32 logits (..., V) of hidden states (..., H); unused ids at the lowest float."""
         weight: torch.Tensor = self.model.get_output_embeddings().weight
         if weight.dtype != torch.float32:
             weight = self._float_head
         logits: torch.Tensor = hidden.float() @ weight.T
-        return logits.masked_fill(self.silent_V, torch.finfo(torch.float32).min)
+        return logits.masked_fill(self.unused_vocab_mask, torch.finfo(torch.float32).min)
 
 
 class Frozen(NamedTuple):
@@ -92,11 +92,11 @@ def generated(ends: Collection[int], token_ids: list[int]) -> Generated:
     return Generated(token_ids, "stop" if token_ids[-1] in ends else "length")
 
 
-def text(
+def decode_text(
     tokenizer: PreTrainedTokenizerFast, ends: Collection[int], token_ids: Sequence[int]
 ) -> str:
-    """Text of a response, of whole characters; an end is no part of it, also where it is no
-    special token."""
+    """The text of a response: whole characters, without special tokens and without its end, also
+    where that is no special token."""
     kept = list(token_ids)
     if kept and kept[-1] in ends:
         kept.pop()
@@ -104,7 +104,7 @@ def text(
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
-    return templates.text_ids(tokenizer, templates.render(tokenizer, messages, "student"))
+    return templates.encode(tokenizer, templates.render(tokenizer, messages, "student"))
 
 
 def load(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Policy:
@@ -163,10 +163,10 @@ def white_box(folder: Path, vocabulary: dict[str, int], device: str) -> Policy:
 
 def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
     rows = model.get_output_embeddings().weight.shape[0]
-    silent = torch.ones(rows, dtype=torch.bool)
+    unused = torch.ones(rows, dtype=torch.bool)
     # some tokenizers know more tokens than the head has rows
-    silent[[token for token in tokenizer.get_vocab().values() if token < rows]] = False
-    return Policy(model.to(device).eval(), tokenizer, silent.to(device))
+    unused[[token for token in tokenizer.get_vocab().values() if token < rows]] = False
+    return Policy(model.to(device).eval(), tokenizer, unused.to(device))
 
 
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

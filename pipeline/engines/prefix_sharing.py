@@ -18,7 +18,7 @@ from pipeline.engines.sampling import Sampler
 def branches(
     policy: Policy, asks: Sequence[Ask], temperature: float, limit: int, batch_tokens: int
 ) -> Iterator[list[Generated]]:
-    """For each ask, in order, the continuation of each of its draws, up to `limit` tokens."""
+    """Yield, for each ask in order, its draws' continuations, up to `limit` tokens each."""
     for batch in _batches(asks, limit, batch_tokens):
         found = _branch(policy, batch, Sampler(temperature), limit)
         for ask in batch:

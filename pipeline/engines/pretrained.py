@@ -68,13 +68,13 @@ def _same_vocabulary(tokenizer: Any, file: Path, owner: str) -> None:
 
     tokens = GGUFReader(file).get_field("tokenizer.ggml.tokens")
     theirs = [] if tokens is None else tokens.contents()
-    found = tokenizer.convert_ids_to_tokens(range(len(theirs)))
-    wrong = [i for i, (a, b) in enumerate(zip(theirs, found, strict=True)) if a != b]
+    own = tokenizer.convert_ids_to_tokens(range(len(theirs)))
+    wrong = [i for i, (a, b) in enumerate(zip(theirs, own, strict=True)) if a != b]
     if wrong:
         i = wrong[0]
         raise UserError(
             f"{owner}: {len(wrong)} of {len(theirs)} ids stand for other tokens when it is loaded; "
-            f"id {i} is {found[i]!r}, wanted {theirs[i]!r}. Use the model's safetensors instead."
+            f"id {i} is {own[i]!r}, wanted {theirs[i]!r}. Use the model's safetensors instead."
         )
 
 
@@ -84,22 +84,22 @@ def ended(model: Any, tokenizer: Any, owner: str) -> turn_ends.Ends:
     One number where there is one, so that a checkpoint with one end stays as it was.
     """
     size = model.get_output_embeddings().weight.shape[0]
-    found = turn_ends.resolve(tokenizer, model.generation_config.eos_token_id, size, owner)
-    ids = list(found.ids)
+    ends = turn_ends.resolve(tokenizer, model.generation_config.eos_token_id, size, owner)
+    ids = list(ends.ids)
     model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
-    return found
+    return ends
 
 
 def _plain_head(model: Any, owner: str) -> None:
     """Raise UserError unless the model's logits are its hidden states times its head."""
     config = model.config.get_text_config()
     values = {name: getattr(config, name, None) for name in BEHIND_HEAD}
-    found = [f"{name} {x}" for name, x in values.items() if x not in BEHIND_HEAD[name]]
+    behind = [f"{name} {x}" for name, x in values.items() if x not in BEHIND_HEAD[name]]
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        found.append("a bias of its head")
-    if found:
+        behind.append("a bias of its head")
+    if behind:
         raise UserError(
-            f"{owner}: its config has {', '.join(found)}, wanted logits that are hidden states "
+            f"{owner}: its config has {', '.join(behind)}, wanted logits that are hidden states "
             "times the head and nothing more: all else would be sampled and trained as another "
             "model. Use one without, such as Gemma 3 for Gemma 2, or serve it as a hosted teacher."
         )

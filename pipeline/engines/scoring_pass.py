@@ -11,7 +11,7 @@ import torch
 
 from pipeline.engines.hf import Policy, padded
 
-SLICE = 1 << 24  # logits in a slice: 64 MiB of float32
+LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
 
 
 def exact(
@@ -64,7 +64,7 @@ def logps_and_entropies(
     policy: Policy, hidden_TH: torch.Tensor, tokens_T: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability of each token and entropy of its distribution, both (T,), nats."""
-    step = max(1, SLICE // len(policy.silent_V))
+    step = max(1, LOGITS_PER_CHUNK // len(policy.unused_vocab_mask))
     logps, entropies = [], []
     for start in range(0, len(tokens_T), step):
         logp_TV = torch.log_softmax(policy.head(hidden_TH[start : start + step]), dim=-1)

@@ -69,7 +69,7 @@ Rows = Iterator[list[tuple[Judgment, str]]]  # answers with the checksums stored
 
 @dataclass(frozen=True)
 class Moved:
-    """What came into a store."""
+    """Counts of what came into a store."""
 
     read: int
     new: int
@@ -77,7 +77,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Removed:
-    """What was tidied away."""
+    """Counts of what was removed."""
 
     claims: int
     batches: int
@@ -171,7 +171,7 @@ def _checked(rows: Rows, name: str, remedy: str = RESTORE) -> Rows:
 
 
 def fault(found: Judgment, kept: str) -> str | None:
-    """What is wrong with an answer; more than a look-up asks, which has the key by itself."""
+    """The fault of an answer, or None. It checks more than a look-up, which has the key itself."""
     if not (math.isfinite(found.usd) and math.isfinite(found.created_at)):
         return "its price or its time is not a number"
     if why := wrong(found, kept):
@@ -202,7 +202,7 @@ def _add(store: Store, rows: Rows) -> Moved:
 
 
 def stats(store: Store) -> dict[str, Any]:
-    """What the store holds and how it was used, with a row for each teacher."""
+    """Statistics of the store: its content and its use, with a row for each teacher."""
     named = (JUDGMENTS.c.provider, JUDGMENTS.c.model, JUDGMENTS.c.continuation)
     query = sa.select(
         *named,

@@ -1,4 +1,4 @@
-"""What one teacher answer is: all that can change it, and nothing else, hashed into its key."""
+"""The key of a teacher's answer: a hash of all that can change the answer, and of nothing else."""
 
 import functools
 import hashlib

@@ -25,7 +25,7 @@ ENTRY = tuple(Entry.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Counts:
-    """What a store holds, and what its ledger says of how it was used."""
+    """The answers that a store holds, and its use by its ledger."""
 
     answers: int  # failures included
     failures: int

@@ -47,7 +47,7 @@ class OpenDatabase:
         self._writes.hurry()
 
     def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        """What a query finds; text that is no UTF-8 any more with a surrogate for each such byte,
+        """The rows of a query; text that is no UTF-8 any more has a surrogate for each such byte,
         so that its row can be named."""
         try:
             with self.reading() as connection:
@@ -64,8 +64,8 @@ class OpenDatabase:
                 raw.text_factory = str
 
     def integrity(self, table: str = "") -> str | None:
-        """What SQLite finds wrong with its file, or with a table and its index; None where nothing
-        is, and of Postgres, which keeps checksums of its own."""
+        """The fault that SQLite finds in its file, or in a table and its index; None where there is
+        none, and with Postgres, which keeps checksums of its own."""
         with self.reading() as connection:
             if connection.dialect.name != "sqlite":
                 return None

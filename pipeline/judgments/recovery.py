@@ -15,7 +15,7 @@ log = logging.getLogger("omniopd")
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was taken in."""
+    """Counts of what was taken in."""
 
     answers: int  # that the store lacked
     replies: int  # lines read
@@ -24,7 +24,7 @@ class Recovered:
 
 
 def take_in(store: Store) -> int:
-    """What earlier runs of this project could not store: how many answers were new here."""
+    """Store what earlier runs of this project could not. Return how many answers were new."""
     if store.spool is None or not store.spool.folder.is_dir():
         return 0
     if others := store.spool.others():
@@ -65,7 +65,7 @@ def recover(store: Store, paths: Sequence[Path]) -> Recovered:
             except OSError as error:
                 raise UserError(
                     f"{path}: could not be taken in ({error}). It holds answers that were paid "
-                    "for. Free space, or make it readable, and run this again."
+                    "for. Free space or make it readable, then rerun."
                 ) from error
     return Recovered(answers, replies, damaged, busy)
 

@@ -1,4 +1,4 @@
-"""Mending a damaged judgment store: for nothing what can be, the rest only by being told to.
+"""Repair a damaged judgment store: what can be repaired for nothing, the rest only if told to.
 
 A bit that flipped is put back where the checksum proves which it was. An index that disagrees with
 its table is built anew. What is left can only be bought again, so it stays until it is dropped.
@@ -31,7 +31,7 @@ class Damaged:
 
     @property
     def usd(self) -> float:
-        """What it cost, as far as the row can be believed."""
+        """The dollars that the answer cost, as far as the row can be believed."""
         found = self.row[NAMES.index("usd")]
         return found if isinstance(found, float) and 0 <= found < 1e6 else 0.0
 
@@ -42,26 +42,26 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was looked at, and what came of it."""
+    """Counts of a repair: rows that were looked at, and what came of them."""
 
     rows: int
     reindexed: bool
-    mended: list[Damaged]
-    damaged: list[Damaged]  # and could not be mended
+    repaired: list[Damaged]
+    damaged: list[Damaged]  # and could not be repaired
 
 
 def repair(store: Store) -> Repaired:
-    """Mend what can be mended. Raises UserError where the file is past it."""
+    """Repair what can be repaired. Raises UserError where the file is past it."""
     reindexed = _reindexed(store)
-    mended: list[Damaged] = []
+    repaired: list[Damaged] = []
     damaged: list[Damaged] = []
     count = 0
     for row, where in tqdm(_rows(store), desc="repair", unit="answer", disable=None):
         count += 1
         if why := _fault(row):
             found = Damaged(row, why, where)
-            (mended if _mended(store, found) else damaged).append(found)
-    return Repaired(count, reindexed, mended, damaged)
+            (repaired if _repaired(store, found) else damaged).append(found)
+    return Repaired(count, reindexed, repaired, damaged)
 
 
 def drop(store: Store, damaged: list[Damaged]) -> int:
@@ -77,7 +77,7 @@ def _fault(row: tuple[Any, ...]) -> str | None:
         return str(error)
 
 
-def _mended(store: Store, found: Damaged) -> bool:
+def _repaired(store: Store, found: Damaged) -> bool:
     """Put the one flipped bit back; whether there was one, and no other row is in the way."""
     place = sums.flipped(found.row[:-1], found.row[-1])
     if place is None:

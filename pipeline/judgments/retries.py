@@ -28,7 +28,7 @@ RESTORE = (
 )
 DAMAGED = (
     "Nothing was changed, and nothing bought in its place. Restore it from a copy, or run "
-    "`omniopd judgments repair`: it lists every damaged answer, mends what it can, and says what "
+    "`omniopd judgments repair`: it lists every damaged answer, repairs what it can, and says what "
     "the rest costs to buy again; with --drop-damaged it removes those, and the next run buys "
     "them. `omniopd judgments import FILE` brings them back from an export for nothing."
 )
@@ -134,25 +134,25 @@ def reason(error: exc.SQLAlchemyError) -> str:
 
 
 def remedy(error: exc.SQLAlchemyError) -> str:
-    """What to do, by the cause."""
+    """The remedy, by the cause."""
     code, state = _code(error), _state(error)
     if code in LOCKED:
         return (
             "Another process keeps the file locked: it may be stopped, or stuck. Find it with "
-            "`fuser -v FILE`, let it go on or end it, and run this again."
+            "`fuser -v FILE`, let it go on or end it, then rerun."
         )
     if code in DISK or state in ("53100", "58030"):
-        return "Free space on the store's disk, see that it is sound, and run this again."
+        return "Free space on the store's disk, check that the disk is sound, then rerun."
     if code == sqlite3.SQLITE_CORRUPT:
         return RESTORE
     if code == sqlite3.SQLITE_READONLY or state in ("25006", "42501"):
-        return "Give this user the right to write to the store, and run this again."
+        return "Give this user the right to write to the store, then rerun."
     if state == "53300":
         return "Run fewer processes side by side, or raise the server's max_connections."
     if state in STANDS_STILL | RIVALS:
-        return "Let the processes that use the store go on or end them, and run this again."
+        return "Let the processes that use the store go on or end them, then rerun."
     if passes(error):
-        return "Wanted a server that can be reached. See that it runs, and run this again."
+        return "Wanted a server that can be reached. Check that it runs, then rerun."
     return REMEDY
 
 

@@ -209,7 +209,7 @@ def judgment(row: Sequence[Any]) -> Judgment:
 
 
 def wrong(found: Judgment, kept: str) -> str | None:
-    """What is wrong with an answer that has the checksum `kept`; None where nothing is."""
+    """The fault of an answer that has the checksum `kept`; None where there is none."""
     values = stored(found)
     if sums.fits(values, kept):
         return None

@@ -47,7 +47,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Found:
-    """What a file holds."""
+    """The content of a file."""
 
     kept: tuple[tuple[Kept, bytes], ...]  # with their lines
     damaged: bytes  # lines that are not whole
@@ -127,7 +127,7 @@ class Spool:
 
 @contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """One process at a time takes in: two would enter a reply into the ledger twice."""
+    """Hold the folder: two processes taking in would enter a reply into the ledger twice."""
     file = os.open(folder, os.O_RDONLY)
     try:
         tenacity.Retrying(
@@ -140,7 +140,7 @@ def turn(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise UserError(
             f"{folder}: another process has been taking in what it holds for {TURN_SECONDS:.0f} s. "
-            f"Find it with `fuser -v {folder}`, let it go on or end it, and run this again."
+            f"Find it with `fuser -v {folder}`, let it go on or end it, then rerun."
         ) from error
     finally:
         os.close(file)

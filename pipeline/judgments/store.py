@@ -193,7 +193,7 @@ class Store:
             return ledger.total(connection, LEDGER.c.project == self._project)
 
     def stats(self) -> Counts:
-        """What the store holds and how it was used, over all projects."""
+        """The content of the store and its use, over all projects."""
         rows = sa.select(sa.func.count(), sa.func.count(JUDGMENTS.c.failure))
         with self.database.reading() as connection:
             answers, failures = connection.execute(rows.select_from(JUDGMENTS)).one()

@@ -17,7 +17,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def checksum(values: Sequence[Any]) -> str:
-    """Of a row's columns in the table's order, but for the checksum itself.
+    """The checksum of a row's columns in the table's order, without the checksum itself.
 
     Raises ValueError or TypeError where a price or a time is no number.
     """
@@ -38,7 +38,7 @@ def fits(values: Sequence[Any], kept: Any) -> bool:
 
 
 def earlier(values: Sequence[Any]) -> str:
-    """What versions before this one stored: over the key and the answer's own columns."""
+    """The checksum of earlier versions: over the key and the answer's own columns."""
     key, limit, text, ids = values[0], values[1], *values[11:13]
     listed = "null" if ids is None else ids.replace(", ", ",")  # as JSON writes it without blanks
     whole = f"{_encode([key, limit, text])[:-1]},{listed},{_encode(values[13:19])[1:]}"
@@ -72,7 +72,7 @@ def flipped(values: Sequence[Any], kept: Any) -> tuple[int, Any] | None:
 
 
 def _flips(value: Any) -> Iterator[Any]:
-    """What a value may have been before one of its bits was flipped."""
+    """Yield the values that `value` may have been before one of its bits was flipped."""
     match value:
         case bool():
             yield not value

@@ -15,9 +15,9 @@ def check(where: str, arm: Any, reader: str, why: str) -> None:
     """Refuse several steps without a correction. `reader`, a setting, wants one; `why` says it."""
     if not arm.train.corrects and several_steps(arm):
         refuse(
-            f"{where}train.correction",
-            arm.train.correction,
+            f"{where}train.importance_ratio",
+            arm.train.importance_ratio,
             f"ratio with {reader} and several optimizer steps a round",
-            f"{why} once the student has moved. Set train.correction: ratio, or raise "
+            f"{why} once the student has moved. Set train.importance_ratio: ratio, or raise "
             "train.batch_size to all responses of a round.",
         )

@@ -1,4 +1,4 @@
-"""What an engine says of its own samples, beside the exact pass: diagnostics of rollouts.
+"""An engine's word on its own samples, beside the exact pass: diagnostics of rollouts.
 
 How far its log-probabilities are from the exact ones; with `runtime.engine_entropies` also where
 the forks would lie if its entropies chose them. That is no part of a cell: scheduler peak-entropy

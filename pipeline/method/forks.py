@@ -35,12 +35,12 @@ def forks(
     """
     rows = rollouts.to_pylist()
     responses = [_response(row, tokenizer, p, seed, round_) for row in rows]
-    found = [
+    fork_rows = [
         fork
         for row, own in zip(rows, _positions(rows, responses, p, continued), strict=True)
         for fork in _forks(row, own, tokenizer, p.chunk_tokens)
     ]
-    return pa.Table.from_pylist(found, schema=schemas.FORKS)
+    return pa.Table.from_pylist(fork_rows, schema=schemas.FORKS)
 
 
 def _response(rollout: Row, tokenizer: Tokenizer, p: Placed, seed: int, round_: int) -> Response:

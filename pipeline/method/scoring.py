@@ -1,4 +1,4 @@
-"""Scores of a round: chunks compared with answers, whether that can teach, a control's order.
+"""Scores of a round: chunks compared with answers, whether they can teach, a control's order.
 
 Axes: F forks, N teacher samples.
 """
@@ -32,22 +32,22 @@ def with_chunk_ids(forks: pa.Table, rollouts: pa.Table, tokenizer: Tokenizer) ->
 
 def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
     """Answers of each fork by sample. Raises UserError unless every fork has exactly N."""
-    found: Answers = {place: [] for place in zip(*columns(forks), strict=True)}
+    by_place: Answers = {place: [] for place in zip(*columns(forks), strict=True)}
     for row in answers.to_pylist():
         place = (row["rollout_id"], row["position"])
-        if place not in found:
+        if place not in by_place:
             raise UserError(
                 f"answers: {place} is no fork, wanted those of these forks. Rerun teach."
             )
-        found[place].append(row)
-    for place, rows in found.items():
+        by_place[place].append(row)
+    for place, rows in by_place.items():
         rows.sort(key=lambda row: row["sample"])
         if [row["sample"] for row in rows] != list(range(samples)):
             raise UserError(
                 f"answers: fork {place} has {len(rows)} continuations, wanted samples 0 to "
                 f"{samples - 1} once each. Rerun teach."
             )
-    return found
+    return by_place
 
 
 def similarities(
@@ -63,8 +63,8 @@ def similarities(
         for fork in forks.to_pylist()
         for answer in answers[fork["rollout_id"], fork["position"]]
     ]
-    found = np.array(similarity.similarities(pairs, metric, tokenizer), np.float64)
-    return found.reshape(len(forks), samples)
+    values = np.array(similarity.similarities(pairs, metric, tokenizer), np.float64)
+    return values.reshape(len(forks), samples)
 
 
 def probes(count: int) -> list[int]:
@@ -95,8 +95,8 @@ def contrast(
         return None
     same = [similarity.paired(answers[place][0], answers[place][1]) for place in chosen]
     different = [similarity.paired(answers[a][0], answers[b][0]) for a, b in others]
-    found = np.array(similarity.similarities(same + different, metric, tokenizer))
-    return float(found[: len(same)].mean()), float(found[len(same) :].mean())
+    values = np.array(similarity.similarities(same + different, metric, tokenizer))
+    return float(values[: len(same)].mean()), float(values[len(same) :].mean())
 
 
 def check_flat(found: np.ndarray, levels: tuple[float, float] | None, metric: str) -> None:
@@ -135,20 +135,20 @@ def shuffled(
 
 
 def columns(forks: pa.Table) -> tuple[list[str], list[int]]:
-    """What names each fork: its response, and where in it."""
+    """The names of the forks: the response of each, and where in it."""
     return forks["rollout_id"].to_pylist(), forks["position"].to_pylist()
 
 
-def table(forks: pa.Table, found: np.ndarray, teacher: str, metric: str) -> pa.Table:
+def table(forks: pa.Table, values: np.ndarray, teacher: str, metric: str) -> pa.Table:
     """The rows of similarities (F, N), in the order of forks and samples."""
     ids, positions = columns(forks)
-    samples, count = found.shape[1], found.size
-    values = [
+    samples, count = values.shape[1], values.size
+    arrays = [
         pa.array(np.repeat(np.array(ids, dtype=object), samples), pa.string()),
         np.repeat(np.array(positions, np.int32), samples),
         np.tile(np.arange(samples, dtype=np.int32), len(ids)),
         pa.repeat(teacher, count),
         pa.repeat(metric, count),
-        found.reshape(-1),
+        values.reshape(-1),
     ]
-    return pa.Table.from_arrays([pa.array(c) for c in values], schema=schemas.SCORES)
+    return pa.Table.from_arrays([pa.array(c) for c in arrays], schema=schemas.SCORES)

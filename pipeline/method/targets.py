@@ -1,4 +1,4 @@
-"""Targets of a round's forks: what their scores come to, and the weights that follow.
+"""Targets of a round's forks: sums of their scores, and the weights that follow.
 
 Axes: F forks, T teachers. Source: see stages/prior.py.
 """
@@ -15,9 +15,9 @@ def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
     """Sum of each fork's N similarities, (F,). Raises UserError unless there are exactly N."""
     places = list(zip(forks["rollout_id"].to_pylist(), forks["position"].to_pylist(), strict=True))
     index = {place: i for i, place in enumerate(places)}
-    found = zip(scores["rollout_id"].to_pylist(), scores["position"].to_pylist(), strict=True)
+    scored = zip(scores["rollout_id"].to_pylist(), scores["position"].to_pylist(), strict=True)
     try:
-        fork_of = np.array([index[place] for place in found], np.int64)
+        fork_of = np.array([index[place] for place in scored], np.int64)
     except KeyError as error:
         raise UserError(
             f"scores: {error} is no fork, wanted those of these forks. Rerun score."
@@ -92,16 +92,16 @@ def _table(
 
 
 def by_source(
-    source: str, forks: pa.Table, n: int, found: np.ndarray, bar: np.ndarray, alpha: float
+    source: str, forks: pa.Table, n: int, evidence: np.ndarray, bar: np.ndarray, alpha: float
 ) -> pa.Table:
-    """The targets of some forks. `found` (F,): k_sem, or the weight of a source without one."""
+    """The targets of some forks. `evidence` (F,): k_sem, or the weight of a source without one."""
     match source:
         case "constant":
-            return constant(forks, n, bar, alpha, found)
+            return constant(forks, n, bar, alpha, evidence)
         case "teacher":
             zeros = np.zeros(len(forks))
-            return _table(forks, 0, zeros, bar, found, zeros)
+            return _table(forks, 0, zeros, bar, evidence, zeros)
         case "none":
-            return targets(forks, 0, found, bar, alpha)
+            return targets(forks, 0, evidence, bar, alpha)
         case _:
-            return targets(forks, n, found, bar, alpha)
+            return targets(forks, n, evidence, bar, alpha)

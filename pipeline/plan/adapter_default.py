@@ -22,7 +22,7 @@ CHARACTERS = 1000  # more than any task's own vocabulary has
 
 
 def resolved(train: Train, models: Models, student: str) -> Train:
-    """With `lora` an adapter's settings, or None to train every weight. Raises UserError."""
+    """Set `lora` to an adapter's settings, or to None to train every weight. Raises UserError."""
     match train.lora:
         case "none":
             adapter = None
@@ -34,7 +34,7 @@ def resolved(train: Train, models: Models, student: str) -> Train:
 
 
 def line(train: Train, models: Models, said: bool, student: str) -> str:
-    """How an arm with a resolved `train` trains, and why; `said`: params say it."""
+    """Say how an arm with a resolved `train` trains, and why; `said`: params say it."""
     adapter, how = train.lora, "every weight is trained"
     if isinstance(adapter, Lora):
         layers = adapter.targets if isinstance(adapter.targets, str) else ", ".join(adapter.targets)
@@ -60,9 +60,9 @@ def _large(models: Models, student: str) -> bool:
 
 
 def parameters(name: str, models: Models) -> int | None:
-    """Of an entry of pretrain.models, norms and biases left out; None if it is not known here.
+    """Parameters of an entry of pretrain.models, without norms and biases; None if unknown here.
 
-    Of a model of the task's own characters, a little more.
+    For a model of the task's own characters it is a little more.
     """
     shape = _shape(name, models)
     return None if shape is None else model_shapes.Size(shape, 4, "").weights

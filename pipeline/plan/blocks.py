@@ -32,7 +32,7 @@ else:  # with the keys that single objectives add
 
 
 class Settings(Params):
-    """What one arm runs with: the base blocks with the arm's overrides applied."""
+    """The settings of one arm: the base blocks with the arm's overrides applied."""
 
     prepare: Prepare
     pretrain: Pretrain

@@ -1,4 +1,4 @@
-"""What a round of an arm takes at most, from params alone, and the cap of experiment.match.
+"""The most that a round of an arm can take, from params alone, and the cap of experiment.match.
 
 A ceiling takes every response as long as allowed, as many forks as fit into it and every answer as
 long as it may be; of imitate-forks, the answers that it imitates, though all are bought. What a
@@ -38,7 +38,7 @@ def prefixes(settings: Settings) -> int:
 
 
 def ceiling(settings: Settings, resource: str) -> int:
-    """Of a round, in the resource's unit. Dollars have none: the length of prompts is no param."""
+    """A round's ceiling in the resource's unit. Dollars have none: prompts' length is no param."""
     solutions, longest = _solutions(settings), settings.rollout.max_new_tokens
     of_a_prompt = settings.teach.samples if solutions else settings.rollout.samples_per_prompt
     responses = settings.rollout.prompts_per_round * of_a_prompt
@@ -76,7 +76,7 @@ def uses(experiment: Experiment, settings: Settings) -> bool:
 
 
 def cap(experiment: Experiment) -> float | None:
-    """Of a round of an arm: experiment.budget, else the smallest ceiling of the arms that use it.
+    """The cap of an arm's round: experiment.budget, else the smallest ceiling of arms that use it.
 
     None without experiment.match.
     """
@@ -103,7 +103,7 @@ def matched(experiment: Experiment, settings: Settings, most: float | None) -> d
 
 
 def summary(experiment: Experiment, most: float | None) -> dict[str, Any]:
-    """What the report says of it: {match: ...}; empty without experiment.match."""
+    """The report's entry on it: {match: ...}; empty without experiment.match."""
     if most is None:
         return {}
     block = experiment.experiment

@@ -99,7 +99,7 @@ def named(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
-    """What `omniopd audit` runs: round 1 of an arm up to its targets and calibration, no training.
+    """The plan of `omniopd audit`: round 1 of an arm up to targets and calibration, no training.
 
     Of the same form as the plan of an experiment.
     """
@@ -118,7 +118,7 @@ def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
 
 
 def imported(experiment: Experiment, arm: str) -> dict[str, Any]:
-    """What `omniopd import` runs: the rollouts of `audited` alone."""
+    """The plan of `omniopd import`: the rollouts of `audited` alone."""
     plan, settings = Plan(experiment), experiment.arm(arm)
     seed = experiment.experiment.seeds[0]
     prompts = plan.prompts(settings.prepare)
@@ -142,10 +142,10 @@ def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
     In dependency order.
     """
     groups = {name: plan["cells"][name] for name in GROUPS}
-    names = {key: f"{group}@{key}" for group, found in groups.items() for key in found}
+    names = {key: f"{group}@{key}" for group, own in groups.items() for key in own}
     reads = {}
-    for group, found in groups.items():
-        for key, cell in found.items():
+    for group, own in groups.items():
+        for key, cell in own.items():
             inputs = [str(v).rpartition("/")[2] for k, v in cell.items() if k != "params"]
             reads[names[key]] = {names[i] for i in inputs if i in names}
             if group == "report":
@@ -160,7 +160,7 @@ def spans(plan: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def stages(plan: dict[str, Any], group: str, key: str) -> list[str]:
-    """What a cell runs: its stage, or those of its steps."""
+    """The stages that a cell runs: its own, or those of its steps."""
     stage = group.partition("-")[0]
     return [*plan["cells"][group][key]["params"]["stages"]] if stage == "steps" else [stage]
 
@@ -197,12 +197,12 @@ class Plan:
         branched = name == METHOD and self.experiment.experiment.branch
         for round_ in range(1, self.experiment.experiment.rounds + 1):
             arm = Round(self, settings, seed, round_, prompts, base, policy)
-            found = arm.train()
-            policy = f"data/train/{found['train']}"
+            keys = arm.train()
+            policy = f"data/train/{keys['train']}"
             last = round_ == self.experiment.experiment.rounds
             if last or branched or settings.evaluate.rounds == "all":
-                found["evaluate"] = self.evaluate(settings, prompts, policy)
-            rounds[f"round-{round_}"] = found
+                keys["evaluate"] = self.evaluate(settings, prompts, policy)
+            rounds[f"round-{round_}"] = keys
         return dict(rounds)
 
     def branch(self, control: str, seed: int) -> None:
@@ -215,9 +215,9 @@ class Plan:
         prompts, base = self.start(settings, seed)
         policy, rounds = base, {}
         for round_, (name, real) in enumerate(self.arm(METHOD, seed).items(), 1):
-            found = Round(self, settings, seed, round_, prompts, base, policy).train()
-            found["evaluate"] = self.evaluate(settings, prompts, f"data/train/{found['train']}")
-            rounds[name] = {stage: key for stage, key in found.items() if key != real.get(stage)}
+            keys = Round(self, settings, seed, round_, prompts, base, policy).train()
+            keys["evaluate"] = self.evaluate(settings, prompts, f"data/train/{keys['train']}")
+            rounds[name] = {stage: key for stage, key in keys.items() if key != real.get(stage)}
             policy = f"data/train/{real['train']}"
         self.branches.setdefault(control, {})[f"seed-{seed}"] = rounds
 

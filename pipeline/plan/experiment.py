@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import renamed
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError, short
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import PARAMS, Experiment, Settings, validated
 from pipeline.plan.checks import arms, choices, trainable, validate
+
+RENAMED = renamed.names(Experiment)
 
 
 def load(path: Path = PARAMS) -> Experiment:
@@ -17,7 +20,7 @@ def load(path: Path = PARAMS) -> Experiment:
 
 def of(values: dict[str, Any], where: str) -> Experiment:
     """The experiment of these blocks, likewise; errors call them `where`."""
-    experiment = validated(Experiment, values, where)
+    experiment = validated(Experiment, renamed.current(values, RENAMED, where), where)
     validate.experiment(experiment)
     for name in experiment.experiment.arms:
         _check(experiment, name, experiment.arm(name))
@@ -36,7 +39,7 @@ def _check(file: Experiment, name: str, arm: Settings) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The blocks of params.yaml, as they are written. Raises UserError."""
+    """The blocks of params.yaml, under the names of today. Raises UserError."""
     try:
         found = yaml_files.load(path)
     except FileNotFoundError as error:
@@ -47,4 +50,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: found {shown}, wanted the blocks of an experiment, such as `train:`. Write "
             "one with `omniopd profile NAME`, or restore it with git."
         )
-    return found
+    return renamed.current(found, RENAMED, str(path))

@@ -51,7 +51,7 @@ class Size(NamedTuple):
 
     @property
     def body(self) -> int:
-        """Of them, in the layers: each is read and multiplied once for a token."""
+        """The weights in the layers: each is read and multiplied once for a token."""
         return self.shape.layers * sum(a * b for a, b in _linear(self.shape).values())
 
     @property
@@ -60,7 +60,7 @@ class Size(NamedTuple):
 
     @property
     def cached(self) -> int:
-        """Bytes of keys and values of a token."""
+        """Bytes of KV cache of a token."""
         return 2 * self.shape.layers * self.shape.kv_heads * self.shape.head_dim * self.width
 
     def attention(self, context: float) -> float:
@@ -90,7 +90,7 @@ def _linear(shape: Shape) -> dict[str, tuple[int, int]]:
 
 
 def size(models: Models, prepare: TaskPrepare, name: str, folder: Path) -> Size:
-    """Of the entry `name`, whose cell is `folder`. Raises UserError."""
+    """The size of the entry `name`, whose cell is `folder`. Raises UserError."""
     model = models[name]
     config = folder / "checkpoint" / "config.json"
     if config.is_file():

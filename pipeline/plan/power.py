@@ -31,7 +31,7 @@ WITHIN = 0.16  # assumed variance p (1 - p) of a sampled answer within a problem
 
 
 class Spreads(NamedTuple):
-    """Of a paired difference."""
+    """The spreads of a paired difference."""
 
     seeds: float  # sd of the true difference between seeds
     problems: float = PROBLEMS  # sd between problems
@@ -53,7 +53,7 @@ def detectable(seeds: int, problems: int, samples: int, spreads: Spreads) -> flo
 def standard_error(
     seeds: int, problems: int, samples: int, spreads: Spreads
 ) -> tuple[float, float]:
-    """Of the paired difference, with its degrees of freedom."""
+    """The standard error of the paired difference, and its degrees of freedom."""
     noise = spreads.answer / samples
     if seeds == 1:
         return sqrt((spreads.problems**2 + noise) / problems), max(problems - 1.0, 1.0)
@@ -65,7 +65,7 @@ def standard_error(
 
 
 def spreads(students: Set[str] = frozenset(), report: Path = REPORT) -> dict[str, Spreads]:
-    """By pre-named arm that omniopd is compared with: measured where the report has it.
+    """The spreads by pre-named arm that omniopd is compared with; measured where the report has it.
 
     `students` are the cells of the plan's base students; a report without one is of another
     student or of other problems, whatever lies in the folder.
@@ -101,7 +101,7 @@ def _students(file: Experiment) -> set[str]:
 
 
 def line(file: Experiment) -> str:
-    """What `omniopd plan`, `repro` and `run` say, with all that it assumes; one seed, one line."""
+    """The power in words, for `omniopd plan`, `repro` and `run`; with one seed a single line."""
     first = file.arm(file.experiment.arms[0]).evaluate
     seeds, problems, samples = len(file.experiment.seeds), first.problems, first.samples
     head = f"smallest difference seen with {POWER:.0%} power: "

@@ -1,4 +1,4 @@
-"""What cells hold of an arm's blocks: without what cannot change a result, and in which group."""
+"""An arm's blocks as cells hold them, without what cannot change a result; and cells' groups."""
 
 from typing import Any
 
@@ -25,7 +25,8 @@ ORDER = {
 
 
 def dump(block: params.Params) -> dict[str, Any]:
-    return block.model_dump(mode="json", exclude_none=True)
+    """The settings of a block as cells hold them: under the names that they had first."""
+    return block.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def scored(settings: Settings) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def engined(stage: str, engine: str) -> str:
 
 
 def method(settings: Settings) -> dict[str, Any]:
-    """What the report prints of an arm: every number of the method."""
+    """The settings that the report prints of an arm: every number of the method."""
     blocks = ("rollout", "forks", "teach", "score", "prior", "train")
     found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
     names = settings.teach.teachers

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from pipeline.config.method import Optimised
+from pipeline.config.renamed import in_cells
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.chosen import file_of
 from pipeline.method.objectives import declared, own
@@ -52,22 +53,25 @@ class Round:
         self.found: dict[str, str] = {}
         self.objective = declared(settings.train.objective)
         its = own(settings.train, self.objective.settings)
-        self.reads = (*self.objective.reads, *self.objective.also(its))
+        self.also = self.objective.also(its)
 
     def train(self) -> dict[str, str]:
         """Every cell of the round by stage, `train` last."""
         name = self.settings.train.objective
         inputs = {"policy": self.policy, "objective": file_of(name)}
-        for read in self.reads:
+        # in the order of a cell's file, of which DVC compares the bytes
+        for read in self.objective.reads:
             inputs |= self._input(read)
-        if self.objective.anchor:
-            inputs["reference"] = self.base
         if self.objective.teacher:  # objectives that read no targets have one teacher
             inputs["teacher"] = self.teacher(self.settings.teach.teachers[0])
-        group = "train-agreement" if "similarity" in self.reads else self.objective.group
+        if self.objective.anchor:
+            inputs["reference"] = self.base
+        for read in self.also:
+            inputs |= self._input(read)
+        group = "train-agreement" if "similarity" in self.also else self.objective.group
         capped = budget_caps.matched(self.plan.experiment, self.settings, self.plan.cap)
         priced = capped.get("match") in budget_caps.PRICED
-        if priced and "targets" in self.reads and "answers" not in self.reads:
+        if priced and "targets" in self.objective.reads and "answers" not in inputs:
             group, inputs["answers"] = "train-matched", self._answers()
         self.found["train"] = self.plan.cell(group, self._train_params() | capped, **inputs)
         return self.found
@@ -102,9 +106,9 @@ class Round:
         return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
-        read = Optimised.model_fields.keys() | self.objective.settings.model_fields.keys()
+        read = in_cells(Optimised) | in_cells(self.objective.settings)
         kept = {k: v for k, v in tracked(self.settings, "train").items() if k in read}
-        if "similarity" in self.reads:
+        if "similarity" in self.also:
             kept["metric"] = self.settings.score.metric
             kept["samples"] = self.settings.teach.samples
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round

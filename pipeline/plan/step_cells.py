@@ -43,8 +43,8 @@ def single(file: Experiment) -> Experiment:
 def check(file: Experiment, name: str, settings: Settings) -> None:
     """Raise UserError of what a cell of several steps cannot hold."""
     block, key = file.experiment, "experiment.steps_per_cell"
-    for other, found in (("match", block.match), ("branch", list(block.branch))):
-        if found:
+    for other, given in (("match", block.match), ("branch", list(block.branch))):
+        if given:
             wanted = f"1 with experiment.{other}, which needs every round by itself"
             refuse(key, block.steps_per_cell, wanted, f"Set it to 1, or take {other} out.")
     if len(settings.teach.teachers) > 1:
@@ -85,7 +85,7 @@ class Inner:
         return self.plan.model(name, settings, seed, prompts)
 
     def arm(self, name: str, seed: int) -> dict[str, Any]:
-        """Of a controlled arm, the targets of the same rounds under whichever is asked for."""
+        """The targets of the same rounds of a controlled arm, under whichever name is asked for."""
         self.controlled = self.plan.arm(name, seed)[f"round-{self.last}"]["prior"]
         return {f"round-{r}": {"prior": "prior"} for r in range(1, self.last + 1)}
 
@@ -98,11 +98,11 @@ def arm(plan: Arms, name: str, settings: Settings, seed: int) -> dict[str, Any]:
     policy, rounds = base, {}
     for first in range(1, total + 1, step):
         last = min(first + step - 1, total)
-        found = _cell(plan, settings, seed, (first, last), prompts, base, policy)
-        policy = f"data/train/{found['train']}"
+        keys = _cell(plan, settings, seed, (first, last), prompts, base, policy)
+        policy = f"data/train/{keys['train']}"
         if last == total or settings.evaluate.rounds == "all":
-            found["evaluate"] = plan.evaluate(settings, prompts, policy)
-        rounds[f"round-{last}"] = found
+            keys["evaluate"] = plan.evaluate(settings, prompts, policy)
+        rounds[f"round-{last}"] = keys
     return rounds
 
 
@@ -125,12 +125,12 @@ def _cell(
     if inner.controlled:
         about["controlled"] = inner.controlled
     key = plan.cell(group, {"rounds": list(rounds), "stages": stages}, **about)
-    found = dict.fromkeys(stages, key)
+    keys = dict.fromkeys(stages, key)
     if looked := inner.cells.get("calibrate"):
         own = {n: key if v in STAGES else v for n, v in looked["inputs"].items()}
         resolved = looked["params"] | {"round": rounds[1]}
-        found["calibrate"] = plan.cell("calibrate", resolved, **own)
-    return found
+        keys["calibrate"] = plan.cell("calibrate", resolved, **own)
+    return keys
 
 
 def _teacher(stages: dict[str, Any]) -> str:

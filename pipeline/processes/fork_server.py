@@ -180,7 +180,7 @@ def _request() -> Request:
 
 
 def interpreter() -> list[str]:
-    """What makes the modules in memory those that this process would import."""
+    """The identity of the interpreter: with an equal one this process imports the same modules."""
     return [sys.version, sys.prefix, os.path.realpath(sys.executable)]
 
 

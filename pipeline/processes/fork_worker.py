@@ -119,7 +119,7 @@ class _Server:
             self.selector.register(end, selectors.EVENT_READ)
 
     def serve(self) -> Request | None:
-        """Until the parent is gone: None. In a forked stage: what it is to run."""
+        """Serve until the parent is gone and return None; in a forked stage return what to run."""
         while True:
             for key, _ in self.selector.select():
                 if key.fileobj == 0:
@@ -168,7 +168,7 @@ class _Server:
         return early and request.interpreter == interpreter()
 
     def leave(self, connection: socket.socket) -> None:
-        """In the child: close what is the server's, so that its end is seen by the clients."""
+        """Close, in the child, what is the server's, so that clients see the server's end."""
         signal.set_wakeup_fd(-1)
         self.selector.close()
         for one in (self.listener, self.heard, self.ring, connection, *self.stages.values()):

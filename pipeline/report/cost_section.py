@@ -104,7 +104,7 @@ def _capped(costs: list[Row]) -> dict[str, list[Row]]:
 
 
 def _cut(rows: list[Row], kind: str) -> list[str]:
-    """Of an arm over all its rounds and seeds: used from least to most, sums, mean weights."""
+    """An arm's cells of the table, over its rounds and seeds: range of use, sums, mean weights."""
     used = sorted(row["used"] for row in rows)
     sums = [sum(row[f"{what}_{kind}"] for row in rows) for what in ("kept", "cut")]
     weights = []

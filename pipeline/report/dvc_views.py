@@ -1,4 +1,4 @@
-"""What DVC's own commands show of a report: a file of metrics an arm, and its plots.
+"""A report for DVC's own commands: a file of metrics an arm, and its plots.
 
 DVC prints a row for each file of metrics, and draws a line for each arm only by a template of its
 own. Its page takes its scripts from the network unless it is given another one.
@@ -42,20 +42,20 @@ PAGE = """<!DOCTYPE html>
 
 
 def metrics(evals: Evals, results: list[Row], pooled: list[Row]) -> dict[str, Row]:
-    """Of each arm after its last round, over its seeds: what `dvc metrics show` has a row of.
+    """The row of `dvc metrics show` for each arm: after its last round, over its seeds.
 
     Sampled accuracy and difference to base with their intervals, of all tasks where there are
     several, and then of each under its name; greedy accuracy, tokens_used and the share of its
     teachers' draws that failed are means over the seeds.
     """
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for arm in dict.fromkeys(row["arm"] for row in pooled):
         last = max(row["round"] for row in pooled if row["arm"] == arm)
         own = [row for row in pooled if row["arm"] == arm and row["round"] == last]
         wide = [row for row in results if row["arm"] == arm and row["round"] == last]
         tasks = {row["task"]: _of_task(row, wide) for row in own}
         *_, overall = tasks.values()
-        found[arm] = {
+        rows[arm] = {
             "round": last,
             "seeds": own[0]["seeds"],
             **overall,
@@ -63,7 +63,7 @@ def metrics(evals: Evals, results: list[Row], pooled: list[Row]) -> dict[str, Ro
             **_failed(evals, arm, last),
             **(tasks if len(tasks) > 1 else {}),
         }
-    return found
+    return rows
 
 
 def _of_task(pooled: Row, results: Iterable[Row]) -> Row:
@@ -83,27 +83,27 @@ def curves(points: list[Row]) -> list[Row]:
     """Accuracy by arm, source and round, over seeds; an arm's line begins at base's evaluation."""
     arms = dict.fromkeys(point["arm"] for point in points)
     trained = [arm for arm in arms if arm != "base"] or list(arms)
-    found: dict[tuple[str, str, int], list[float]] = {}
+    accuracies: dict[tuple[str, str, int], list[float]] = {}
     for point in points:
         for arm in trained if point["arm"] == "base" else [point["arm"]]:
             key = arm, point["source"], point["round"]
-            found.setdefault(key, []).append(point["accuracy"])
+            accuracies.setdefault(key, []).append(point["accuracy"])
     return [
         {"arm": arm, "source": source, "round": round_, "accuracy": fmean(values)}
-        for (arm, source, round_), values in sorted(found.items())
+        for (arm, source, round_), values in sorted(accuracies.items())
     ]
 
 
 def losses(steps: list[Row]) -> list[Row]:
     """The loss by arm and optimizer step, counted on over rounds, over seeds."""
     counts: dict[tuple[str, int], int] = {}
-    found: dict[tuple[str, int], list[float]] = {}
+    by_step: dict[tuple[str, int], list[float]] = {}
     for step in steps:
         one = step["arm"], step["seed"]
         counts[one] = counts.get(one, 0) + 1
-        found.setdefault((step["arm"], counts[one]), []).append(step["train/loss"])
+        by_step.setdefault((step["arm"], counts[one]), []).append(step["train/loss"])
     return [
-        {"arm": arm, "step": step, "loss": fmean(values)} for (arm, step), values in found.items()
+        {"arm": arm, "step": step, "loss": fmean(values)} for (arm, step), values in by_step.items()
     ]
 
 
@@ -153,14 +153,14 @@ def _of_losses(arms: list[str]) -> str:
     return _template(arms, x, alt.Y("loss:Q", title="train/loss"), ["step:Q", "loss:Q"])
 
 
-def files(arms: list[str], found: dict[str, Any], evals: Evals) -> dict[Path, str]:
-    """What is written below the report: metrics/ARM.json, and plots/ with page and templates."""
-    own = metrics(evals, found["results"], found["pooled"])
+def files(arms: list[str], parts: dict[str, Any], evals: Evals) -> dict[Path, str]:
+    """The files written below the report: metrics/ARM.json, and plots/ with page and templates."""
+    own = metrics(evals, parts["results"], parts["pooled"])
     texts = {Path(METRICS) / f"{arm}.json": _json(row) for arm, row in own.items()}
-    points, plots = curves(found["curves"]), Path(PLOTS)
+    points, plots = curves(parts["curves"]), Path(PLOTS)
     return texts | {
         plots / "curves.json": _json(points),
-        plots / "losses.json": _json(losses(found["losses"])),
+        plots / "losses.json": _json(losses(parts["losses"])),
         plots / "curves.vega.json": _of_curves(arms, points),
         plots / "losses.vega.json": _of_losses(arms),
         plots / "page.html": PAGE.replace("SCRIPTS", vega()),

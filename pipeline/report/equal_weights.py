@@ -8,8 +8,8 @@ from pathlib import Path
 def groups(folders: Mapping[str, Path]) -> list[list[str]]:
     """Names of two or more checkpoints whose weights are the same bytes, in their order.
 
-    One that experiment.keep has dropped is in no group. Files that differ in size are not read, and
-    others only up to the first byte that differs.
+    One that experiment.keep_checkpoints has dropped is in no group. Files that differ in size are
+    not read, and others only up to the first byte that differs.
     """
     found: list[list[str]] = []
     for name, folder in folders.items():

@@ -127,7 +127,7 @@ def _over_seeds(evals: Evals, rows: list[Row], pooled: list[Row], task: str) -> 
 
 
 def _beside(evals: Evals, rows: list[Row], row: Row) -> Row:
-    """What a line shows beside the interval, of one seed."""
+    """The columns of a line beside the interval, of one seed."""
     greedy = next(
         r
         for r in rows
@@ -230,7 +230,7 @@ def _method(s: dict[str, Any]) -> str:
             f"metric {s['score']['metric']} ({s['score']['source']})",
             f"alpha={s['prior']['alpha']} ({s['prior']['source']})",
         ]
-    if objective.correction:
+    if objective.importance_ratio:
         parts.append(f"correction {train['correction']}")
     if objective.anchor:
         parts.append(f"beta={train['beta']} {train['anchor']}")

@@ -1,4 +1,4 @@
-"""Where the teacher had no effect: no signal, no fork, k_sem of 0, arms with equal checkpoints."""
+"""Rounds in which the teacher had no effect: no signal, no fork, k_sem 0, equal checkpoints."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -27,11 +27,11 @@ def rows(arms: Arms, settings: dict[str, Any], losses: Iterable[Row]) -> list[Ro
     for line in losses:
         lines.setdefault((line["arm"], line["seed"]), []).append(line)
     counted, alike = _counted(arms), _alike(arms)
-    found = []
+    result = []
     for (arm, seed), own in lines.items():
         trained = no_signal.of_rounds(own)
         reasons = [why for why in trained.values() if why is not None]
-        found.append(
+        result.append(
             {
                 "arm": arm,
                 "seed": seed,
@@ -43,7 +43,7 @@ def rows(arms: Arms, settings: dict[str, Any], losses: Iterable[Row]) -> list[Ro
                 "equal_to": [name for name in alike.get((arm, seed), []) if name != arm],
             }
         )
-    return found
+    return result
 
 
 def _alike(arms: Arms) -> dict[tuple[str, int], list[str]]:
@@ -70,11 +70,11 @@ def _controls(s: Row) -> bool:
 
 
 def _counted(arms: Arms) -> dict[tuple[str, int], dict[str, int]]:
-    """Of each arm and seed over its rounds: responses, those without a fork, forks, k_sem of 0."""
-    found: dict[tuple[str, int], dict[str, int]] = {}
+    """Counts of each arm and seed over rounds: responses, those without fork, forks, k_sem of 0."""
+    counted: dict[tuple[str, int], dict[str, int]] = {}
     names = ("responses", "without_fork", "forks", "zero_k_sem")
     for arm, seed, _, own in rounds(arms):
-        counts = found.setdefault((arm, seed), dict.fromkeys(names, 0))
+        counts = counted.setdefault((arm, seed), dict.fromkeys(names, 0))
         if "forks" not in own or "train" not in own:
             continue
         responses, forked = _responses(own["rollout"], own["forks"])
@@ -85,7 +85,7 @@ def _counted(arms: Arms) -> dict[tuple[str, int], dict[str, int]]:
             counts["forks"] += forks
             counts["zero_k_sem"] += zero
     _responses.cache_clear()
-    return found
+    return counted
 
 
 @cache
@@ -116,23 +116,23 @@ def _never(row: Row) -> bool:
     return bool(0 < row["rounds"] == row["rounds_without_signal"])
 
 
-def failures(found: Iterable[Row]) -> list[str]:
+def failures(rows: Iterable[Row]) -> list[str]:
     """A sentence for each arm and seed that was to be taught and never was: no verdict on it."""
     return [
         f"No verdict on {row['arm']} (seed {row['seed']}): none of its {row['rounds']} rounds had "
         f"a signal ({_why(row)}). Nothing was trained: its weights are the base student's, byte "
         "for byte, and its rows say nothing of the method. "
         + " ".join(no_signal.REMEDIES[why] for why in row["reasons"])
-        for row in found
+        for row in rows
         if _never(row) and not row["control"]
     ]
 
 
-def remarks(found: Iterable[Row], settings: dict[str, Any]) -> list[str]:
+def remarks(rows: Iterable[Row], settings: dict[str, Any]) -> list[str]:
     """Sentences on the rest that had no effect."""
-    found = list(found)
-    said, counts = _equal(found), dict[str, Row]()
-    for row in found:
+    rows = list(rows)
+    said, counts = _equal(rows), dict[str, Row]()
+    for row in rows:
         if _never(row) and row["control"]:
             said.append(
                 f"{row['arm']} (seed {row['seed']}), a control: none of its {row['rounds']} rounds "
@@ -152,10 +152,10 @@ def remarks(found: Iterable[Row], settings: dict[str, Any]) -> list[str]:
     return said
 
 
-def _equal(found: list[Row]) -> list[str]:
-    """Of arms that were trained to the same weights; of untrained ones that is said already."""
-    never, groups = untrained(found), dict[tuple[str, ...], list[int]]()
-    for row in found:
+def _equal(rows: list[Row]) -> list[str]:
+    """Lines on arms that were trained to the same weights; untrained ones have lines already."""
+    never, groups = untrained(rows), dict[tuple[str, ...], list[int]]()
+    for row in rows:
         group = tuple(sorted([row["arm"], *row.get("equal_to", [])]))
         if len(group) > 1 and (row["arm"], row["seed"]) not in never and row["arm"] == group[0]:
             groups.setdefault(group, []).append(row["seed"])
@@ -170,19 +170,19 @@ _COUNTS = ("responses", "without_fork", "forks", "zero_k_sem")
 
 
 def _of_counts(arm: str, total: Row, s: Row) -> list[str]:
-    found = []
+    sentences = []
     if total["without_fork"]:
-        found.append(
+        sentences.append(
             f"{arm}: {total['without_fork']:,} of {total['responses']:,} responses have no fork; "
             "the teacher said nothing of them."
         )
     meant = s["score"]["source"] == "zero" or s["prior"]["source"] in OWN_WEIGHTS
     if not meant and total["zero_k_sem"] > FLAT * total["forks"]:
-        found.append(
+        sentences.append(
             f"{arm}: k_sem is 0 in {total['zero_k_sem']:,} of {total['forks']:,} forks; their "
             "weight is the student's own probability and nothing of the teacher's."
         )
-    return found
+    return sentences
 
 
 def _why(row: Row) -> str:

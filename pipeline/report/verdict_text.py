@@ -59,12 +59,12 @@ def _verdict(row: Row) -> str:
 
 
 def level(row: Row) -> str:
-    """How the p-value came about that the verdict of a pre-named contrast reads."""
+    """The test behind the p-value of a pre-named contrast's verdict."""
     return "at the full level" if row.get("family") == "primary" else "after Holm"
 
 
 def why(row: Row) -> str:
-    """What the verdict of a pre-named contrast rests on."""
+    """The reason for the verdict of a pre-named contrast."""
     found = MEANS.get(row["verdict"])
     if row["verdict"] == "supported" and row.get("family") != "primary":
         found = "the interval is above zero, and stays so after Holm"

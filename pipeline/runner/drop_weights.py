@@ -28,7 +28,7 @@ TRASH = resume.FOLDER / "dropped"
 
 
 class Dropping:
-    """What may be dropped in one DVC project, and from where."""
+    """Drop weights of one DVC project: from its folder, and from its cache where it may."""
 
     def __init__(self, repo: "Repo", stages: "dict[str, Stage]", shared: bool) -> None:
         self._stages = stages
@@ -37,10 +37,11 @@ class Dropping:
         self.left_in_cache = not (within or shared)
 
     def drop(self, names: Collection[str], what: str) -> int:
-        """Remove the weights of these cells, which experiment.keep `what` does not keep.
+        """Remove the weights of these cells, which experiment.keep_checkpoints does not keep.
 
-        The bytes of the files in the folder. Call it when dvc.lock has these cells. Killed at any
-        moment it leaves each out whole or gone, and what is left to do is done the next time.
+        `what` is the setting's value. Return the bytes of the files in the folder. Call it when
+        dvc.lock has these cells. Killed at any moment it leaves each out whole or gone, and what is
+        left to do is done the next time.
         """
         outs = [out for name in names for out in _weights(self._stages[name])]
         gone = {oid for out in outs for oid in self._objects(str(out.hash_info.value))}
@@ -72,7 +73,7 @@ class Dropping:
 
     @functools.cached_property
     def _left(self) -> list[str]:
-        """Of cells that ran and that the plan no longer has."""
+        """The hashes of outs of cells that ran and that the plan no longer has."""
         ran = lock_files.entries(lock_files.read())
         left = {name: entry for name, entry in ran.items() if name not in self._stages}
         return [out["md5"] for stage in left.values() for out in stage.get("outs", [])]

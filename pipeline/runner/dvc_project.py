@@ -1,4 +1,4 @@
-"""What the flow asks of DVC: which cells are stale, and to bring a single one up to date.
+"""DVC for the flow: which cells are stale, and bringing a single one up to date.
 
 The project is opened once: a `dvc repro` for each cell would start an interpreter and read every
 dvc.yaml each time. The steps here are those of DVC's own `repro`, by its own functions. Cells are
@@ -140,13 +140,13 @@ class Project:
         return order
 
     def revived(self) -> str:
-        """What `stale` found of dropped cells that have to run again, in words; empty if none."""
+        """Say which dropped cells `stale` found that have to rerun; empty if none."""
         if not self._again:
             return ""
         first = min(self._again)
         return (
-            f"{len(self._again)} of them only because experiment.keep dropped checkpoints that are "
-            f"read, as that of {first}"
+            f"{len(self._again)} of them only because experiment.keep_checkpoints dropped "
+            f"checkpoints that are read, as that of {first}"
         )
 
     def drop(self, names: Collection[str]) -> None:
@@ -158,7 +158,7 @@ class Project:
                 size = self._dropping.drop(over, self._keep_what.what)
                 count = f"{len(over)} checkpoints with moments"
                 where = " in the folder, not in the shared cache" * self._dropping.left_in_cache
-                log.info(f"experiment.keep: dropped {count}, {size:,} bytes{where}")
+                log.info(f"experiment.keep_checkpoints: dropped {count}, {size:,} bytes{where}")
                 self._gone |= over
 
     def settle(self, fresh: Collection[str]) -> None:
@@ -174,8 +174,8 @@ class Project:
                         self._keep(stage)
         except self._fault as error:
             raise UserError(
-                f"dvc.lock could not be written: {error}. Fix that, then run it again: finished "
-                "cells are in DVC's cache and are restored from there."
+                f"dvc.lock could not be written: {error}. Fix this, then rerun: finished cells "
+                "are in DVC's cache and are restored from there."
             ) from error
 
     @contextmanager
@@ -203,7 +203,7 @@ class Project:
                 claim.__exit__(None, None, None)
 
     def _differs(self, stage: "Stage") -> bool:
-        """As `dvc repro` asks it; of what experiment.keep drops, as with --allow-missing."""
+        """Ask as `dvc repro` does; for weights that may be dropped, as with --allow-missing."""
         name = self._names[id(stage)]
         may = name in self._keep_what.readers and name not in self._again
         return bool(stage.changed_stage() or self._changed_deps(stage) or stage.changed_outs(may))

@@ -1,9 +1,10 @@
-"""What to do where `dvc exp run -S` has changed params.yaml, and DVC runs the plan of before."""
+"""Say what to do where `dvc exp run -S` has changed params.yaml and DVC runs the old plan."""
 
 import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import renamed
 from pipeline.config.yaml_edit import flat
 from pipeline.core import git, yaml_files
 from pipeline.core.errors import UserError
@@ -42,7 +43,8 @@ def error(said: str) -> UserError:
 def _changed() -> list[str]:
     """KEY=VALUE for each key of params.yaml that the last commit has otherwise."""
     text = git.asked("show", f"HEAD:./{PARAMS}").strip()
-    before = dict(flat(yaml_files.parsed(text, "HEAD"))) if text else {}
+    values = yaml_files.parsed(text, "HEAD") if text else {}
+    before = dict(flat(renamed.current(values, experiment.RENAMED, "HEAD")))
     now = dict(flat(experiment.read_yaml(PARAMS)))
     return [f"{key}={_shown(value)}" for key, value in now.items() if before.get(key) != value]
 

@@ -38,7 +38,8 @@ def run(parallel: int) -> None:
     cells_of = graph(found, gpu=runtime.device != "cpu")
     keep = retention.of(found, retention.wanted())
     while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
-        typer.echo("experiment.keep: dropped checkpoints turned out to be read; going on with them")
+        said = "dropped checkpoints turned out to be read; going on with them"
+        typer.echo(f"experiment.keep_checkpoints: {said}")
 
 
 def run_graph(
@@ -84,7 +85,7 @@ def run_graph(
             flow.run(results)
     except stopping.Asked as asked:
         kept = f"{len(done)} of {len(graph)} cells are done and kept"
-        still = "Nothing that was started still runs. Run it again to go on."
+        still = "Nothing that was started still runs. Rerun to go on."
         raise stopping.Stopped(f"{kept}. {still}", asked) from None
     typer.echo(f"run: {time.perf_counter() - start:.0f} s")
     return not flow.starved
@@ -228,8 +229,8 @@ class _Flow:
             said = "; ".join(f"{self.graph[n].label}: {last}" for n, last in self.failed.items())
             raise UserError(
                 f"{len(self.failed)} of {len(self.graph)} cells failed, {len(self.skipped)} more "
-                f"that read them were not run. {said}. More of what they said is above. Mend that "
-                "and run it again: finished cells are not repeated."
+                f"that read them were not run. {said}. More of what they said is above. Fix this, "
+                "then rerun: finished cells are not repeated."
             )
 
 

@@ -1,4 +1,4 @@
-"""What Prefect shows of a run, and never more than that: a process is told what happens.
+"""Show a run in Prefect, and no more than that: a process is told what happens.
 
     flow ── Mirror ── a pipe ── python -m pipeline.runner.prefect_server ── .prefect/prefect.db
 

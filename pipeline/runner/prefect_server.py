@@ -137,7 +137,7 @@ class Mirror:
 
 
 def _cell() -> None:
-    """What Prefect's task stands for: pipeline/runner/flow.py does the work."""
+    """A placeholder for Prefect's task: pipeline/runner/flow.py does the work."""
 
 
 def _state(told: dict[str, Any]) -> "State[Any]":

@@ -1,4 +1,4 @@
-"""What a plan needs of this machine and of its user, looked at before anything runs.
+"""Check what a plan needs of this machine and of its user, before anything runs.
 
 Without it a cell would miss it when it begins, hours later. A cell that dvc.lock has is done and
 needs nothing: a finished experiment can be planned and reported anywhere.

@@ -43,7 +43,7 @@ def repro(*words: str) -> float:
             else:
                 _whole(found, keep, environment, words or REPRO)
     except stopping.Asked as asked:
-        raise stopping.Stopped("finished stages are kept. Run it again to go on.", asked) from None
+        raise stopping.Stopped("finished stages are kept. Rerun to go on.", asked) from None
     return time.perf_counter() - start
 
 
@@ -72,7 +72,8 @@ def _whole(
         again = _again(keep)
         places = dag_files.folders(found) if again else {}
         for name in again:
-            typer.echo(f"{name}: a changed cell reads its checkpoint, dropped by experiment.keep")
+            why = "a changed cell reads its checkpoint, dropped by experiment.keep_checkpoints"
+            typer.echo(f"{name}: {why}")
             address = dag_names.address(places[name], name)
             _run(environment, len(again), *REPRO, "--single-item", address)
         tried |= set(again)
@@ -86,7 +87,7 @@ def _whole(
 
 
 def _again(keep: retention.Keep) -> list[str]:
-    """Dropped cells that have to run again, in dependency order."""
+    """Dropped cells that have to rerun, in dependency order."""
     return dvc_project.Project(keep).again() if keep.dropped() else []
 
 
@@ -94,7 +95,7 @@ def drop(found: dict[str, Any], keep: retention.Keep, shared: bool) -> str:
     """Drop what is not kept and no cell that is stale reads; in words."""
     reads = expand.upstream(found)
     if not keep.readers:
-        return "experiment.keep: nothing to drop, every round is kept"
+        return "experiment.keep_checkpoints: nothing to drop, every round is kept"
     project = dvc_project.Project(keep, shared)
     waiting = project.stale(reads)
     for name, read in reads.items():  # in dependency order
@@ -105,8 +106,8 @@ def drop(found: dict[str, Any], keep: retention.Keep, shared: bool) -> str:
     project.drop(over)
     project.settle(done)
     return (
-        f"experiment.keep {keep.what}: dropped the checkpoints of {len(over)} train cells; "
-        f"{len(keep.dropped())} of {len(keep.readers)} that it does not keep are gone"
+        f"experiment.keep_checkpoints {keep.what}: dropped the checkpoints of {len(over)} train "
+        f"cells; {len(keep.dropped())} of {len(keep.readers)} that it does not keep are gone"
     )
 
 
@@ -130,5 +131,5 @@ def _run(environment: dict[str, str], total: int, *words: str) -> None:
     if status:
         raise UserError(
             f"`dvc {words[0]}` stopped with status {status}; its own message is above. "
-            "Fix that, then run it again: finished stages are not repeated."
+            "Fix this, then rerun: finished stages are not repeated."
         )

@@ -1,4 +1,4 @@
-"""experiment.keep: which trained checkpoints stay on the disk, and what is said of the others.
+"""experiment.keep_checkpoints: which trained checkpoints stay on the disk, and notes on the others.
 
 A train cell's checkpoint and moments are dropped when every cell of the plan that reads them is
 done: from the folder and from DVC's cache (pipeline/runner/drop_weights.py). Tables, metrics and
@@ -20,7 +20,7 @@ WEIGHTS = ("checkpoint", "optimizer.safetensors")  # outs of a train cell that a
 
 @dataclass(frozen=True)
 class Keep:
-    """What experiment.keep means for a plan. Cells are named as DVC names them."""
+    """The meaning of experiment.keep_checkpoints for a plan. Cells are named as DVC names them."""
 
     what: str  # all, every:K, last
     readers: dict[str, frozenset[str]]  # of each train cell that is not kept: who reads its weights
@@ -35,7 +35,7 @@ class Keep:
         return [name for name in self.readers if not all(p.exists() for p in weights(name))]
 
     def left(self, names: Iterable[str]) -> set[str]:
-        """Of these cells, those that still have some of their weights."""
+        """Those of these cells that still have some of their weights."""
         return {name for name in names if any(p.exists() for p in weights(name))}
 
 
@@ -43,12 +43,12 @@ ALL = Keep("all", {})
 
 
 def wanted() -> str:
-    """experiment.keep of params.yaml."""
-    return experiment.load().experiment.keep
+    """experiment.keep_checkpoints of params.yaml."""
+    return experiment.load().experiment.keep_checkpoints
 
 
 def of(found: dict[str, Any], what: str) -> Keep:
-    """The plan `found` under experiment.keep `what`."""
+    """The plan `found` under experiment.keep_checkpoints `what`."""
     reads = expand.upstream(found)
     names = {name.partition("@")[2]: name for name in reads if trains(name)}
     for key in _kept(found, what):
@@ -74,7 +74,7 @@ def _kept(found: dict[str, Any], what: str) -> set[str]:
 
 
 def keeps(what: str, round_: int, last: int) -> bool:
-    """Whether experiment.keep `what` leaves the weights of a round, of `last`."""
+    """Whether experiment.keep_checkpoints `what` leaves the weights of a round, of `last`."""
     match what.partition(":"):
         case "all", _, _:
             return True
@@ -90,7 +90,7 @@ def trains(name: str) -> bool:
 
 
 def weights(name: str) -> list[Path]:
-    """What is dropped of a train cell."""
+    """The outs of a train cell that are dropped."""
     return [folder(name) / out for out in WEIGHTS]
 
 
@@ -101,8 +101,9 @@ def folder(name: str) -> Path:
 def note(name: str, what: str) -> None:
     """Say in the cell's folder, which the links of data/arms lead to, what is not there."""
     (folder(name) / NOTE).write_text(
-        f"{' and '.join(WEIGHTS)} were dropped by experiment.keep: {what}. They are trained again "
-        "when a changed cell reads them, and by `omniopd run` after experiment.keep: all.\n",
+        f"{' and '.join(WEIGHTS)} were dropped by experiment.keep_checkpoints: {what}. They are "
+        "trained again when a changed cell reads them, and by `omniopd run` after "
+        "experiment.keep_checkpoints: all.\n",
         encoding="utf-8",
     )
 
@@ -119,7 +120,7 @@ def line(keep: Keep) -> str:
     if not keep.readers:
         return ""
     return (
-        f"experiment.keep {keep.what}: {len(keep.readers)} train cells lose checkpoint and moments "
-        f"once they are read, {len(keep.dropped())} have none now. Plain `dvc repro` wants "
-        "--allow-missing, and `omniopd drop` after it"
+        f"experiment.keep_checkpoints {keep.what}: {len(keep.readers)} train cells lose checkpoint "
+        f"and moments once they are read, {len(keep.dropped())} have none now. Plain `dvc repro` "
+        "wants --allow-missing, and `omniopd drop` after it"
     )

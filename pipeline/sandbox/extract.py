@@ -42,14 +42,14 @@ def program(response: str, prompt: str, entry_point: str) -> str:
     blocks = [textwrap.dedent(text) for text in texts]
     bodies = texts[::-1] or [response]
     for parts in ([p for block in blocks for p in compiled(block)], compiled(response)):
-        found = [part for part in parts if entry_point in defined(part)]
-        whole = [part for part in found if not stub(part, entry_point)]
-        if found and not whole:  # the body may stand apart
+        defining = [part for part in parts if entry_point in defined(part)]
+        whole = [part for part in defining if not stub(part, entry_point)]
+        if defining and not whole:  # the body may stand apart
             source = continued(prompt, bodies)
             if tree(source) is not None and not stub(source, entry_point):
                 return source
-        if found:
-            return joined(before(prompt, entry_point), (whole or found)[-1], parts)
+        if defining:
+            return joined(before(prompt, entry_point), (whole or defining)[-1], parts)
     return continued(prompt, bodies)
 
 
@@ -58,15 +58,15 @@ def tree(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = ast.parse(source)
+            parsed = ast.parse(source)
             compile(source, "answer.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return None
-    return found
+    return parsed
 
 
 def fenced(lines: list[str]) -> Iterator[str]:
-    """What fences enclose; one that a docstring holds encloses nothing."""
+    """Yield the text inside each fence; one inside a docstring encloses nothing."""
     marks = [index for index, line in enumerate(lines) if FENCE.match(line)]
     while marks:
         start = marks.pop(0)
@@ -123,9 +123,9 @@ def _end(lines: list[str], start: int) -> int:
     return start
 
 
-def statements(found: ast.Module) -> Iterator[ast.stmt]:
+def statements(module: ast.Module) -> Iterator[ast.stmt]:
     """Those of the module itself, in its conditions too."""
-    todo = list(found.body)
+    todo = list(module.body)
     while todo:
         one = todo.pop(0)
         yield one
@@ -136,7 +136,7 @@ def statements(found: ast.Module) -> Iterator[ast.stmt]:
 
 
 def names(statement: ast.stmt) -> set[str]:
-    """What a statement of the module defines."""
+    """The names that a statement of the module defines."""
     if isinstance(statement, DEFINITIONS):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -157,14 +157,14 @@ def defined(source: str) -> set[str]:
 
 def stub(source: str, entry_point: str) -> bool:
     """Whether the last definition of the function has no body but a docstring, ... or pass."""
-    found = [
+    functions = [
         x
         for x in statements(tree(source) or ast.Module([], []))
         if isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef) and x.name == entry_point
     ]
-    return bool(found) and all(
+    return bool(functions) and all(
         isinstance(x, ast.Pass) or (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))
-        for x in found[-1].body
+        for x in functions[-1].body
     )
 
 
@@ -181,7 +181,7 @@ def lacking(source: str) -> set[str]:
 
 
 def before(prompt: str, entry_point: str) -> str:
-    """What stands in the prompt before the function: imports and helpers."""
+    """The text of the prompt before the function: imports and helpers."""
     head = re.search(rf"^(?:async )?(?:def|class) {entry_point}\b", prompt, re.MULTILINE)
     return prompt[: head.start()] if head else ""
 

@@ -127,7 +127,7 @@ def honest(known: dict[int, Any], value: Any, use: str) -> Any:
 
 
 def parts(value: Any, classes: tuple[type, ...]) -> Iterator[Any]:
-    """What a container holds, whatever a subclass says that it does."""
+    """Yield the content of a container, whatever a subclass says of it."""
     for kind in classes:
         if kind is dict:
             for pair in dict.items(value):

@@ -1,1 +1,1 @@
-"""What a stage is handed, keeps, and writes beside its tables."""
+"""A stage's surroundings: what it is handed, what it keeps, and what it writes beside tables."""

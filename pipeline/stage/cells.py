@@ -1,4 +1,4 @@
-"""What a stage is handed: its cell's resolved params, its paths, and where to say what it did."""
+"""The cell that a stage is handed: its resolved params, its paths, and where to say what it did."""
 
 import argparse
 import functools
@@ -47,24 +47,23 @@ def arguments(stage: str, *inputs: str) -> argparse.Namespace:
     for name in inputs:
         parser.add_argument(f"--{name.rstrip('?')}", type=Path, help="instead of the cell's")
     parser.add_argument("--out", type=Path, help="another folder for what the stage writes")
-    found = parser.parse_args()
-    check_code(stage, found.cell)
-    _fill(found, stage, *inputs)
-    return found
+    args = parser.parse_args()
+    check_code(stage, args.cell)
+    _fill(args, stage, *inputs)
+    return args
 
 
-def _fill(found: argparse.Namespace, stage: str, *inputs: str) -> None:
+def _fill(args: argparse.Namespace, stage: str, *inputs: str) -> None:
     """Take what the command line leaves out from the cell's file. Raises UserError."""
-    content = cell(stage, found.cell)[1]
+    content = cell(stage, args.cell)[1]
     known = {**(content.get("reads") or {}), "out": content.get("out")}
     for name in (*inputs, "out"):
         bare = name.rstrip("?")
-        if getattr(found, bare) is None and isinstance(known.get(bare), str):
-            setattr(found, bare, Path(place(known[bare])))
-        if getattr(found, bare) is None and not name.endswith("?"):
+        if getattr(args, bare) is None and isinstance(known.get(bare), str):
+            setattr(args, bare, Path(place(known[bare])))
+        if getattr(args, bare) is None and not name.endswith("?"):
             raise UserError(
-                f"{where(stage, found.cell)}: found no path of {bare}, which {stage} needs. "
-                f"{REMEDY}"
+                f"{where(stage, args.cell)}: found no path of {bare}, which {stage} needs. {REMEDY}"
             )
 
 
@@ -75,16 +74,16 @@ def check_code(stage: str, key: str) -> None:
 
     if (stage, key) in _inside:  # of a step: the cell of its steps has the lock
         stage, key = "steps", key.partition("/")[0]
-    group, found = cell(stage, key)
+    group, content = cell(stage, key)
     try:
-        variant = variants.of(group, found)
+        variant = variants.of(group, content)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{where(stage, key)}: found {short(found, 200)}, wanted a cell as `omniopd plan` "
+            f"{where(stage, key)}: found {short(content, 200)}, wanted a cell as `omniopd plan` "
             f"writes it ({error!r}). Run `omniopd plan`."
         ) from error
     if (stage, key) not in _inside and NAMED.fullmatch(key):
-        own = {name: value for name, value in found.items() if name not in DERIVED}
+        own = {name: value for name, value in content.items() if name not in DERIVED}
         if name_of(group, own) != key:
             raise UserError(
                 f"{where(stage, key)}: found other params or inputs than those that it is named "
@@ -95,13 +94,13 @@ def check_code(stage: str, key: str) -> None:
 
 def params(stage: str, key: str, model: type[M]) -> M:
     """The cell's resolved params, validated. Raises UserError."""
-    group, found = cell(stage, key)
+    group, content = cell(stage, key)
     try:
-        made = model.model_validate_json(json.dumps(found["params"]))
+        made = model.model_validate_json(json.dumps(content["params"]))
     except (ValidationError, KeyError, TypeError) as error:
         raise UserError(
             f"{where(stage, key)}: {group} is not what this code expects: found "
-            f"{short(found, 200)}, wanted params of {stage} ({error}). Run `omniopd plan`."
+            f"{short(content, 200)}, wanted params of {stage} ({error}). Run `omniopd plan`."
         ) from error
     for name in _unset(made):
         raise UserError(
@@ -136,8 +135,8 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
     if not DAG.is_dir():
         raise UserError(f"{DAG}: not found. Run `omniopd plan` in the project's folder.")
     path = file(stage, key)
-    found = {} if path is None else yaml_files.made(path, REMEDY)
-    group = found.pop("group", None)
+    content = {} if path is None else yaml_files.made(path, REMEDY)
+    group = content.pop("group", None)
     if path is not None and not isinstance(group, str):
         raise UserError(f"{path}: found group {short(group)}, wanted that of a cell. {REMEDY}")
     if group is None or group.partition("-")[0] != stage:
@@ -145,7 +144,7 @@ def cell(stage: str, key: str) -> tuple[str, dict[str, Any]]:
             f"{DAG}: has no {stage} cell {key!r}, wanted one of its cells. Run `omniopd plan`, "
             "then `dvc repro`."
         )
-    return group, found
+    return group, content
 
 
 def name_of(group: str, content: dict[str, Any]) -> str:
@@ -171,7 +170,7 @@ def hold(stage: str, key: str, group: str, content: dict[str, Any]) -> None:
 
 
 def handed(stage: str, key: str) -> dict[str, str]:
-    """What a process that runs a held cell, too, needs in its environment."""
+    """The environment that another process of a held cell needs."""
     found = _inside.get((stage, key))
     return {} if found is None else {HELD: json.dumps([stage, key, *found])}
 

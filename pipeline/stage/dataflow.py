@@ -1,4 +1,4 @@
-"""What each stage reads and writes: a cell of the plan as the files that DVC compares.
+"""The inputs and outputs of each stage: a cell of the plan as the files that DVC compares.
 
 A plan says which cells and folders a cell reads, by name. Here stands, once, where each lies, what
 of it is a dependency, and under which name the stage is handed it.
@@ -13,7 +13,7 @@ REPORT = "report"  # the stage with one cell, and the name of that
 
 
 class Input(NamedTuple):
-    """What a cell reads under a name of the plan; `{}` stands for the value there."""
+    """An input of a cell under a name of the plan; `{}` stands for the value there."""
 
     argument: str  # as the stage calls it
     path: str  # that the stage is handed

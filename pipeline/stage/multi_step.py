@@ -157,7 +157,7 @@ def inside(key: str) -> Path:
 
 
 def kept_folders(key: str) -> Iterator[Path]:
-    """What lies in .resume/ of a cell's steps."""
+    """Yield the folders in .resume/ of a cell's steps."""
     for folder in resume.FOLDER.glob(f"*-{key}"):
         if folder.name != f"steps-{key}":
             yield folder

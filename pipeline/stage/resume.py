@@ -1,4 +1,4 @@
-"""What a long stage keeps of its work while it runs, so that a killed one goes on from there.
+"""Keep the work of a long stage while it runs, so that a killed one goes on from there.
 
 Files lie in .resume/STAGE-KEY/, not among the outs, which DVC removes before it runs a stage. Each
 is safetensors, written whole or not at all; its metadata holds the hash of all that the work is a
@@ -46,7 +46,7 @@ SHARE = 10  # keeping takes at most one part in so many of the time
 
 
 class State:
-    """What is kept of one cell. Nothing is written before runtime.keep_seconds have passed."""
+    """The kept work of one cell. Nothing is written before runtime.keep_seconds have passed."""
 
     def __init__(self, stage: str, args: Namespace, runtime: Runtime) -> None:
         self.stage, self.key, self.runtime = stage, args.cell, runtime
@@ -188,7 +188,7 @@ class State:
 
 @contextmanager
 def state(stage: str, args: Namespace, runtime: Runtime) -> Iterator[State]:
-    """What is kept of the cell; removed when the block ends well."""
+    """Yield the kept work of the cell; it is removed when the block ends well."""
     found = State(stage, args, runtime)
     yield found
     found.remove()
@@ -232,7 +232,7 @@ def inputs(stage: str, key: str, runtime: Runtime) -> str:
 
 @functools.cache
 def deps(stage: str, key: str) -> list[Path]:
-    """What the cell reads, the lock of its code with it."""
+    """The paths that the cell reads, the lock of its code among them."""
     content = cells.cell(stage, key)[1]
     # a step has the code of the cell that it is a part of
     code = content.get("code") or cells.cell("steps", key.partition("/")[0])[1]["code"]

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def folder(stage: str, key: str) -> Path:
-    """Of a cell; with several teachers an arm has stages teach-NAME and score-NAME."""
+    """The folder of a cell; with several teachers an arm has stages teach-NAME and score-NAME."""
     return DATA / stage.partition("-")[0] / key
 
 
@@ -40,7 +40,7 @@ def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
 
 
 def seconds(plan: dict[str, Any]) -> float:
-    """What the stages of the plan took, whenever they ran and however often that was stopped."""
+    """Seconds of the plan's stages together, whenever they ran and however often they stopped."""
     groups = (item for item in plan["cells"].items() if item[0] not in ("arms", "branches"))
     paths = [DATA / group.partition("-")[0] / key / "run.json" for group, c in groups for key in c]
     paths.append(DATA / "report" / "run.json")

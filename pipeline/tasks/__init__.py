@@ -64,7 +64,7 @@ def grade(task: Task, name: str, response: str, answer: str, counts: dict[str, A
 
 
 def unlearnable(task: str) -> UserError:
-    """Of a task that has problems and answers, but neither worked solutions nor an alphabet."""
+    """The error of a task that has neither worked solutions nor an alphabet to train on."""
     return UserError(
         f"pretrain: task {task!r} has no worked solutions to train on. Give the model steps: 0 and "
         "start from pretrained weights (init kind gguf or hub)."

@@ -49,7 +49,7 @@ QUOTES = frozenset("\u201a\u201e\u300c\u300d\u300e\u300f\u301d\u301e\u301f\u300a
 
 
 def key(text: str) -> str:
-    """What of a problem is compared. Equal keys: one problem.
+    """The part of a problem's text that is compared. Equal keys: one problem.
 
     In this order: superscripts become `^` and vulgar fractions keep their distance; NFKC and case
     folding; one sign for the several dashes, primes, multiplication and division signs; no marks
@@ -57,16 +57,16 @@ def key(text: str) -> str:
     no `Answer:` at the end; no commas of thousands; then token by token (`_kept`) no punctuation
     and no blanks. Two numbers stay apart. A text that is all punctuation is compared as it is.
     """
-    found = unicodedata.normalize("NFKC", _raised(text)).translate(WRITTEN)
-    found = "".join(x for x in found if unicodedata.category(x) not in ("Cf", "Cc") or x in "\n\t")
-    folded = unicodedata.normalize("NFKC", found.casefold())
-    found = LATEX_FRACTION.sub(r"\\frac", LATEX_SPACE.sub(" ", folded.replace("{,}", ",")))
-    found = LATEX_BRACES.sub(r"\1\2", found)
-    found = ESCAPED.sub(r"\1", DELIMITERS.sub(" ", found))
-    found = BULLET.sub("", EMPHASIS.sub(r"\2", found))
-    found = _unheaded(found)
-    found = THOUSANDS.sub(lambda match: match[0].replace(",", ""), found)
-    return _joined(TOKEN.findall(found)) or "".join(folded.split())
+    kept = unicodedata.normalize("NFKC", _raised(text)).translate(WRITTEN)
+    kept = "".join(x for x in kept if unicodedata.category(x) not in ("Cf", "Cc") or x in "\n\t")
+    folded = unicodedata.normalize("NFKC", kept.casefold())
+    kept = LATEX_FRACTION.sub(r"\\frac", LATEX_SPACE.sub(" ", folded.replace("{,}", ",")))
+    kept = LATEX_BRACES.sub(r"\1\2", kept)
+    kept = ESCAPED.sub(r"\1", DELIMITERS.sub(" ", kept))
+    kept = BULLET.sub("", EMPHASIS.sub(r"\2", kept))
+    kept = _unheaded(kept)
+    kept = THOUSANDS.sub(lambda match: match[0].replace(",", ""), kept)
+    return _joined(TOKEN.findall(kept)) or "".join(folded.split())
 
 
 def keys(messages: Messages, prompt: str) -> frozenset[str]:
@@ -76,46 +76,48 @@ def keys(messages: Messages, prompt: str) -> frozenset[str]:
     where the user spoke once, or where it is long enough to be a problem of its own and no
     `Go on.`: the same question under another system prompt is the same problem.
     """
-    found = {key(prompt)}
+    unique = {key(prompt)}
     if len(messages) > 1:
-        found = {"\x1e".join(f"{x['role']}:{key(x['content'])}" for x in messages)}
+        unique = {"\x1e".join(f"{x['role']}:{key(x['content'])}" for x in messages)}
         said = [x["content"] for x in messages if x["role"] == "user"]
         last = key(said[-1]) if said else ""
         if said and (len(said) == 1 or len(last) >= LONG):
-            found.add(last)
-    return frozenset(found)
+            unique.add(last)
+    return frozenset(unique)
 
 
 def shown_in(problem: str, instruction_key: str) -> bool:
     """Whether a problem stands in a text that every prompt holds, whose `key` is given."""
-    found = key(problem)
-    if len(found) < 3 or (len(found) < SHORT and not any(x.isdigit() for x in found)):
+    problem_key = key(problem)
+    if len(problem_key) < 3 or (
+        len(problem_key) < SHORT and not any(x.isdigit() for x in problem_key)
+    ):
         return False
-    start = instruction_key.find(found)
+    start = instruction_key.find(problem_key)
     while start >= 0:
-        end = start + len(found)
+        end = start + len(problem_key)
         before, after = instruction_key[start - 1 : start], instruction_key[end : end + 1]
-        cut = (found[0].isdigit() and (before.isdigit() or before == ".")) or (
-            found[-1].isdigit() and (after.isdigit() or after == ".")
+        cut = (problem_key[0].isdigit() and (before.isdigit() or before == ".")) or (
+            problem_key[-1].isdigit() and (after.isdigit() or after == ".")
         )
         if not cut:
             return True
-        start = instruction_key.find(found, start + 1)
+        start = instruction_key.find(problem_key, start + 1)
     return False
 
 
 def _raised(text: str) -> str:
     """NFKC makes `x2` of x with a small raised 2, and `11/2` of 1 and a sign for a half."""
-    found, before = [], ""
+    signs, before = [], ""
     for sign in text:
         kind = unicodedata.decomposition(sign).partition(" ")[0]
         if kind in ("<super>", "<sub>") and kind != before and not sign.isspace():
-            found.append("^" if kind == "<super>" else "_")
+            signs.append("^" if kind == "<super>" else "_")
         if kind == "<fraction>":
-            found.append(" ")
-        found.append(sign)
+            signs.append(" ")
+        signs.append(sign)
         before = kind
-    return "".join(found)
+    return "".join(signs)
 
 
 def _unheaded(text: str) -> str:

@@ -34,7 +34,7 @@ class Row(NamedTuple):
         )
 
     def text(self, *names: str) -> str:
-        """Likewise, as text that is not empty; numbers are written out."""
+        """The first of these fields as text that is not empty; numbers are written out."""
         found = self.first(*names)
         if isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found):
             return str(found)
@@ -43,7 +43,7 @@ class Row(NamedTuple):
         raise self.wrong(names, found, "text")
 
     def wrong(self, names: tuple[str, ...], found: Any, wanted: str) -> UserError:
-        """For the caller to raise: a field's value is not what it must be."""
+        """The error to raise where a field's value is not what it must be."""
         shown = repr(found)[:80]
         named = " or ".join(name for name in names if self.values.get(name) is not None)
         return UserError(f"{self.where}: {named}: found {shown}, wanted {wanted}. Correct the row.")
@@ -71,8 +71,8 @@ def draw(
     has a problem twice with unequal golds.
     """
     pools: dict[str, list[Pooled]] = {}
-    for name, found in p.sets.items():
-        pools[name] = [pooled(x.where, problem(name, x)) for x in read(found, p.folder)]
+    for name, source in p.sets.items():
+        pools[name] = [pooled(x.where, problem(name, x)) for x in read(source, p.folder)]
         for one, other in unequal(pools[name], equal):
             raise UserError(
                 f"prepare.sets.{name}: {_both(one, other)}, wanted one answer to one problem (they "
@@ -84,7 +84,7 @@ def draw(
         log.warning(f"prepare: two sets disagree: {_both(one, other)}. Correct one of them.")
     taken: dict[str, str] = {}
     for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
-        serving = [name for name, found in p.sets.items() if split in found.splits]
+        serving = [name for name, source in p.sets.items() if split in source.splits]
         pool = [x for name in serving for x in pools[name]]
         yield from pick(pool, p.seed, split, count, taken, dropped)
 
@@ -160,8 +160,8 @@ def read(source: ProblemSet, folder: str | None) -> Iterator[Row]:
     if source.hub is not None:
         return (x._replace(remedy=remedy) for x in _hub(source))
     assert source.file is not None  # a ProblemSet has one of the two
-    found = file(Path(folder or ".") / source.file, source.sha256)
-    return (x._replace(remedy=remedy) for x in found)
+    rows = file(Path(folder or ".") / source.file, source.sha256)
+    return (x._replace(remedy=remedy) for x in rows)
 
 
 def file(path: Path, wanted_sha256: str | None = None) -> Iterator[Row]:
@@ -171,12 +171,12 @@ def file(path: Path, wanted_sha256: str | None = None) -> Iterator[Row]:
 
 
 def _rows(path: Path, files: list[Path]) -> Iterator[Row]:
-    found = False
+    any_row = False
     for one in files:
         for where, values in row_files.reader(one)(one):
-            found = True
+            any_row = True
             yield Row(where, values)
-    if not found:
+    if not any_row:
         raise UserError(
             f"{path}: found no row, wanted rollouts, prompts or problems. Write it again."
         )
@@ -192,10 +192,10 @@ def _hub(source: ProblemSet) -> Iterator[Row]:
         ) from error
     where = f"hub {source.hub} at {source.revision}"
     try:
-        found = datasets.load_dataset(
+        rows = datasets.load_dataset(
             source.hub, source.config, split=source.hub_split, revision=source.revision
         )
     except (OSError, ValueError) as error:  # not found, no network, no such config or split
         raise UserError(f"{where}: {error}. Correct hub, config, hub_split, revision.") from error
-    for number, values in enumerate(found, 1):
+    for number, values in enumerate(rows, 1):
         yield Row(f"{where}, row {number}", dict(values))

@@ -68,8 +68,8 @@ class Prompts:
         from pipeline.tasks import problem_files
 
         p, taken = self.prepare, dict[str, str]()
-        found = problem_files.file(Path(p.file), p.sha256)
-        pool = [problem_files.pooled(row.where, problem(row)) for row in found]
+        rows = problem_files.file(Path(p.file), p.sha256)
+        pool = [problem_files.pooled(row.where, problem(row)) for row in rows]
         # several rollouts of a prompt are no repeats that are left out
         dropped = Counter[str]() if p.responses else self.dropped
         for split, count in (("test", p.test), ("dev", p.dev), ("train", p.train)):
@@ -91,21 +91,21 @@ def problem(row: Any) -> Problem:
     if not talk and not isinstance(row.values.get("prompt"), list | None):
         prompt = row.text("prompt")
         return Problem(NAME, [{"role": "user", "content": prompt}], prompt, answer)
-    found = row.first("messages", "prompt")
-    if not _are_messages(found):
+    asked = row.first("messages", "prompt")
+    if not _are_messages(asked):
         wanted = f"a list of {{role, content}} with roles of {ROLES}, a user's last"
-        raise row.wrong(("messages",), found, wanted)
-    messages = [{"role": x["role"], "content": x["content"]} for x in found]
+        raise row.wrong(("messages",), asked, wanted)
+    messages = [{"role": x["role"], "content": x["content"]} for x in asked]
     # the whole conversation: two that end in the same question are different prompts
     return Problem(NAME, messages, "\n\n".join(x["content"] for x in messages), answer)
 
 
-def _are_messages(found: Any) -> bool:
+def _are_messages(value: Any) -> bool:
     return (
-        isinstance(found, list)
-        and len(found) > 0
-        and all(isinstance(x, dict) for x in found)
-        and all(x.get("role") in ROLES and isinstance(x.get("content"), str) for x in found)
-        and found[-1]["role"] == "user"
-        and bool(found[-1]["content"].strip())
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(x, dict) for x in value)
+        and all(x.get("role") in ROLES and isinstance(x.get("content"), str) for x in value)
+        and value[-1]["role"] == "user"
+        and bool(value[-1]["content"].strip())
     )

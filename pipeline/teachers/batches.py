@@ -53,8 +53,8 @@ async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGe
             for _ in range(teacher.config.tries):
                 await order.send()
                 for batch in order.open():
-                    async for found in order.collect(batch):
-                        yield found
+                    async for answered in order.collect(batch):
+                        yield answered
                 if budget.refused or budget.halted or not order.waiting:
                     return
         finally:
@@ -67,7 +67,7 @@ async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGe
 
 @dataclass
 class _Order:
-    """What one process wants from a batch service, by the key of each call's first draw."""
+    """The calls that one process wants of a batch service, by the key of each call's first draw."""
 
     teacher: Service
     client: Any
@@ -141,7 +141,7 @@ class _Order:
                         f"teacher {self.teacher.name}: the connection broke off while a batch of "
                         f"{len(calls)} requests was handed in "
                         f"({self.teacher.redact(str(error))}). Look in the provider's console "
-                        "whether it was taken, and cancel it there, before you run this again."
+                        "whether it was taken, and cancel it there, before you rerun."
                     ) from None
                 if not left:
                     raise self.teacher.error(first, error, self.teacher.config.tries) from None
@@ -151,7 +151,7 @@ class _Order:
         raise AssertionError("teachers.*.tries is at least 1")
 
     def settle(self) -> None:
-        """What was sent and brought nothing enters the ledger; open batches do when collected."""
+        """Enter what was sent and brought nothing into the ledger; open batches when collected."""
         underway = {key for batch in self.open() for key in batch.keys}
         for key in self.waiting.keys() - underway:
             if self.sent[key]:
@@ -173,10 +173,10 @@ class _Order:
                     refused = (call, error)
                     self.budget.failed(worst, billed=False)
                 case reply:
-                    found = self.teacher.answered(call, reply, self.sent[key], worst)
-                    self.budget.overrun.learn(worst, found.usd)
-                    yield found
-                    self._answered(call, found)
+                    answered = self.teacher.answered(call, reply, self.sent[key], worst)
+                    self.budget.overrun.learn(worst, answered.usd)
+                    yield answered
+                    self._answered(call, answered)
         self.budget.store.collected(batch, known)
         if refused:
             raise self.teacher.error(*refused, sent=self.sent[refused[0].draws[0].key])
@@ -184,11 +184,11 @@ class _Order:
     async def _results(self, batch: Batch, first: Call) -> Mapping[str, Result]:
         try:
             while True:
-                found = await self._tried(
+                results = await self._tried(
                     partial(self.teacher.adapter.collect, self.client, batch.id)
                 )
-                if found is not None:
-                    return found
+                if results is not None:
+                    return results
                 await asyncio.sleep(POLL_SECONDS)
         except Refused as error:
             if error.batch == "kept":
@@ -201,7 +201,7 @@ class _Order:
             raise self.teacher.error(first, error, self.teacher.config.tries) from None
 
     def _answered(self, call: Call, found: Answered) -> None:
-        """What the reply lacks of its n samples stays waiting, under its own first key."""
+        """Take a reply; samples that it lacks of its n stay waiting, under their own first key."""
         del self.waiting[call.draws[0].key]
         for draw in call.draws:
             if draw not in found.continuations:
@@ -223,12 +223,12 @@ def _fitting(result: Result, call: Call) -> Result:
 
 
 def _absent(batch: Batch) -> Transient:
-    """Of a request that the results leave out: it expired, so it costs nothing."""
+    """The error of a request that the results leave out: it expired, so it costs nothing."""
     return Transient(f"not in batch {batch.id}", answered=True)
 
 
 async def _in_time(action: Callable[[], Awaitable[T]]) -> T:
-    """What `action` gives. Raises Transient where a server goes on sending without an end."""
+    """Await `action`. Raises Transient where a server goes on sending without an end."""
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
             return await action()

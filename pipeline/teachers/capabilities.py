@@ -1,4 +1,4 @@
-"""What each provider and model family can do, with where and when that was read.
+"""Capabilities of each provider and model family, with where and when that was read.
 
 A row is looked up by provider and the beginning of the model's id; the first that matches counts.
 When a provider changes, change the row: nothing else knows providers by name.

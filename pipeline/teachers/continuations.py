@@ -104,7 +104,7 @@ def _overlap(prefix: str, text: str) -> int:
 
 
 def _least(before: str, repeat: str) -> int:
-    """How long a repeat must be to be one."""
+    """The length from which a repeated text counts as a repeat."""
     if not before.strip() and repeat[0].isalpha():
         return 2  # all there is: nothing says the same twice from its first word on
     if not before or before.endswith("\n") or re.search(r"(?<![\\\w])[^\W\d_]{3}", repeat):

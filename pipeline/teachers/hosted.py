@@ -180,7 +180,7 @@ class Hosted:
             )
 
     def error(self, call: Call, error: Transient | Refused, sent: int) -> UserError:
-        """What to tell the user: teacher, request, cause and remedy, without any key."""
+        """The error for the user: teacher, request, cause and remedy, without any key."""
         where = (
             f"teacher {self.name} ({self.provider} {self.model}), request {call.draws[0].key[:12]}"
         )
@@ -188,12 +188,12 @@ class Hosted:
         if isinstance(error, Transient) and not error.reached:
             return UserError(
                 f"{where}: not reached in {sent} tries: {reason}. Check the network and "
-                f"teachers.{self.name}.base_url, then run it again; what arrived is kept."
+                f"teachers.{self.name}.base_url, then rerun; what arrived is kept."
             )
         if isinstance(error, Transient):
             return UserError(
                 f"{where}: failed {sent} times, last: {reason}. Every answer that arrived is "
-                f"kept; run it again later, or raise teachers.{self.name}.tries or "
+                f"kept; rerun later, or raise teachers.{self.name}.tries or "
                 f"timeout_seconds, or lower its concurrency."
             )
         if self.continuation == "prefill" and PREFILL_REFUSED.search(reason):

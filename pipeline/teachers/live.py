@@ -41,11 +41,11 @@ async def answer(teacher: Service, calls: list[Call], budget: Budget) -> AsyncGe
         workers = [asyncio.create_task(line.work()) for _ in range(count)]
         try:
             while count:
-                found = await line.arrived.get()
-                if found is None:
+                answered = await line.arrived.get()
+                if answered is None:
                     count -= 1
                 else:
-                    yield found
+                    yield answered
                     line.room.release()  # it is stored
             await asyncio.gather(*workers)
         finally:
@@ -79,7 +79,7 @@ class Pace:
         self._tokens = AsyncLimiter(count / share, BURST_SECONDS) if count else None
 
     async def wait(self, tokens: float) -> None:
-        """Until a request of `tokens` tokens, prompt and completion, may be sent."""
+        """Wait until a request of `tokens` tokens, prompt and completion, may be sent."""
         if self._requests:
             await self._requests.acquire()
         if self._tokens:
@@ -121,16 +121,16 @@ class _Line:
         while pending:
             part = pending.pop(0)
             await self.room.acquire()
-            found = await self._answered(part)
-            if found is None:
+            answered = await self._answered(part)
+            if answered is None:
                 return False
-            if isinstance(found, set):
+            if isinstance(answered, set):
                 self.room.release()
-                kept = [draw for draw in part.draws if draw.key in found]
+                kept = [draw for draw in part.draws if draw.key in answered]
                 pending[:0] = runs(part, kept, len(part.draws))
                 continue
-            self.arrived.put_nowait(found)
-            missing = [draw for draw in part.draws if draw not in found.continuations]
+            self.arrived.put_nowait(answered)
+            missing = [draw for draw in part.draws if draw not in answered.continuations]
             pending += runs(part, missing, len(part.draws))
         return True
 
@@ -169,9 +169,9 @@ class _Line:
             await asyncio.to_thread(self.budget.gave_up, sent)
             raise self.teacher.error(call, error, asked) from None
         assert reply is not None
-        found = self.teacher.answered(call, reply, sent, worst)
-        self.budget.overrun.learn(worst, found.usd)
-        return found
+        answered = self.teacher.answered(call, reply, sent, worst)
+        self.budget.overrun.learn(worst, answered.usd)
+        return answered
 
     async def _gave_up(self, sent: int) -> None:
         if sent:

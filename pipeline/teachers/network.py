@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def replies(found: AsyncGenerator[T], budget: Budget) -> Generator[T]:
-    """What `found` yields; it is resumed when the next one is asked for.
+    """Yield what `found` yields; it is resumed when the next one is asked for.
 
     An interrupt, also one that is thrown in, halts the budget and is raised when what was in flight
     has arrived, or after STOP_SECONDS; a second one is raised at once.
@@ -68,7 +68,7 @@ class _Loop(Generic[T]):
         self._thread.start()
 
     def resume(self) -> None:
-        """What arrived last was taken."""
+        """Resume the loop: what arrived last was taken."""
         with contextlib.suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._taken.set)
 

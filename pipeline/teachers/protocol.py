@@ -59,7 +59,7 @@ class Answered:
 
 
 class Said(NamedTuple):
-    """What a stored answer says, up to the first end of a turn in it."""
+    """The text of a stored answer, up to the first end of a turn in it."""
 
     text: str
     ended: bool

@@ -1,4 +1,4 @@
-"""What a teacher behind HTTP is sent: text, the ids of its own tokenizer, or messages."""
+"""Render what a teacher behind HTTP is sent: text, the ids of its own tokenizer, or messages."""
 
 import functools
 import json
@@ -50,7 +50,7 @@ class Rendering:
 
     @property
     def template(self) -> "PreTrainedTokenizerFast | None":
-        """In the other modes the provider renders, by the template that `tokenizer` names."""
+        """The template; in the other modes that of `tokenizer`, by which the provider renders."""
         if self.continuation != "completions":
             source = self.config.tokenizer
             if source is None:

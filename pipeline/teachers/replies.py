@@ -1,7 +1,7 @@
-"""What came with HTTP 200 and is no answer: an error, half of a reply, or another API's.
+"""Find replies that came with HTTP 200 and are no answer: an error, half a reply, another API's.
 
-An error that the server calls its own business (busy, overloaded) and half of a reply may mend
-themselves; what has another shape would have it again.
+Errors that the server calls its own (busy, overloaded) and half replies are transient; a reply of
+another shape would have it again.
 """
 
 import json
@@ -65,7 +65,7 @@ def rows(lines: str, parse: Callable[[dict[str, Any]], Result]) -> dict[str, Res
     A line without a key that can be read is said and left out: what it was about is sent again, and
     counts as paid for.
     """
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     for line in lines.split("\n"):  # str.splitlines ends lines inside of texts, too
         if not line.strip():
             continue
@@ -75,14 +75,14 @@ def rows(lines: str, parse: Callable[[dict[str, Any]], Result]) -> dict[str, Res
         except MISSHAPEN:
             said = f"{len(line):,} characters of a batch's results are no result"
             log.warning(f"teach: {said}")
-            found[MISSING] = Transient(said)
+            results[MISSING] = Transient(said)
             continue
-        found[key] = row(partial(parse, content))
-    return found
+        results[key] = row(partial(parse, content))
+    return results
 
 
 def row(parse: Callable[[], Result]) -> Result:
-    """One request's result, whatever it holds: it costs no other request."""
+    """Parse one request's result; whatever it holds, it costs no other request."""
     try:
         return parse()
     except (Transient, Refused) as error:
@@ -143,11 +143,11 @@ def stopped(choice: dict[str, Any]) -> bool:
     if word in BROKEN_OFF:
         raise Refused(
             f"finish_reason {reason!r}: the server broke the answer off",
-            remedy="Its log says why (memory, context length, a restart). Then run it again.",
+            remedy="Its log says why (memory, context length, a restart). Fix this, then rerun.",
         )
-    found = "null" if "finish_reason" in choice else "missing"
+    shown = "null" if "finish_reason" in choice else "missing"
     raise Refused(
-        f"finish_reason {found if reason is None else repr(reason)}, wanted stop or length, or a "
+        f"finish_reason {shown if reason is None else repr(reason)}, wanted stop or length, or a "
         "word for them that pipeline/teachers/replies.py knows",
         remedy="Without it nobody knows whether an answer ended or was cut. Use a server or a "
         "setting of it that says.",
@@ -159,10 +159,10 @@ def count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        found = float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
-    return int(found) if 0 <= found <= MOST_TOKENS else None
+    return int(number) if 0 <= number <= MOST_TOKENS else None
 
 
 def total(values: Sequence[Any]) -> int | None:

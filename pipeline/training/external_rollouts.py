@@ -116,7 +116,7 @@ class Reader:
         self.path, self.sha256, self.policy = path, sha256, policy
         self.asked = {prompt.prompt: prompt for prompt in asked}
         self.marks = prerendered.marks(policy.tokenizer)
-        self.known = set(np.flatnonzero(~policy.silent_V.cpu().numpy()).tolist())
+        self.known = set(np.flatnonzero(~policy.unused_vocab_mask.cpu().numpy()).tolist())
         self.longest = policy.context
         self.lead = templates.lead(policy.tokenizer)
         self.rendered: dict[str, list[int]] = {}  # prompt_id: by the student's chat template
@@ -126,20 +126,20 @@ class Reader:
         samples, taken = Counter[str](), set[str]()
         self.rendered_otherwise = 0
         for row in read(self.path, self.sha256):
-            found = problem(row)
-            prompt = self.asked.get(found.prompt)
+            parsed = problem(row)
+            prompt = self.asked.get(parsed.prompt)
             if prompt is None:
                 continue
-            prerendered.refuse(row.where, found.messages, self.marks)
-            if prompt.messages != found.messages:
-                raise row.wrong(("messages", "prompt"), found.messages, _same(prompt))
+            prerendered.refuse(row.where, parsed.messages, self.marks)
+            if prompt.messages != parsed.messages:
+                raise row.wrong(("messages", "prompt"), parsed.messages, _same(prompt))
             sample = samples[prompt.prompt_id]
             samples[prompt.prompt_id] += 1
             name = name_of(row, f"{prompt.prompt_id}-{sample}")
             once(row, name, taken)
             prompt_ids = self._prompt_ids(row, prompt)
             token_ids = self._token_ids(row, prompt_ids)
-            self._same_prompt(row, found, prompt_ids)
+            self._same_prompt(row, parsed, prompt_ids)
             check_values(row, len(token_ids))
             length = len(prompt_ids) + len(token_ids)
             if self.longest and length > self.longest:
@@ -158,7 +158,7 @@ class Reader:
         return given
 
     def _rendered(self, row: Row, prompt: prompts.Prompt) -> list[int]:
-        """By the student's template. Raises UserError in words that fit an import."""
+        """Render by the student's template. Raises UserError in words that fit an import."""
         if self.policy.tokenizer.chat_template is None:
             raise UserError(
                 f"{row.where}: --student has no chat template, wanted one: chat_template.jinja "
@@ -173,10 +173,10 @@ class Reader:
             )
             raise refused(row, "messages", f"the roles {roles}", wanted) from error
 
-    def _same_prompt(self, row: Row, found: Problem, ids: list[int]) -> None:
+    def _same_prompt(self, row: Row, problem: Problem, ids: list[int]) -> None:
         """A text beside messages is theirs, or what the student reads as it was rendered."""
         text = row.values.get("prompt")
-        if not isinstance(text, str) or text in (found.prompt, found.messages[-1]["content"]):
+        if not isinstance(text, str) or text in (problem.prompt, problem.messages[-1]["content"]):
             return
         encode, decode = self.policy.tokenizer.encode, self.policy.tokenizer.decode
         if text != decode(ids) and ids != list(encode(text, add_special_tokens=False)):
@@ -207,7 +207,7 @@ class Reader:
         return ids
 
     def _same_text(self, row: Row, ids: list[int]) -> None:
-        text, decoded = row.first(*TEXT), self.policy.text(ids)
+        text, decoded = row.first(*TEXT), self.policy.decode(ids)
         if text not in (decoded, self.policy.tokenizer.decode(ids)):
             wanted = f"what token_ids decode to with the student's tokenizer, {decoded[:80]!r}"
             raise row.wrong(TEXT, text, wanted)
@@ -219,8 +219,8 @@ class Reader:
             raise row.wrong(TEXT, text, "text")
         lead = "" if text[:1].isspace() else self.lead
         ids = encode_after(self.policy.tokenizer.backend_tokenizer, prompt_ids, lead + text)
-        behind = decode_after(self.policy.text, prompt_ids, ids)
-        if text not in (behind, behind.removeprefix(lead), self.policy.text(ids)):
+        behind = decode_after(self.policy.decode, prompt_ids, ids)
+        if text not in (behind, behind.removeprefix(lead), self.policy.decode(ids)):
             wanted = f"what its own tokens decode to, {behind[:80]!r}: give token_ids"
             raise row.wrong(TEXT, text, wanted)
         ids += [self.policy.ends[0]] if reason == "stop" else []
@@ -247,11 +247,11 @@ def _table(
     from pipeline.engines.scoring_pass import exact
 
     contexts, responses = [x.prompt_ids for x in block], [x.token_ids for x in block]
-    found = {}
+    scored = {}
     for index, logp_T, entropy_T in exact(policy, contexts, responses, batch_tokens):
-        found[index] = (logp_T, entropy_T)
+        scored[index] = (logp_T, entropy_T)
         bar.update()
-    lines = [_line(policy, x, *found[i]) for i, x in enumerate(block)]
+    lines = [_line(policy, x, *scored[i]) for i, x in enumerate(block)]
     for x, line in zip(block, lines, strict=True):
         theirs = x.row.values.get("logprobs")
         if theirs is not None:
@@ -272,7 +272,7 @@ def _line(
         "token_ids": x.token_ids,
         "logprobs": logp_T,
         "entropies": entropy_T,
-        "text": policy.text(x.token_ids),
+        "text": policy.decode(x.token_ids),
         "finish_reason": "stop" if x.token_ids[-1] in policy.ends else "length",
         "reward": None if reward is None else float(reward),
     }

@@ -1,6 +1,6 @@
-"""A group of several processes: the weights of every model dealt out with FSDP2, a step's work too.
+"""A group of several processes: weights are sharded with FSDP2, a step's sequences dealt out.
 
-FSDP2 (`fully_shard`) holds a part of each weight, gradient and moment on each rank and gathers a
+FSDP2 (`fully_shard`) keeps a shard of each weight, gradient and moment on each rank and gathers a
 layer's weights while it computes. We use it directly and not through accelerate, which wants to
 own the model, the optimizer and one backward pass from one scalar: our loop goes through the body
 of the model without its head, and back through it once per term of the loss.
@@ -64,13 +64,13 @@ def _take_gpu(rank: int) -> str:
 
 @dataclass(frozen=True)
 class Shards(Policy):
-    """A policy of which this process has a part. Its head works while its weight is gathered."""
+    """A policy of which this process has a shard. Its head works while its weight is gathered."""
 
     gathered: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = hidden.float() @ self.gathered["head"].T
-        return logits.masked_fill(self.silent_V, torch.finfo(torch.float32).min)
+        return logits.masked_fill(self.unused_vocab_mask, torch.finfo(torch.float32).min)
 
 
 class Sharded:
@@ -81,7 +81,7 @@ class Sharded:
         self.first = rank == 0
 
     def device(self, wanted: str) -> str:
-        return "cpu"  # from where each rank takes its part to its GPU, a layer at a time
+        return "cpu"  # from where each rank takes its shard to its GPU, a layer at a time
 
     def batches(self, sequences: list[Sequence], cut: "Cut") -> Iterator[list[Sequence]]:
         ordered = sorted(sequences, key=lambda s: len(s.context_ids) + len(s.token_ids))
@@ -116,15 +116,15 @@ class Sharded:
         else:
             dealt = self._deal(head.weight.detach())
             head.weight = torch.nn.Parameter(dealt, head.weight.requires_grad)
-        return Shards(model, policy.tokenizer, policy.silent_V.to(self.mesh.device_type))
+        return Shards(model, policy.tokenizer, policy.unused_vocab_mask.to(self.mesh.device_type))
 
-    def _deal(self, whole: torch.Tensor) -> DTensor:
-        """What every rank has, over the ranks by its first axis."""
-        moved = whole.to(self.mesh.device_type)
+    def _deal(self, full: torch.Tensor) -> DTensor:
+        """Shard over the ranks, by its first axis, a tensor that every rank has."""
+        moved = full.to(self.mesh.device_type)
         found = distribute_tensor(moved, self.mesh, [Shard(0)], src_data_rank=None)
         mine = found.to_local().clone()  # it was a view, which would keep all of it in memory
         return DTensor.from_local(
-            mine, self.mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
+            mine, self.mesh, [Shard(0)], run_check=False, shape=full.shape, stride=full.stride()
         )
 
     @contextmanager
@@ -133,16 +133,16 @@ class Sharded:
         for policy in policies:
             weight: Any = policy.model.get_output_embeddings().weight
             if "head" not in policy.gathered:
-                whole = weight.detach().full_tensor().float()
-                policy.gathered["head"] = whole.requires_grad_(weight.requires_grad)
+                full = weight.detach().full_tensor().float()
+                policy.gathered["head"] = full.requires_grad_(weight.requires_grad)
         yield policies[0].gathered["head"]
         for policy in policies:
             policy.gathered.clear()
 
-    def agreed(self, flags: list[bool]) -> list[bool]:
-        return [value > 0 for value in self.total([float(flag) for flag in flags])]
+    def any_rank(self, flags: list[bool]) -> list[bool]:
+        return [value > 0 for value in self.all_reduce_sum([float(flag) for flag in flags])]
 
-    def total(self, values: list[float]) -> list[float]:
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         found: list[float] = tensor.tolist()
@@ -161,19 +161,19 @@ class Sharded:
             parameter.grad = None
         return found
 
-    def summed(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        found = DTensor.from_local(whole, self.mesh, [Partial()], run_check=False)
+    def reduce_scatter(self, full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        found = DTensor.from_local(full, self.mesh, [Partial()], run_check=False)
         return found.redistribute(placements=[Shard(0)])
 
     def norm(self, grads: list[torch.Tensor]) -> float:
         parts = [g.to_local() for g in grads if isinstance(g, DTensor)]
         assert len(parts) == len(grads)
-        return math.sqrt(self.total([squares(parts)])[0])
+        return math.sqrt(self.all_reduce_sum([squares(parts)])[0])
 
     def number(self, scalar: torch.Tensor) -> float:
         return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)
 
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+    def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         found = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         return found.cpu() if self.first else torch.empty(0)
 
@@ -182,18 +182,18 @@ class Sharded:
         own = {} if found is None else dict(found.model.named_parameters())
         for name, parameter in student.model.named_parameters():
             if parameter.requires_grad:  # one at a time: a GPU need not have room for all
-                whole = self.whole(parameter.detach())
+                full = self.full_tensor(parameter.detach())
                 if name in own:
-                    own[name].data.copy_(whole)
+                    own[name].data.copy_(full)
         return found
 
-    def part(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def shard(self, full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         if not self.first:
-            whole = torch.empty(whole.shape, dtype=whole.dtype)
-        moved = whole.to(self.mesh.device_type)
+            full = torch.empty(full.shape, dtype=full.dtype)
+        moved = full.to(self.mesh.device_type)
         return distribute_tensor(moved, self.mesh, [Shard(0)], src_data_rank=0)
 
-    def told(self, kept: "Kept | None") -> "Kept | None":
+    def broadcast_object(self, kept: "Kept | None") -> "Kept | None":
         said: list[Any] = [None]
         if kept is not None:
             # the steps' number is a scalar, and known to all

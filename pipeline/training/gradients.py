@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.engines import adapters
 from pipeline.engines.hf import Frozen, Policy, padded
-from pipeline.engines.scoring_pass import SLICE
+from pipeline.engines.scoring_pass import LOGITS_PER_CHUNK
 from pipeline.method.objectives import Example, Sequence, Slice
 from pipeline.training.optimizer_steps import Step, Sums
 
@@ -63,7 +63,7 @@ def gradients(
     for batch in step.group.batches(sequences, cut):
         _accumulate(student, frozen, batch, step, scales, sums, parameters, (signal, anchor))
     mine = [sums.signal, sums.anchor, sums.drift, sums.own_tokens]
-    sums.signal, sums.anchor, sums.drift, sums.own_tokens = step.group.total(mine)
+    sums.signal, sums.anchor, sums.drift, sums.own_tokens = step.group.all_reduce_sum(mine)
     # without an anchor a second set of gradients would take a model's size to be zero
     shapes = [p if step.beta else p.new_zeros(()) for p in parameters]
     sums.signal_grads = [_or_zeros(g, p) for g, p in zip(signal, parameters, strict=True)]
@@ -108,18 +108,20 @@ def _accumulate(
             student, frozen, hidden_TH, frozen_TH, piece, step, scales, sums, head
         )
     # all processes that share the step carry the same terms through the model
-    some = step.group.agreed([bool(grad_TH.any()) for grad_TH in to_hidden])
+    some = step.group.any_rank([bool(grad_TH.any()) for grad_TH in to_hidden])
     active = [which for which in (0, 1) if some[which]]
     head = student.model.get_output_embeddings().weight
     for which in active:
-        found = step.group.backward(hidden_TH, parameters, to_hidden[which], which != active[-1])
-        for i, (parameter, grad) in enumerate(zip(parameters, found, strict=True)):
+        weight_grads = step.group.backward(
+            hidden_TH, parameters, to_hidden[which], which != active[-1]
+        )
+        for i, (parameter, grad) in enumerate(zip(parameters, weight_grads, strict=True)):
             own = None
             if parameter is head:
                 own = to_head[which]
                 if own is None:  # this process had no token of the term
                     own = torch.zeros(parameter.shape, device=parameter.device)
-                own = step.group.summed(own, parameter)
+                own = step.group.reduce_scatter(own, parameter)
             grads[which][i] = _sum(grads[which][i], grad, own)
 
 
@@ -137,13 +139,13 @@ def _through_head(
     """Each term's gradient with respect to hidden states and, where it is trained, the head."""
     to_hidden = [torch.zeros_like(hidden_TH) for _ in scales]
     to_head: Grads = [None for _ in scales]
-    width = max(1, SLICE // len(student.silent_V))
+    width = max(1, LOGITS_PER_CHUNK // len(student.unused_vocab_mask))
     for start in range(0, len(hidden_TH), width):
         cut = slice(start, start + width)
         part_TH = hidden_TH[cut].detach().requires_grad_()
         logits_TV = student.head(part_TH)
-        told = (student, frozen, logits_TV, frozen_TH, piece, cut)
-        for which, grad_TV in _to_logits(*told, step, scales, sums):
+        inputs = (student, frozen, logits_TV, frozen_TH, piece, cut)
+        for which, grad_TV in _to_logits(*inputs, step, scales, sums):
             (part,) = torch.autograd.grad(logits_TV, part_TH, grad_TV, retain_graph=True)
             to_hidden[which][cut] += part
             if head.requires_grad:  # an adapter leaves it alone
@@ -163,7 +165,7 @@ def _to_logits(
     sums: Sums,
 ) -> list[tuple[int, torch.Tensor]]:
     """The gradient of each term that has one; what else a slice takes is gone with it."""
-    leaf_TV, found = logits_TV.detach().requires_grad_(), []
+    leaf_TV, grads = logits_TV.detach().requires_grad_(), []
     terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums))
     sums.signal += float(terms.signal_T.detach().double().sum())
     sums.anchor += float(terms.anchor_T.detach().double().sum())
@@ -171,8 +173,8 @@ def _to_logits(
         if scales[which] and term_T.requires_grad:
             loss = term_T.sum() * scales[which]
             (grad_TV,) = torch.autograd.grad(loss, leaf_TV, retain_graph=which == 0)
-            found.append((which, grad_TV.masked_fill_(student.silent_V, 0.0)))
-    return found
+            grads.append((which, grad_TV.masked_fill_(student.unused_vocab_mask, 0.0)))
+    return grads
 
 
 def _to_head(
@@ -256,18 +258,18 @@ def _slice(
     arrays = {name: value[cut] for name, value in piece.items()}
     own_T = arrays.pop("own_T")
     student_TV = torch.log_softmax(logits_TV, dim=-1)
-    found = Slice(student_TV, reference_TV, teacher_TV, **arrays)
+    sliced = Slice(student_TV, reference_TV, teacher_TV, **arrays)
     # k3 estimate of KL(rollout policy || student): unbiased, never negative
-    gap_T = (found.logp_T().detach() - found.old_logp_T)[own_T].double()
+    gap_T = (sliced.logp_T().detach() - sliced.old_logp_T)[own_T].double()
     sums.drift += float((gap_T.exp() - 1 - gap_T).sum())
     sums.own_tokens += int(own_T.sum())
-    return found
+    return sliced
 
 
 def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float]:
     signal = sums.signal / max(sums.responses, 1)
     anchor = sums.anchor / max(sums.responses, 1)
-    found = {
+    metrics = {
         "train/loss": sums.signal * scales[0] + sums.anchor * scales[1],
         "train/signal": signal,  # per response, not scaled
         "train/anchor": anchor,  # per response, not scaled by beta
@@ -280,5 +282,5 @@ def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, f
         "train/anchor_tokens": sums.anchor_tokens,
     }
     if sums.own_tokens:
-        found["train/drift"] = sums.drift / sums.own_tokens  # nats per token
-    return found
+        metrics["train/drift"] = sums.drift / sums.own_tokens  # nats per token
+    return metrics

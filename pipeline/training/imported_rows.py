@@ -46,7 +46,7 @@ def read(path: Path, sha256: str | None = None) -> Iterator[Row]:
 
 
 def name_of(row: Row, otherwise: str) -> str:
-    """Of the rollout; 0 is one. Raises UserError."""
+    """The name of the rollout; 0 is one. Raises UserError."""
     found = row.values.get("rollout_id")
     if found is None:
         return otherwise

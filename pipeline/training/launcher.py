@@ -74,7 +74,7 @@ def _check(count: int, device: str) -> None:
 
 @contextmanager
 def _signals_as_they_are() -> Iterator[None]:
-    """What waits for the ranks sets handlers, which a cell of several steps would keep."""
+    """Restore signal handlers after the block; a cell of several steps would keep the ranks'."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     try:
         yield
@@ -121,7 +121,7 @@ def _say(failure: Any, count: int) -> str:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    """What a rank has beside the launcher's own environment."""
+    """The variables that a rank has beside the launcher's own environment."""
     found = {ENV: " ".join(map(str, place)), FORKSERVER: ""}  # not handed over once more
     if sys.platform == "linux":
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

@@ -77,7 +77,7 @@ def of_rounds(metrics: Iterable[Metrics]) -> dict[int, str | None]:
 
 
 def counts(metrics: Sequence[Metrics]) -> Metrics:
-    """What run.json says: steps that were not taken, rounds (0 or 1), and the round's reason."""
+    """The counts for run.json: steps that were not taken, rounds (0 or 1), the round's reason."""
     why = of_round(metrics)
     found: Metrics = {
         "steps_without_signal": sum(LINE in line for line in metrics),

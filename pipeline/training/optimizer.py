@@ -32,7 +32,7 @@ class Optimizer:
     Weights are float32 whatever dtype the checkpoint has; with a coarser one, `save` keeps the
     float32 weights, with moments or without, so that small updates survive the rounds. With `bits`
     8 the moments are kept in blocks of 8-bit numbers with a scale each, through bitsandbytes. With
-    a `group` each process has its part of every weight and moment, and files are the first one's.
+    a `group` each process has its shard of every weight and moment; the first one writes files.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Optimizer:
         self.steps = int(state["step"])
         for name, parameter in self.named.items():
             if f"weight.{name}" in state:
-                parameter.data.copy_(self._part(state[f"weight.{name}"], parameter))
+                parameter.data.copy_(self._shard(state[f"weight.{name}"], parameter))
             if not self.steps or len(state) == 1:
                 continue
             if any(f"{moment}.{name}" not in state for moment in self.moments):
@@ -99,9 +99,9 @@ class Optimizer:
             self.adam.state[parameter] = {
                 "step": torch.tensor(float(self.steps)) if self.moments is MOMENTS else self.steps,
                 **{
-                    part: self._part(state[f"{part}.{name}"], parameter)
-                    for part in (*self.moments, *BLOCKS_8)
-                    if f"{part}.{name}" in state
+                    key: self._shard(state[f"{key}.{name}"], parameter)
+                    for key in (*self.moments, *BLOCKS_8)
+                    if f"{key}.{name}" in state
                 },
             }
 
@@ -115,21 +115,21 @@ class Optimizer:
         state = {"step": torch.tensor(self.steps if moments else 0, dtype=torch.int64)}
         for name, parameter in self.named.items():
             kept = self.adam.state[parameter] if moments else {}
-            for part in (p for p in (*self.moments, *BLOCKS_8) if p in kept):
+            for key in (k for k in (*self.moments, *BLOCKS_8) if k in kept):
                 # weights share their codes, and safetensors takes no tensor twice
-                whole = kept[part].clone() if part in BLOCKS_8 else kept[part]
-                state[f"{part}.{name}"] = self._whole(whole).contiguous()
+                moment = kept[key].clone() if key in BLOCKS_8 else kept[key]
+                state[f"{key}.{name}"] = self._full_tensor(moment).contiguous()
             if keep_weights:
-                state[f"weight.{name}"] = self._whole(parameter.detach()).contiguous()
+                state[f"weight.{name}"] = self._full_tensor(parameter.detach()).contiguous()
         return state
 
-    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.cpu() if self.group is None else self.group.whole(tensor)
+    def _full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.cpu() if self.group is None else self.group.full_tensor(tensor)
 
-    def _part(self, whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    def _shard(self, full: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         if self.group is None:
-            return whole.to(parameter.device)
-        return self.group.part(whole, parameter)
+            return full.to(parameter.device)
+        return self.group.shard(full, parameter)
 
 
 def _adam_8bit() -> Any:

@@ -13,7 +13,7 @@ from pipeline.training.process_group import Group, One
 
 @dataclass(frozen=True)
 class Step:
-    """What a step optimises with, beside its examples."""
+    """The settings of an optimizer step, beside its examples."""
 
     terms: TermsOf
     beta: float

@@ -1,4 +1,4 @@
-"""What the processes of one train stage do together: a group of one, or of several.
+"""The processes of one train stage as a group: of one, or of several that work together.
 
 `One` is a group of a single process, which shares nothing and loads nothing of torch.distributed;
 pipeline/training/fsdp.py has the group of several, and pipeline/training/launcher.py starts them.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Cut = Callable[[list[Sequence]], Iterator[list[Sequence]]]
     Kept = tuple[Tensors, Any]
 
-ENV = "OMNIOPD_RANK"  # of a rank: its number, how many there are, who started it, where they meet
+ENV = "OMNIOPD_RANK"  # a rank's number, how many there are, who started it, where they meet
 PIECE = 1 << 24  # numbers
 
 
@@ -33,29 +33,29 @@ class Place(NamedTuple):
 
 
 class Group(Protocol):
-    """What the processes of a stage do together. All of them call the same methods in one order."""
+    """The processes of a stage. All of them call the same methods in one order."""
 
     first: bool  # the one that writes
 
     def device(self, wanted: str) -> str:
-        """Where models are loaded to, before their weights are dealt out."""
+        """The device that models are loaded to before their weights are sharded."""
 
     def batches(self, sequences: "list[Sequence]", cut: "Cut") -> "Iterator[list[Sequence]]":
         """This process's forward passes of a step: as many as every other has."""
 
     def spread(self, student: "Policy", frozen: "Frozen") -> "tuple[Policy, Frozen]":
-        """The same policies with their weights dealt out."""
+        """The same policies with their weights sharded over the processes."""
 
     def heads(
         self, student: "Policy", frozen: "Frozen"
     ) -> "contextlib.AbstractContextManager[torch.Tensor]":
-        """All of every head's weight in the block, that of the student with its gradient."""
+        """Gather every head's weight for the block; yield the student's, with its gradient."""
 
-    def agreed(self, flags: list[bool]) -> list[bool]:
-        """Whether any process says so, for each."""
+    def any_rank(self, flags: list[bool]) -> list[bool]:
+        """For each flag, whether it is set on any process."""
 
-    def total(self, values: list[float]) -> list[float]:
-        """The sum over processes of each."""
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
+        """Each value summed over processes."""
 
     def backward(
         self,
@@ -64,28 +64,28 @@ class Group(Protocol):
         grad_TH: "torch.Tensor",
         again: bool,
     ) -> "list[torch.Tensor | None]":
-        """Gradients of the parameters, summed over processes. `again`: it is not the last time."""
+        """Gradients of the parameters, summed over processes. `again`: more passes follow."""
 
-    def summed(self, whole: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
-        """The sum over processes of gradients of a whole weight, dealt out as `like` is."""
+    def reduce_scatter(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
+        """Sum gradients of a full weight over processes; return this one's shard, as `like` is."""
 
     def norm(self, grads: "list[torch.Tensor]") -> float:
-        """Euclidean, of all of them together."""
+        """The Euclidean norm of all gradients together."""
 
     def number(self, scalar: "torch.Tensor") -> float:
-        """The value of a scalar that was computed from what is dealt out."""
+        """The value of a scalar that was computed from sharded tensors."""
 
-    def whole(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        """All of what is dealt out, on the CPU of the first process; nothing on the others."""
+    def full_tensor(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """The full tensor on the CPU of the first process; an empty one on the others."""
 
     def gathered(self, student: "Policy", again: "Callable[[], Policy]") -> "Policy | None":
-        """The student whole, on the first process; `again` loads what it was trained from."""
+        """The full student on the first process; `again` loads what it was trained from."""
 
-    def part(self, whole: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
-        """This process's part of what the first one has, dealt out as `like` is."""
+    def shard(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
+        """This process's shard, as `like` is, of a tensor that the first process has."""
 
-    def told(self, kept: "Kept | None") -> "Kept | None":
-        """What the first process found; of its tensors the others get but dtype and shape."""
+    def broadcast_object(self, kept: "Kept | None") -> "Kept | None":
+        """Return what the first process passes; others get its tensors' dtypes and shapes alone."""
 
 
 class One:
@@ -106,10 +106,10 @@ class One:
     def heads(self, student: "Policy", frozen: "Frozen") -> "Iterator[torch.Tensor]":
         yield student.model.get_output_embeddings().weight
 
-    def agreed(self, flags: list[bool]) -> list[bool]:
+    def any_rank(self, flags: list[bool]) -> list[bool]:
         return flags
 
-    def total(self, values: list[float]) -> list[float]:
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
         return values
 
     def backward(
@@ -128,8 +128,8 @@ class One:
         )
         return found
 
-    def summed(self, whole: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
-        return whole
+    def reduce_scatter(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
+        return full
 
     def norm(self, grads: "list[torch.Tensor]") -> float:
         return math.sqrt(squares(grads))
@@ -137,21 +137,21 @@ class One:
     def number(self, scalar: "torch.Tensor") -> float:
         return float(scalar)
 
-    def whole(self, tensor: "torch.Tensor") -> "torch.Tensor":
+    def full_tensor(self, tensor: "torch.Tensor") -> "torch.Tensor":
         return tensor.cpu()
 
     def gathered(self, student: "Policy", again: "Callable[[], Policy]") -> "Policy | None":
         return student
 
-    def part(self, whole: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
-        return whole.to(like.device)
+    def shard(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
+        return full.to(like.device)
 
-    def told(self, kept: "Kept | None") -> "Kept | None":
+    def broadcast_object(self, kept: "Kept | None") -> "Kept | None":
         return kept
 
 
 def squares(grads: "list[torch.Tensor]") -> float:
-    """Their sum in float64, which never stands in memory for more than a piece of a gradient."""
+    """The sum of squares in float64, a piece of a gradient at a time to save memory."""
     import torch
 
     pieces = (piece for grad in grads for piece in torch.split(grad.flatten(), PIECE))
@@ -159,7 +159,7 @@ def squares(grads: "list[torch.Tensor]") -> float:
 
 
 def place() -> Place | None:
-    """Of this process among the ranks, None if it works alone."""
+    """This process's place among the ranks, None if it works alone."""
     if ENV not in os.environ:
         return None
     rank, count, launcher, meeting = os.environ[ENV].split(" ", 3)

@@ -29,9 +29,9 @@ def policies(
 ) -> tuple[Policy, Frozen]:
     """The student that is in the cell `policy`, and what is read beside it."""
     below = policy / "checkpoint"
-    found = student(below, adapter, seed, device)
+    trained = student(below, adapter, seed, device)
     beside = [folder and folder / "checkpoint" for folder in (reference, teacher)]
-    return found, frozen(found, below, beside[0], beside[1], device)
+    return trained, frozen(trained, below, beside[0], beside[1], device)
 
 
 def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Policy:
@@ -40,30 +40,30 @@ def student(folder: Path, adapter: Lora | None, seed: int, device: str) -> Polic
     Round 1 finds a whole checkpoint and adds the adapter, later rounds find that. Raises UserError.
     """
     adapted = checkpoints.is_adapter(folder)
-    found = load(folder, device, torch.float32 if adapter is None else None)
+    policy = load(folder, device, torch.float32 if adapter is None else None)
     if adapter is not None and not adapted:
-        adapters.add(found.model, adapter, seeds.number("lora", seed))
-    elif adapted and not (adapter and adapters.same(found.model, adapter)):
+        adapters.add(policy.model, adapter, seeds.number("lora", seed))
+    elif adapted and not (adapter and adapters.same(policy.model, adapter)):
         raise UserError(
             f"{folder}: found an adapter of other settings than this cell's, {adapter}. "
             "Run `omniopd plan`."
         )
-    return found
+    return policy
 
 
 def frozen(
-    found: Policy, policy: Path, reference: Path | None, teacher: Path | None, device: str
+    trained: Policy, policy: Path, reference: Path | None, teacher: Path | None, device: str
 ) -> Frozen:
-    """What is read beside the student `found`, which is of the checkpoint `policy`.
+    """The policies that are read beside the student `trained`, which is of the checkpoint `policy`.
 
     With an adapter there is no second copy of the reference in memory: it is the student with its
     adapter off, as the adapter sits on the round-0 checkpoint. Raises UserError if it does not.
     """
-    vocabulary = found.tokenizer.get_vocab()
+    vocabulary = trained.tokenizer.get_vocab()
     beside = None if teacher is None else white_box(teacher, vocabulary, device)
     if reference is None:
         return Frozen(None, beside)
-    if not adapters.has(found.model):
+    if not adapters.has(trained.model):
         return Frozen(white_box(reference, vocabulary, device), beside)
     base = checkpoints.base(policy)
     if base.resolve() != reference.resolve():
@@ -71,7 +71,7 @@ def frozen(
             f"{reference}: found another reference than {base}, which the adapter sits on. "
             "Run `omniopd plan`."
         )
-    return Frozen(found, beside)
+    return Frozen(trained, beside)
 
 
 def take_up(optimizer: Optimizer, state: State | None, group: Group, total: int) -> list[Metrics]:
@@ -79,7 +79,7 @@ def take_up(optimizer: Optimizer, state: State | None, group: Group, total: int)
 
     `state` is what the first process of the group has, None on the others.
     """
-    kept = group.told(None if state is None else state.kept("train"))
+    kept = group.broadcast_object(None if state is None else state.kept("train"))
     if kept is None:
         return []
     tensors, metrics = kept
@@ -93,14 +93,14 @@ def keep_step(
     optimizer: Optimizer, state: State | None, group: Group, metrics: list[Metrics]
 ) -> None:
     """Keep weights and moments after a step if it is time to."""
-    if any(group.agreed([state is not None and state.due()])):
+    if any(group.any_rank([state is not None and state.due()])):
         tensors = optimizer.state(keep_weights=True)
         if state is not None:
             state.keep("train", tensors, metrics)
 
 
 def write(
-    found: Policy,
+    trained: Policy,
     policy: Path,
     optimizer: Optimizer,
     carry: bool,
@@ -118,10 +118,10 @@ def write(
     if not moved and checkpoints.is_adapter(policy) == (made[0] is not None):
         _leave(policy.parent, out, group)
         return
-    whole = group.gathered(found, lambda: student(policy, *made, "cpu"))
-    if whole is not None:
-        keep(whole, policy, out / "checkpoint")
-    keep_moments(found, policy, optimizer, out / "optimizer.safetensors", carry)
+    full = group.gathered(trained, lambda: student(policy, *made, "cpu"))
+    if full is not None:
+        keep(full, policy, out / "checkpoint")
+    keep_moments(trained, policy, optimizer, out / "optimizer.safetensors", carry)
 
 
 def _leave(policy: Path, out: Path, group: Group) -> None:
@@ -147,13 +147,13 @@ def keep(found: Policy, policy: Path, out: Path) -> None:
 def keep_moments(
     found: Policy, policy: Path, optimizer: Optimizer, path: Path, carry: bool = True
 ) -> None:
-    """With the float32 weights where the checkpoint is coarser; an adapter's never is."""
+    """Save the optimizer, with float32 weights where the checkpoint is coarser; no adapter's is."""
     coarse = dtype(policy) != torch.float32 and not adapters.has(found.model)
     optimizer.save(path, keep_weights=coarse, moments=carry)
 
 
 def dtype(policy: Path) -> Any:
-    """What whole checkpoints of this student are kept in."""
+    """The dtype that full checkpoints of this student are kept in."""
     config = json.loads((checkpoints.base(policy) / "config.json").read_text(encoding="utf-8"))
     found = getattr(torch, config.get("dtype") or "float32")
     assert isinstance(found, torch.dtype)

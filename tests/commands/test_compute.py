@@ -167,11 +167,11 @@ def test_batches_are_bounded_by_tokens_and_engines_by_their_share():
     few = CPU.model_copy(update={"batch_tokens": 400})
     assert Rows(50, 20, 80).together(400) == 4
     parts = footprint.sampling(size, Rows(50, 20, 80), "hf", few)
-    assert parts["keys and values"] == pytest.approx(400 * size.cached * (1 + 1 / 3))
+    assert parts["KV cache"] == pytest.approx(400 * size.cached * (1 + 1 / 3))
     shared = GPU.model_copy(update={"tensor_parallel": 2})
     parts = footprint.sampling(size, Rows(50, 20, 80), "vllm", shared)
     assert parts["weights"] == size.weights
-    assert parts["keys and values"] == 8 * 100 * size.cached / 2
+    assert parts["KV cache"] == 8 * 100 * size.cached / 2
 
 
 def finished(tmp_path, label, operations_, seconds):
@@ -249,7 +249,7 @@ def test_dropped_rounds_take_no_cache(tmp_path, monkeypatch):
     for keep in checkpoints:
 
         def edit(values, keep=keep):
-            values["experiment"].update(rounds=3, arms=["omniopd"], keep=keep)
+            values["experiment"].update(rounds=3, arms=["omniopd"], keep_checkpoints=keep)
 
         monkeypatch.chdir(tmp_path)
         file = load(tmp_path, edit)

@@ -125,7 +125,7 @@ def test_the_trl_loss_and_its_gradient_equal_our_objective_in_any_micro_batches(
     exports.export(here, "trl", folder / "out")
     rows = pq.read_table(folder / "out/data.parquet").to_pylist()
     told = json.loads((folder / "out/settings.json").read_text())
-    assert told["silent"] == [18, 19, 20]  # naive.tiny's three rows without a token
+    assert told["unused_ids"] == [18, 19, 20]  # naive.tiny's three rows without a token
     student, reference = naive.tiny(2), naive.tiny(3)
     batches = [trl_loss.collate(rows[:2], 0), trl_loss.collate(rows[2:], 0)]
     counts = trl_loss.counts(batches, told["reduce"] == "token_mean")
@@ -135,7 +135,7 @@ def test_the_trl_loss_and_its_gradient_equal_our_objective_in_any_micro_batches(
         with torch.no_grad():
             theirs = reference.model(**asked).logits
         logits = student.model(**asked).logits
-        args = (told["beta"], told["correction"] == "ratio", told["silent"])
+        args = (told["beta"], told["correction"] == "ratio", told["unused_ids"])
         found = trl_loss.loss(logits, theirs, batch, counts, *args)
         found.backward()
         total += float(found.detach())
@@ -316,7 +316,7 @@ def test_an_arm_without_targets_says_what_it_has(folder):
 
 
 def test_ids_without_a_token_are_those_that_the_head_has_and_the_tokenizer_has_not(folder):
-    assert trl.silent(folder / "data/train/ctrain/checkpoint") == [18, 19, 20]
+    assert trl.unused_ids(folder / "data/train/ctrain/checkpoint") == [18, 19, 20]
 
 
 def test_a_round_is_found_by_arm_seed_and_round_and_a_wrong_one_is_named(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""`omniopd verify`: damage in cache, workspace, remote, store and .resume/ is found and mended."""
+"""`omniopd verify`: damage in cache, workspace, remote, store and .resume/ is found, repaired."""
 
 import os
 import random
@@ -118,7 +118,7 @@ def test_repair_restores_an_object_from_the_workspace_and_a_file_from_the_cache(
     flip(of(TABLE))
     flip(WEIGHTS)
     found = verify.verify(repair=True, remote=False)
-    assert (found.left, len(found.mended), found.cells) == (0, 2, set())
+    assert (found.left, len(found.repaired), found.cells) == (0, 2, set())
     assert verify.verify(repair=False, remote=False).notes == []
     assert not os.access(of(TABLE), os.W_OK) or os.geteuid() == 0
     assert of(TABLE).stat().st_mode & 0o222 == 0
@@ -129,7 +129,7 @@ def test_repair_restores_an_object_from_the_remote(project):
     shutil.rmtree("data")
     flip(of(TABLE))
     found = verify.verify(repair=True, remote=False)
-    assert "the remote" in found.mended[0]
+    assert "the remote" in found.repaired[0]
     dvc("checkout", "-q")
     assert TABLE.read_bytes() == b"7".rjust(5000, b"0")
 

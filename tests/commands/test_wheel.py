@@ -156,7 +156,7 @@ def _upgraded(fresh: Fresh, folder: Path, code: Path) -> None:
     assert "Run `omniopd plan`" in refused.stderr
     said = fresh.run(folder, "omniopd", "plan").stdout
     assert (
-        "train-omniopd: 2 cells run again, for code: terms (pipeline/method/objectives/omniopd.py)"
+        "train-omniopd: 2 cells rerun, for code: terms (pipeline/method/objectives/omniopd.py)"
         in said
     )
     again = {x.partition("@")[0] for x in ran(fresh.run(folder, "dvc", "repro").stdout)}

@@ -152,7 +152,7 @@ def test_prior_only_needs_alpha(tmp_path):
         load(tmp_path, edit)
 
 
-AGREEMENT = {"baseline": "teacher-agreement", "correction": "ratio"}
+AGREEMENT = {"baseline": "teacher-agreement", "importance_ratio": "ratio"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,10 @@ AGREEMENT = {"baseline": "teacher-agreement", "correction": "ratio"}
             {"teach": {"teacher": ["carries", "never-carries"]}, "prior": {"combine": "mean"}},
             "teach.teacher: found ['carries', 'never-carries'], wanted one teacher",
         ),
-        ({"train": AGREEMENT | {"correction": "none"}}, "train.correction: found 'none', wanted"),
+        (
+            {"train": AGREEMENT | {"importance_ratio": "none"}},
+            "train.importance_ratio: found 'none', wanted",
+        ),
     ],
 )
 def test_agreement_of_a_teacher_with_itself_needs_one_teacher_answers_and_its_scores(

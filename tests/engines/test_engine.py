@@ -105,7 +105,9 @@ def test_the_exact_pass_in_slices_is_the_same(monkeypatch):
     policy = naive.tiny(1)
     prompts, responses = [[2, 3], [4, 5, 6]], [[8, 9, 1], [10, 11, 12, 13]]
     whole = {i: (a, b) for i, a, b in exact(policy, prompts, responses, 100)}
-    monkeypatch.setattr("pipeline.engines.scoring_pass.SLICE", 2 * len(policy.silent_V))
+    monkeypatch.setattr(
+        "pipeline.engines.scoring_pass.LOGITS_PER_CHUNK", 2 * len(policy.unused_vocab_mask)
+    )
     for i, logps, entropies in exact(policy, prompts, responses, 100):
         assert logps == pytest.approx(whole[i][0], abs=1e-6)
         assert entropies == pytest.approx(whole[i][1], abs=1e-6)
@@ -118,8 +120,8 @@ def test_a_large_vocabulary_in_many_slices_equals_naive_float64(dtype, monkeypat
     torch.manual_seed(2)
     hidden_TH, weight_VH = torch.randn(90, 24), torch.randn(152_000, 24)
     hidden_TH *= torch.logspace(-1.5, 0.6, 90)[:, None]  # of logits: 0.15 to 20 wide
-    policy = wide(weight_VH.to(dtype), silent=700)
-    monkeypatch.setattr("pipeline.engines.scoring_pass.SLICE", 7 * 152_000)
+    policy = wide(weight_VH.to(dtype), unused=700)
+    monkeypatch.setattr("pipeline.engines.scoring_pass.LOGITS_PER_CHUNK", 7 * 152_000)
     tokens_T = torch.randint(0, 151_300, (90,))
     hidden_TH = hidden_TH.to(dtype)
     logps, entropies = logps_and_entropies(policy, hidden_TH, tokens_T)
@@ -131,11 +133,11 @@ def test_a_large_vocabulary_in_many_slices_equals_naive_float64(dtype, monkeypat
     assert entropies.min() < 1 < 11.8 < entropies.max()  # nats; ln 151,300 is 11.93
 
 
-def wide(weight_VH, silent):
-    """A policy that is only a head, whose last `silent` rows stand for no token."""
-    silent_V = torch.arange(len(weight_VH)) >= len(weight_VH) - silent
+def wide(weight_VH, unused):
+    """A policy that is only a head, whose last `unused` rows stand for no token."""
+    unused_vocab_mask = torch.arange(len(weight_VH)) >= len(weight_VH) - unused
     model = SimpleNamespace(get_output_embeddings=lambda: SimpleNamespace(weight=weight_VH))
-    return Policy(model, None, silent_V)
+    return Policy(model, None, unused_vocab_mask)
 
 
 def test_the_exact_pass_of_a_bfloat16_checkpoint_read_in_float32_equals_naive_float64(tmp_path):

@@ -78,8 +78,8 @@ def test_tokens_that_the_head_has_no_row_for_are_no_tokens_of_the_model(more, tm
     rows = model.get_output_embeddings().weight.shape[0]
     tokens.add_tokens([f"<image{i}>" for i in range(rows - len(tokens) + more)])
     policy = hf.policy_of(model, tokens, "cpu")
-    assert len(policy.silent_V) == rows < len(tokens)
-    assert not policy.silent_V[list(policy.ends)].any()
+    assert len(policy.unused_vocab_mask) == rows < len(tokens)
+    assert not policy.unused_vocab_mask[list(policy.ends)].any()
 
 
 @pytest.mark.parametrize("at", [400, 1000, 5000])
@@ -141,14 +141,14 @@ def test_a_prompt_of_messages_is_not_counted_as_its_json(text, tmp_path):
 def test_an_answer_begins_as_the_template_writes_it(text, tmp_path):
     tokens = layouts.fast(layouts.MISTRAL_7)
     assert templates.lead(tokens) == " "
-    prompt = templates.text_ids(tokens, templates.render(tokens, TURN, "m"))
+    prompt = templates.encode(tokens, templates.render(tokens, TURN, "m"))
     whole = templates.render(
         tokens, [*TURN, {"role": "assistant", "content": text}], "m", generation=False
     )
     said, before = Said(text, True, None), Prefix("", prompt, templates.lead(tokens))
     found = cut(judgment(), said, before, False, tokens.backend_tokenizer, 99)
     written = [*prompt, *found.token_ids]
-    assert templates.text_ids(tokens, whole)[: len(written)] == written
+    assert templates.encode(tokens, whole)[: len(written)] == written
     assert found.text == text
 
 
@@ -160,7 +160,7 @@ def test_templates_that_lead_with_nothing_add_nothing():
 @pytest.mark.parametrize("text", ["\n\nthe car", "   the car", "\tthe car"])
 def test_blanks_behind_a_token_that_takes_them_are_kept(text):
     tokens = layouts.fast(layouts.PHI_3)
-    prompt = templates.text_ids(tokens, templates.render(tokens, TURN, "m"))
+    prompt = templates.encode(tokens, templates.render(tokens, TURN, "m"))
     found = encode_after(tokens.backend_tokenizer, prompt, text)
     own = AddedToken("<|assistant|>").content
     start = tokens.decode(prompt)

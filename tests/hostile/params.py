@@ -162,7 +162,7 @@ SCALARS = [
     edit("a model of itself", "init: {kind: model, name: careful}", "init: {kind: model, name: careless}", r"careless\.init\.name"),
     edit("a chunk longer than a response", "chunk_tokens: 6", "chunk_tokens: 600", "chunk_tokens: found 600"),
     edit("responses longer than the context", "max_new_tokens: 20", "max_new_tokens: 256", "found 256, wanted less than the context"),
-    edit("keep of no form", "rounds: 1", "rounds: 1\n  keep: every:0", "keep: found 'every:0'"),
+    edit("keep of no form", "rounds: 1", "rounds: 1\n  keep_checkpoints: every:0", "keep_checkpoints: found 'every:0'"),
     edit("a claim of nothing", "rounds: 1", "rounds: 1\n  claims: {sft: -5}", r"claims\.sft: found -5"),
     edit("a metric of no name", "metric: edit", "metric: bleu", "found 'bleu', wanted one of"),
     hosted("a model with control characters", '"gpt\\e[31m\\a"', r"teachers\.api\.model: found"),

@@ -20,8 +20,8 @@ from pipeline.core.errors import LONGEST, STATUS
 NOBODY = 65534  # a user who owns nothing
 # what to do: a verb in the imperative, or a command
 DO = re.compile(
-    r"`[^`]+`|\b(add|ask|change|choose|convert|copy|correct|define|download|enlarge|export|free|give"
-    r"|import|install|leave|lower|make|mend|move|name|pass|put|quote|raise|read|remove|rename|"
+    r"`[^`]+`|\b(add|ask|change|choose|convert|copy|correct|define|download|enlarge|export|fix|free|give"
+    r"|import|install|leave|lower|make|move|name|pass|put|quote|raise|read|remove|rename|"
     r"reorder|rerun|resolve|restore|run|save|set|shorten|take|train|try|unset|use|wait|write)\b",
     re.I,
 )

@@ -147,7 +147,7 @@ def test_a_flipped_bit_of_any_byte_of_a_row_is_seen_and_put_back(file_url):
             else:
                 edit(file_url, name, other)
             done = repair.repair(store)
-            assert ([bad.row[0] for bad in done.damaged], len(done.mended)) == ([], 1), name
+            assert ([bad.row[0] for bad in done.damaged], len(done.repaired)) == ([], 1), name
             assert sorted(found(file_url)) == sorted(row["key"] for row in before)
             kept = [row for chunk in store.stream() for row in chunk]
             assert {checksum(one) for one, _ in kept} == {row["checksum"] for row in before}
@@ -173,7 +173,7 @@ def test_repair_says_what_it_costs_and_buys_nothing_until_it_is_told(file_url, m
     assert KEY not in found(file_url)
     assert len(found(file_url)) == 2
     judgments.repair(drop_damaged=False)
-    assert capsys.readouterr().out.endswith("2 answers, 0 mended\n")
+    assert capsys.readouterr().out.endswith("2 answers, 0 repaired\n")
 
 
 def test_a_damaged_answer_is_not_for_sale(file_url):

@@ -1,4 +1,4 @@
-"""experiment.keep in real DVC, over a toy of one arm and three rounds with text as checkpoints."""
+"""experiment.keep_checkpoints in real DVC, on a toy: one arm, three rounds, text as checkpoints."""
 
 import json
 import os
@@ -199,7 +199,7 @@ class Toy:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """The toy after a flow with keep: last. Copy it before changing it."""
+    """The toy after a flow with keep_checkpoints: last. Copy it before changing it."""
     toy = Toy(tmp_path_factory.mktemp("kept") / "toy")
     assert len(toy.go("run")) == 1 + 3 * 4 + 1
     return toy
@@ -252,7 +252,8 @@ def test_what_changed_cells_read_is_trained_again_and_dropped_again(toy: Toy, ho
     assert toy.go(how) == sorted(
         ["evaluate@c1e", "evaluate@c2e", "evaluate@c3e", "train@c1t", "train@c2t", "report@"]
     )
-    assert "experiment.keep dropped" in toy.said or "dropped by experiment.keep" in toy.said
+    setting = "experiment.keep_checkpoints"
+    assert f"{setting} dropped" in toy.said or f"dropped by {setting}" in toy.said
     assert toy.weights_locked() == before
     assert toy.weights() == {"c3t"}
     nothing_runs(toy)
@@ -379,10 +380,11 @@ def test_dropping_that_is_killed_leaves_whole_checkpoints_or_none_and_is_finishe
 
 def test_people_are_told_that_it_was_dropped(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy.folder)
-    with pytest.raises(UserError, match=r"c1t/checkpoint: not there. .* experiment.keep: last"):
+    with pytest.raises(UserError, match=r"c1t/checkpoint: not there. .* experiment.keep_\w+: last"):
         checkpoints.check(Path("data/train/c1t/checkpoint"))
     found = planned(3)
-    assert "dropped by experiment.keep: last" in " ".join(describe.show(found, "c1t").split())
+    shown = " ".join(describe.show(found, "c1t").split())
+    assert "dropped by experiment.keep_checkpoints: last" in shown
     assert "dropped" not in describe.show(found, "c3t")
     assert "- c2t" in describe.show(found, "omniopd")
     assert "2 have none now" in retention.line(retention.of(found, "last"))
@@ -405,7 +407,7 @@ def test_a_dropped_cell_that_the_plan_no_longer_has_is_pruned(
 )
 def test_branches_read_the_checkpoints_of_their_rounds(what: str, gone: set[int]) -> None:
     settings = experiment.read_yaml(ROOT / "tests" / "miniature.yaml")
-    settings["experiment"] |= {"rounds": 5, "branch": ["shuffled-scores"], "keep": what}
+    settings["experiment"] |= {"rounds": 5, "branch": ["shuffled-scores"], "keep_checkpoints": what}
     settings["experiment"]["arms"] = ["omniopd"]
     settings["prepare"]["train"] = 64
     read = blocks.validated(blocks.Experiment, settings, "here")
@@ -422,7 +424,7 @@ def test_branches_read_the_checkpoints_of_their_rounds(what: str, gone: set[int]
         read_by |= {f"train@{branch[r + 1]['train']}", f"evaluate@{main[r]['evaluate']}"}
         assert keep.readers[f"train@{main[r]['train']}"] == read_by
         assert keep.readers[f"train@{branch[r]['train']}"] == {f"evaluate@{branch[r]['evaluate']}"}
-    settings["experiment"] |= {"keep": "all"}
+    settings["experiment"] |= {"keep_checkpoints": "all"}
     same = expand.expand(blocks.validated(blocks.Experiment, settings, "here"))
     assert same == found  # it is of no cell
 
@@ -444,8 +446,8 @@ def test_cells_of_several_steps_lose_their_checkpoints_too() -> None:
 @pytest.mark.parametrize("what", ["every:0", "first", "every", "every:-1"])
 def test_another_keep_is_refused(what: str) -> None:
     settings = experiment.read_yaml(ROOT / "tests" / "miniature.yaml")
-    settings["experiment"]["keep"] = what
-    with pytest.raises(UserError, match=r"experiment\.keep: found"):
+    settings["experiment"]["keep_checkpoints"] = what
+    with pytest.raises(UserError, match=r"experiment\.keep_checkpoints: found"):
         blocks.validated(blocks.Experiment, settings, "here")
     assert repro.drop(planned(2), retention.of(planned(2), "all"), False).endswith(
         "every round is kept"

@@ -1,4 +1,4 @@
-"""Deleted outs come back by one `dvc checkout`; weights that experiment.keep dropped stay away."""
+"""Deleted outs come back by one `dvc checkout`; weights that were dropped stay away."""
 
 import subprocess
 from pathlib import Path

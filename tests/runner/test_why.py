@@ -72,10 +72,7 @@ def test_nothing_is_said_of_cells_whose_code_is_what_they_ran_with(made):
 def test_a_changed_function_is_named_with_its_file_and_the_cells_that_run_again(made):
     made.edited("train-sft", "terms 0123456789abcdef", line("train-sft", "terms"))
     said = made.lines()
-    assert (
-        "train-sft: 1 cell runs again, for code: terms (pipeline/method/objectives/sft.py)\n"
-        in said
-    )
+    assert "train-sft: 1 cell reruns, for code: terms (pipeline/method/objectives/sft.py)\n" in said
     assert "2 more that read them" in said  # evaluate and report
     assert "verify-code" in said
     (name,) = made.of("train-sft")
@@ -149,9 +146,9 @@ def test_a_lock_of_before_is_found_beside_the_project_and_in_git_and_else_said_t
     assert "neither in .code nor in git" in made.explained("sft")
 
 
-def test_a_lock_of_a_branch_that_a_merge_did_not_take_is_found_in_git(made):
+def test_locks_that_a_merge_made_or_did_not_take_are_found_in_git(made):
     here = locks.read("train-sft")
-    branch = f"{here}x 1\n"
+    branch, merged = f"{here}x 1\n", f"{here}x 2\n"
 
     def git(*words):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
@@ -167,9 +164,12 @@ def test_a_lock_of_a_branch_that_a_merge_did_not_take_is_found_in_git(made):
     commit(branch)
     git("checkout", "-q", "main")
     commit(here)
-    git("merge", "-q", "-s", "ours", "other", "-m", "b")
+    git("merge", "-q", "-s", "ours", "--no-commit", "other")
+    commit(merged)
+    commit(here)
     git("branch", "-qD", "other")
-    assert history.text("train-sft", history.md5(branch)) == branch
+    for text in (branch, merged):
+        assert history.text("train-sft", history.md5(text)) == text
 
 
 def test_only_locks_that_cells_ran_with_are_kept(made):

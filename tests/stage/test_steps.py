@@ -173,7 +173,7 @@ def test_eight_steps_in_one_cell_equal_eight_in_eight_with_an_adapter(tmp_path):
     settings = {
         "train__lora": LORA,
         "train__optimizer": "reset",
-        "train__correction": "ratio",
+        "train__importance_ratio": "ratio",
         "forks__scheduler": "embedding-variance",
         "forks__max_forks": 1,
     }

@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.commands.estimate import estimate
+from pipeline.config.renamed import in_cells
 from pipeline.config.teachers import Price
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
@@ -212,7 +213,7 @@ def gather(tmp_path):
         declared = objectives.declared(objective)
         model = train_params.of(declared)
         read = {"beta": 0.1, "correction": "none"} | settings
-        p = model(**{key: read[key] for key in model.model_fields if key in read})
+        p = model(**{key: read[key] for key in in_cells(model) if key in read})
         return gathering.gather(p, declared, Namespace(**paths), STUDENT)
 
     return gathered

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.analysis import costs, results
+from pipeline.config.renamed import in_cells
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints, hf
@@ -98,18 +99,9 @@ class Cell:
 
     def train(self, monkeypatch: pytest.MonkeyPatch, *inputs: str, **changes: object) -> Path:
         """Run the stage in this process; its folder."""
-        given = (
-            {
-                "correction": "none",
-                "baseline": "none",
-                "anchor": "outside",
-                "jsd_beta": 0.5,
-                "answers": 1,
-            }
-            | PARAMS
-            | changes
-        )
-        names = train_params.of(declared(given["objective"])).model_fields
+        given = {"correction": "none", "baseline": "none", "anchor": "outside"} | PARAMS | changes
+        given = {"jsd_beta": 0.5, "answers": 1} | given
+        names = in_cells(train_params.of(declared(given["objective"])))
         held = {("train", "c1"): ("train", {"params": {k: given[k] for k in names if k in given}})}
         monkeypatch.setattr(cells, "_inside", held)
         monkeypatch.setattr(train, "start", lambda runtime: None)

@@ -30,7 +30,7 @@ from tests import naive
 
 def terms(name, correct=False, **settings):
     """The loss of a slice by an objective's settings, those that it does not have left out."""
-    settings["correction"] = "ratio" if correct else "none"
+    settings["importance_ratio"] = "ratio" if correct else "none"
     own = declared(name).settings.model_construct(**settings)
     return partial(chosen("pipeline.method.objectives", file_of(name), "terms"), own=own)
 
@@ -142,7 +142,9 @@ def test_gradient_does_not_depend_on_the_micro_batch_split(objective, how):
 def test_slices_over_tokens_change_nothing(monkeypatch, objective):
     student, frozen = naive.tiny(1), frozen_for(objective)
     whole, before = gradients(student, frozen, examples(objective), step(objective))
-    monkeypatch.setattr("pipeline.training.gradients.SLICE", 3 * len(student.silent_V))
+    monkeypatch.setattr(
+        "pipeline.training.gradients.LOGITS_PER_CHUNK", 3 * len(student.unused_vocab_mask)
+    )
     sliced, after = gradients(student, frozen, examples(objective), step(objective))
     assert after["train/loss"] == pytest.approx(before["train/loss"], rel=1e-6)
     close(whole.signal_grads, [g.double() for g in sliced.signal_grads])

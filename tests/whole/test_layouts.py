@@ -380,7 +380,7 @@ def test_no_trained_text_holds_what_is_no_character(ran):
         for s in ran.trained[name]:
             if s.signal_T.any():
                 assert texts.LOST not in texts.decode_after(
-                    ran.policy.text, s.context_ids, s.token_ids
+                    ran.policy.decode, s.context_ids, s.token_ids
                 )
 
 
@@ -552,7 +552,9 @@ def test_the_head_is_the_product_that_the_model_itself_takes(ran):
     with torch.no_grad():
         own = ran.policy.model(input_ids=ids).logits
         found = ran.policy.head(ran.policy.model.base_model(input_ids=ids).last_hidden_state)
-    assert torch.allclose(own[..., ~ran.policy.silent_V], found[..., ~ran.policy.silent_V])
+    assert torch.allclose(
+        own[..., ~ran.policy.unused_vocab_mask], found[..., ~ran.policy.unused_vocab_mask]
+    )
 
 
 def smollm2(folder):
@@ -673,7 +675,7 @@ def test_vllm_ends_where_transformers_ends(layout, tmp_path, installed, monkeypa
         assert (row["finish_reason"] == "stop") == (ids[-1] in ends)
         assert not ends & set(ids[:-1])
         assert not set(ids) - known  # no row of the head that stands for no token
-        assert row["text"] == policy.text(ids)
+        assert row["text"] == policy.decode(ids)
         marks = () if layout == "smollm2" else LAYOUTS[layout].special
         assert not [x for x in marks if x in row["text"]]
     last = {row["token_ids"][-1] if row["finish_reason"] == "stop" else None for row in rows}

@@ -22,7 +22,7 @@ from stages import teach
 from tests.config.test_params import URL, load
 from tests.project import ROOT
 
-RATIO = {"correction": "ratio"}
+RATIO = {"importance_ratio": "ratio"}
 GRPO = {"train": {"objective": "grpo"}}
 SAMPLED = {"train": {"objective": "opd-sampled"}}
 ANOTHER = {"teach": {"problem": "another"}}
@@ -55,8 +55,8 @@ def arm(tmp_path, *overrides):
 
 REFUSED = [
     ((GRPO, {"rollout": {"temperature": 0.7}}), "rollout.temperature: found 0.7, wanted 1 with "
-     f"train.objective grpo.{BEHAVIOUR}rollout.temperature: 1, or use an objective and a "
-     "correction without a ratio."),
+     f"train.objective grpo.{BEHAVIOUR}rollout.temperature: 1, or use an objective without "
+     "a ratio and train.importance_ratio: none."),
     ((GRPO, {"rollout": {"top_p": 0.9}}),
      f"rollout.top_p: found 0.9, wanted 1 with train.objective grpo.{BEHAVIOUR}rollout.top_p: 1"),
     ((GRPO, {"rollout": {"top_k": 20}}),
@@ -66,18 +66,18 @@ REFUSED = [
     ((SAMPLED, {"rollout": {"temperature": 1.2}, "train": {"batch_size": 32}}),  # one step
      "rollout.temperature: found 1.2, wanted 1 with train.objective opd-sampled."),
     (({"rollout": {"temperature": 1.2}, "train": RATIO},),
-     "rollout.temperature: found 1.2, wanted 1 with train.correction ratio."),
+     "rollout.temperature: found 1.2, wanted 1 with train.importance_ratio ratio."),
     (({"rollout": {"top_k": 5}, "train": RATIO | {"objective": "rft"}},),
-     "rollout.top_k: found 5, wanted 0 with train.correction ratio."),
-    ((SAMPLED,), "train.correction: found 'none', wanted ratio with objective opd-sampled and "
-     "several optimizer steps a round. Tokens that the student likes better than the teacher are "
-     "pushed ever lower once the student has moved. Set train.correction: ratio, or raise "
-     "train.batch_size to all responses of a round."),
+     "rollout.top_k: found 5, wanted 0 with train.importance_ratio ratio."),
+    ((SAMPLED,), "train.importance_ratio: found 'none', wanted ratio with objective opd-sampled "
+     "and several optimizer steps a round. Tokens that the student likes better than the teacher "
+     "are pushed ever lower once the student has moved. Set train.importance_ratio: ratio, or "
+     "raise train.batch_size to all responses of a round."),
     ((SAMPLED, {"train": {"batch_size": 32, "epochs": 2}}),
-     "train.correction: found 'none', wanted ratio with objective opd-sampled and several"),
-    (({"train": {"baseline": "batch"}},), "train.correction: found 'none', wanted ratio with "
+     "train.importance_ratio: found 'none', wanted ratio with objective opd-sampled and several"),
+    (({"train": {"baseline": "batch"}},), "train.importance_ratio: found 'none', wanted ratio with "
      "baseline batch and several optimizer steps a round. Weights below 0 push a token ever lower "
-     "once the student has moved. Set train.correction: ratio"),
+     "once the student has moved. Set train.importance_ratio: ratio"),
     (({"rollout": {"samples_per_prompt": 1}, "forks": {"max_forks": 1},
        "train": {"baseline": "prompt"}},),
      f"train.baseline: found 'prompt', wanted none, as a prompt has one fork at most. {ONE_FORK}"),
@@ -140,7 +140,7 @@ def test_what_is_sound_loads(tmp_path, overrides):
 
 def test_shipped_arms_of_opd_sampled_correct_their_drift():
     for path in (ROOT / "params.yaml", ROOT / "pipeline/commands/profiles/study.yaml"):
-        assert experiment.load(path).arm("opd-sampled").train.correction == "ratio"
+        assert experiment.load(path).arm("opd-sampled").train.importance_ratio == "ratio"
 
 
 # arm anchor-all

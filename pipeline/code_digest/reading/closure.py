@@ -1,4 +1,4 @@
-"""What a variant of a stage can reach: modules, symbols in them, files, libraries.
+"""The closure of a variant of a stage: modules, symbols in them, files and libraries it reaches.
 
 Reached from a stage's `main`: the symbols that it names, those that they name, and so on, and of
 each module that is loaded on the way what its import runs. Where it cannot be told which name of a
@@ -23,7 +23,7 @@ Chosen = Mapping[str, frozenset[str]]  # axis: the values that a variant chooses
 
 @dataclass
 class Reached:
-    """Of one entry."""
+    """The modules, symbols, files and libraries that one entry reaches."""
 
     mains: list[Symbol] = field(default_factory=list)
     symbols: dict[Symbol, Written] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Reader:
 
 
 def reach(reader: Reader, entry: str, chosen: Chosen) -> Reached:
-    """What `python -m ENTRY` reaches. Raises Unclear where that cannot be told."""
+    """The closure of `python -m ENTRY`. Raises Unclear where that cannot be told."""
     return _Walk(reader, chosen).run(entry)
 
 
@@ -125,7 +125,7 @@ class _Walk:
             self.found.own |= names
 
     def declared(self, symbol: Symbol, written: Written) -> tuple[str, ...]:
-        """What is written down of a symbol of which no text says what it reaches."""
+        """The declaration of what a symbol reaches, where no text of it says so."""
         if not written.unclear:
             return ()
         where = f"{symbol.module.name}:{symbol.name}"
@@ -151,7 +151,7 @@ class _Walk:
         return list(found)
 
     def choice(self, package: str, name: str) -> list[Symbol]:
-        """What is called `name` in the modules of a package that the variant may choose."""
+        """The symbols called `name` in the modules of a package that the variant may choose."""
         found = list[Symbol]()
         ours = (
             one

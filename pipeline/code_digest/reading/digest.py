@@ -78,6 +78,6 @@ def _graph(reader: Reader, part: Reached) -> str:
 
 
 def codes(tree: Tree, variants: Iterable[Variant]) -> dict[str, Code]:
-    """By the names of the variants."""
+    """The code of each variant, by its name."""
     reader = Reader(tree)
     return {variant.name: code(reader, variant) for variant in variants}

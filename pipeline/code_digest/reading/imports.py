@@ -1,4 +1,4 @@
-"""What an import statement binds and loads, and what a dotted name is through it."""
+"""Import statements: what each binds and loads, and what a dotted name is through it."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""What a name of a module stands for: a symbol of ours, a module of ours, or a library's."""
+"""Resolve a name of a module: to a symbol of ours, a module of ours, or a library's."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ DUNDERS = {"__file__", "__name__", "__doc__", "__path__"}
 
 @dataclass(frozen=True)
 class Found:
-    """Of one name: its text without our modules' names, and what it leads to."""
+    """A resolved name: its text without our modules' names, and what it leads to."""
 
     text: str
     symbols: tuple[Symbol, ...] = ()

@@ -59,21 +59,21 @@ def _module_name(path: str) -> str:
 
 def _module(tree: Tree, name: str) -> Module:
     path = tree.names[name]
-    found = Module(name, Path(path))
+    module = Module(name, Path(path))
     parsed = ast.parse(tree.files[path], path)
-    found.docs = b"__doc__" in tree.files[path]
-    statements = list(_flat(parsed.body, found))
+    module.docs = b"__doc__" in tree.files[path]
+    statements = list(_flat(parsed.body, module))
     for statement in statements:
-        _bind(tree, found, statement)
+        _bind(tree, module, statement)
     for statement in statements:  # what is called may be defined further down
-        _run(found, statement)
-    if unused := _unused(parsed, found):
-        found.effects += [target for target, _ in unused if not tree.own(target)]
-    return found
+        _run(module, statement)
+    if unused := _unused(parsed, module):
+        module.effects += [target for target, _ in unused if not tree.own(target)]
+    return module
 
 
 def _unused(parsed: ast.Module, module: Module) -> list[tuple[str, str | None]]:
-    """What imports at the top level bind and nothing in the module names."""
+    """The names that imports at the top level bind and nothing in the module uses."""
     nodes = list(ast.walk(parsed))
     named = {x.id for x in nodes if isinstance(x, ast.Name)}
     named |= {x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str)}
@@ -124,18 +124,18 @@ def _without_defaults(module: Module, statement: ast.ClassDef) -> None:
     bases = {x.id for x in statement.bases if isinstance(x, ast.Name)}
     if not bases & (BLOCK_BASES | module.defaults.keys()):
         return
-    found, body = Symbol(module, f"{statement.name}()"), list[ast.stmt]()
+    symbol, body = Symbol(module, f"{statement.name}()"), list[ast.stmt]()
     for base in sorted(bases & (module.defaults.keys() | BLOCK_BASES - {"Params"})):
-        found.nodes.append(ast.Expr(ast.Call(ast.Name(base, ast.Load()), [], [])))
+        symbol.nodes.append(ast.Expr(ast.Call(ast.Name(base, ast.Load()), [], [])))
     for one in statement.body:
         if isinstance(one, ast.AnnAssign) and one.value is not None and not _calls(one.value):
-            found.nodes.append(ast.Assign(targets=[one.target], value=one.value))
+            symbol.nodes.append(ast.Assign(targets=[one.target], value=one.value))
             one = ast.AnnAssign(one.target, one.annotation, ast.Constant("default"), one.simple)
         body.append(one)
     plain = copy.copy(statement)
     plain.body = body
     module.symbols[statement.name].nodes[-1] = plain
-    module.defaults[statement.name] = found
+    module.defaults[statement.name] = symbol
 
 
 def _effect(statement: ast.stmt) -> bool:
@@ -166,7 +166,7 @@ def _run(module: Module, statement: ast.stmt) -> None:
 
 
 def _described(statement: ast.stmt) -> str:
-    """What it calls first, or which kind of statement it is."""
+    """The first thing that a statement calls, or which kind of statement it is."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Call) and (said := dotted(node.func)):
             return f"{said}()"
@@ -199,21 +199,21 @@ def _leaves(target: ast.expr) -> Iterator[ast.expr]:
 
 def _bound(statement: ast.stmt) -> list[str]:
     """Names that it binds at this level."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     queue: list[ast.AST] = [statement]
     while queue:
         node = queue.pop(0)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found[node.name] = None
+            names[node.name] = None
             continue
         if isinstance(node, ast.Lambda):
             continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found[node.id] = None
+            names[node.id] = None
         if isinstance(node, ast.ExceptHandler) and node.name:
-            found[node.name] = None
+            names[node.name] = None
         queue += ast.iter_child_nodes(node)
-    return list(found)
+    return list(names)
 
 
 def _registers(module: Module, statement: ast.stmt) -> bool:

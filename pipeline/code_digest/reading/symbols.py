@@ -11,7 +11,7 @@ class Unclear(Exception):
 
 @dataclass
 class Symbol:
-    """What one name is bound to at the top level of a module, or a statement that is run there."""
+    """A binding of one name at the top level of a module, or a statement that is run there."""
 
     module: "Module"
     name: str

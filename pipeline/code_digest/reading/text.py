@@ -165,7 +165,7 @@ class _Writer:
             return
 
     def Import(self, node: ast.Import | ast.ImportFrom) -> str:
-        """Of one inside a function: names that are used say themselves what they are."""
+        """The text of an import inside a function; names that are used have their own text."""
         kept = []
         for name in loaded(self.tree, self.module, node):
             if self.tree.own(name):
@@ -238,7 +238,7 @@ class _Writer:
         return f"(f {' '.join(parts)})"
 
     def Call(self, node: ast.Call) -> str:
-        """Of a call that loads a module by its name, what it may load."""
+        """The text of a call; one that loads a module by its name says what it may load."""
         self.makes(node.func)
         match self.loader(node.func), node.args:
             case "", []:

@@ -41,16 +41,16 @@ def audit(options: Options) -> Path:
     """Run the audit; returns its page. Raises UserError."""
     options = fitted(options)
     file, values = _settings(options)
-    found = expand.audited(file, METHOD)
-    preflight.check(file, found, lambda: _finished(found, options.out), buying=True)
+    plan = expand.audited(file, METHOD)
+    preflight.check(file, plan, lambda: _finished(plan, options.out), buying=True)
     _put(options.out, values)
-    _run(found, options.out, ("prepare", "pretrain"))
+    _run(plan, options.out, ("prepare", "pretrain"))
     with contextlib.chdir(options.out):  # readers know artifacts as data/...
-        views = _views(options, file, found)
+        views = _views(options, file, plan)
     typer.echo(prompt_view.text(views), err=True)
-    _run(found, options.out)
+    _run(plan, options.out)
     with contextlib.chdir(options.out):
-        text = _page(options, file, found, views)
+        text = _page(options, file, plan, views)
         cells.write_text(Path("index.html"), text)
     return options.out / "index.html"
 
@@ -61,11 +61,11 @@ def imported(options: Options) -> Path:
     An audit of the same file in the same folder goes on from there. Raises UserError.
     """
     file, values = _settings(fitted(options))
-    found = expand.imported(file, METHOD)
-    preflight.check(file, found, lambda: _finished(found, options.out), buying=False)
+    plan = expand.imported(file, METHOD)
+    preflight.check(file, plan, lambda: _finished(plan, options.out), buying=False)
     _put(options.out, values)
-    _run(found, options.out, attempts=False)
-    (key,) = found["cells"]["rollout"]
+    _run(plan, options.out, attempts=False)
+    (key,) = plan["cells"]["rollout"]
     return options.out / f"data/rollout/{key}/rollouts.parquet"
 
 
@@ -81,7 +81,7 @@ def _folder(folder: Path, name: str) -> Path:
 
 
 def _settings(options: Options) -> tuple[blocks.Experiment, dict[str, Any]]:
-    """What the options mean, and its params.yaml; nothing is written. Raises UserError."""
+    """The options as an experiment and its params.yaml. Writes nothing. Raises UserError."""
     values = yaml_files.plain(settings(options), "the options")
     return experiment.of(values, "the options"), values
 
@@ -91,9 +91,9 @@ def _put(folder: Path, values: dict[str, Any]) -> None:
     cells.write_text(folder / "params.yaml", as_yaml(values))
 
 
-def _views(o: Options, file: blocks.Experiment, found: dict[str, Any]) -> list[View]:
-    """What both sides read of the prompts. Raises UserError where a template refuses one."""
-    groups = found["cells"].items()
+def _views(o: Options, file: blocks.Experiment, plan: dict[str, Any]) -> list[View]:
+    """The prompts as both sides read them. Raises UserError where a template refuses one."""
+    groups = plan["cells"].items()
     (cell,) = (c for name, g in groups if name.startswith("teach") for c in g.values())
     folder = Path(cell["student"]) / "checkpoint"
     own = Path(cell["teacher"]) if "teacher" in cell else None  # a local one's
@@ -104,12 +104,12 @@ def _views(o: Options, file: blocks.Experiment, found: dict[str, Any]) -> list[V
     return prompt_view.of_prompts(sides, table, o.prompts)
 
 
-def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: list[View]) -> str:
+def _page(o: Options, file: blocks.Experiment, plan: dict[str, Any], views: list[View]) -> str:
     from pipeline.calibration import summary
     from pipeline.report.page import audit as page
     from pipeline.stage.run_records import folder, run_json
 
-    arms = found["cells"]["arms"]
+    arms = plan["cells"]["arms"]
     settings = {METHOD: resolved.method(file.arm(METHOD))}
     if o.imported:  # they were sampled elsewhere, by settings that nobody told us
         settings[METHOD]["rollout"] = {"imported": o.prompts.name}
@@ -143,7 +143,7 @@ def _page(o: Options, file: blocks.Experiment, found: dict[str, Any], views: lis
 
 
 def _run(
-    found: dict[str, Any],
+    plan: dict[str, Any],
     folder: Path,
     stages: tuple[str, ...] | None = None,
     attempts: bool = True,
@@ -154,11 +154,11 @@ def _run(
 
     Raises UserError where one fails.
     """
-    names = list(expand.upstream(found))
-    cells.write_text(folder / source.PLAN, as_yaml(found))
-    for place, text in dag_files.texts(found):
+    names = list(expand.upstream(plan))
+    cells.write_text(folder / source.PLAN, as_yaml(plan))
+    for place, text in dag_files.texts(plan):
         cells.write_text(folder / place, text)
-    locks.write(variants.of_plan(found), folder)
+    locks.write(variants.of_plan(plan), folder)
     path = os.pathsep.join(sys.path)
     for number, name in enumerate(names, 1):
         group, _, key = name.partition("@")
@@ -175,7 +175,7 @@ def _run(
                 " (teach.max_attempts is --max-attempts here, teach.accept_terms --accept-terms)"
             )
             raise UserError(
-                f"stage {stage} failed; its own message is above{named if attempts else ''}. Mend "
-                "that and run the same command again: finished stages are not repeated, answers "
-                "are kept."
+                f"stage {stage} failed; its own message is above{named if attempts else ''}. Fix "
+                "this, then rerun the same command: finished stages are not repeated, answers are "
+                "kept."
             )

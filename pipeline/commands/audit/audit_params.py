@@ -1,4 +1,4 @@
-"""What `omniopd audit` is told, as the params.yaml of its scratch folder."""
+"""The options of `omniopd audit` as the params.yaml of its scratch folder."""
 
 import importlib.util
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ ANY_LENGTH = 1_000_000  # tokens of a response that was sampled elsewhere
 
 @dataclass(frozen=True)
 class Options:
-    """What is audited, and how far."""
+    """The options of an audit: what is audited, and how far."""
 
     student: str  # PACKAGE/FILE.gguf, a folder, or a hub name
     teacher: str  # a URL, a name in ./params.yaml, or as the student
@@ -56,7 +56,7 @@ class Options:
 
 
 def fitted(o: Options) -> Options:
-    """With as many prompts as there are, at most. Raises UserError without a file of prompts.
+    """Limit the options to the prompts that there are. Raises UserError without a file of them.
 
     Another trainer's dump is written to the scratch folder as rows of our own.
     """
@@ -137,7 +137,7 @@ def _prepare(o: Options) -> dict[str, Any]:
 
 
 def _rollout(o: Options) -> dict[str, Any]:
-    """Of what was sampled elsewhere nothing is known, and a cell is named by its numbers."""
+    """The block rollout; constants for imported ones, of whose sampling nothing is known."""
     return {
         "engine": "hf" if o.imported else o.engine,
         "prompts_per_round": o.count,
@@ -159,11 +159,11 @@ def _train(o: Options) -> dict[str, Any]:
         "micro_batch_size": 8,
         "epochs": 1,
         "reduce": "response_sum",
-        "correction": "none",
+        "importance_ratio": "none",
         "optimizer": "reset",
         "betas": [0.9, 0.98],
         "warmup_steps": 0,
-        "clip": 1.0,
+        "max_grad_norm": 1.0,
         "lora": "none",
     }
 

@@ -38,18 +38,18 @@ def converted(path: Path, student: str, told: Told, out: Path) -> Path:
     """
     from pipeline.commands.dumps.student import Student
 
-    found, reader = Found(), Student(student)
+    counts, reader = Found(), Student(student)
     target = out / f"{told.format}-{path.stem}.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for values in _values(path, reader, told, found):
+        for values in _values(path, reader, told, counts):
             file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
-            found.rows += 1
-    if not found.rows:
+            counts.rows += 1
+    if not counts.rows:
         raise UserError(
-            f"{path}: found no response of the student, wanted some ({_notes(found) or 'no row'})."
+            f"{path}: found no response of the student, wanted some ({_notes(counts) or 'no row'})."
         )
-    cells.log.info(f"{path}: {told.format}, {found.rows} responses; {_notes(found)}")
+    cells.log.info(f"{path}: {told.format}, {counts.rows} responses; {_notes(counts)}")
     return target
 
 
@@ -57,7 +57,7 @@ def _notes(found: Found) -> str:
     return "; ".join(f"{what} ({count})" for what, count in found.notes.items())
 
 
-def _values(path: Path, student: Any, told: Told, found: Found) -> Iterator[Values]:
+def _values(path: Path, student: Any, told: Told, counts: Found) -> Iterator[Values]:
     marks = MARKS[told.format]
     for row in problem_files.file(path):
         missing = [name for name in marks if name not in row.values]
@@ -67,38 +67,38 @@ def _values(path: Path, student: Any, told: Told, found: Found) -> Iterator[Valu
                 f"{told.format} writes them: {WRITTEN[told.format]}. Name another --format, or "
                 "leave it out for rows with the fields of `omniopd import` itself."
             )
-        _one_step(row, found)
-        yield from _of(row, student, told, found)
+        _one_step(row, counts)
+        yield from _of(row, student, told, counts)
 
 
-def _one_step(row: Row, found: Found) -> None:
+def _one_step(row: Row, counts: Found) -> None:
     step = row.values.get("step")
-    found.steps.add(step)
-    if len(found.steps) > 1:
-        others = sorted(found.steps - {step}, key=str)
+    counts.steps.add(step)
+    if len(counts.steps) > 1:
+        others = sorted(counts.steps - {step}, key=str)
         raise UserError(
             f"{row.where}: step: found {step} after {others}, wanted one step: each has a "
             "checkpoint of its own, and --student is one of them. Name the file of one step."
         )
 
 
-def _of(row: Row, student: Any, told: Told, found: Found) -> Iterator[Values]:
+def _of(row: Row, student: Any, told: Told, counts: Found) -> Iterator[Values]:
     match told.format:
         case "trl":
             from pipeline.commands.dumps import trl
 
-            yield trl.response(row, student, told, found)
+            yield trl.response(row, student, told, counts)
         case "verl":
             from pipeline.commands.dumps import verl
 
-            yield verl.response(row, student, told, found)
+            yield verl.response(row, student, told, counts)
         case "openrlhf":
             from pipeline.commands.dumps import openrlhf
 
-            yield openrlhf.response(row, student, told, found)
+            yield openrlhf.response(row, student, told, counts)
         case "prime-rl":
             from pipeline.commands.dumps import prime_rl
 
-            yield from prime_rl.responses(row, student, told, found)
+            yield from prime_rl.responses(row, student, told, counts)
         case _:
             assert_never(told.format)

@@ -18,22 +18,22 @@ Node = dict[str, Any]
 WANTED = "nodes of a trace, or traces, each with nodes, as traces.jsonl of prime-rl has them"
 
 
-def responses(row: Row, student: "Student", told: Told, found: Found) -> Iterator[Values]:
+def responses(row: Row, student: "Student", told: Told, counts: Found) -> Iterator[Values]:
     traces = row.values.get("traces", [row.values])
     if not isinstance(traces, list) or not all(_is_trace(x) for x in traces):
         raise row.wrong(("traces", "nodes"), sorted(row.values), WANTED)
-    _note_policy(row, found)
+    _note_policy(row, counts)
     for trace in traces:
         agent = trace.get("agent")
         if isinstance(agent, dict) and agent.get("trainable") is False:
-            found.note("left out: traces of an agent that is not trained")
+            counts.note("left out: traces of an agent that is not trained")
             continue
         sampled = [i for i, node in enumerate(trace["nodes"]) if node.get("sampled")]
         if not sampled:
-            found.note("left out: traces without a response")
+            counts.note("left out: traces without a response")
         for i in sampled:
             name = str(trace["id"]) if len(sampled) == 1 else f"{trace['id']}/{i}"
-            yield {"rollout_id": name} | _response(row, trace, i, student, told, found)
+            yield {"rollout_id": name} | _response(row, trace, i, student, told, counts)
 
 
 def _note_policy(row: Row, found: Found) -> None:
@@ -55,7 +55,7 @@ def _is_node(found: Any) -> bool:
 
 
 def _response(
-    row: Row, trace: Node, at: int, student: "Student", told: Told, found: Found
+    row: Row, trace: Node, at: int, student: "Student", told: Told, counts: Found
 ) -> Values:
     node, before = trace["nodes"][at], _path(row, trace["nodes"], at)
     values: Values = {"messages": [_message(row, x["message"]) for x in before]}
@@ -63,7 +63,7 @@ def _response(
     if node.get("token_ids"):
         prompt = [token for x in before for token in x.get("token_ids") or []]
         return values | _tokens(row, node, prompt)
-    found.note("responses without token_ids: their text is encoded")
+    counts.note("responses without token_ids: their text is encoded")
     more = {k: v for k, v in node["message"].items() if k not in ("role", "content") and v}
     if more:
         wanted = "a content of text alone where there are no token_ids"
@@ -71,25 +71,25 @@ def _response(
     text = _message(row, node["message"])["content"]
     reason = node.get("finish_reason") or _finish(trace, at)
     if reason not in ("stop", "length"):
-        reason = ending(row, text, student, told, found)
+        reason = ending(row, text, student, told, counts)
     return values | {"text": text, "finish_reason": reason}
 
 
 def _path(row: Row, nodes: list[Node], at: int) -> list[Node]:
-    """From the root to the node before `at`."""
-    found: list[Node] = []
+    """The path from the root to the node before `at`."""
+    path: list[Node] = []
     parent = nodes[at].get("parent")
     while parent is not None:
-        if type(parent) is not int or not 0 <= parent < len(nodes) or len(found) > len(nodes):
+        if type(parent) is not int or not 0 <= parent < len(nodes) or len(path) > len(nodes):
             raise row.wrong(("nodes", "traces"), parent, "a parent that is an earlier node")
-        found.append(nodes[parent])
+        path.append(nodes[parent])
         parent = nodes[parent].get("parent")
-    found.reverse()
-    if not found or found[-1]["message"].get("role") != "user":
-        role = found[-1]["message"].get("role") if found else None
+    path.reverse()
+    if not path or path[-1]["message"].get("role") != "user":
+        role = path[-1]["message"].get("role") if path else None
         wanted = "a response to a user's message; answers to tools are not read"
         raise row.wrong(("nodes", "traces"), role, wanted)
-    return found
+    return path
 
 
 def _message(row: Row, found: Node) -> dict[str, str]:
@@ -117,25 +117,25 @@ def _tokens(row: Row, node: Node, prompt: list[int]) -> Values:
 
 def _reward(row: Row, trace: Node, told: Told) -> float | None:
     """The sum of weighted rewards, or the one named --reward, unweighted."""
-    found = trace.get("rewards") or {}
-    if not isinstance(found, dict):
-        raise row.wrong(("nodes", "traces"), found, "rewards by name")
+    rewards = trace.get("rewards") or {}
+    if not isinstance(rewards, dict):
+        raise row.wrong(("nodes", "traces"), rewards, "rewards by name")
     if told.reward is not None:
-        if told.reward not in found:
-            raise row.wrong(("nodes", "traces"), sorted(found), f"the reward {told.reward!r}")
-        found = {told.reward: found[told.reward]}
-    values = [_value(row, x, told.reward is None) for x in found.values() if x is not None]
+        if told.reward not in rewards:
+            raise row.wrong(("nodes", "traces"), sorted(rewards), f"the reward {told.reward!r}")
+        rewards = {told.reward: rewards[told.reward]}
+    values = [_value(row, x, told.reward is None) for x in rewards.values() if x is not None]
     return sum(values) if values else None
 
 
-def _value(row: Row, found: Any, weighted: bool) -> float:
-    score, weight = found, 1.0
-    if isinstance(found, dict):
-        score = found.get("score")
-        weight = found.get("weight", 1.0) if weighted else 1.0
+def _value(row: Row, reward: Any, weighted: bool) -> float:
+    score, weight = reward, 1.0
+    if isinstance(reward, dict):
+        score = reward.get("score")
+        weight = reward.get("weight", 1.0) if weighted else 1.0
     if not all(isinstance(x, int | float) for x in (score, weight)):
         wanted = "rewards that are numbers, or each a score and perhaps a weight"
-        raise row.wrong(("nodes", "traces"), found, wanted)
+        raise row.wrong(("nodes", "traces"), reward, wanted)
     return float(score) * float(weight)
 
 

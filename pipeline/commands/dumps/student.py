@@ -1,4 +1,4 @@
-"""What a student's tokenizer and template make of messages, and messages of what they made."""
+"""Render messages with a student's tokenizer and template, and read messages back from the text."""
 
 import functools
 import importlib.util
@@ -73,7 +73,7 @@ class Student:
         return list(self.tokenizer.encode(text, add_special_tokens=special))
 
     def rendered(self, messages: Messages, way: dict[str, bool]) -> str | None:
-        """By the template; None where it refuses them, or where there is none."""
+        """Render by the template; None where it refuses the messages, or where there is none."""
         if self.tokenizer.chat_template is None:
             return None
         try:
@@ -113,7 +113,7 @@ class Student:
         raise self.unclear(row, name, text, len(found))
 
     def unclear(self, row: Row, name: str, text: str, ways: int) -> UserError:
-        """For the caller to raise: what was rendered to a text cannot be told."""
+        """The error to raise where it cannot be told which messages were rendered to a text."""
         return UserError(
             f"{row.where}: {name}: found a rendered prompt, {text[:60]!r}, that the template of "
             f"--student makes of {ways} conversations of a user's message, alone or after a "
@@ -131,7 +131,7 @@ class Student:
         return any(self.marks.found(x) or (turn.strip() and turn in x) for x in texts)
 
     def _turn(self, special: bool) -> str:
-        """What the template writes between a user's message and the answer."""
+        """The text that the template writes between a user's message and the answer."""
         talk = [("user", SAID), ("assistant", TOLD), ("user", SAID)]
         text = self.rendered([{"role": role, "content": x} for role, x in talk], {})
         return self.shown(text, special).partition(SAID)[2].partition(TOLD)[0] if text else ""
@@ -163,7 +163,7 @@ class Student:
 
 
 def _unframed(text: str, frame: Frame) -> Messages | None:
-    """What stands between the texts of a frame; None where that is not clear."""
+    """The messages between the texts of a frame; None where they are not clear."""
     first, *between, last = frame.around
     if not (text.startswith(first) and text.endswith(last)):
         return None

@@ -1,4 +1,4 @@
-"""What a user says of a dump, what is counted on the way, and what several formats share."""
+"""The user's options for a dump, the counts of reading it, and what several formats share."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ ENCODED = "no token_ids and no logprobs: the text is encoded, its sampler is not
 
 
 class Told(NamedTuple):
-    """What the user says of a dump beside its name."""
+    """The user's options for a dump, beside its name."""
 
     format: Format
     finish_reason: Reason | None = None  # of every response that does not say
@@ -22,7 +22,7 @@ class Told(NamedTuple):
 
 
 class Found:
-    """What is counted on the way, to be printed."""
+    """Counts of reading a dump, to be printed."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -33,7 +33,7 @@ class Found:
         self.notes[what] = self.notes.get(what, 0) + 1
 
 
-def texts(row: Row, found: Found) -> tuple[str, str]:
+def texts(row: Row, counts: Found) -> tuple[str, str]:
     """`input` and `output` as verl and OpenRLHF write them; `output` may be empty.
 
     Raises UserError unless both are text.
@@ -41,22 +41,22 @@ def texts(row: Row, found: Found) -> tuple[str, str]:
     text, output = row.text("input"), row.first("output")
     if not isinstance(output, str):
         raise row.wrong(("output",), output, "text")
-    found.note(ENCODED)
+    counts.note(ENCODED)
     return text, output
 
 
-def ending(row: Row, text: str, student: Any, told: Told, found: Found) -> str:
+def ending(row: Row, text: str, student: Any, told: Told, counts: Found) -> str:
     """The finish_reason of a response whose dump has none. Raises UserError without a word of it.
 
     With a limit, a response of as many of the student's tokens was cut.
     """
     if told.finish_reason is not None:
-        found.note(f"no finish_reason: {told.finish_reason}, as --finish-reason says")
+        counts.note(f"no finish_reason: {told.finish_reason}, as --finish-reason says")
         return told.finish_reason
     if told.response_limit is not None:
         cut = len(student.ids(text)) >= told.response_limit
         reason = "length" if cut else "stop"
-        found.note(f"no finish_reason: {reason} by --response-limit {told.response_limit}")
+        counts.note(f"no finish_reason: {reason} by --response-limit {told.response_limit}")
         return reason
     raise UserError(
         f"{row.where}: {told.format} does not write whether a response ended or was cut, and "
@@ -66,8 +66,8 @@ def ending(row: Row, text: str, student: Any, told: Told, found: Found) -> str:
     )
 
 
-def reward(row: Row, told: Told, found: Found, known: tuple[str, ...]) -> float | None:
-    """Of the column --reward, else the only one of `known` that the row has. Raises UserError."""
+def reward(row: Row, told: Told, counts: Found, known: tuple[str, ...]) -> float | None:
+    """The reward: column --reward, else the one of `known` that the row has. Raises UserError."""
     if told.reward is not None and told.reward not in row.values:
         raise UserError(
             f"{row.where}: --reward: found {told.reward!r}, wanted one of {sorted(row.values)}."
@@ -75,11 +75,11 @@ def reward(row: Row, told: Told, found: Found, known: tuple[str, ...]) -> float 
     names = (told.reward,) if told.reward is not None else known
     if len(names) != 1:
         what = f"{len(names)} columns may be the reward, {sorted(names)}: name one with --reward"
-        found.note(what if names else "no reward")
+        counts.note(what if names else "no reward")
         return None
     value = row.values.get(names[0])
     if value is None or value != value:  # pandas writes NaN where a function gave no score
-        found.note("no reward")
+        counts.note("no reward")
         return None
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)

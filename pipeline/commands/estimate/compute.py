@@ -114,7 +114,7 @@ class Experimental:
     def _kept(self, round_: int, last: int) -> bool:
         """Whether a checkpoint is written after a round, and stays."""
         ends = round_ % self.steps == 0 or round_ == last
-        return ends and retention.keeps(self.experiment.experiment.keep, round_, last)
+        return ends and retention.keeps(self.experiment.experiment.keep_checkpoints, round_, last)
 
     def _pretrain(self, folder: str, size: Size) -> Cell:
         model = self.experiment.pretrain.models[self.names[folder]]

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 class Card(NamedTuple):
-    """What a device sustains, as the user states it."""
+    """A device's sustained speed, as the user states it."""
 
     tflops: float
     gb_per_s: float
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 
 def card(runtime: params.Runtime, tflops: float | None, gb_per_s: float | None) -> Card | None:
-    """From the command line, else from params; None unless both figures are stated."""
+    """The card by the command line, else by params; None unless both figures are stated."""
     found = (tflops or runtime.tflops, gb_per_s or runtime.gb_per_s)
     return None if found[0] is None or found[1] is None else Card(found[0], found[1])
 
@@ -75,7 +75,7 @@ def measured(cells: Sequence[Cell]) -> dict[str, float]:
 def seconds(
     cell: Cell, rates: dict[str, float], stated: Card | None, runtime: params.Runtime
 ) -> float | None:
-    """Of a cell, by what was measured, or else by what is stated; None if neither is."""
+    """Seconds of a cell, from measured rates, else from stated ones; None without either."""
     if not cell.cost.operations:
         return 0.0
     if rates:
@@ -123,12 +123,12 @@ def _assumptions(
     if any("(vllm)" in label for cell in experiment.cells() for label in cell.memory):
         said.append(
             f"vLLM takes the share of a GPU that runtime.engine_memory says, whatever it needs; "
-            f"shown are the weights and keys and values of {footprint.AT_ONCE} sequences at once."
+            f"shown are the weights and the KV cache of {footprint.AT_ONCE} sequences."
         )
     said.append(
-        f"Cache: experiment.keep is {file.experiment.keep}; tables uncompressed. Where data/ "
-        "cannot share blocks with the cache it is as large again, and the hub's own cache holds "
-        "what was downloaded."
+        f"Cache: experiment.keep_checkpoints is {file.experiment.keep_checkpoints}; tables "
+        "uncompressed. Where data/ cannot share blocks with the cache it is as large again, and "
+        "the hub's own cache holds what was downloaded."
     )
     said.append(
         "Not counted: stages without a model (forks, score, prior, calibrate, report), start-up of "

@@ -36,7 +36,7 @@ BLOCK = 256  # responses that are looked up together
 
 @dataclass(frozen=True)
 class Cost:
-    """What the answers of one cell take, or of several together."""
+    """The cost of the answers of one cell, or of several together."""
 
     answers: int = 0
     held: int = 0  # of them, in the store already
@@ -218,7 +218,7 @@ def problem_tokens(path: Path) -> float:
 def _priced(
     config: Hosted | LocalTeacher, sizes: list[tuple[float, int]], limit: int, transport: str
 ) -> Cost:
-    """What `sizes`, (prompt tokens, consecutive samples) of prefixes, take from this teacher."""
+    """The cost of prefixes of `sizes`, (prompt tokens, consecutive samples), from this teacher."""
     output = limit * sum(n for _, n in sizes)
     if isinstance(config, LocalTeacher):
         read = round(sum(size for size, _ in sizes))
@@ -236,7 +236,7 @@ def _priced(
 
 
 def _hours(config: Hosted, requests: int, count: int) -> float:
-    """By the stated rates; without any, by a guessed duration of a request."""
+    """Hours by the stated rates; without any, by a guessed duration of a request."""
     minutes = [requests * SECONDS / 60 / config.concurrency]
     if config.requests_per_minute:
         minutes.append(requests / config.requests_per_minute)

@@ -12,7 +12,7 @@ from pipeline.config.method import Lora
 from pipeline.engines.vllm.engine import CPU_CACHE
 from pipeline.plan.model_shapes import Size
 
-SLICE = 4 << 24  # bytes of float32 logits in a slice, as pipeline/engines/scoring_pass.py has it
+CHUNK_BYTES = 4 << 24  # LOGITS_PER_CHUNK of pipeline/engines/scoring_pass.py in float32
 SAMPLING = 28  # bytes for each logit of a step: logits, masked, softmax, in float64, its sum
 PROCESS = 0.36e9  # bytes of a process that has imported torch and transformers, measured
 AT_ONCE = 8  # responses that an engine with less room for their keys and values is too small for
@@ -60,19 +60,19 @@ def sampling(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Pa
         width = size.width
         if runtime.device == "cpu":
             room, width = CPU_CACHE, 4
-        return {"weights": size.weights * width / share, "keys and values": room / share}
+        return {"weights": size.weights * width / share, "KV cache": room / share}
     rows_B = rows.together(runtime.batch_tokens)
     return {
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
         # a layer's are copied to be one token longer
-        "keys and values": rows_B * rows.length * size.cached * (1 + 1 / size.shape.layers),
+        "KV cache": rows_B * rows.length * size.cached * (1 + 1 / size.shape.layers),
         "logits of a step": rows_B * size.shape.vocabulary * SAMPLING,
     }
 
 
 def sampled(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Cost:
-    """Of each GPU, as if several lost nothing in talking to each other."""
+    """The cost on each GPU of sampling `rows`, as if several GPUs lost nothing in communication."""
     body = 2 * size.body + size.attention(rows.length / 2)
     operations = rows.number * (rows.length * body + rows.new * 2 * size.head)
     rows_B = rows.together(runtime.batch_tokens)
@@ -95,7 +95,7 @@ def exact(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
         "activations": tokens * _passing(size),
-        "slices of logits": 5 * SLICE,
+        "slices of logits": 5 * CHUNK_BYTES,
     }
 
 
@@ -108,7 +108,7 @@ def read(size: Size, rows: Rows) -> Cost:
 
 
 class Training(NamedTuple):
-    """What decides the cost of an optimizer step."""
+    """The sizes that decide the cost of an optimizer step."""
 
     rows: Rows
     micro_batch: int
@@ -145,7 +145,7 @@ def training(size: Size, t: Training, runtime: params.Runtime) -> Parts:
         found = {name: parts / t.processes for name, parts in found.items()}
         found["gathered"] = 4 * max(_gathered(one) for one in (size, t.teacher) if one)
     found["activations"] = tokens * _kept(size, t.lora, runtime.gradient_checkpointing)
-    found["slices of logits"] = (8 + 3 * frozen) * SLICE
+    found["slices of logits"] = (8 + 3 * frozen) * CHUNK_BYTES
     return found
 
 
@@ -181,7 +181,7 @@ def pretraining(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
 
 
 def with_process(parts: Parts, runtime: params.Runtime, *sizes: Size) -> Parts:
-    """On a CPU a process and the files that it maps count too, until the system drops their pages.
+    """Add, on a CPU, the process and the files that it maps, until the system drops their pages.
 
     A GPU sees neither.
     """

@@ -25,7 +25,7 @@ def picture(form: Literal["text", "mermaid", "md"]) -> str:
 
 
 def by_arm() -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Of each arm, and of shared cells, what its node says; and who is read by whom."""
+    """The text of each node, an arm or the shared cells; and the edges: who is read by whom."""
     found = plan_files.current()
     places = dag_files.folders(found)
     arms = {cell: REPORT if f == ROOT else f.parent.name for cell, f in places.items()}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.commands import reruns
-from pipeline.config import yaml_edit
+from pipeline.config import renamed, yaml_edit
 from pipeline.core import extensions, git, yaml_files
 from pipeline.core.errors import UserError
 from pipeline.plan import experiment
@@ -66,7 +66,9 @@ def overridden(sets: list[str]) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / PARAMS.name
             path.write_text(text, encoding="utf-8")
-            _apply(path, [one.removeprefix(f"{PARAMS}:") for one in sets])
+            bare = (one.removeprefix(f"{PARAMS}:") for one in sets)
+            values = yaml_files.parsed(text, said)
+            _apply(path, renamed.as_written(bare, values, experiment.RENAMED))
             dumped = path.read_text(encoding="utf-8")  # with its lists laid out anew
         text = yaml_edit.edited(text, yaml_files.parsed(dumped, said)) or dumped
     experiment.of(yaml_files.parsed(text, said), said)

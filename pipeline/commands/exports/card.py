@@ -108,7 +108,7 @@ def _data(source: Source) -> str:
 
 
 def _results(source: Source) -> str:
-    """Of data/report, where it is of this plan and knows the round."""
+    """The results in data/report, where it is of this plan and knows the round."""
     found = [row for row in _report(source) if _is_of(row, source)]
     if not found:
         return "None: the experiment's report does not hold this round."

@@ -1,4 +1,4 @@
-"""What is exported: one round of an arm of a project, or the round of an audit."""
+"""The source of an export: one round of an arm of a project, or the round of an audit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class Source:
     cells: dict[str, str]  # stage: key, and `policy` of arm base
 
     def folder(self, stage: str) -> Path:
-        """Of the round's cell of a stage. Raises UserError where the round has none."""
+        """The folder of the round's cell of a stage. Raises UserError where the round has none."""
         if stage not in self.cells:
             raise UserError(
                 f"arm {self.arm}: its round {self.round} has the stages {sorted(self.cells)} and "

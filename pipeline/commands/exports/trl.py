@@ -57,13 +57,13 @@ def row(found: Trained) -> dict[str, Any]:
 
 
 def settings(source: Source) -> dict[str, Any]:
-    """What loss.py and train.py are told: the arm's own numbers."""
+    """The settings of loss.py and train.py: the arm's own numbers."""
     p = source.train
     return {
         "beta": p["beta"],
         "reduce": p["reduce"],
         "correction": p["correction"],
-        "silent": silent(checkpoints.check(source.policy)),
+        "unused_ids": unused_ids(checkpoints.check(source.policy)),
         "bfloat16": _config(source.policy).get("dtype") == "bfloat16",
         "lr": p["lr"],
         "betas": list(p["betas"]),
@@ -76,7 +76,7 @@ def settings(source: Source) -> dict[str, Any]:
     }
 
 
-def silent(checkpoint: Path) -> list[int]:
+def unused_ids(checkpoint: Path) -> list[int]:
     """Ids of the head for which the tokenizer has no token: no objective gives them probability."""
     config = _config(checkpoint)
     size = (config.get("text_config") or config)["vocab_size"]

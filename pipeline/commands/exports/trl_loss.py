@@ -6,17 +6,17 @@
 import torch
 
 
-def loss(logits_BTV, reference_BTV, batch, counts, beta, correct, silent):  # type: ignore[no-untyped-def]
+def loss(logits_BTV, reference_BTV, batch, counts, beta, correct, unused_ids):  # type: ignore[no-untyped-def]
     """Logits at t predict token t + 1. `counts` are the divisors of the two sums.
 
-    `correct`: a token's gradient is multiplied by min(pi / pi_rollout, 2). `silent`: ids that stand
-    for no token.
+    `correct`: a token's gradient is multiplied by min(pi / pi_rollout, 2). `unused_ids`
+    stand for no token.
     """
     here_BT = batch["labels"][:, 1:] != -100
     token_T = batch["labels"][:, 1:][here_BT]
     columns = ("weights", "signal_mask", "anchor_mask", "rollout_logprobs")
     weight_T, signal_T, anchor_T, old_T = (batch[name][:, 1:][here_BT] for name in columns)
-    ids, lowest = torch.tensor(silent, device=token_T.device).long(), torch.finfo().min
+    ids, lowest = torch.tensor(unused_ids, device=token_T.device).long(), torch.finfo().min
     logp_TV, reference_TV = (
         x_BTV[:, :-1][here_BT].float().index_fill(-1, ids, lowest).log_softmax(-1)
         for x_BTV in (logits_BTV, reference_BTV)
@@ -30,7 +30,7 @@ def loss(logits_BTV, reference_BTV, batch, counts, beta, correct, silent):  # ty
 
 
 def counts(batches, token_mean):  # type: ignore[no-untyped-def]
-    """What the two sums of an optimizer step are divided by: responses, or tokens of each term."""
+    """The divisors of an optimizer step's two sums: responses, or tokens of each term."""
     if token_mean:
         names = ("signal_mask", "anchor_mask")
         found = [sum(batch[name].sum() for batch in batches) for name in names]

@@ -47,7 +47,7 @@ class Trainer(SFTTrainer):
             reference = self.reference(**asked).logits
         outputs = model(**asked, use_cache=False)
         correct = SETTINGS["correction"] == "ratio"
-        told = (SETTINGS["beta"], correct, SETTINGS["silent"])
+        told = (SETTINGS["beta"], correct, SETTINGS["unused_ids"])
         found = loss(outputs.logits, reference, inputs, num_items_in_batch, *told)
         found = found * self.accelerator.num_processes  # which averages gradients over processes
         return (found, outputs) if return_outputs else found

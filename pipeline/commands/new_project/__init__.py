@@ -125,7 +125,7 @@ def _git(folder: Path, made: list[tuple[Path, str | None]]) -> None:
 
 
 def _dvc(folder: Path, made: list[tuple[Path, str | None]]) -> None:
-    """What `dvc init` makes, as part of a repository where its root is another folder."""
+    """Run `dvc init`, as part of a repository where its root is another folder."""
     made.append((folder / ".dvc", None))
     inside = [] if (folder / ".git").exists() else ["--subdir"]
     try:
@@ -145,7 +145,7 @@ def _run(command: list[str], folder: Path) -> None:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         name = " ".join(word for word in command if word in ("git", "dvc", "init", "config"))
-        raise UserError(f"{folder}: `{name}` failed: {said} Correct that, then run this again.")
+        raise UserError(f"{folder}: `{name}` failed: {said} Fix this, then rerun.")
 
 
 def _text(name: str) -> str:

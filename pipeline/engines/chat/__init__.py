@@ -1,1 +1,1 @@
-"""What a model's folder says of its text, and prompts as its template writes them."""
+"""Tokenizer files and chat templates of a model's folder, and prompts as templates write them."""

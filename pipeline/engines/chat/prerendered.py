@@ -24,14 +24,14 @@ PLAIN = (
 
 
 class Marks(NamedTuple):
-    """What a student's tokenizer and chat template write around the text of a conversation."""
+    """Marks that a student's tokenizer and template write around the text of a conversation."""
 
     tokens: tuple[str, ...]  # the longest first
     before: str  # of a lone user's text, without those tokens
     after: str
 
     def found(self, text: str) -> str | None:
-        """What of these says that `text` is rendered, or None."""
+        """The mark that says that `text` is already rendered, or None."""
         token = already_rendered(text, self.tokens)
         if token is not None:
             return f"the student's special token {token!r}"
@@ -90,7 +90,7 @@ def _without(text: str, tokens: Sequence[str]) -> str:
 
 
 def of_folder(folder: Path) -> Marks | None:
-    """Of a checkpoint in a folder; None where it is no folder with a tokenizer.json."""
+    """The marks of a checkpoint's folder; None where it is no folder with a tokenizer.json."""
     if not (folder / "tokenizer.json").is_file():
         return None
     from pipeline.engines.chat import tokenizer_files

@@ -37,7 +37,7 @@ THINK = re.compile(
 def render(
     tokenizer: "PreTrainedTokenizerBase", messages: Messages, owner: str, generate: bool = True
 ) -> str:
-    """As templates.render, which imports transformers: only where something is rendered."""
+    """Call templates.render; transformers is imported only where something is rendered."""
     from pipeline.engines.chat import templates
 
     return templates.render(tokenizer, messages, owner, generate)
@@ -56,7 +56,7 @@ class Reading:
 
     @property
     def tail(self) -> str:
-        """What follows the last message that is there."""
+        """The text after the last message that is there."""
         return MARK.split(self.marked)[-1]
 
 
@@ -65,7 +65,7 @@ def mark(index: int) -> str:
 
 
 def read(tokenizer: "PreTrainedTokenizerBase", messages: Messages, owner: str) -> Reading:
-    """What `owner` reads of `messages`. Raises UserError where its template refuses them."""
+    """Render `messages` as `owner` reads them. Raises UserError where its template refuses."""
     text = render(tokenizer, messages, owner)
     marks = [
         message | {"content": mark(i)} if message["content"].strip() else message
@@ -97,7 +97,7 @@ def _turn(tokenizer: "PreTrainedTokenizerBase", owner: str) -> str:
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
-    """Without added tokens that are words: a text is made of them."""
+    """The special and added tokens, without added ones that are words: a text is made of these."""
     found = {str(token) for token in tokenizer.all_special_tokens}
     found |= {token for token in tokenizer.get_added_vocab() if not token.strip().isalpha()}
     return tuple(sorted((t for t in found if t.strip()), key=len, reverse=True))

@@ -84,7 +84,7 @@ def render(
         ) from error
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
+def encode(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text that begins a row."""
     return list(tokenizer.encode(text, add_special_tokens=False))
 
@@ -114,7 +114,7 @@ def template_end(tokenizer: Any) -> int | None:
     if not end and tail.strip() in (header, between.strip()):
         return None
     tail = tail or end  # an end may be written only where another turn follows
-    ids = text_ids(tokenizer, tail) if tail else []
+    ids = encode(tokenizer, tail) if tail else []
     added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
     if not ids or ids[0] not in added or not tokenizer.convert_ids_to_tokens(ids[0]).strip():
         return None
@@ -122,7 +122,7 @@ def template_end(tokenizer: Any) -> int | None:
 
 
 def _first(tokenizer: Any, text: str) -> int | None:
-    return next(iter(text_ids(tokenizer, text)), None)
+    return next(iter(encode(tokenizer, text)), None)
 
 
 def _without_opening(between: str, opening: str) -> str:

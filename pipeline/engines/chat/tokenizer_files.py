@@ -47,16 +47,16 @@ def read_in(
         str(where), "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False
     )
     if path is None:
-        found = _converted(where, owner, revision)
+        tokenizer = _converted(where, owner, revision)
     else:
-        found = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
-        _same_ids(found, checkpoints.tokenizer(Path(path)), owner, "its tokenizer.json")
-    found.backend_tokenizer.no_truncation()  # some files would cut every text
-    found.backend_tokenizer.no_padding()
-    found.clean_up_tokenization_spaces = False  # it would take spaces out of what was decoded
-    found.chat_template = template(given or found.chat_template, owner, day)
-    assert isinstance(found, PreTrainedTokenizerFast)
-    return found
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+        _same_ids(tokenizer, checkpoints.tokenizer(Path(path)), owner, "its tokenizer.json")
+    tokenizer.backend_tokenizer.no_truncation()  # some files would cut every text
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.clean_up_tokenization_spaces = False  # it would take spaces out of what was decoded
+    tokenizer.chat_template = template(given or tokenizer.chat_template, owner, day)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
 
 
 def as_others_read(folder: Path) -> None:
@@ -74,16 +74,18 @@ def _converted(where: str | Path, owner: str, revision: str | None) -> Any:
         _raise_exceptions_for_missing_entries=False,
     )  # fmt: skip
     own = None if model is None else _sentencepiece(model, owner)
-    found: Any = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
-    if not getattr(found, "is_fast", False):
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        where, revision=revision, trust_remote_code=False
+    )
+    if not getattr(tokenizer, "is_fast", False):
         raise UserError(
-            f"{owner}: {str(where)!r} has no tokenizer.json, and {type(found).__name__} cannot be "
-            "written as one. Use a revision that has it, or convert it and compare the ids."
+            f"{owner}: {str(where)!r} has no tokenizer.json, and {type(tokenizer).__name__} cannot "
+            "be written as one. Use a revision that has it, or convert it and compare the ids."
         )
     if own is not None:
-        _same_as_sentencepiece(found, own, owner)
-    round_trips(found, owner)
-    return found
+        _same_as_sentencepiece(tokenizer, own, owner)
+    round_trips(tokenizer, owner)
+    return tokenizer
 
 
 def _sentencepiece(model: str, owner: str) -> Any:
@@ -135,10 +137,10 @@ def _differ(owner: str, probe: str, ours: list[int], theirs: list[int], source: 
     )
 
 
-def round_trips(found: Any, owner: str) -> None:
+def round_trips(tokenizer: Any, owner: str) -> None:
     """Raise UserError if text does not come back from its own ids."""
     for probe in PROBES:
-        back = found.decode(found.encode(probe, add_special_tokens=False))
+        back = tokenizer.decode(tokenizer.encode(probe, add_special_tokens=False))
         if back.strip() != probe.strip():
             raise UserError(
                 f"{owner}: its tokenizer makes {back[:40]!r} of {probe[:40]!r}, wanted the same "

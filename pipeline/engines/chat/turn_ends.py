@@ -27,35 +27,35 @@ def resolve(tokenizer: Any, generation: Any, size: int, owner: str) -> Ends:
     its template writes comes first, then the tokenizer's own.
     """
     listed = generation if isinstance(generation, list | tuple) else [generation]
-    found = sources(tokenizer, [int(x) for x in listed if x is not None and x < size])
-    silent = [token for token in found if token >= size]
-    if silent:
-        named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {found[x]})" for x in silent]
+    origins = sources(tokenizer, [int(x) for x in listed if x is not None and x < size])
+    unused = [token for token in origins if token >= size]
+    if unused:
+        named = [f"{tokenizer.convert_ids_to_tokens(x)} (id {x}, {origins[x]})" for x in unused]
         raise UserError(
             f"{owner}: a turn ends with {', '.join(named)}, and its head has only {size} rows, so "
             "it can never write that. Use the checkpoint that was trained with this template, or "
             "give init.chat_template one that ends a turn with a token of the model."
         )
-    if not found:
+    if not origins:
         raise UserError(
             f"{owner}: neither its tokenizer, its generation_config.json nor its chat template "
             "names an end of a turn. Name one as eos_token in tokenizer_config.json."
         )
-    return Ends(tuple(found), tuple(found.values()))
+    return Ends(tuple(origins), tuple(origins.values()))
 
 
 def sources(tokenizer: Any, listed: Iterable[int]) -> dict[int, str]:
     """The ends that files name, each with where it is from; `listed` are generation_config's."""
     written = template_end(tokenizer)
-    found: dict[int, str] = {}
+    origins: dict[int, str] = {}
     if written is not None:
-        found[written] = "chat template"
+        origins[written] = "chat template"
     if tokenizer.eos_token_id is not None:
-        found.setdefault(int(tokenizer.eos_token_id), "tokenizer.eos_token")
+        origins.setdefault(int(tokenizer.eos_token_id), "tokenizer.eos_token")
     for token in listed:
         if tokenizer.convert_ids_to_tokens(token) is not None:  # a stale one can never be written
-            found.setdefault(token, "generation_config.json")
-    return found
+            origins.setdefault(token, "generation_config.json")
+    return origins
 
 
 def named(tokenizer: Any, ids: Iterable[int]) -> str:
@@ -67,12 +67,12 @@ def named(tokenizer: Any, ids: Iterable[int]) -> str:
 def ends(folder: Path) -> tuple[int, ...]:
     """The ends that the checkpoint in `folder`, or its base, was read in with."""
     base = checkpoints.base(folder)
-    found = listed_ends(base)
-    if not found:
+    listed = listed_ends(base)
+    if not listed:
         raise UserError(
             f"{base}: names no end of a turn in generation_config.json. Rerun pretrain."
         )
-    return found
+    return listed
 
 
 def listed_ends(where: str | Path) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ def listed_ends(where: str | Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         path = cached_file(str(where), name, _raise_exceptions_for_missing_entries=False)
         if path is not None:
-            found = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
-            if found is not None:
-                return tuple(found) if isinstance(found, list) else (int(found),)
+            ids = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (int(ids),)
     return ()

@@ -95,15 +95,15 @@ class Engine:
         `counts` adds up what vLLM says of each job's prompt: its tokens, and those of them that
         one of its samples found in the prefix cache.
         """
-        found: queue.Queue[tuple[str, Any]] = queue.Queue()
+        arrived: queue.Queue[tuple[str, Any]] = queue.Queue()
         top = self._top if logprobs else None
         how = {"settings": settings._asdict(), "logprobs": top, "adapter": self._adapter}
         for c, copy in enumerate(self._copies):
             mine = [i for i, job in enumerate(jobs) if job.group % len(self._copies) == c]
-            copy.ask(how, mine, jobs, found)
+            copy.ask(how, mine, jobs, arrived)
         busy = len(self._copies)
         while busy:
-            match found.get():
+            match arrived.get():
                 case "answer", (index, samples):
                     yield index, [Sampled(*sample) for sample in samples]
                 case "done", counts:
@@ -114,7 +114,7 @@ class Engine:
                     raise self._lost(*problem)
 
     def _lost(self, status: int | None, tail: Sequence[str]) -> UserError:
-        """What to do when a copy ends by itself; its own log goes to stderr."""
+        """The error of a copy that ended by itself; its own log goes to stderr."""
         sys.stderr.write("\n".join([*tail, ""]))
         said = next((x for x in reversed(tail) if "error" in x.lower()), " ".join(tail[-1:]))
         remedy = "Its own log is above; correct what it names, or use engine hf."
@@ -150,27 +150,27 @@ class Copy:
         self.close = weakref.finalize(self, _end, self._process, self._idle)
 
     def ask(
-        self, how: dict[str, Any], mine: list[int], jobs: Sequence[Job], found: "queue.Queue[Any]"
+        self, how: dict[str, Any], mine: list[int], jobs: Sequence[Job], arrived: "queue.Queue[Any]"
     ) -> None:
-        """Hand over jobs; their answers, and at last one `done` or `lost`, come into `found`."""
+        """Hand over jobs; their answers, and at last one `done` or `lost`, come into `arrived`."""
         self._idle.clear()
         lines = [json.dumps({**how, "count": len(mine)})]
         lines += [json.dumps([i, jobs[i].prompt, jobs[i].seed, jobs[i].n]) for i in mine]
         vllm_process.write(self._process.asks, "\n".join(lines))
-        threading.Thread(target=self._collect, args=(found,), daemon=True).start()
+        threading.Thread(target=self._collect, args=(arrived,), daemon=True).start()
 
-    def _collect(self, found: "queue.Queue[Any]") -> None:
+    def _collect(self, arrived: "queue.Queue[Any]") -> None:
         for line in self._process.answers:
             answer = json.loads(line)
             if isinstance(answer, dict):
                 self._idle.set()
-                found.put(("done", answer))
+                arrived.put(("done", answer))
                 return
-            found.put(("answer", answer))
+            arrived.put(("answer", answer))
         status = None
         with contextlib.suppress(OSError):
             status = self._process.lost()
-        found.put(("lost", (status, vllm_process.tail(self._process.log))))
+        arrived.put(("lost", (status, vllm_process.tail(self._process.log))))
 
 
 def _end(process: vllm_process.Process, idle: threading.Event) -> None:
@@ -179,7 +179,7 @@ def _end(process: vllm_process.Process, idle: threading.Event) -> None:
 
 def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]:
     """vLLM's own arguments. Nothing of the checkpoint's generation_config gets in."""
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,  # ids in, ids out
         "generation_config": "vllm",
@@ -192,9 +192,9 @@ def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "seed": 0,
-        "logits_processors": [f"{vllm_process.WORKER}:Silent"],
+        "logits_processors": [f"{vllm_process.WORKER}:MaskUnused"],
     }
-    return found | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
+    return settings | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
 
 
 def adapter(folder: Path) -> dict[str, Any]:
@@ -220,15 +220,15 @@ def _cpu(runtime: Runtime) -> dict[str, Any]:
 
 
 def _gpu(folder: Path, runtime: Runtime) -> dict[str, Any]:
-    """In the checkpoint's dtype: vLLM's `auto` would halve float32."""
+    """Settings on a GPU. The dtype is the checkpoint's: vLLM's `auto` would halve float32."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
     return {"dtype": dtype, "gpu_memory_utilization": runtime.engine_memory or GPU_SHARE}
 
 
 def environment(runtime: Runtime, copy: int) -> dict[str, str]:
-    """Of the process of copy number `copy`. It calls nobody and logs only errors."""
-    found = {
+    """The environment of copy number `copy`'s process. It calls nobody and logs only errors."""
+    variables = {
         **os.environ,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in that process, not in its child
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -240,9 +240,9 @@ def environment(runtime: Runtime, copy: int) -> dict[str, str]:
     }
     if runtime.device == "cpu":
         threads = str(runtime.threads)  # from params, never from the environment
-        return found | {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        return variables | {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     devices = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), copy, runtime.tensor_parallel)
-    return found | {"CUDA_VISIBLE_DEVICES": devices}
+    return variables | {"CUDA_VISIBLE_DEVICES": devices}
 
 
 def visible(allowed: str | None, copy: int, each: int) -> str:

@@ -5,7 +5,7 @@
 
 A large teacher takes longer to load than to answer a round. Only what was loaded stays, nothing
 that one stage asked is remembered for the next: each finds an empty prefix cache. On a GPU an
-engine that is not lent sleeps: its weights wait in main memory, and others have the device.
+engine that is not lent sleeps: its weights wait in RAM, and others have the device.
 
 All is done by one thread: an engine dies with the thread that started it.
 """
@@ -109,7 +109,7 @@ class _Lender(threading.Thread):
         socket.send_fds(connection, [b"\0"], files)
 
     def _make_room(self, resident: str) -> None:
-        """Of engines that nobody has, only those of the model that is asked for stay."""
+        """End idle engines, but for those of the model that is asked for."""
         for one in [one for one in self._idle if json.loads(one.name)[0] != resident]:
             self._idle.remove(one)
             one.engine.end(True)

@@ -136,7 +136,7 @@ def tail(log: IO[str]) -> list[str]:
 
 
 def asked(connection: socket.socket) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """What a Lent wrote. Raises OSError if it is gone."""
+    """Read what a Lent wrote. Raises OSError if it is gone."""
     size = word(connection)
     resident, started, env = json.loads(exactly(connection, size))
     return resident, started, env

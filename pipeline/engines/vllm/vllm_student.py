@@ -37,9 +37,9 @@ class Student:
         """Tokens of prompts so far, and those of them that were in the prefix cache."""
         return dict(self._engine.counts)
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Without special tokens and the end."""
-        return hf.text(self.tokenizer, self.ends, token_ids)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a response, without special tokens and its end."""
+        return hf.decode_text(self.tokenizer, self.ends, token_ids)
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         return hf.prompt_ids(self.tokenizer, messages)

@@ -23,7 +23,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class Silent(LogitsProcessor):  # type: ignore[misc]
+class MaskUnused(LogitsProcessor):  # type: ignore[misc]
     """Forbid ids of the head that stand for no token: padding rows, such as Qwen's."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
@@ -92,7 +92,7 @@ def rest(engine: LLMEngine) -> None:
 
 
 def _sleep(engine: LLMEngine) -> None:
-    """Weights into main memory, keys and values away."""
+    """Move the weights to RAM and free the KV cache."""
     engine.sleep(level=1)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 OBJECTIVES = (
     *("omniopd", "opd", "opd-sampled", "opd-forks", "gkd", "sft", "imitate-forks", "grpo", "rft"),
 )
-RATIO_CAP = 2.0  # `correction: ratio` multiplies a token's gradient by min(ratio, cap)
+RATIO_CAP = 2.0  # `importance_ratio: ratio` multiplies a token's gradient by min(ratio, cap)
 S = TypeVar("S", bound=Params)
 
 
@@ -43,7 +43,7 @@ class Objective:
     # of a round: prompts, rollouts, forks, targets, answers (at forks), solutions (whole ones)
     reads: tuple[str, ...]
     # its keys of block train that not all objectives have. Anchored: it has a second term, towards
-    # the round-0 checkpoint. Corrected: it reads train.correction
+    # the round-0 checkpoint. Corrected: it reads train.importance_ratio
     settings: type[Params] = Params
     teacher: bool = False  # reads a teacher's log-probabilities
     reward: bool = False  # needs a task with a checker
@@ -62,8 +62,8 @@ class Objective:
         return issubclass(self.settings, Anchored)
 
     @property
-    def correction(self) -> bool:
-        """Whether it reads train.correction."""
+    def importance_ratio(self) -> bool:
+        """Whether it reads train.importance_ratio."""
         return issubclass(self.settings, Corrected)
 
     @property

@@ -3,8 +3,8 @@
     value     sum over response tokens of log pi_theta(y) - log pi_teacher(y), nats
     gradient  (log pi_theta(y) - log pi_teacher(y)) * grad log pi_theta(y), the factor a constant
 
-Unbiased for opd's gradient where pi_theta wrote the tokens; with `correction: ratio` a token's
-gradient is multiplied by min(pi_theta / pi_rollout, 2).
+Unbiased for opd's gradient where pi_theta wrote the tokens; with `importance_ratio: ratio` a
+token's gradient is multiplied by min(pi_theta / pi_rollout, 2).
 
 Source: on-policy distillation with a per-token log-ratio as advantage (Thinking Machines, 2025).
 """

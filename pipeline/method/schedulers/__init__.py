@@ -16,7 +16,7 @@ Eligible = Callable[[int], bool]  # may a chunk start at token t?
 
 
 class Response(NamedTuple):
-    """What a scheduler may use of a response of T tokens."""
+    """The facts about a response of T tokens that a scheduler may use."""
 
     entropies_T: np.ndarray  # float32, nats, of the distribution that each token was drawn from
     max_forks: int  # M, chunks at most

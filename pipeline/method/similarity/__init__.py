@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
 
 def paired(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pair:
-    """Of two rows with the columns text and ended, and token_ids where a metric reads them."""
+    """The pair of two rows: columns text and ended, and token_ids where a metric reads them."""
     ids = (tuple(row.get("token_ids", ())) for row in (one, other))
     return Pair(one["text"], one["ended"], other["text"], other["ended"], *ids)
 
@@ -70,7 +70,7 @@ def _cleaned(text: str) -> str:
 
 
 def unseen(texts: Sequence[str], metric: str) -> list[bool]:
-    """Of each text, whether it holds something that the metric does not see."""
+    """Whether each text holds something that the metric does not see."""
     if metric not in PARTIAL:
         return [False] * len(texts)
     find: Unseen = chosen("pipeline.method.similarity", file_of(metric), "unseen")
@@ -78,7 +78,7 @@ def unseen(texts: Sequence[str], metric: str) -> list[bool]:
 
 
 def blind(metric: str, count: int, texts: int) -> str:
-    """What it means that `count` of `texts` hold something unseen: two clauses and a remedy."""
+    """Say what it means that `count` of `texts` hold something unseen: two clauses and a remedy."""
     return (
         f"metric {metric} does not see all of {count:,} of {texts:,} texts ({count / texts:.1%}): "
         "they hold characters that its tokenizer does not know, or are too long for it. Texts that "

@@ -39,8 +39,8 @@ def embed(texts: Sequence[str]) -> np.ndarray:
 
 
 def unseen(texts: Sequence[str]) -> list[bool]:
-    """Of each text, whether the model reads only a part of it: WordPiece makes one unknown token of
-    a whole run of letters and signs that holds one it does not know, marks are taken off (which
+    """Whether the model reads only a part of each text: WordPiece makes one unknown token of a
+    whole run of letters and signs that holds one it does not know, marks are taken off (which
     makes `=` of `\u2260`), and what is longer than the model's context is cut off."""
     tokenizer, longest = _tokenizer()
     unknown = tokenizer.token_to_id("[UNK]")

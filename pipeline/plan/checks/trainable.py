@@ -60,8 +60,8 @@ def _behaviour(where: str, arm: Settings) -> None:
     objective, rollout = declared(arm.train.objective), arm.rollout
     if objective.sampled:
         reader = f"train.objective {arm.train.objective}"
-    elif objective.correction and arm.train.corrects:
-        reader = "train.correction ratio"
+    elif objective.importance_ratio and arm.train.corrects:
+        reader = "train.importance_ratio ratio"
     else:
         return
     for name, found, off in (
@@ -76,7 +76,7 @@ def _behaviour(where: str, arm: Settings) -> None:
                 f"{off} with {reader}",
                 "It weighs tokens by how likely the student was to sample them, and the rollouts' "
                 f"log-probabilities are those of plain sampling. Set rollout.{name}: {off}, or use "
-                "an objective and a correction without a ratio.",
+                "an objective without a ratio and train.importance_ratio: none.",
             )
 
 

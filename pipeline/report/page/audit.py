@@ -20,7 +20,7 @@ LEAST = 0.6  # AUROC against other forks from which a metric is said to know the
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found."""
+    """The findings of an audit."""
 
     student: str
     teacher: str
@@ -41,18 +41,20 @@ class Audited:
     views: list[View] = field(default_factory=list)  # prompts as both sides read them
 
 
-def html(found: Audited) -> str:
+def html(audited: Audited) -> str:
     """The whole page."""
     parts = [
-        _verdict(found),
-        _prompts(found.views),
-        calibration.section(found.calibration),
-        _failures(found),
-        _cost(found),
-        _browser(found),
-        how.section({"omniopd": found.settings}, {}, []),
+        _verdict(audited),
+        _prompts(audited.views),
+        calibration.section(audited.calibration),
+        _failures(audited),
+        _cost(audited),
+        _browser(audited),
+        how.section({"omniopd": audited.settings}, {}, []),
     ]
-    return assemble("Is this teacher worth it?", _basis(found), parts, ["omniopd"], found.browser)
+    return assemble(
+        "Is this teacher worth it?", _basis(audited), parts, ["omniopd"], audited.browser
+    )
 
 
 def _basis(found: Audited) -> Markup:
@@ -70,10 +72,10 @@ def _value(found: Audited, quantity: str, metric: str, tokens: int) -> Row | Non
     return next((r for r in rows if r["value"] is not None), None)
 
 
-def _verdict(found: Audited) -> Section:
+def _verdict(audited: Audited) -> Section:
     """The contrast against other forks of the same response, of the metric asked for."""
-    contrast = _value(found, "contrast/other-fork", found.metric, found.chunk_tokens)
-    auroc = _value(found, "auroc/other-fork", found.metric, found.chunk_tokens)
+    contrast = _value(audited, "contrast/other-fork", audited.metric, audited.chunk_tokens)
+    auroc = _value(audited, "auroc/other-fork", audited.metric, audited.chunk_tokens)
     title = "Verdict"
     if contrast is None or contrast["low"] is None:
         text = (
@@ -83,7 +85,7 @@ def _verdict(found: Audited) -> Section:
         return Section("verdict", title, [Text(text, "flat")])
     shown = intervals.interval(contrast["value"], contrast["low"], contrast["high"], "+")
     what = (
-        f"Metric {found.metric}, {found.chunk_tokens} tokens: the student's chunk is "
+        f"Metric {audited.metric}, {audited.chunk_tokens} tokens: the student's chunk is "
         f"{shown} more similar "
         "to the teacher's continuations of its own fork than to those of another fork of the same "
         f"response (95 % over problems, {contrast['n']:,} forks)."
@@ -100,18 +102,18 @@ def _verdict(found: Audited) -> Section:
         tone, said = "good", "There is a signal at the forks. Whether the student can learn from "
         said += "it is for a run with its controls to say."
     blocks: list[Any] = [Text(said, tone), Text(what)]
-    blind = _value(found, "unseen", found.metric, found.chunk_tokens)
+    blind = _value(audited, "unseen", audited.metric, audited.chunk_tokens)
     if blind is not None and blind["note"]:
         blocks.append(Text(f"Blind to a part: {blind['note']}", "bad"))
-    best = _best(found)
+    best = _best(audited)
     if best is not None:
         blocks.append(Text(best))
     return Section("verdict", title, blocks)
 
 
-def _best(found: Audited) -> str | None:
+def _best(audited: Audited) -> str | None:
     """Where the chance of telling forks apart is highest, of all that was tried."""
-    rows = [r for r in found.calibration if r["quantity"] == "auroc/other-fork" and r["value"]]
+    rows = [r for r in audited.calibration if r["quantity"] == "auroc/other-fork" and r["value"]]
     if not rows:
         return None
     top = max(rows, key=lambda r: r["value"])
@@ -123,7 +125,7 @@ def _best(found: Audited) -> str | None:
 
 
 def _prompts(views: list[View]) -> Section | None:
-    """What both sides read, prompts of other roles apart, and what the messages do not say."""
+    """The section on what both sides read beyond the messages, a prompt for each roles."""
     if not views:
         return None
     said = prompt_view.warnings(views)
@@ -142,8 +144,8 @@ def _prompts(views: list[View]) -> Section | None:
     return Section("prompts", "What the teacher reads", blocks, lead)
 
 
-def _failures(found: Audited) -> Section:
-    run = found.teach
+def _failures(audited: Audited) -> Section:
+    run = audited.teach
     reasons = Counter(
         {k.partition("/")[2]: n for k, n in run.items() if k.startswith("failed/") and n}
     )
@@ -156,23 +158,25 @@ def _failures(found: Audited) -> Section:
     if reasons:
         rows: list[Any] = [[Cell(r, "text"), Cell(f"{n:,}")] for r, n in reasons.most_common()]
         blocks.append(Table(["reason", "draws"], rows))
-    if found.cut > 0:
-        blocks.append(Text(f"{found.cut:.0%} of the student's responses were cut by their limit."))
+    if audited.cut > 0:
+        blocks.append(
+            Text(f"{audited.cut:.0%} of the student's responses were cut by their limit.")
+        )
     return Section("failures", "Continuation failures", blocks)
 
 
-def _cost(found: Audited) -> Section:
+def _cost(audited: Audited) -> Section:
     """The audit's own counts, and those of `full` responses at the same forks and samples."""
-    run, times = found.teach, found.full / max(found.responses, 1)
+    run, times = audited.teach, audited.full / max(audited.responses, 1)
     usd = None
-    if found.price is not None:
+    if audited.price is not None:
         read, written = run["prompt_tokens_alone"], run["tokens_alone"]
-        usd = (read * found.price["input"] + written * found.price["output"]) / 1e6
+        usd = (read * audited.price["input"] + written * audited.price["output"]) / 1e6
     # answers that the store held took no time; what is left of the draws would mislead
     seconds = run["seconds"] if run["tokens_bought"] == run["tokens_alone"] else None
     lines = [
-        ("responses", float(found.responses), ",.0f"),
-        ("forks", float(found.forks), ",.0f"),
+        ("responses", float(audited.responses), ",.0f"),
+        ("forks", float(audited.forks), ",.0f"),
         ("answers", float(run["answers"]), ",.0f"),
         ("teacher tokens in", float(run["prompt_tokens_alone"]), ",.0f"),
         ("teacher tokens out", float(run["tokens_alone"]), ",.0f"),
@@ -188,13 +192,13 @@ def _cost(found: Audited) -> Section:
         for name, value, style in lines
     ]
     lead = (
-        f"This audit, and a run of {found.full:,} responses with as many forks and samples each, "
+        f"This audit, and a run of {audited.full:,} responses with as many forks and samples each, "
         "by proportion: every round's prefixes are new after an update, so a round's answers are "
         "bought once. A prompt counts once for each request."
     )
     if usd is None:
         lead += " The teacher has no price: give --price, dollars for a million tokens in and out."
-    head = ["", "this audit", f"{found.full:,} responses"]
+    head = ["", "this audit", f"{audited.full:,} responses"]
     return Section("cost", "What the full run would cost", [Table(head, rows)], lead)
 
 

@@ -1,4 +1,4 @@
-"""What a section of the page is made of; template.html.j2 knows how each block looks."""
+"""The blocks of a section of the page; template.html.j2 knows how each looks."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,7 +121,7 @@ class Section:
 
 
 class Scale:
-    """From the lowest to the highest of some values and zero, with a little room."""
+    """A scale from the lowest to the highest of some values and zero, with a little room."""
 
     def __init__(self, values: list[float]) -> None:
         low, high = min([0.0, *values]), max([0.0, *values])

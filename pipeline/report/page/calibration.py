@@ -1,4 +1,4 @@
-"""Of calibration.json: does the similarity at a fork say anything about that fork?
+"""The section of calibration.json: does the similarity at a fork say anything about that fork?
 
 rows  arm, seed, round, teacher, metric, chunk_tokens, quantity, bin, value, low, high, n, note. A
       quantity's name is KIND or KIND/OF; `bin` is the place on a profile, or an alpha; metric,
@@ -115,7 +115,7 @@ def label(quantity: str) -> str:
 
 
 def _point(row: Row) -> Row:
-    """What a chart holds of a row. `source` names the answers: arm, teacher, seed and round."""
+    """A point of a chart. `source` names the answers: arm, teacher, seed and round."""
     low = row["value"] if row["low"] is None else row["low"]
     high = row["value"] if row["high"] is None else row["high"]
     source = f"{row['arm']}: {row['teacher']}, round {row['round']}, seed {row['seed']}"

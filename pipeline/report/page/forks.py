@@ -35,7 +35,7 @@ Rows = dict[str, dict[int, list[dict[str, Any]]]]  # rollout_id: position: rows 
 
 @dataclass(frozen=True)
 class View:
-    """What the browser shows for one arm, seed and round: keys of cells."""
+    """The cells, by key, that the browser shows for one arm, seed and round."""
 
     arm: str
     seed: int
@@ -66,26 +66,29 @@ class _Texts:
 def browser(
     arms: Arms, settings: dict[str, Any], most: int = MOST, budget: int = BUDGET
 ) -> dict[str, Any] | None:
-    """What forks.js reads, at most `budget` bytes of JSON; None where no arm has rollouts."""
-    found = views(arms)
-    if not found:
+    """The data of forks.js, at most `budget` bytes of JSON; None where no arm has rollouts."""
+    shown_views = views(arms)
+    if not shown_views:
         return None
-    keys = list(dict.fromkeys(view.rollout for view in found))
-    seed_of = {view.rollout: view.seed for view in reversed(found)}
+    keys = list(dict.fromkeys(view.rollout for view in shown_views))
+    seed_of = {view.rollout: view.seed for view in reversed(shown_views)}
     samples = {
         key: _sample(key, tokenizer_of(arms, seed_of[key]), most, 2 * budget // len(keys))
         for key in tqdm(keys, desc="fork browser", disable=None)
     }
-    evidence = _evidence(found, samples)
+    evidence = _evidence(shown_views, samples)
     shown = most
     while True:
-        data = _encode(found, samples, evidence, shown)
-        data["arms"] = {view.arm: _said(settings.get(view.arm, {})) for view in found}
+        data = _encode(shown_views, samples, evidence, shown)
+        data["arms"] = {view.arm: _said(settings.get(view.arm, {})) for view in shown_views}
         size = len(dumps(data).encode())
         if size <= budget or shown == 1:
-            left = {arm for arm in arms if arm not in {view.arm for view in found}}
+            left = {arm for arm in arms if arm not in {view.arm for view in shown_views}}
             every = sum("rollout" in cells for *_, cells in rounds(arms))
-            return data | {"absent": [a for a in arms if a in left], "thinned": every > len(found)}
+            return data | {
+                "absent": [a for a in arms if a in left],
+                "thinned": every > len(shown_views),
+            }
         longest = max(min(shown, len(s.rows)) for s in samples.values())
         shown = max(1, int(longest * budget / size * 0.95))
 
@@ -98,21 +101,21 @@ def dumps(value: Any) -> str:
 
 def views(arms: Arms) -> list[View]:
     """Every arm, seed and round that has rollouts; fewer where those are too many for a page."""
-    found = [
+    chosen = [
         View(arm, seed, round_, cells["rollout"], _named(cells))
         for arm, seed, round_, cells in rounds(arms)
         if "rollout" in cells
     ]
-    if len({view.rollout for view in found}) > CELLS:
-        ends = {min(v.round for v in found), max(v.round for v in found)}
-        found = [view for view in found if view.round in ends]
-    if len({view.rollout for view in found}) > CELLS:
-        found = [view for view in found if view.seed == found[0].seed]
-    return found
+    if len({view.rollout for view in chosen}) > CELLS:
+        ends = {min(v.round for v in chosen), max(v.round for v in chosen)}
+        chosen = [view for view in chosen if view.round in ends]
+    if len({view.rollout for view in chosen}) > CELLS:
+        chosen = [view for view in chosen if view.seed == chosen[0].seed]
+    return chosen
 
 
 def _said(settings: dict[str, Any]) -> dict[str, Any]:
-    """What must be said beside an arm's continuations: whose, and whether scores were moved."""
+    """Facts shown beside an arm's continuations: whose they are, whether scores were moved."""
     return {
         "teacher": settings.get("teach", {}).get("teacher", ""),
         "metric": settings.get("score", {}).get("metric", ""),
@@ -135,7 +138,7 @@ def tokenizer_of(arms: Arms, seed: int) -> Path:
 
 
 def _sample(key: str, tokenizer_path: Path, most: int, budget: int) -> Sample:
-    """At most `most` responses, about `budget` bytes: half right and half wrong where known."""
+    """Draw at most `most` responses, about `budget` bytes: half right, half wrong where known."""
     right, wrong = Draw(most), Draw(most)
     total = graded = correct = 0
     for group in tables.stream(folder("rollout", key) / "rollouts.parquet", schemas.ROLLOUTS):
@@ -185,10 +188,10 @@ class Draw:
         return [] if self.table is None else list(self.table.to_pylist())
 
 
-def _evidence(found: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
+def _evidence(chosen: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
     """The sampled responses' rows of each cell's table."""
     evidence: dict[str, Rows] = {}
-    cells = {(n.partition("-")[0], k): v.rollout for v in found for n, k in v.cells.items()}
+    cells = {(n.partition("-")[0], k): v.rollout for v in chosen for n, k in v.cells.items()}
     for (stage, table), rollout in tqdm(cells.items(), desc="fork browser", disable=None):
         key = table.partition(".")[0]
         schema, name = SCHEMAS[stage]
@@ -203,7 +206,7 @@ def _evidence(found: list[View], samples: dict[str, Sample]) -> dict[str, Rows]:
 
 
 def _encode(
-    found: list[View], samples: dict[str, Sample], evidence: dict[str, Rows], shown: int
+    chosen: list[View], samples: dict[str, Sample], evidence: dict[str, Rows], shown: int
 ) -> dict[str, Any]:
     """The data with the first `shown` responses drawn of each round.
 
@@ -211,7 +214,7 @@ def _encode(
     """
     texts, prompts, tokens = _Texts(), _Texts(), _Texts()
     data: dict[str, Any] = {"views": [], "rollouts": {}, "cells": {}}
-    for view in found:
+    for view in chosen:
         sample = samples[view.rollout]
         rows = [row for row in sample.rows if row["rank"] < shown]
         if view.rollout not in data["rollouts"]:
@@ -253,7 +256,7 @@ def _response(row: dict[str, Any], prompts: _Texts, tokens: _Texts) -> list[Any]
 
 
 def _fork(stage: str, rows: list[dict[str, Any]], texts: _Texts) -> list[Any]:
-    """What a cell knows of one fork.
+    """The data of one fork in a cell.
 
     forks: [position, length, entropy]; teach: text * 2 + ended of each continuation; score: their
     mean, then each in 1/1000; prior: [n, k_sem, pi_bar, pi_hat, posterior_sd].

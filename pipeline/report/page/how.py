@@ -31,7 +31,7 @@ def section(settings: dict[str, Row], runs: dict[str, str], notes: list[str]) ->
 
 
 def run_sentence(rounds: int, run: Row, failure_rate: float | None, tokens: int) -> str:
-    """What an arm's last training cell says of itself."""
+    """A sentence on an arm's last training cell."""
     steps = run["steps_per_round"]
     paper = "; the paper's algorithm takes one" if steps > 1 else ", as in the paper"
     failed = "" if failure_rate is None else f", {failure_rate:.2%} of the teacher's draws failed"

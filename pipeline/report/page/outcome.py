@@ -100,7 +100,7 @@ def _value(value: float, low: float, high: float, sign: str = "", field: str = "
 
 
 def _log_odds(row: Row) -> Cell:
-    """Of an accuracy; rows of an older report have none. Its limits are in results.md."""
+    """The log odds of an accuracy; an older report's rows have none. Limits are in results.md."""
     shown = f"{row['log_odds']:+.2f}" if "log_odds" in row else ""
     return Cell(shown, field="log_odds")
 
@@ -160,7 +160,7 @@ def _mean(line: Row, rows: list[Row], scale: Scale) -> list[Cell | Forest]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Block]:
-    """Of verdicts.json: a card for each contrast that was named beforehand, a table of the rest."""
+    """The blocks of verdicts.json: a card for each pre-named contrast, a table of the rest."""
     if not rows:
         return []
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])
@@ -211,7 +211,7 @@ def _exploratory(row: Row, scale: Scale) -> list[Cell | Forest]:
 
 
 def contrasts(rows: Sequence[Row]) -> list[Block]:
-    """Of contrasts.json: what one run shows of the method's predictions, and every contrast."""
+    """The blocks of contrasts.json: what one run shows of the predictions, and every contrast."""
     if not rows:
         return []
     scale = Scale([value for row in rows for value in (row["low"], row["high"])])

@@ -46,7 +46,7 @@ PLAIN = {  # of results.json, where there is no costs.json
 def curves(
     points: Sequence[Row], arms: list[str], split: str, pooled: Sequence[Row] = ()
 ) -> Section | None:
-    """Of curves.json: accuracy after each round, evaluated and of the rollouts themselves.
+    """The section of curves.json: accuracy after each round, evaluated and of the rollouts.
 
     With several seeds the evaluated rounds have the intervals of pooled.json.
     """
@@ -159,7 +159,7 @@ def _headline(rows: Sequence[Row]) -> str:
 
 
 def branches(rows: Sequence[Row]) -> Section | None:
-    """Of branches.json: one round trained with the real scores minus with the control's.
+    """The section of branches.json: one round trained with the real scores minus the control's.
 
     A row without a seed is the mean of the seeds.
     """

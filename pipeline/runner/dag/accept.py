@@ -1,6 +1,6 @@
 """`omniopd verify-code`: accept cells of changed code without running them, where bytes are equal.
 
-Of each variant whose code changed one cell runs again, in a folder of its own that shows it what
+One cell of each variant whose code changed reruns, in a folder of its own that shows it what
 the cell reads. Nothing in data/ is written and nothing is bought: teach replays the answers that
 the store has. Where what it wrote has the bytes that dvc.lock says, the variant's other cells are
 taken to be what they would be, and dvc.lock is told so; where not, they run with `dvc repro`.
@@ -33,6 +33,7 @@ from pipeline.stage import dataflow, resume
 
 FOLDER = Path(".verify-code")
 TIMES = {"run.json"}  # files of a result that hold how long it took
+WRITTEN_BY = "transformers_version"  # key of a checkpoint's JSON files: the version that wrote them
 UNCOMPARED = {"report"}  # variants that write times into what they make, and run in seconds
 # of the project's folder what a cell in scratch has of its own, or has nothing to do with
 APART = {"data", "params.yaml", ".git", ".prefect", ".resume", ".spool", str(FOLDER)}
@@ -40,11 +41,11 @@ APART = {"data", "params.yaml", ".git", ".prefect", ".resume", ".spool", str(FOL
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one variant."""
+    """The outcome of one variant."""
 
     variant: str
     cells: tuple[str, ...]  # that ran with its code of before
-    tried: str  # the one that ran again; empty for none
+    tried: str  # the one that reran; empty for none
     equal: bool
     said: str
 
@@ -75,12 +76,12 @@ def verify(found: dict[str, Any], stages: Mapping[str, Any]) -> Iterator[Outcome
         if not said:
             project.accept(names)
         took = f"{time.monotonic() - start:.0f} s"
-        outcome = f"{said}; they run again" if said else f"equal bytes: {len(names)} accepted"
+        outcome = f"{said}; they rerun" if said else f"equal bytes: {len(names)} accepted"
         yield Outcome(variant, tuple(waiting), tried, not said, f"{outcome} ({took})")
 
 
 class _Project:
-    """What DVC knows of the project in the current directory."""
+    """DVC's view of the project in the current directory."""
 
     def __init__(self) -> None:
         from dvc.exceptions import DvcException
@@ -120,7 +121,7 @@ class _Project:
                     with suppress(self._fault, OSError):  # a checkpoint of it was dropped
                         self._repo.stage_cache.save(stage)
         except self._fault as error:
-            raise UserError(f"dvc.lock could not be written: {error}. Run it again.") from error
+            raise UserError(f"dvc.lock could not be written: {error}. Rerun.") from error
 
 
 def _is_code(path: str) -> bool:
@@ -200,7 +201,7 @@ def _store() -> str:
 
 
 def _unequal(out: Mapping[str, Any]) -> str:
-    """How an out is not what dvc.lock says; empty where it is, or holds times."""
+    """Say how an out differs from dvc.lock; empty where it does not, or holds times."""
     path = FOLDER / out["path"]
     if not path.exists():
         return f"{out['path']} was not written"
@@ -210,7 +211,28 @@ def _unequal(out: Mapping[str, Any]) -> str:
             return f"{out['path']} is not whole in DVC's cache, so it cannot be compared"
         made = {x["relpath"]: x["md5"] for x in json.loads(dvc_objects.listed(path))}
         names = sorted(name for name in {**made, **wanted} if name not in TIMES)
-        first = next((name for name in names if made.get(name) != wanted.get(name)), None)
-        return "" if first is None else f"{out['path']}/{first} has other bytes"
+        other = [name for name in names if made.get(name) != wanted.get(name)]
+        first = next((name for name in other if not _rewritten(path / name, wanted.get(name))), "")
+        return f"{out['path']}/{first} has other bytes" if first else ""
     equal = path.name in TIMES or dvc_objects.md5(path) == out["md5"]
     return "" if equal else f"{out['path']} has other bytes"
+
+
+def _rewritten(made: Path, wanted: str | None) -> bool:
+    """Whether a file of a checkpoint differs from that object by who wrote it alone."""
+    if wanted is None or made.suffix != ".json" or not made.is_file():
+        return False
+    kept = dvc_objects.place(dvc_objects.cache(), wanted)
+    return kept.is_file() and same_but_for_writer(made.read_bytes(), kept.read_bytes())
+
+
+def same_but_for_writer(one: bytes, other: bytes) -> bool:
+    """Whether two JSON objects are equal but for the version of the library that wrote them."""
+    try:
+        made = [json.loads(text) for text in (one, other)]
+    except ValueError:
+        return False
+    if not all(isinstance(x, dict) and WRITTEN_BY in x for x in made):
+        return False
+    left, right = ({k: v for k, v in x.items() if k != WRITTEN_BY} for x in made)
+    return json.dumps(left) == json.dumps(right)  # the order of keys counts, as do 1 and 1.0

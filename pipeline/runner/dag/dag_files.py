@@ -68,7 +68,7 @@ def texts(found: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 
 
 def as_yaml(content: dict[str, Any]) -> str:
-    """By libyaml, which takes a tenth of the time: a plan may have ten thousand cells."""
+    """Write YAML by libyaml, in a tenth of the time: a plan may have ten thousand cells."""
     yaml = YAML(typ="safe")
     yaml.default_flow_style, yaml.width = False, 4096
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

@@ -17,9 +17,7 @@ from pipeline.core.errors import UserError, short
 from pipeline.core.files import replacing
 from pipeline.runner.dag import dag_files
 
-REMEDY = (
-    "Restore it with `git checkout {path}`, or remove it: what DVC's cache has is not run again."
-)
+REMEDY = "Restore it with `git checkout {path}`, or remove it: what DVC's cache has does not rerun."
 OK_TEXT = "dag/ is what params.yaml means\n"  # constant: a new plan reruns nothing by itself
 CODE = "code/"
 Entry = dict[str, Any]  # cmd, deps and outs, each with path, md5 and size
@@ -32,7 +30,7 @@ def read() -> Locks:
 
 
 def entries(locks: Locks) -> dict[str, Entry]:
-    """What DVC knows of each cell, by its name, and of stage `plan`."""
+    """DVC's entry of each cell, by its name, and of stage `plan`."""
     return {
         dag_names.cell_name(name): entry for own in locks.values() for name, entry in own.items()
     }
@@ -146,7 +144,7 @@ def _read(path: Path) -> dict[str, Entry]:
 
 
 def _is_out(found: Any) -> bool:
-    """As DVC writes one; what is pruned is removed, so never a path outside the project."""
+    """Whether DVC wrote it; what is pruned is removed, so never a path outside the project."""
     if not isinstance(found, dict) or {str} != {type(found.get("path")), type(found.get("md5"))}:
         return False
     path = Path(found["path"])

@@ -91,12 +91,12 @@ def write(buying: bool = False) -> dict[str, Any]:
 
 
 def locked() -> dict[str, Any]:
-    """What DVC knows of each cell, by its name. Raises UserError as `lock_files.read` does."""
+    """DVC's entry of each cell, by its name. Raises UserError as `lock_files.read` does."""
     return lock_files.entries(lock_files.read())
 
 
 def rerun(wanted: dict[str, Any], bill: Callable[[set[str]], str]) -> list[str]:
-    """Which cells DVC runs again for code, why, and what that buys (`bill`); a line each."""
+    """Say which cells DVC reruns for code, why, and what that buys (`bill`); a line each."""
     from pipeline.runner.dag import why
 
     return why.lines(wanted, locked(), bill)
@@ -160,8 +160,8 @@ def _placed(
     by_hand: dict[str, Any],
     before: lock_files.Locks,
 ) -> tuple[lock_files.Locks, list[lock_files.Entry]]:
-    """What DVC knows of the plan's cells, where their stages lie now; and which of it is other
-    than it was, as the place or the command is."""
+    """DVC's entries of the plan's cells where their stages lie now; and those that changed because
+    the place or the command did."""
     after: lock_files.Locks = {path: {} for path in before}
     ran, new = lock_files.entries(before), list[lock_files.Entry]()
     for cell, folder in folders.items():
@@ -183,7 +183,7 @@ def _sorted(locks: lock_files.Locks) -> lock_files.Locks:
 
 
 def _carried(stage: dict[str, Any], cell: str, entry: lock_files.Entry) -> lock_files.Entry | None:
-    """What DVC knows of a cell, for its stage at another place or with another command."""
+    """DVC's entry of a cell, for its stage at another place or with another command."""
     group, _, key = cell.partition("@")
     own = dag_names.cell_file(dataflow.stage(group), key)
     known = {str(own): own.read_text(encoding="utf-8"), str(OK): lock_files.OK_TEXT}

@@ -1,4 +1,4 @@
-"""Which cells of the plan DVC would run again, and what of their code, inputs or params changed."""
+"""Cells of the plan that DVC would rerun, and what of their code, inputs or params changed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +71,7 @@ def _now(found: dict[str, Any]) -> dict[str, str]:
 
 
 def lines(found: dict[str, Any], stages: Stages, bill: Callable[[set[str]], str]) -> list[str]:
-    """For `omniopd plan`: which cells DVC runs again because of code, and why. Empty for none.
+    """For `omniopd plan`: which cells DVC reruns because of code, and why. Empty for none.
 
     `bill`: what these cells would buy, in words.
     """
@@ -86,7 +86,7 @@ def lines(found: dict[str, Any], stages: Stages, bill: Callable[[set[str]], str]
     for (variant, ran), names in sorted(by_variant.items()):
         changed = code(found, variant, ran)
         more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
-        cells = f"{len(names)} {'cell runs' if len(names) == 1 else 'cells run'} again"
+        cells = f"{len(names)} {'cell reruns' if len(names) == 1 else 'cells rerun'}"
         told.append(f"{variant}: {cells}, for code: {'; '.join(changed[:MOST])}{more}")
     if by_variant:
         first = {name for names in by_variant.values() for name in names}
@@ -105,7 +105,7 @@ def lines(found: dict[str, Any], stages: Stages, bill: Callable[[set[str]], str]
 def _of_files(count: int) -> str:
     return (
         f"{count} cells ran when each file of code was a dependency. Now a cell depends on "
-        "code/VARIANT.lock, which says what its code does, so `dvc repro` would run them again. "
+        "code/VARIANT.lock, which says what its code does, so `dvc repro` would rerun them. "
         "Run `omniopd verify-code` first: it runs one of each variant in scratch and accepts the "
         "others where its bytes are equal. Nothing is bought."
     )
@@ -120,7 +120,7 @@ def _following(reads: Mapping[str, set[str]], names: set[str]) -> set[str]:
 
 
 def code(found: dict[str, Any], variant: str, ran: str) -> list[str]:
-    """What changed in a variant's code since its lock had this md5, a change each, in words."""
+    """The changes in a variant's code since its lock had this md5, in words."""
     old = history.text(variant, ran)
     if old is None:
         where = f"{locks.path(variant)} of that time is neither in {history.KEPT} nor in git"
@@ -153,7 +153,7 @@ def _word(name: str, gone: Counter[str], come: Counter[str], places: Mapping[str
 
 
 def explain(found: dict[str, Any], stages: Stages, name: str) -> str:
-    """For `omniopd why`: of a cell, or of each cell of an arm. Raises UserError."""
+    """Explain, for `omniopd why`, why a cell or each cell of an arm runs. Raises UserError."""
     arms = expand.named(found)
     waiting, reads = stale(found, stages), expand.upstream(found)
     running = _following(reads, {x for x in reads if x not in stages or x in waiting})
@@ -186,7 +186,7 @@ def explain(found: dict[str, Any], stages: Stages, name: str) -> str:
 def _reasons(
     found: dict[str, Any], name: str, ran: bool, waiting: Mapping[str, Stale]
 ) -> Iterator[str]:
-    """Of one cell, besides what the cells that it reads may change."""
+    """Yield why one cell runs, apart from changes in the cells that it reads."""
     if not ran:
         yield "has not run with these params and inputs"
         yield from _params(found, name)

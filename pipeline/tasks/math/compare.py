@@ -36,7 +36,7 @@ def same(wanted: Any, found: Any) -> bool:
 
 
 def imaginary(answers: list[Any]) -> list[Any]:
-    """What math-verify has read, with the root of -1 for the letter i."""
+    """The answers that math-verify has read, with the root of -1 for the letter i."""
 
     def replaced(found: Any) -> Any:
         letters = {x: sympy.I for x in found.free_symbols if x.name == "i"}

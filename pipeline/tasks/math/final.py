@@ -1,4 +1,4 @@
-"""Where a response says its final answer: a box, `<answer>`, after `Answer:`, after `####`.
+"""Find the final answer of a response: a box, `<answer>`, after `Answer:`, after `####`.
 
 What a reasoning model thought is left out where something follows it. Text that explains the answer
 on its line is cut; an answer that is a sentence is read once more for the one value in it.
@@ -120,18 +120,18 @@ def _extract(text: str) -> Extracted:
 
 def _joined(text: str, boxes: list[tuple[int, int]], contents: tuple[str, ...]) -> str:
     """The last box, with those before it that only `and`, commas and the like part from it."""
-    found, place = [contents[-1]], text.rfind("\\", 0, boxes[-1][0])
+    listed, place = [contents[-1]], text.rfind("\\", 0, boxes[-1][0])
     for (start, end), content in zip(boxes[-2::-1], contents[-2::-1], strict=True):
         if (
-            len(found) == MOST
+            len(listed) == MOST
             or not end < place < end + 80
             or not BETWEEN.fullmatch(text, end + 1, place)
         ):
             break
-        if content not in found:
-            found.insert(0, content)
+        if content not in listed:
+            listed.insert(0, content)
         place = text.rfind("\\", 0, start)
-    return ", ".join(found)
+    return ", ".join(listed)
 
 
 def _boxes(text: str) -> tuple[int | None, list[tuple[int, int]]]:
@@ -141,7 +141,7 @@ def _boxes(text: str) -> tuple[int | None, list[tuple[int, int]]]:
     longer than 100 kB of prose.
     """
     opened: list[tuple[int, bool]] = []  # place after the brace, and whether it is a box's
-    found: list[tuple[int, int]] = []
+    closed: list[tuple[int, int]] = []
     naked = -1
     for match in BOXES.finditer(text):
         token = match[0]
@@ -149,18 +149,18 @@ def _boxes(text: str) -> tuple[int | None, list[tuple[int, int]]]:
             opened.append((match.end(), False))
         elif token == "}":
             start, box = opened.pop() if opened else (-1, False)
-            if box and (not found or start > found[-1][0]):
-                found.append((start, match.start()))
+            if box and (not closed or start > closed[-1][0]):
+                closed.append((start, match.start()))
         elif match[1]:
             opened.append((match.end(), True))
         elif len(token) > 2:
             naked = match.end()
     last = max([naked, *(start for start, box in opened if box)])
-    return (last if last > (found[-1][0] if found else -1) else None), found
+    return (last if last > (closed[-1][0] if closed else -1) else None), closed
 
 
 def _phrase(text: str) -> str | None:
-    """What follows the last `Answer:`, `answer is` or the like; None where there is none."""
+    """The text after the last `Answer:`, `answer is` or the like; None where there is none."""
     matches = list(ANSWER.finditer(text))
     telling = [x for x in matches if not ABOUT.match(text, x.end())]
     for match in reversed(telling or matches):
@@ -181,7 +181,7 @@ def _line(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Without the marks of markdown and the full stop around an answer."""
+    """Strip the marks of markdown and the full stop around an answer."""
     text = NAKED.sub("", text.strip().strip(MARKS)).strip()
     if not re.search(r"\b[ap]\.\s?m\.$", text, re.IGNORECASE):
         text = text.removesuffix(".").removesuffix("\u3002").rstrip()
@@ -189,22 +189,22 @@ def clean(text: str) -> str:
     return text.removesuffix("$$") if text.count("$$") == 1 else text
 
 
-def readings(found: Extracted, several: int) -> Iterator[str]:
+def readings(extracted: Extracted, several: int) -> Iterator[str]:
     """The answer as it stands, then without its reason, then the one value that its prose names.
 
     `several` is how many values a list has that is asked for: as many boxes are one answer.
     """
-    assert found.text is not None
-    yield found.text
-    boxes = tuple(dict.fromkeys(found.boxes))
+    assert extracted.text is not None
+    yield extracted.text
+    boxes = tuple(dict.fromkeys(extracted.boxes))
     if several > 1 and len(boxes) == several:
         yield ", ".join(boxes)
-    if not boxes and found.text.endswith("!"):  # 5! may be a factorial or a cry
-        yield found.text.rstrip("!")
-    short = REASON.sub("", found.text).strip()
-    if short and short != found.text:
+    if not boxes and extracted.text.endswith("!"):  # 5! may be a factorial or a cry
+        yield extracted.text.rstrip("!")
+    short = REASON.sub("", extracted.text).strip()
+    if short and short != extracted.text:
         yield clean(short)
-    if prose(short or found.text) and (value := _value(short or found.text, bool(boxes))):
+    if prose(short or extracted.text) and (value := _value(short or extracted.text, bool(boxes))):
         yield value
 
 
@@ -225,17 +225,17 @@ def _value(text: str, only: bool) -> str | None:
     return ", ".join(x[0].strip() for x in _run(text, list(VALUE.finditer(text)), only)) or None
 
 
-def _run(text: str, found: list[re.Match[str]], only: bool) -> list[re.Match[str]]:
+def _run(text: str, matches: list[re.Match[str]], only: bool) -> list[re.Match[str]]:
     """The first or the last of the matches, with those that it makes a list with."""
-    if not found:
+    if not matches:
         return []
-    runs = [[found[0]]]
-    for match in found[1:]:
+    runs = [[matches[0]]]
+    for match in matches[1:]:
         if LINK.fullmatch(text[runs[-1][-1].end() : match.start()]):
             runs[-1].append(match)
         else:
             runs.append([match])
     if only and len(runs) > 1:
         return []
-    run = runs[0] if LINK.fullmatch(text[: found[0].start()]) else runs[-1]
+    run = runs[0] if LINK.fullmatch(text[: matches[0].start()]) else runs[-1]
     return [] if BOUND.search(text[: run[0].start()]) else run

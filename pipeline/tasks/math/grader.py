@@ -99,7 +99,7 @@ def serve(pipe: Connection, timeout_seconds: float) -> None:
 
 
 def _limit_cpu(timeout_seconds: float) -> None:
-    """Where nobody is left to kill it, the kernel does."""
+    """Let the kernel kill this process where nobody is left to do it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime + timeout_seconds) + 5
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

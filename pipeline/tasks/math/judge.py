@@ -23,8 +23,8 @@ def judge(gold: str, answer: str) -> bool | tuple[str, str]:
     if written.words(gold) == written.words(answer):
         return True
     for decide in (_times, _choices, _bases):
-        if (found := decide(gold, answer)) is not None:
-            return found
+        if (verdict := decide(gold, answer)) is not None:
+            return verdict
     if (inner := _inner(gold, answer)) != (gold, answer):
         return judge(*inner)
     (gold, wanted), (answer, unit) = (units.total(x) or units.split(x) for x in (gold, answer))
@@ -40,10 +40,10 @@ def judge(gold: str, answer: str) -> bool | tuple[str, str]:
 
 
 def _values(gold: str, answer: str, factor: Fraction) -> bool | tuple[str, str]:
-    """Of texts without units; `factor` turns what the answer measures into the gold's unit."""
-    wanted, found = written.number(gold), written.number(answer)
-    if wanted and found:
-        return written.same_number(wanted, found._replace(value=found.value * factor))
+    """Compare texts without units; `factor` turns what the answer measures into the gold's unit."""
+    wanted, answered = written.number(gold), written.number(answer)
+    if wanted and answered:
+        return written.same_number(wanted, answered._replace(value=answered.value * factor))
     if written.words(gold) == written.words(answer):
         return factor == 1
     if written.prose(answer) or written.prose(gold):
@@ -60,14 +60,14 @@ def _values(gold: str, answer: str, factor: Fraction) -> bool | tuple[str, str]:
 
 
 def _times(gold: str, answer: str) -> bool | None:
-    wanted, found = written.clock(gold), written.clock(answer)
+    wanted, answered = written.clock(gold), written.clock(answer)
     if wanted is None:
         return None
-    if found is None:
+    if answered is None:
         number = re.fullmatch("[0-9]{1,2}", answer)  # 10 for 10 p.m., as for other units
         return None if not wanted[2] else bool(number and wanted[:2] == (int(answer), 0))
-    halves = {wanted[2], found[2]} - {None}
-    return wanted[:2] == found[:2] and len(halves) < 2
+    halves = {wanted[2], answered[2]} - {None}
+    return wanted[:2] == answered[:2] and len(halves) < 2
 
 
 def _choices(gold: str, answer: str) -> bool | None:
@@ -112,7 +112,7 @@ def _rising(text: str) -> str:
 
 
 def _inner(gold: str, answer: str) -> tuple[str, str]:
-    """Without what stands before a value: (B) 5 and x = 5, where 5 is asked for."""
+    """Strip what stands before a value: (B) 5 and x = 5, where 5 is asked for."""
     for place, text in enumerate((gold, answer)):
         if (chosen := written.choice(text)) and chosen[1]:
             return (gold, chosen[1]) if place else (chosen[1], answer)
@@ -143,8 +143,8 @@ def _quantity(text: str) -> str:
 
 def _lists(gold: str, answer: str) -> bool | None:
     """Lists of numbers, which need no algebra."""
-    (left, wanted), (right, found) = written.elements(gold), written.elements(answer)
-    golds, answers = ([_element(x) for x in some] for some in (wanted, found))
+    (left, wanted), (right, answered) = written.elements(gold), written.elements(answer)
+    golds, answers = ([_element(x) for x in some] for some in (wanted, answered))
     if len(golds) < 2 or None in golds or None in answers or "[" in (left, right):
         return None
     if (left == "(") != (right == "("):
@@ -173,16 +173,16 @@ def algebra(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    found = written.number(text)
-    if found is None:
+    number = written.number(text)
+    if number is None:
         turned = r"(\\frac{\1 \\pi}{180})" if units.TURNS.search(text) else r"\1"
         return DEGREES.sub(turned, text)
-    value = found.value
+    value = number.value
     if value.denominator == 1:
         return str(value)
     return (
         f"{float(value)!r}"
-        if found.decimal
+        if number.decimal
         else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
     )
 

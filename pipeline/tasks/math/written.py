@@ -1,4 +1,4 @@
-"""What a written answer says before any algebra: numbers, lists, bases, times of day, words."""
+"""Read a written answer before any algebra: numbers, lists, bases, times of day, words."""
 
 import re
 from fractions import Fraction

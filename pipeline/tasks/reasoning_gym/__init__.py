@@ -102,11 +102,11 @@ class ReasoningGym:
             others = list(dict.fromkeys(x for x in answers if x != entry["answer"]))[:3]
             stored = self._stored(name, entry)
             if all(self._correct(name, x, stored) for x in others or [NONSENSE]):
-                found = (others or [NONSENSE])[0][:100]
-                raise refused(name, f"its scorer calls {found!r} right for {entry['answer']!r}")
+                other = (others or [NONSENSE])[0][:100]
+                raise refused(name, f"its scorer calls {other!r} right for {entry['answer']!r}")
 
     def _fields(self, name: str, entry: dict[str, Any], answers: list[str]) -> list[str]:
-        """What its scorer reads of an entry besides the answer."""
+        """The fields of an entry that its scorer reads besides the answer."""
         read: set[str] = set()
         for text in (*answers[:2], *PROBES):
             read |= set(self._scores(name, entry, [text]).get("read", ()))
@@ -138,15 +138,15 @@ class ReasoningGym:
     def _make(self, name: str, do: str, copy: str = "", **request: Any) -> dict[str, Any]:
         settings = {key: request.pop(key) for key in ("seed", "size")}
         settings = {**self.prepare.datasets[name], **settings}
-        found = worker(os.getpid()).ask(None, do, name, settings, copy=copy, **request)
-        if found.get("created") is False:
+        reply = worker(os.getpid()).ask(None, do, name, settings, copy=copy, **request)
+        if reply.get("created") is False:
             raise UserError(
-                f"prepare.datasets.{name}: {found['error']}. See reasoning-gym's list of datasets "
+                f"prepare.datasets.{name}: {reply['error']}. See reasoning-gym's list of datasets "
                 "and their settings."
             )
-        if "error" in found:
-            raise refused(name, found["error"])
-        return found
+        if "error" in reply:
+            raise refused(name, reply["error"])
+        return reply
 
     def _scores(self, name: str, entry: dict[str, Any], texts: list[str]) -> dict[str, Any]:
         settings = {**self.prepare.datasets[name], "seed": 0, "size": 1}
@@ -156,13 +156,13 @@ class ReasoningGym:
 
     def solution(self, problem: Problem, habits: Habits, draw: np.random.Generator) -> str:
         """Running sums, a line a step, then the answer. Habits have no meaning here."""
-        found = EXPRESSION.search(problem.prompt) if problem.task == "chain_sum" else None
-        if found is None or habits != Habits():
+        match = EXPRESSION.search(problem.prompt) if problem.task == "chain_sum" else None
+        if match is None or habits != Habits():
             raise UserError(
                 f"pretrain: no worked solutions with habits {habits} for {problem.task!r}. Leave "
                 "it out of the model's datasets, and habits at zero."
             )
-        terms = re.findall(r"([+-]?)\s*(\d+)", found[1])
+        terms = re.findall(r"([+-]?)\s*(\d+)", match[1])
         total = int(terms[0][0] + terms[0][1])
         lines = []
         for sign, number in terms[1:]:
@@ -182,11 +182,11 @@ class ReasoningGym:
             return Checked(None, False)
         if len(texts[0]) > LONGEST:
             return Checked(texts[0][:LONGEST], False, "too_long")
-        found = self._scores(task, entry, texts)
-        if found.get("created") is False:
-            raise UserError(f"prepare.datasets.{task}: {found['error']}")
-        correct = 1.0 in found.get("scores", ())
-        return Checked(texts[0], correct, None if correct else found.get("reason"))
+        reply = self._scores(task, entry, texts)
+        if reply.get("created") is False:
+            raise UserError(f"prepare.datasets.{task}: {reply['error']}")
+        correct = 1.0 in reply.get("scores", ())
+        return Checked(texts[0], correct, None if correct else reply.get("reason"))
 
 
 def refused(name: str, reason: str) -> UserError:

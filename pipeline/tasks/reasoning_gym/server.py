@@ -140,7 +140,7 @@ def _scores(dataset: Any, entry: dict[str, Any], texts: list[str]) -> dict[str, 
 
 
 def _limit_cpu(seconds: float | None) -> None:
-    """Where nobody is left to kill it, the kernel does."""
+    """Let the kernel kill this process where nobody is left to do it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = resource.RLIM_INFINITY
     if seconds is not None:

@@ -169,7 +169,7 @@ class Google:
 
 
 def _written(usage: Any) -> int | None:
-    """What was written and what was thought; None where one of the two cannot be."""
+    """Tokens written and thought; None where one of the two cannot be."""
     parts = (usage.candidates_token_count, usage.thoughts_token_count)
     return replies.total([part for part in parts if part is not None])
 

@@ -114,7 +114,7 @@ class LocalTeacher:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What engine vllm says of its prompts: their tokens, and those that it found cached."""
+        """Engine vllm's counts of its prompts: their tokens, and those that it found cached."""
         return dict(self._engine.counts) if "_engine" in self.__dict__ else {}
 
     def answer(self, asks: Sequence[Ask], limit: int, budget: "Budget") -> Iterator[Answered]:
@@ -130,8 +130,8 @@ class LocalTeacher:
         from pipeline.engines.prefix_sharing import branches
 
         size = self.asked.runtime.batch_tokens
-        found = branches(self._policy, asks, self.asked.temperature, limit, size)
-        for i, (ask, continued) in enumerate(zip(asks, found, strict=True)):
+        branched = branches(self._policy, asks, self.asked.temperature, limit, size)
+        for i, (ask, continued) in enumerate(zip(asks, branched, strict=True)):
             continuations = {
                 draw: self._continuation(ask, draw, generated.token_ids, generated.finish_reason)
                 for draw, generated in zip(ask.draws, continued, strict=True)
@@ -149,11 +149,11 @@ class LocalTeacher:
             for i, run in asked
         ]
         settings = Settings(self.asked.temperature, 1.0, 0, limit, self._ends)
-        for j, found in self._engine.sample(jobs, settings):
+        for j, sampled in self._engine.sample(jobs, settings):
             (i, run), prompt = asked[j], len(jobs[j].prompt)
             continuations = {
                 draw: self._continuation(asks[i], draw, one.token_ids, one.finish_reason)
-                for draw, one in zip(run, found, strict=True)
+                for draw, one in zip(run, sampled, strict=True)
             }
             count = prompt + sum(c.completion_tokens for c in continuations.values())
             seed = run[0].seed
@@ -191,15 +191,15 @@ class LocalTeacher:
 
 def runs(draws: Sequence[Draw]) -> list[list[Draw]]:
     """Draws of one prefix with consecutive seeds, which one request takes; prefixes ascending."""
-    found: list[list[Draw]] = []
+    result: list[list[Draw]] = []
     for draw in sorted(draws, key=lambda draw: (draw.position, draw.sample)):
-        last = found[-1][-1] if found else None
+        last = result[-1][-1] if result else None
         follows = last and last.position == draw.position and last.seed == (draw.seed or 0) - 1
         if follows:
-            found[-1].append(draw)
+            result[-1].append(draw)
         else:
-            found.append([draw])
-    return found
+            result.append([draw])
+    return result
 
 
 def tokens(prompt: Prompt) -> list[int]:

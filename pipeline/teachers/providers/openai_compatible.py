@@ -45,10 +45,10 @@ def errors(remedy: str | None = None) -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as error:
-        found = status_error(error.status_code, error.message, error.response.headers)
-        if isinstance(found, Refused) and error.status_code in (404, 405):
-            found.remedy = remedy and f"{remedy} If that is right, correct the model's id."
-        raise found from None
+        fault = status_error(error.status_code, error.message, error.response.headers)
+        if isinstance(fault, Refused) and error.status_code in (404, 405):
+            fault.remedy = remedy and f"{remedy} If that is right, correct the model's id."
+        raise fault from None
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
         raise bodies.broken(error) from None
     except json.JSONDecodeError as error:
@@ -155,28 +155,28 @@ class OpenAICompatible:
         text = {"content": choice.text, "add_special": False, "parse_special": False}
         remedy = f"{url} is needed as usage has one choice alone. Or set samples_per_request: 1."
         with errors(remedy):
-            found = replies.opened(await client.post(url, body=text, cast_to=object), remedy)
-        if not isinstance(found.get("tokens"), list):
-            raise Refused(f"found {replies.shown(found)}, wanted tokens", remedy=remedy)
-        return replace(choice, tokens=len(found["tokens"]))
+            reply = replies.opened(await client.post(url, body=text, cast_to=object), remedy)
+        if not isinstance(reply.get("tokens"), list):
+            raise Refused(f"found {replies.shown(reply)}, wanted tokens", remedy=remedy)
+        return replace(choice, tokens=len(reply["tokens"]))
 
     def parse(self, raw: Any) -> Reply:
         """Raises Transient for half of a reply or a busy server, Refused for another shape."""
-        found = replies.opened(raw, self.remedy)
-        choices, model, usage = found.get("choices"), found.get("model"), found.get("usage")
+        reply = replies.opened(raw, self.remedy)
+        choices, model, usage = reply.get("choices"), reply.get("model"), reply.get("usage")
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
-            said = f"no choices in {replies.shown(found)}, wanted a list"
+            said = f"no choices in {replies.shown(reply)}, wanted a list"
             raise Refused(said, remedy=self.remedy)
         if not isinstance(model, str) or not model:
             raise Refused(
-                f"no model in {replies.shown(found)}, wanted the id of the model that answered",
+                f"no model in {replies.shown(reply)}, wanted the id of the model that answered",
                 remedy="Without it nobody knows whether it is the pinned one. Use a server, or a "
                 "setting of it or of the proxy before it, that says.",
             )
         numbers = [choice.get("index") for choice in choices]
         if any(number is None for number in numbers):  # then they come in order
             numbers = list(range(len(choices)))
-        told, print_ = usage if isinstance(usage, dict) else {}, found.get("system_fingerprint")
+        told, print_ = usage if isinstance(usage, dict) else {}, reply.get("system_fingerprint")
         try:
             return Reply(
                 [self._choice(int(i), choice) for i, choice in zip(numbers, choices, strict=True)],
@@ -186,7 +186,7 @@ class OpenAICompatible:
                 str(print_)[:100] if print_ else None,
             )
         except replies.MISSHAPEN as error:
-            raise replies.misshapen(error, found) from None
+            raise replies.misshapen(error, reply) from None
 
     def _choice(self, index: int, choice: dict[str, Any]) -> Choice:
         message = choice.get("message") or {}
@@ -231,20 +231,20 @@ class OpenAICompatible:
 
     async def collect(self, client: Any, batch: str) -> dict[str, Result] | None:
         with errors():
-            found = await client.batches.retrieve(batch)
-            if found.status in ("validating", "in_progress", "finalizing", "cancelling"):
+            state = await client.batches.retrieve(batch)
+            if state.status in ("validating", "in_progress", "finalizing", "cancelling"):
                 return None
-            if found.status == "failed":
-                raise Refused(f"batch {batch} failed: {found.errors}", "ended")
-            if found.status not in ("completed", "expired", "cancelled"):
-                said = f"found status {replies.shown(found.status)}, wanted one"
+            if state.status == "failed":
+                raise Refused(f"batch {batch} failed: {state.errors}", "ended")
+            if state.status not in ("completed", "expired", "cancelled"):
+                said = f"found status {replies.shown(state.status)}, wanted one"
                 raise Transient(f"batch {batch}: {said}")
             results: dict[str, Result] = {}
-            for file in (found.output_file_id, found.error_file_id):
+            for file in (state.output_file_id, state.error_file_id):
                 if file:
                     text = (await client.files.content(file)).text
                     results |= replies.rows(text, self._result)
-            if found.status == "cancelled":
+            if state.status == "cancelled":
                 results[MISSING] = Refused(f"batch {batch} was cancelled")
         return results
 

@@ -18,7 +18,7 @@ log = logging.getLogger("omniopd")
 
 @dataclass
 class Arrivals:
-    """What replies are held against, and counted in."""
+    """Replies as they arrive: checked, counted and stored."""
 
     teacher: Teacher
     limit: int  # teacher tokens of each answer
@@ -70,9 +70,9 @@ class Arrivals:
         )
 
     def _unread(self, answered: Answered, ask: Ask) -> str | None:
-        """What to say of a server that read fewer tokens than it was sent: it cut the prompt.
+        """The message about a server that read fewer tokens than it was sent: it cut the prompt.
 
-        Of text, which it may count otherwise, only that it looks so, once.
+        For text, which it may count otherwise, it only warns, once.
         """
         for draw, found in answered.continuations.items():
             prompt, read = ask.prompts[draw.position], found.prompt_tokens

@@ -1,4 +1,4 @@
-"""What may still be asked and spent: a hard stop that leaves a state to go on from."""
+"""A limit on requests and dollars: a hard stop that leaves a state to go on from."""
 
 import asyncio
 import threading

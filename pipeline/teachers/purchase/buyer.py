@@ -29,7 +29,7 @@ Place = tuple[int, int, int]  # response in its block, position, sample
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked at each prefix."""
+    """The answers that are wanted at each prefix."""
 
     samples: int
     limit: int  # teacher tokens
@@ -213,7 +213,7 @@ class Judging:
     def _bought(
         self, block: list[Response], wanted: dict[Place, Request], held: Held
     ) -> list[Judgment]:
-        """What could be bought of `wanted` while it was held."""
+        """Buy what can be bought of `wanted` while it is held."""
         self.budget.held = held
         try:
             return self._buy(block, wanted)

@@ -1,4 +1,4 @@
-"""What a stage asked its teacher for: counted as it was used, bought, and would be bought alone."""
+"""Counts of a stage's answers: those it used, those it bought, and those it would buy alone."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ log = logging.getLogger("omniopd")
 
 @dataclass
 class Ledger:
-    """What a stage used and what of it was bought now. Failed draws count as bought."""
+    """Counts of a stage's answers and of those bought now. Failed draws count as bought."""
 
     answers: int = 0
     bought: int = 0

@@ -1,4 +1,4 @@
-"""What replies cost beyond what was set aside for them: the next ones are set aside that much.
+"""Replies that cost more than was set aside for them: the next ones are set aside that much.
 
 A request is estimated by its limit of tokens. A server that does not keep to it, or that counts a
 prompt in its own way, sends replies that cost a multiple.

@@ -119,7 +119,7 @@ def check(teacher: Hosted, budget: Budget, today: date | None = None) -> Verdict
 def before_spending(
     teacher: Hosted, budget: Budget, accepted: tuple[str, ...]
 ) -> Callable[[], None]:
-    """What a stage does before the first answer that it has to buy."""
+    """Return the function that a stage calls before the first answer that it has to buy."""
 
     def prepare() -> None:
         allowed(teacher, budget, accepted)
@@ -129,8 +129,8 @@ def before_spending(
         log.info(str(verdict))
         if not verdict.passed:
             raise UserError(
-                f"teacher {teacher.name} did not pass its check (above). Mend what failed; "
-                "`omniopd teacher check` tries it again, with --force it may be used all the same."
+                f"teacher {teacher.name} did not pass its check (above). Fix what failed; "
+                "`omniopd teacher check` checks it again, with --force it may be used all the same."
             )
         budget.store.passed(identity(teacher))
 
@@ -195,7 +195,7 @@ def _state(finding: Finding) -> str:
 
 
 def _repeats(teacher: Hosted, prompts: dict[int, Prompt]) -> list[Ask]:
-    """One sample of the story, in as many requests; none where no seed is taken."""
+    """Requests for one sample of the story, several times; none where no seed is taken."""
     if not teacher.takes_seed:
         return []
     sample = SAMPLES[1]

@@ -1,4 +1,4 @@
-"""What student and teacher read of the same prompts, for `omniopd audit` and `teacher check`.
+"""The same prompts as student and teacher read them, for `omniopd audit` and `teacher check`.
 
 Only templates are rendered: nothing is asked, no model is loaded.
 """
@@ -65,7 +65,7 @@ class View:
 
 
 def sides(folder: Path, teacher: Teacher, name: str) -> Sides:
-    """Of the student whose checkpoint is in `folder`, if there is one, and a teacher's."""
+    """The side of the student in `folder`, if there is a checkpoint, and the teacher's side."""
     from pipeline.processes.lean_import import import_transformers
 
     import_transformers()
@@ -145,13 +145,13 @@ def warnings(views: Sequence[View]) -> list[str]:
 
 
 def ends(views: Sequence[View]) -> list[str]:
-    """What ends a turn of each side, where it is known."""
+    """Sentences on what ends a turn of each side, where it is known."""
     sides = zip(("student", "teacher"), views[0].ends if views else (), strict=False)
     return [f"A turn of the {side} ends with {known}." for side, known in sides if known]
 
 
 def quiet(views: Sequence[View]) -> str:
-    """What no warning means."""
+    """A sentence on what it means that there is no warning."""
     if all(one.teacher is None for one in views):
         return "No warning about the student's prompts; what the provider makes is not known here."
     return "No warning: no message is missing, no text is added, no think block is open."
@@ -193,7 +193,7 @@ def _both(
 
 
 def _sent(sides: Sides, messages: Messages) -> Messages:
-    """What goes to the teacher, without an answer that is begun."""
+    """The messages that go to the teacher, without an answer that is begun."""
     if sides.teacher.continuation == "instruct":
         return continuations.instruct(messages, HERE)
     return messages

@@ -1,4 +1,4 @@
-"""What a teacher is asked about: student responses and prefixes, as the teacher gets them."""
+"""Student responses and prefixes, as a teacher is asked about them."""
 
 import functools
 import itertools
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core import seeds
-from pipeline.core.disk_rows import Spool, letters, text
+from pipeline.core.disk_rows import Spool, decode, encode
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import WINDOW
@@ -81,7 +81,7 @@ def _student_prompt(student: Path) -> Callable[[list[dict[str, str]]], list[int]
     from pipeline.engines.chat import templates, tokenizer_files
 
     tokenizer = tokenizer_files.load(student)
-    return lambda messages: templates.text_ids(
+    return lambda messages: templates.encode(
         tokenizer, templates.render(tokenizer, messages, "student")
     )
 
@@ -141,8 +141,8 @@ class _Messages:
         self._texts = Spool(tables.rows(path, schemas.PROMPTS))
         for group in tables.stream(path, schemas.PROMPTS, ["prompt_id", "messages"]):
             for row in group.to_pylist():
-                self._texts.add(len(self._places), (letters(row["messages"]),))
+                self._texts.add(len(self._places), (encode(row["messages"]),))
                 self._places[row["prompt_id"]] = len(self._places)
 
     def __getitem__(self, prompt_id: str) -> list[dict[str, str]]:
-        return list(json.loads(text(self._texts[self._places[prompt_id]][0])))
+        return list(json.loads(decode(self._texts[self._places[prompt_id]][0])))

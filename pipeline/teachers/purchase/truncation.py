@@ -14,7 +14,7 @@ from pipeline.teachers.purchase.requests import Response
 
 
 class Prefix(NamedTuple):
-    """What an answer follows."""
+    """The text that an answer follows."""
 
     text: str  # of the student's response up to the fork
     before: list[int]  # the last student ids up to the fork, those of the prompt included
@@ -70,7 +70,7 @@ def _ids(
 
 
 def _lacks(judgment: Judgment, said: protocol.Said, ids: list[int], limit: int) -> str | None:
-    """What an answer that was cut lacks of `limit` student tokens, in words; None: nothing."""
+    """Say what an answer that was cut lacks of `limit` student tokens; None: nothing."""
     if said.ended or len(ids) >= limit:
         return None
     return (
@@ -82,9 +82,9 @@ def _lacks(judgment: Judgment, said: protocol.Said, ids: list[int], limit: int) 
 def lacking(
     teacher: protocol.Teacher, student: Tokenizer, limit: int, lead: str = ""
 ) -> Callable[[Response, int, Judgment], str | None]:
-    """What says of an answer at a position of a response what it lacks of `limit` tokens.
+    """Return a function that says what a response's answer at a position lacks of `limit` tokens.
 
-    Nothing where the answer's own ids are the student's: then as many were asked for as are wanted.
+    It says nothing where the answer's own ids are the student's: all that was wanted was asked for.
     """
 
     def lacks(response: Response, position: int, judgment: Judgment) -> str | None:

@@ -1,1 +1,1 @@
-"""What goes to a provider and comes back."""
+"""Requests to providers and their replies."""

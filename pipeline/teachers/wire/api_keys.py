@@ -58,7 +58,7 @@ def api_key(config: Hosted) -> str:
 
 
 def _called(character: str) -> str:
-    """What a character is, without showing it: it is a part of a key."""
+    """Name a character without showing it: it is a part of a key."""
     names = {"\r": "a carriage return", "\n": "a line feed", "\t": "a tab", " ": "a blank"}
     if character in names:
         return names[character]
@@ -81,14 +81,14 @@ def _without(text: str, key: str, shown: str) -> str:
     whole, pieces = _pieces(key)
     for form in whole:
         text = text.replace(form, shown)
-    found: list[str] = []
+    parts: list[str] = []
     end = 0  # of the last stretch
     for at in range(len(text) - PIECE + 1):
         if text[at : at + PIECE] in pieces:
-            if at > end or not found:
-                found += [text[end:at], shown]
+            if at > end or not parts:
+                parts += [text[end:at], shown]
             end = at + PIECE
-    return "".join(found) + text[end:]
+    return "".join(parts) + text[end:]
 
 
 @functools.lru_cache(16)
@@ -105,19 +105,19 @@ def _forms(key: str) -> Iterator[str]:
     once = {key, *_escaped(key)}
     yield from once.union(*map(_escaped, once))
     for before in range(3):  # bytes of the user's name before it, as far as they move its letters
-        found = base64.b64encode(b"\0" * before + key.encode(errors="replace")).decode()
+        encoded = base64.b64encode(b"\0" * before + key.encode(errors="replace")).decode()
         cut = {0: 0, 1: -3, 2: -2}[(before + len(key)) % 3]  # of letters that what follows changes
-        found = found[(0, 2, 3)[before] : cut or None]
-        if len(found) >= PIECE:
-            yield from (found, found.replace("+", "-").replace("/", "_"))
+        encoded = encoded[(0, 2, 3)[before] : cut or None]
+        if len(encoded) >= PIECE:
+            yield from (encoded, encoded.replace("+", "-").replace("/", "_"))
 
 
 def _escaped(text: str) -> set[str]:
     quoted = quote(text, safe="")
-    found = {repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text), text.replace("/", r"\/")}
-    found |= {quoted, quote(text), quote_plus(text), re.sub("%..", lambda x: x[0].lower(), quoted)}
+    forms = {repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text), text.replace("/", r"\/")}
+    forms |= {quoted, quote(text), quote_plus(text), re.sub("%..", lambda x: x[0].lower(), quoted)}
     for sign in "\"'":  # repr escapes the sign that it quotes with
-        found.add(text.replace("\\", "\\\\").replace(sign, f"\\{sign}"))
+        forms.add(text.replace("\\", "\\\\").replace(sign, f"\\{sign}"))
     # as Go writes JSON, and others
-    found.add(re.sub("[<>&'\"+=/]", lambda x: f"\\u{ord(x[0]):04x}", text))
-    return found
+    forms.add(re.sub("[<>&'\"+=/]", lambda x: f"\\u{ord(x[0]):04x}", text))
+    return forms

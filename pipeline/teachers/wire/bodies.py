@@ -78,7 +78,7 @@ async def _body(found: httpx2.Response, most: int) -> bytes:
 
 
 def broken(error: Exception) -> Transient:
-    """What an error about a connection means: of the HTTP client, or an SDK's with it as cause."""
+    """Translate an error of a connection: the HTTP client's, or an SDK's with it as cause."""
     own = isinstance(error, httpx2.HTTPError)
     cause = error if own else error.__cause__
     if isinstance(cause, Transient):

@@ -1,4 +1,4 @@
-"""What an adapter is handed and gives back: one call of a teacher behind HTTP, and its errors."""
+"""One call of a teacher behind HTTP, as an adapter is handed it and answers it; its errors."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ ROOM: ContextVar[int] = ContextVar("ROOM", default=LEAST_ROOM)  # for the reply 
 
 
 class Transient(Exception):
-    """An error that another try may mend: busy, broken connection, half a reply."""
+    """A transient error, which another try may not meet: busy, broken connection, half a reply."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Adapter(Protocol):
 
 
 class Service(Protocol):
-    """What asking live or in batches needs to know of a teacher behind HTTP."""
+    """The parts of a teacher behind HTTP that live and batch requests need."""
 
     config: Hosted
     name: str
@@ -193,7 +193,7 @@ class Service(Protocol):
         ...
 
     def error(self, call: Call, error: Transient | Refused, sent: int) -> UserError:
-        """What to tell the user, without any key."""
+        """The error for the user, without any key."""
         ...
 
     def redact(self, text: str) -> str:
@@ -203,7 +203,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True)
 class Asking:
-    """What every request of a teacher has in common."""
+    """The settings that all requests of a teacher share."""
 
     model: str
     mode: Mode
@@ -235,7 +235,7 @@ BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth ano
 
 
 def status_error(status: int, message: str, headers: Mapping[str, str]) -> Transient | Refused:
-    """What an HTTP status means: 429 because the account is empty does not mend itself."""
+    """The error of an HTTP status: 429 because the account is empty is not transient."""
     text = f"HTTP {status}: {message}"
     if 300 <= status < 400:
         return Refused(
@@ -281,7 +281,7 @@ def tries(count: int, stop: asyncio.Event) -> tenacity.AsyncRetrying:
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """As long as the provider asks for, or exponentially longer with jitter."""
+    """Seconds to wait: as many as the provider asks for, or exponentially more with jitter."""
     error = state.outcome.exception() if state.outcome else None
     own = float(tenacity.wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state))
     asked = error.retry_after if isinstance(error, Transient) else None

@@ -37,7 +37,7 @@ def gather(
     parts, terms = _gather(p, args, Evidence(p, args, student, cut), objective)
     examples, left_out = Examples(), 0
     for part, out in parts:
-        examples.extend(everywhere(part) if getattr(p, "anchor", "") == "all" else part)
+        examples.extend(everywhere(part) if getattr(p, "kl_scope", "") == "all" else part)
         left_out += out
     work = Work(examples, terms, left_out)
     return _steps(p, work._replace(matched=budget_matching.counts(cut, args.targets)))

@@ -118,7 +118,7 @@ def test_an_end_that_is_no_special_token_is_no_text_of_a_response():
     tokenizer = SimpleNamespace(
         decode=lambda found, skip_special_tokens: STUDENT.decode(found, skip_special_tokens)
     )
-    assert hf.text(tokenizer, (TURN, END), [*ids("go"), TURN]) == "go"
-    assert "<turn>" in hf.text(tokenizer, (END,), [*ids("go"), TURN])
+    assert hf.decode_text(tokenizer, (TURN, END), [*ids("go"), TURN]) == "go"
+    assert "<turn>" in hf.decode_text(tokenizer, (END,), [*ids("go"), TURN])
     # cut inside the third character: byte fallback alone would lose all three
-    assert hf.text(tokenizer, (END,), ids("go \u4f60\u597d\u4e16")[:-1]) == "go \u4f60\u597d"
+    assert hf.decode_text(tokenizer, (END,), ids("go \u4f60\u597d\u4e16")[:-1]) == "go \u4f60\u597d"
