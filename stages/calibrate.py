@@ -15,19 +15,14 @@ from pipeline.calibration.measures import Measured
 from pipeline.calibration.problems import Problems
 from pipeline.calibration.sample import Response
 from pipeline.config import params
+from pipeline.config.method import Placed, Tried
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.stage import cells
 
 
-class CalibrateParams(params.Params):
-    metrics: tuple[params.Metric, ...]
+class CalibrateParams(Tried, Placed):
     lengths: tuple[params.Count, ...]  # chunk lengths that are tried, at most chunk_tokens
-    alphas: tuple[params.NonNegative, ...]
-    forks: params.Count  # most that are looked at
-    scheduler: str
-    max_forks: params.Count  # M
-    chunk_tokens: params.Count  # C
     samples: params.Count  # N
     teacher: str
     seed: int

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import tasks
 from pipeline.config import params, params_file
+from pipeline.config.method import Graded
 from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, integers
@@ -31,13 +32,8 @@ if TYPE_CHECKING:
     from pipeline.engines.vllm.vllm_student import Student
 
 
-class EvaluateParams(params.Params):
+class EvaluateParams(Graded):
     prepare: Prepare
-    split: str
-    problems: params.Count
-    samples: params.Count
-    temperature: params.Positive
-    max_new_tokens: params.Count
     engine: params.Engine = "hf"
 
 

@@ -18,9 +18,9 @@ from pipeline.config import params, params_file
 from pipeline.config.method import Prior
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Spool, integers
-from pipeline.core.errors import UserError
 from pipeline.data import aligned, schemas, tables
-from pipeline.method.posterior import pi_bar, posterior
+from pipeline.method import targets
+from pipeline.method.posterior import pi_bar
 from pipeline.stage import cells
 
 SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
@@ -33,85 +33,6 @@ class PriorParams(Prior):
     samples: params.Count  # N
     seed: int
     round: params.Count
-
-
-def k_sem(forks: pa.Table, scores: pa.Table, samples: int) -> np.ndarray:
-    """Sum of each fork's N similarities, (F,). Raises UserError unless there are exactly N."""
-    places = list(zip(forks["rollout_id"].to_pylist(), forks["position"].to_pylist(), strict=True))
-    index = {place: i for i, place in enumerate(places)}
-    scored = zip(scores["rollout_id"].to_pylist(), scores["position"].to_pylist(), strict=True)
-    try:
-        fork_of = np.array([index[place] for place in scored], np.int64)
-    except KeyError as error:
-        raise UserError(
-            f"scores: {error} is no fork, wanted those of these forks. Rerun score."
-        ) from error
-    values = scores["similarity"].to_numpy()
-    if values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise UserError(
-            f"scores: similarities from {values.min()} to {values.max()}, wanted 0 to 1. "
-            "Rerun score."
-        )
-    counts = np.bincount(fork_of, minlength=len(places))
-    if (counts != samples).any():
-        wrong = int(np.argmax(counts != samples))
-        raise UserError(
-            f"scores: fork {places[wrong]} has {counts[wrong]} scores, wanted {samples}. "
-            "Rerun score."
-        )
-    sample = scores["sample"].to_numpy()
-    sample_FN = sample[np.lexsort((sample, fork_of))].reshape(len(places), samples)
-    if (wrong_F := (sample_FN != np.arange(samples)).any(1)).any():
-        wrong = int(np.argmax(wrong_F))
-        raise UserError(
-            f"scores: fork {places[wrong]} has the samples {sample_FN[wrong].tolist()}, wanted 0 "
-            f"to {samples - 1} once each. Rerun score."
-        )
-    return np.bincount(fork_of, weights=values, minlength=len(places))
-
-
-def combined(k_TF: np.ndarray, samples: int, how: str) -> np.ndarray:
-    """k_sem of several teachers (T, F) as that of one (F,): their mean, or N times the share of
-    them whose k_sem is above their own median over the round's forks."""
-    if how == "mean":
-        return np.asarray(k_TF.mean(0))
-    return np.asarray(samples * (k_TF > np.median(k_TF, axis=1, keepdims=True)).mean(0))
-
-
-def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: float) -> pa.Table:
-    """Posterior Beta(k + alpha pi_bar, n - k + alpha (1 - pi_bar)): its mean and sd, (F,).
-
-    Raises UserError if a mean leaves [0, 1].
-    """
-    hat, sd = posterior(k, bar, n, alpha)
-    if hat.size and not (hat.min() >= 0 and hat.max() <= 1):
-        raise UserError(
-            f"prior: pi_hat from {hat.min()} to {hat.max()}, wanted 0 to 1. k_sem must be within "
-            f"0 and n = {n}. Rerun score."
-        )
-    return _table(forks, n, k, bar, hat, sd)
-
-
-def constant(forks: pa.Table, n: int, bar: np.ndarray, alpha: float, hat: np.ndarray) -> pa.Table:
-    """Every pi_hat (F,) the mean of the controlled arm's; k_sem is the value that implies it."""
-    sd = np.sqrt(hat * (1 - hat) / (n + alpha + 1))
-    return _table(forks, n, hat * (n + alpha) - alpha * bar, bar, hat, sd)
-
-
-def _table(
-    forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, hat: np.ndarray, sd: np.ndarray
-) -> pa.Table:
-    columns = {
-        "rollout_id": forks["rollout_id"],
-        "position": forks["position"],
-        "length": forks["length"],
-        "n": np.full(len(forks), n, np.int32),
-        "k_sem": k,
-        "pi_bar": bar,
-        "pi_hat": hat,
-        "posterior_sd": sd,
-    }
-    return pa.table(columns, schema=schemas.TARGETS)
 
 
 def by_teacher(args: argparse.Namespace) -> Spool:
@@ -159,7 +80,7 @@ def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
     side = aligned.Side(scores, schemas.SCORES, "forks", [*PLACE, "sample", "similarity"])
     found = [np.zeros(0)]
     for forks in aligned.blocks(args.forks, schemas.FORKS, PLACE):
-        found.append(k_sem(forks, side.of(forks["rollout_id"]), samples))
+        found.append(targets.k_sem(forks, side.of(forks["rollout_id"]), samples))
     side.end()
     return np.concatenate(found)
 
@@ -180,7 +101,9 @@ def _evidence(args: argparse.Namespace, p: PriorParams, bar: np.ndarray) -> np.n
                 for path in (paths if p.combine else [args.scores])
                 if path
             ]
-            return combined(np.array(k_sems), p.samples, p.combine) if p.combine else k_sems[0]
+            if not p.combine:
+                return k_sems[0]
+            return targets.combined(np.array(k_sems), p.samples, p.combine)
         case "none":
             return np.zeros(len(bar))
         case "teacher":
@@ -193,26 +116,13 @@ def _evidence(args: argparse.Namespace, p: PriorParams, bar: np.ndarray) -> np.n
             return np.full(len(bar), np.mean(hat) if len(hat) else 0.0)
 
 
-def _targets(forks: pa.Table, p: PriorParams, evidence: np.ndarray, bar: np.ndarray) -> pa.Table:
-    match p.source:
-        case "constant":
-            return constant(forks, p.samples, bar, p.alpha, evidence)
-        case "teacher":
-            zeros = np.zeros(len(forks))
-            return _table(forks, 0, zeros, bar, evidence, zeros)
-        case "none":
-            return targets(forks, 0, evidence, bar, p.alpha)
-        case _:
-            return targets(forks, p.samples, evidence, bar, p.alpha)
-
-
 def prior(args: argparse.Namespace, p: PriorParams) -> Iterator[pa.Table]:
     """The targets of the cell's source by row groups; in memory 16 bytes a fork."""
     bar = _confidence(args)
     found, first = _evidence(args, p, bar), 0
     for forks in tables.stream(args.forks, schemas.FORKS, CHUNK):
         here = slice(first, first + len(forks))
-        yield _targets(forks, p, found[here], bar[here])
+        yield targets.by_source(p.source, forks, p.samples, found[here], bar[here], p.alpha)
         first += len(forks)
 
 

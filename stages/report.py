@@ -18,6 +18,7 @@ from pipeline.analysis import costs, pooled, results, score_effects, verdicts
 from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
 from pipeline.config import params
+from pipeline.config.method import Split
 from pipeline.core import verified
 from pipeline.data import aligned, schemas, tables
 from pipeline.report import calibration_picture, charts, cost_chart, dvc_views, markdown, no_effect
@@ -35,7 +36,7 @@ class ReportParams(params.Params):
     branches: Arms
     settings: dict[str, dict[str, Any]]
     sampled_k: int
-    split: str
+    split: Split
     per_seed: bool
     notes: tuple[str, ...]
     claims: dict[str, float] = verdicts.CLAIMS  # of omniopd over an arm, percent

@@ -61,7 +61,9 @@ def rollout(
     responses_B = Each(found_B, lambda response: response.token_ids)
     exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
     if sampled_B:
-        counts |= gaps(sampled_B, _column(exact_B, 0))
+        from pipeline.method.elsewhere import gaps
+
+        counts |= gaps((x.logprobs for x in sampled_B), _column(exact_B, 0))
         counts |= _forks_elsewhere(policy, sampled_B, _column(exact_B, 1))
     rows = _described(policy, asked, contexts_B, found_B, exact_B, p, counts)
     return tables.parts(rows, schemas.ROLLOUTS)
@@ -175,16 +177,6 @@ def through_vllm(
         return Sampled(ids, generated(student.ends, ids).finish_reason, *rest)
 
     return Each(sampled, told)
-
-
-def gaps(sampled_B: "Sequence[Sampled]", logps_B: Iterable[np.ndarray]) -> dict[str, float]:
-    """Mean and largest distance (nats) of the engine's log-probabilities from the exact ones."""
-    total, largest, tokens = 0.0, 0.0, 0
-    for one, logps in zip(sampled_B, logps_B, strict=True):
-        gap_T = np.abs(np.array(one.logprobs) - logps)
-        total, tokens = total + float(gap_T.sum()), tokens + len(gap_T)
-        largest = max(largest, float(gap_T.max()))
-    return {"engine_gap_mean": total / tokens, "engine_gap_max": largest}
 
 
 def _forks_elsewhere(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pipeline import teachers
 from pipeline.config import params, params_file
+from pipeline.config.method import Answered, Bought
 from pipeline.config.teachers import LocalTeacher, Teacher
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
@@ -36,34 +37,18 @@ from pipeline.teachers.purchase.truncation import cut, lacking, prefix_of
 BLOCK = {"live": 256, "batch": 4096}
 
 
-class TeachParams(params.Params):
+class TeachParams(Answered):
     teacher: str
     kind: str
     engine: params.Engine = "hf"  # of a local teacher
     provider: str | None = None  # of a hosted teacher; a local one is a folder
     model: str | None = None
     tokenizer: str | None = None
-    samples: params.Count  # N
-    temperature: params.Positive
-    continuation: params.Mode
     problem: params.Problem = "own"  # whose messages stand before the student's text
     seed: int = 0  # another: which one is drawn from it
-    max_attempts: params.Count
-    max_failure_rate: params.Share
-    epoch: int
     chunk_tokens: params.Count  # C, or the longest solution
     round: params.Count
     prompts_per_round: params.Count  # full solutions: which slice of the pool
-
-
-class Untracked(params.Params):
-    """The settings of block teach that cannot change an answer."""
-
-    replay: bool = False
-    transport: params.Transport = "live"
-    max_usd: params.NonNegative | None = None
-    max_requests: int | None = None
-    accept_terms: str | tuple[str, ...] = ()
 
 
 def teach(
@@ -132,7 +117,7 @@ def _table(
 
 def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     """The teacher of the cell with everything that it is asked by."""
-    free = params_file.free("teach", Untracked)
+    free = params_file.free("teach", Bought)
     config = _config(p)
     asked = protocol.Asked(p.continuation, p.temperature, free.transport, params_file.runtime())
     teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
@@ -210,7 +195,7 @@ def main() -> None:
         asked = _asked(judging.teacher, args, p)
         with tables.writer(args.out / "answers.parquet", schemas.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
-            size = BLOCK[params_file.free("teach", Untracked).transport]
+            size = BLOCK[params_file.free("teach", Bought).transport]
             lead = _lead(judging.teacher, args.tokenizer.parent)
             judging.lacking = lacking(judging.teacher, student, p.chunk_tokens, lead)
             for table in teach(judging, asked, p, student, size, lead):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pipeline.config import params_file
+from pipeline.config.method import Shared
 from pipeline.core.errors import too_long
 from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
@@ -120,7 +121,7 @@ def main() -> None:
     objective = declared(cells.cell("train", args.cell)[1]["params"]["objective"])
     p = cells.params("train", args.cell, train_params.of(objective))
     runtime = params_file.runtime()
-    processes = params_file.free("train", launcher.Untracked).processes
+    processes = params_file.free("train", Shared).processes
     if launcher.launched("train", args.cell, processes, runtime.device, p.moment_bits):
         return
     if process_group.follows():

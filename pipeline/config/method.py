@@ -33,41 +33,72 @@ class Rollout(Params):
     top_k: Annotated[int, Field(ge=0)]  # 0 is off
 
 
-class Forks(Params):
+class Placed(Params):
+    """The keys of block forks that every scheduler reads."""
+
     scheduler: Scheduler
     max_forks: Count
     chunk_tokens: Count
-    # embedding-variance: of the student itself, from each place that may become a fork
-    continuations: Annotated[int, Field(ge=2)] = 4
 
 
-class Teach(Params):
-    teacher: Name | tuple[Name, ...]  # several: arm multi-teacher, see prior.combine
+class Continued(Params):
+    """The key of scheduler embedding-variance, whose student continues itself."""
+
+    continuations: Annotated[int, Field(ge=2)] = 4  # of each place that may become a fork
+
+
+class Forks(Continued, Placed):
+    """Block forks."""
+
+
+class Answered(Params):
+    """The keys of block teach that every cell of a teacher's answers has, but for its teacher."""
+
     samples: Count
     temperature: NonNegative  # as rollout.temperature
     continuation: Mode
-    # whose messages the teacher sees before the student's text; another: arm wrong-teacher
-    problem: Problem = "own"
     max_attempts: Count  # draws of one sample, where a draw fails
     max_failure_rate: Share
     epoch: Annotated[int, Field(ge=0)]
-    # not part of a cell:
+
+
+class Bought(Params):
+    """The keys of block teach that cannot change an answer: not part of a cell."""
+
     replay: bool = False  # never ask, name the misses
     transport: Transport = "live"  # batch: a provider's batch service, slower at half the price
     max_usd: NonNegative | None = None  # of everything this project ever bought
     max_requests: Annotated[int, Field(ge=0)] | None = None
     accept_terms: str | tuple[str, ...] = ()  # providers whose terms you have read and accept
 
+
+class Teach(Bought, Answered):
+    """Block teach."""
+
+    teacher: Name | tuple[Name, ...]  # several: arm multi-teacher, see prior.combine
+    # whose messages the teacher sees before the student's text; another: arm wrong-teacher
+    problem: Problem = "own"
+
     @property
     def teachers(self) -> tuple[str, ...]:
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
 
-class Score(Params):
+Within = Literal["round", "prompt"]
+
+
+class Compared(Params):
+    """The keys of block score that every cell of scores has."""
+
     metric: Metric
     source: Literal["similarity", "shuffled", "zero"]
-    within: Literal["round", "prompt"] = "round"  # shuffled: whose forks change places
     allow_flat: bool
+
+
+class Score(Compared):
+    """Block score."""
+
+    within: Within = "round"  # shuffled: whose forks change places
     # embedding: share of the chunks and answers that may hold characters which it does not know;
     # above it the stage stops, below it warns. Of metrics that see every text it is no setting
     max_unseen: Share = 0.05
@@ -83,14 +114,19 @@ class Prior(Params):
 CANDIDATES = ("exact", "edit", "prefix", "rouge1", "embedding", "token-edit")
 
 
-class Calibrate(Params):
-    """What stage calibrate looks at; of no arm's training. The block may be left out."""
+class Tried(Params):
+    """The keys of block calibrate that its cells have as they are."""
 
     metrics: tuple[Metric, ...] = CANDIDATES
-    # null: a quarter, half and the whole of forks.chunk_tokens, at least 2
-    chunk_tokens: tuple[Count, ...] | None = None
     forks: Count = 400  # most of a cell that are looked at; the table says how many
     alphas: tuple[NonNegative, ...] = (0.5, 1.0, 2.0, 5.0)  # of the prior: how far each shrinks
+
+
+class Calibrate(Tried):
+    """What stage calibrate looks at; of no arm's training. The block may be left out."""
+
+    # null: a quarter, half and the whole of forks.chunk_tokens, at least 2
+    chunk_tokens: tuple[Count, ...] | None = None
     rounds: Literal["first", "all", "none"] = "first"
 
     def lengths(self, chunk_tokens: int) -> tuple[int, ...]:
@@ -151,18 +187,31 @@ class Corrected(Params):
         return self.importance_ratio == "ratio"
 
 
-class Train(Optimised, Anchored, Corrected):
-    """Block train, without the keys that single objectives add (pipeline/plan/blocks.py)."""
+class Shared(Params):
+    """The key of block train that cannot change a result beyond rounding: not part of a cell."""
 
-    # not part of a cell:
     processes: Count = 1  # that share the models and the work, each with a GPU where there are any
 
 
-class Evaluate(Params):
-    split: Literal["dev", "test"]
+class Train(Optimised, Anchored, Corrected, Shared):
+    """Block train, without the keys that single objectives add (pipeline/plan/blocks.py)."""
+
+
+Split = Literal["dev", "test"]
+
+
+class Graded(Params):
+    """The keys of block evaluate that every cell of graded answers has."""
+
+    split: Split
     problems: Count
     samples: Count
     temperature: Positive
     max_new_tokens: Count
+
+
+class Evaluate(Graded):
+    """Block evaluate."""
+
     rounds: Literal["last", "all"]
     engine: Engine = "hf"

@@ -1,15 +1,17 @@
-"""Where the forks would lie if an engine's own entropies chose them: a diagnostic of rollouts.
+"""An engine's word on its own samples, beside the exact pass: diagnostics of rollouts.
 
-With `runtime.engine_entropies` alone. It is no part of a cell: scheduler peak-entropy at the
-forks' sizes that params.yaml has now, which are said beside the counts.
+How far its log-probabilities are from the exact ones; with `runtime.engine_entropies` also where
+the forks would lie if its entropies chose them. That is no part of a cell: scheduler peak-entropy
+at the forks' sizes that params.yaml has now, which are said beside the counts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import params, params_file
+from pipeline.config import params_file
+from pipeline.config.method import Placed
 from pipeline.data.text import starts
 from pipeline.method.schedulers import Response, peak_entropy
 
@@ -23,16 +25,23 @@ class Seen(NamedTuple):
     engine_T: np.ndarray
 
 
-class Sizes(params.Params):
-    max_forks: params.Count
-    chunk_tokens: params.Count
+def gaps(
+    engine_B: Iterable[Sequence[float] | None], exact_B: Iterable[np.ndarray]
+) -> dict[str, float]:
+    """Mean and largest distance (nats) of the engine's log-probabilities from the exact ones."""
+    total, largest, tokens = 0.0, 0.0, 0
+    for own_T, logps_T in zip(engine_B, exact_B, strict=True):
+        gap_T = np.abs(np.array(own_T) - logps_T)
+        total, tokens = total + float(gap_T.sum()), tokens + len(gap_T)
+        largest = max(largest, float(gap_T.max()))
+    return {"engine_gap_mean": total / tokens, "engine_gap_max": largest}
 
 
 def elsewhere(
     responses: Iterable[Seen], decode: Callable[[list[int]], str]
 ) -> dict[str, float | int]:
     """Forks that the engine's entropies choose, and how many of them the exact ones do not."""
-    sizes = params_file.free("forks", Sizes)
+    sizes = params_file.free("forks", Placed)
     chosen = moved = tokens = 0
     below = 0.0
     for seen in responses:
@@ -50,7 +59,7 @@ def elsewhere(
 
 
 def _starts(
-    seen: Seen, entropies_T: np.ndarray, sizes: Sizes, decode: Callable[[list[int]], str]
+    seen: Seen, entropies_T: np.ndarray, sizes: Placed, decode: Callable[[list[int]], str]
 ) -> list[int]:
     def eligible(start: int) -> bool:
         return starts(seen.text, decode(seen.token_ids[:start]))

@@ -1,22 +1,107 @@
-"""Scores of a whole round: whether they can teach anything, and shuffled as those of a control.
+"""Scores of a round: chunks compared with answers, whether they can teach, a control's order.
 
 Axes: F forks, N teacher samples.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
 
-from pipeline.config.method import Score
 from pipeline.core.errors import UserError
+from pipeline.data import schemas
+from pipeline.data.text import chunk
+from pipeline.method import similarity
 
+PROBES = 1000  # forks on which agreement between teacher answers is measured
 MOST_ZERO = 0.9  # share of forks with k_sem = 0 above which exactness says nothing
 LEAST_CONTRAST = 0.03  # agreement at a fork above that between problems
+IDS = "token_ids"  # column of answers, and here of forks, for a metric of token ids
+Answers = dict[tuple[str, int], list[dict[str, Any]]]  # of each fork, by sample
 
 
-def check_flat(found: np.ndarray, levels: tuple[float, float] | None, p: Score) -> None:
+def with_chunk_ids(forks: pa.Table, rollouts: pa.Table, tokenizer: Tokenizer) -> pa.Table:
+    """The forks of some rollouts, with a column of their chunks' ids."""
+    written = {row["rollout_id"]: row for row in rollouts.to_pylist()}
+    places = ((written[fork["rollout_id"]], fork) for fork in forks.to_pylist())
+    ids = [chunk(tokenizer, *place) for place in places]
+    return forks.append_column(IDS, pa.array(ids, schemas.ANSWERS.field(IDS).type))
+
+
+def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
+    """Answers of each fork by sample. Raises UserError unless every fork has exactly N."""
+    by_place: Answers = {place: [] for place in zip(*columns(forks), strict=True)}
+    for row in answers.to_pylist():
+        place = (row["rollout_id"], row["position"])
+        if place not in by_place:
+            raise UserError(
+                f"answers: {place} is no fork, wanted those of these forks. Rerun teach."
+            )
+        by_place[place].append(row)
+    for place, rows in by_place.items():
+        rows.sort(key=lambda row: row["sample"])
+        if [row["sample"] for row in rows] != list(range(samples)):
+            raise UserError(
+                f"answers: fork {place} has {len(rows)} continuations, wanted samples 0 to "
+                f"{samples - 1} once each. Rerun teach."
+            )
+    return by_place
+
+
+def similarities(
+    forks: pa.Table,
+    answers: Answers,
+    samples: int,
+    metric: str,
+    tokenizer: Tokenizer | None = None,
+) -> np.ndarray:
+    """phi (F, N) of each fork's N answers with its chunk, float64 in [0, 1]."""
+    pairs = [
+        similarity.paired(fork | {"text": fork["chunk_text"]}, answer)
+        for fork in forks.to_pylist()
+        for answer in answers[fork["rollout_id"], fork["position"]]
+    ]
+    values = np.array(similarity.similarities(pairs, metric, tokenizer), np.float64)
+    return values.reshape(len(forks), samples)
+
+
+def probes(count: int) -> list[int]:
+    """Indices of the forks, evenly spread, on which agreement is measured."""
+    return [int(i) for i in np.linspace(0, count - 1, min(count, PROBES), dtype=int)]
+
+
+def contrast(
+    answers: Answers,
+    prompts: dict[str, str],
+    samples: int,
+    metric: str,
+    tokenizer: Tokenizer | None = None,
+) -> tuple[float, float] | None:
+    """Mean similarity of two teacher answers at one fork, and at forks of different problems.
+
+    `prompts`: prompt_id of each response. None where there is nothing to compare: one sample, or
+    one problem.
+    """
+    places = list(answers)
+    chosen = [places[i] for i in probes(len(places))]
+    half = len(chosen) // 2
+    shifted = chosen[half:] + chosen[:half]
+    others = [
+        (a, b) for a, b in zip(chosen, shifted, strict=True) if prompts[a[0]] != prompts[b[0]]
+    ]
+    if samples < 2 or not others:
+        return None
+    same = [similarity.paired(answers[place][0], answers[place][1]) for place in chosen]
+    different = [similarity.paired(answers[a][0], answers[b][0]) for a, b in others]
+    values = np.array(similarity.similarities(same + different, metric, tokenizer))
+    return float(values[: len(same)].mean()), float(values[len(same) :].mean())
+
+
+def check_flat(found: np.ndarray, levels: tuple[float, float] | None, metric: str) -> None:
     """Raise UserError if the scores can teach nothing but what the student already does."""
-    if p.allow_flat or not found.size:
+    if not found.size:
         return
     remedy = (
         "Use another score.metric or a shorter forks.chunk_tokens, or set score.allow_flat: true "
@@ -25,14 +110,14 @@ def check_flat(found: np.ndarray, levels: tuple[float, float] | None, p: Score) 
     zero = float((found.sum(1) == 0).mean())
     if zero > MOST_ZERO:
         raise UserError(
-            f"score: k_sem is 0 in {zero:.0%} of {len(found)} forks with metric {p.metric}, more "
+            f"score: k_sem is 0 in {zero:.0%} of {len(found)} forks with metric {metric}, more "
             f"than {MOST_ZERO:.0%}: nothing but self-reinforcement would be left. {remedy}"
         )
     if levels is not None and levels[0] - levels[1] < LEAST_CONTRAST:
         raise UserError(
             f"score: two teacher answers at one fork are {levels[0]:.3f} alike and answers to "
             f"different problems {levels[1]:.3f}, less than {LEAST_CONTRAST} apart with metric "
-            f"{p.metric}. {remedy}"
+            f"{metric}. {remedy}"
         )
 
 
@@ -47,3 +132,23 @@ def shuffled(
         order[np.argsort(group_F[order], kind="stable")]
     ]
     return moved
+
+
+def columns(forks: pa.Table) -> tuple[list[str], list[int]]:
+    """The names of the forks: the response of each, and where in it."""
+    return forks["rollout_id"].to_pylist(), forks["position"].to_pylist()
+
+
+def table(forks: pa.Table, values: np.ndarray, teacher: str, metric: str) -> pa.Table:
+    """The rows of similarities (F, N), in the order of forks and samples."""
+    ids, positions = columns(forks)
+    samples, count = values.shape[1], values.size
+    arrays = [
+        pa.array(np.repeat(np.array(ids, dtype=object), samples), pa.string()),
+        np.repeat(np.array(positions, np.int32), samples),
+        np.tile(np.arange(samples, dtype=np.int32), len(ids)),
+        pa.repeat(teacher, count),
+        pa.repeat(metric, count),
+        values.reshape(-1),
+    ]
+    return pa.Table.from_arrays([pa.array(c) for c in arrays], schema=schemas.SCORES)

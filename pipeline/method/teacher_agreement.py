@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline.core.errors import UserError
-from pipeline.method.similarity import OF_IDS, Pair, similarities
+from pipeline.method.similarity import OF_IDS, paired, similarities
 
 Place = tuple[str, int]  # rollout_id, position
 
@@ -44,12 +44,7 @@ def agreement(
     for table in tqdm(answers, desc="agreement", disable=None):
         whole = _complete(table.select(columns), waiting, samples)
         pairs = [
-            Pair(
-                *(one["text"], one["ended"], other["text"], other["ended"]),
-                *(tuple(row.get("token_ids", ())) for row in (one, other)),
-            )
-            for rows in whole.values()
-            for one, other in combinations(rows, 2)
+            paired(one, other) for rows in whole.values() for one, other in combinations(rows, 2)
         ]
         values = similarities(pairs, metric, tokenizer)
         means = np.reshape(values, (len(whole), -1)).mean(1) if whole else []

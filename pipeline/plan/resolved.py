@@ -3,21 +3,24 @@
 from typing import Any
 
 from pipeline.config import params
+from pipeline.config.method import Bought, Shared
 from pipeline.config.problems import TaskPrepare
 from pipeline.method.similarity import PARTIAL
 from pipeline.plan.blocks import Settings
 
-UNTRACKED = {
-    "teach": {"replay", "transport", "max_usd", "max_requests", "accept_terms"},
-    "train": {"processes"},
-}
+UNTRACKED = {"teach": {*Bought.model_fields}, "train": {*Shared.model_fields}}
 # the order of keys in a cell's file, of which DVC compares the bytes; others follow
 ORDER = {
+    "teach": (
+        *("teacher", "samples", "temperature", "continuation", "problem", "max_attempts"),
+        *("max_failure_rate", "epoch"),
+    ),
+    "score": ("metric", "source", "within", "allow_flat", "max_unseen"),
     "train": (
         *("objective", "beta", "lr", "batch_size", "micro_batch_size", "epochs", "reduce"),
         *("correction", "optimizer", "betas", "warmup_steps", "clip", "answers", "jsd_beta"),
         *("baseline", "anchor", "lora", "moment_bits"),
-    )
+    ),
 }
 
 
@@ -28,7 +31,7 @@ def dump(block: params.Params) -> dict[str, Any]:
 
 def scored(settings: Settings) -> dict[str, Any]:
     """The block score, with max_unseen only where its metric can be blind to a text."""
-    found = dump(settings.score)
+    found = tracked(settings, "score")
     if found["metric"] not in PARTIAL or found["source"] == "zero":
         del found["max_unseen"]
     return found

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import params
 from pipeline.config.params import Runtime
 from pipeline.core.errors import UserError
 from pipeline.processes.fork_server import ENV as FORKSERVER
@@ -28,12 +27,6 @@ LOOK_SECONDS = 0.1  # between looks at whether a rank has ended
 GRACE_SECONDS = 5  # from the signal that ends a rank to the kill
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-class Untracked(params.Params):
-    """The setting of block train that cannot change a result beyond rounding."""
-
-    processes: params.Count = 1
 
 
 def launched(stage: str, key: str, count: int, device: str, moment_bits: int | None) -> bool:

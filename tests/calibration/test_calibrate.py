@@ -12,10 +12,12 @@ from scipy.stats import mannwhitneyu
 
 from pipeline.calibration import Text, measures, pairs, placement, sample, summary
 from pipeline.calibration.problems import Problems
+from pipeline.config.method import Forks
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.engines import char_tokenizer
+from pipeline.method import forks as method_forks
 from pipeline.report import calibration_picture
 from stages import calibrate
 
@@ -544,12 +546,10 @@ def test_marks_coverage_and_other_schedulers_are_counted_by_hand(tmp_path):
 
 
 def test_uniform_overlap_is_with_the_forks_that_the_stage_would_take(tmp_path):
-    from stages import forks
-
-    p = {"scheduler": "uniform", "max_forks": 2, "chunk_tokens": 3, "seed": 0, "round": 1}
+    p = Forks(scheduler="uniform", max_forks=2, chunk_tokens=3)
     paths = written(tmp_path, [response("p", "abcdefghij", {0: ["", ""], 3: ["", ""]})], 3)
     rollouts = tables.read(paths[0], schemas.ROLLOUTS)
-    taken = forks.forks(rollouts, TOKENIZER, forks.ForksParams.model_validate(p))
+    taken = method_forks.forks(rollouts, TOKENIZER, p, 0, 1)
     (read,) = sample.read(paths, {"r0": "p"}, 2, TOKENIZER)
     found = placement._positions("uniform", read, TOKENIZER, 3, 2, 0, 1)
     assert found == taken["position"].to_pylist()

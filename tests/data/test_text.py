@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from pipeline.config.method import Forks
 from pipeline.data import schemas
 from pipeline.data.text import LOST, characters, decode, decode_after, encode_after, starts, whole
 from pipeline.engines import checkpoints
-from stages.forks import ForksParams, forks
+from pipeline.method.forks import forks
 from tests import layouts
 
 BYTES = layouts.byte_level(layouts.LLAMA_3.special)
@@ -148,8 +149,9 @@ def test_a_chunk_keeps_it_too_as_its_answers_do():
         "reward": None,
     }
     cut = pieces(PREFIXED, found).index("<0xF0>") + 2
-    p = ForksParams(scheduler="peak-entropy", max_forks=1, chunk_tokens=cut, seed=0, round=1)
-    (fork,) = forks(pa.Table.from_pylist([row], schema=schemas.ROLLOUTS), PREFIXED, p).to_pylist()
+    p = Forks(scheduler="peak-entropy", max_forks=1, chunk_tokens=cut)
+    rollouts = pa.Table.from_pylist([row], schema=schemas.ROLLOUTS)
+    (fork,) = forks(rollouts, PREFIXED, p, 0, 1).to_pylist()
     assert (fork["position"], fork["prefix_text"], fork["chunk_text"]) == (0, "", "sum\n")
 
 

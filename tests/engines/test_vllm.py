@@ -24,12 +24,12 @@ from pipeline.engines.sampling import GREEDY
 from pipeline.engines.scoring_pass import exact
 from pipeline.engines.vllm import engine as vllm
 from pipeline.judgments.store import Store
+from pipeline.method.elsewhere import gaps
 from pipeline.teachers.protocol import Asked
 from pipeline.teachers.providers.local import LocalTeacher, runs
 from pipeline.teachers.purchase.budget import Budget
 from pipeline.teachers.purchase.buyer import Judging, Wanted
 from pipeline.teachers.purchase.requests import Response
-from stages.rollout import gaps
 from tests import small_engines
 from tests.naive import ALPHABET, for_vllm
 from tests.project import PYTHONPATH, ROOT, Project
@@ -104,7 +104,7 @@ def test_rollouts_are_what_transformers_says_they_are(folder, installed):
     assert {row.finish_reason for row in rows} == {"stop", "length"}
     assert {row.token_ids[-1] for row in rows} >= set(ENDS) == set(policy.ends)
     read = {i: logps for i, logps, _ in exact(policy, PROMPTS, [r.token_ids for r in rows], 999)}
-    apart = gaps(rows, [read[i] for i in range(len(rows))])
+    apart = gaps([row.logprobs for row in rows], [read[i] for i in range(len(rows))])
     assert 0 < apart["engine_gap_mean"] <= apart["engine_gap_max"] < 1e-3
     own = dict(generate(policy, PROMPTS, [np.zeros(20)] * len(PROMPTS), GREEDY, 20, 9999))
     assert {i: g.token_ids for i, g in own.items()} == {
@@ -202,7 +202,10 @@ def test_on_a_gpu_rollouts_are_what_transformers_says_they_are(folder):
         found = dict(engine.sample(jobs(), settings(), logprobs=True))
     rows = [found[i][0] for i in range(len(PROMPTS))]
     read = {i: logps for i, logps, _ in exact(policy, PROMPTS, [r.token_ids for r in rows], 999)}
-    assert gaps(rows, [read[i] for i in range(len(rows))])["engine_gap_max"] < 1e-2
+    assert (
+        gaps([row.logprobs for row in rows], [read[i] for i in range(len(rows))])["engine_gap_max"]
+        < 1e-2
+    )
 
 
 def teacher(folder, engine):

@@ -15,7 +15,7 @@ from pipeline.engines.hf import generate, load
 from pipeline.engines.sampling import GREEDY
 from pipeline.engines.scoring_pass import exact
 from pipeline.engines.vllm import engine as vllm
-from stages.rollout import gaps
+from pipeline.method.elsewhere import gaps
 from tests.engines.test_vllm import (  # noqa: F401
     CPU,
     PROMPTS,
@@ -82,7 +82,7 @@ def _bounded(policy, prompt, row):
 def _gap(checkpoint, rows):
     responses = [row.token_ids for row in rows]
     read = {i: logps for i, logps, _ in exact(load(checkpoint), PROMPTS, responses, 999)}
-    return gaps(rows, [read[i] for i in range(len(rows))])
+    return gaps([row.logprobs for row in rows], [read[i] for i in range(len(rows))])
 
 
 @services

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.method.elsewhere import Seen, elsewhere
+from pipeline.method.elsewhere import Seen, elsewhere, gaps
 
 PARAMS = "forks: {scheduler: peak-entropy, max_forks: 2, chunk_tokens: 2, continuations: 4}\n"
 
@@ -42,3 +42,8 @@ def test_no_fork_is_counted_inside_a_character_or_where_none_fits():
     found = elsewhere([inside, seen([5.0], [5.0])], decode)
     assert found["engine_forks"] == 1
     assert elsewhere([], decode)["engine_forks_elsewhere"] == 0
+
+
+def test_the_gap_is_the_mean_and_the_largest_distance_over_all_tokens():
+    found = gaps([[-1.0, -2.0], [-0.5]], [np.array([-1.25, -1.5]), np.array([-0.5])])
+    assert found == {"engine_gap_mean": 0.25, "engine_gap_max": 0.5}

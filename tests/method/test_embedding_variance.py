@@ -103,7 +103,7 @@ def test_the_students_continuations_belong_to_their_place_and_not_to_their_batch
         }
         for i in range(6)
     ]
-    p = forks.ForksParams.model_validate(
+    p = forks.AskingParams.model_validate(
         {
             "scheduler": "embedding-variance", "max_forks": 1, "chunk_tokens": 3, "seed": 0,
             "round": 1, "continuations": 4,

@@ -196,7 +196,8 @@ def test_a_chunk_is_the_responses_own_ids_without_an_end_and_a_cut_character():
 def scored(folder, responses, length=3, samples=2, **changes):
     """The similarities (F, N) that the stage writes, and what it counts."""
     rollouts, forks, answers = written(folder, responses, length)
-    changes = {"metric": "edit", "source": "similarity", "allow_flat": True} | changes
+    common = {"metric": "edit", "source": "similarity", "allow_flat": True, "max_unseen": 0.05}
+    changes = common | changes
     who = {"teacher": "t", "samples": samples, "seed": 0, "round": 1}
     p = score.ScoreParams.model_validate(changes | who)
     tokenizer = None
@@ -230,6 +231,14 @@ def test_stage_score_with_token_edit_of_characters_writes_what_edit_does(tmp_pat
 def test_the_contrast_of_token_edit_is_that_of_its_ids(tmp_path):
     _, counts = scored(tmp_path, SAID, metric="token-edit")
     assert counts["same_fork"] == pytest.approx((2 / 3 + 1 / 2 + 1 / 3 + 0) / 4)
+
+
+def test_scores_that_teach_nothing_stop_the_stage_unless_they_are_allowed(tmp_path):
+    flat = [response(name, "abcdef", {0: ["xyz", "uvw"]}) for name in "pq"]
+    with pytest.raises(UserError, match="k_sem is 0 in 100% of 2 forks with metric edit"):
+        scored(tmp_path, flat, allow_flat=False)
+    values, _ = scored(tmp_path, flat, allow_flat=True)
+    assert values.tolist() == [[0, 0], [0, 0]]
 
 
 MATHS = [

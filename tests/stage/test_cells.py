@@ -14,8 +14,11 @@ from ruamel.yaml import YAML
 
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
+from pipeline.method.objectives import declared
 from pipeline.plan import expand, experiment
 from pipeline.stage import cells
+from pipeline.training.evidence import train_params
+from stages.forks import AskingParams
 from tests.project import MINIATURE, ROOT
 
 FILE = Path("dag/cells/train/ca.yaml")
@@ -103,6 +106,15 @@ MODELS = {
 }
 
 
+def model_of(stage: str, cell: dict[str, Any]) -> type[Params]:
+    """What the stage reads a cell with: of train and forks that of its objective or scheduler."""
+    if stage == "train":
+        return train_params.of(declared(cell["params"]["objective"]))
+    if stage == "forks" and "policy" in cell:
+        return AskingParams
+    return MODELS[stage]
+
+
 def planned() -> Iterator[dict[str, Any]]:
     values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
     values["experiment"]["arms"] = list(values["arms"])
@@ -122,7 +134,7 @@ def test_no_cell_leaves_a_setting_of_its_block_to_a_default(
             for key, cell in found["cells"][group].items():
                 if stage != "steps":
                     monkeypatch.setitem(cells._inside, (stage, key), (group, cell))
-                    cells.params(stage, key, MODELS[stage])
+                    cells.params(stage, key, model_of(stage, cell))
                     seen.add(stage)
     assert seen == set(MODELS)
 

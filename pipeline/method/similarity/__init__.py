@@ -6,8 +6,8 @@ PARTIAL too, and its file says of which texts with `unseen(texts)`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -28,6 +28,12 @@ class Pair(NamedTuple):
     other_ended: bool
     ids: tuple[int, ...] = ()  # of `text`, the student's; only a metric of OF_IDS reads them
     other_ids: tuple[int, ...] = ()
+
+
+def paired(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pair:
+    """The pair of two rows: columns text and ended, and token_ids where a metric reads them."""
+    ids = (tuple(row.get("token_ids", ())) for row in (one, other))
+    return Pair(one["text"], one["ended"], other["text"], other["ended"], *ids)
 
 
 Measure = Callable[[Sequence[Pair]], list[float]]
