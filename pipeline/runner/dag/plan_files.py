@@ -161,7 +161,7 @@ def _placed(
     before: lock_files.Locks,
 ) -> tuple[lock_files.Locks, list[lock_files.Entry]]:
     """DVC's entries of the plan's cells where their stages lie now; and those that changed because
-    the place or the command did."""
+    the place or the command did, or the code to what is known to do the same."""
     after: lock_files.Locks = {path: {} for path in before}
     ran, new = lock_files.entries(before), list[lock_files.Entry]()
     for cell, folder in folders.items():
@@ -170,9 +170,11 @@ def _placed(
         if cell in ran:
             own = by_hand[name] if folder == dag_names.ROOT else None
             stage = own or dag_files.stage(wanted, folder, cell)
-            if entry is None or entry["cmd"] != stage["cmd"]:
-                entry = _carried(stage, cell, ran[cell]) or entry
-                new += [entry] if entry else []
+            moved = entry is None or entry["cmd"] != stage["cmd"]
+            now = _carried(stage, cell, ran[cell]) if moved else equal.accepted(ran[cell])
+            if now is not None and (moved or now != entry):
+                entry = now
+                new.append(now)
         if entry:
             after.setdefault(path, {})[name] = entry
     return after, new
