@@ -11,6 +11,7 @@ from pipeline.commands import exchange, judgments, project, verify_command
 from pipeline.commands.audit import audit_command
 from pipeline.commands.exp import exp_command
 from pipeline.commands.status import status_command
+from pipeline.commands.sweep import sweep_command
 from pipeline.core.errors import STATUS, UserError, stop
 
 # a command line that cannot be read: Typer gives its class no name
@@ -34,6 +35,7 @@ app.command()(verify_command.verify)
 app.add_typer(exp_command.app, name="exp")
 app.command()(exp_command.dag)
 app.command()(status_command.status)
+app.command()(sweep_command.sweep)
 
 
 def _version(wanted: bool) -> None:
