@@ -9,6 +9,7 @@ import typer
 
 from pipeline.commands import exchange, judgments, project, verify_command
 from pipeline.commands.audit import audit_command
+from pipeline.commands.compare import compare_command
 from pipeline.commands.exp import exp_command
 from pipeline.commands.status import status_command
 from pipeline.commands.sweep import sweep_command
@@ -36,6 +37,7 @@ app.add_typer(exp_command.app, name="exp")
 app.command()(exp_command.dag)
 app.command()(status_command.status)
 app.command()(sweep_command.sweep)
+app.command()(compare_command.compare)
 
 
 def _version(wanted: bool) -> None:
