@@ -108,3 +108,24 @@ def test_what_is_half_written_is_no_state(tmp_path: Path) -> None:
     assert found is not None
     assert found.state == {"done": 1}
     assert cell_log.read(tmp_path / "none") is None
+
+
+def test_the_first_rank_says_it_in_the_lock_of_its_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages
+
+    cell, lock = tmp_path / "train" / "ca", tmp_path / "train" / ".ca.lock"
+    for rank, told in (("0 2 1 meeting", 3), ("1 2 1 meeting", None)):
+        lock.parent.mkdir(exist_ok=True)
+        lock.write_text(cell_log.who())
+        monkeypatch.setenv(stages.RANK, rank)
+        log = stages.hold(cell)
+        if log is not None:
+            log.say(done=3)
+        found = cell_log.read(lock)
+        assert found is not None
+        assert found.state.get("done") == told
+    lock.unlink()
+    monkeypatch.setenv(stages.RANK, "0 2 1 meeting")
+    assert stages.hold(cell) is None
