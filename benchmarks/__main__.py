@@ -1,7 +1,7 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
     python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score text dag
-                                          verify stages and, only where it is named,
+                                          status verify stages and, only where it is named,
                                           growth (half an hour)
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
@@ -35,6 +35,7 @@ TOPICS = {  # and how the names of their rows begin
     "score": "score",
     "text": "text_",
     "dag": "dag_",
+    "status": "status_",
     "verify": "verify_",
     "stages": f"(?!{_APART})(memory|time)_",
     "growth": _APART,

@@ -4,20 +4,19 @@ Here is how each begins: in the process that the fork server makes for it, where
 with the lock of the cell that it writes. The lock is the kernel's (flock on data/STAGE/.KEY.lock):
 it goes with its holder, however that ends, and on a network file system holds between machines. It
 lies beside the cell's folder, as DVC removes what a cell has written before it runs it again. A
-file that a kill has left says who it was, and holds nothing.
+file that a kill or an error has left says who it was and how it ended, and holds nothing.
 """
 
 import atexit
 import fcntl
 import os
 import signal
-import socket
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.processes import cell_log
 from pipeline.processes.fork_server import hand_over, stage
 
 COMMAND = "OMNIOPD_RUN"  # of pipeline/processes/reaper.py, which stages do not load
@@ -27,14 +26,14 @@ WAIT_SECONDS = 10.0  # for a holder that was just killed: taking its memory apar
 LOOK_SECONDS = 0.1
 
 
-def hold(folder: Path) -> None:
-    """Hold the lock of the cell in `folder` until this process ends.
+def hold(folder: Path) -> cell_log.Log | None:
+    """Hold the lock of the cell in `folder` until this process ends; where to say how far it is.
 
     Ends the process with one paragraph and the status of bad input where another one has it.
     """
-    if RANK in os.environ:
-        return
     path = folder.parent / f".{folder.name}.lock"
+    if RANK in os.environ:
+        return _of_rank(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     limit = time.monotonic() + WAIT_SECONDS
     while (descriptor := _taken(path)) is None:
@@ -49,11 +48,20 @@ def hold(folder: Path) -> None:
                 )
             )
         time.sleep(LOOK_SECONDS)
-    since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-    who = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+    who = cell_log.who().encode()
     os.truncate(descriptor, 0)
-    os.write(descriptor, who.encode())
-    atexit.register(_remove, path, os.getpid())
+    os.write(descriptor, who)
+    log = cell_log.Log(descriptor, len(who))
+    atexit.register(_remove, path, os.getpid(), log)
+    return log
+
+
+def _of_rank(path: Path) -> cell_log.Log | None:
+    """The first rank has the stage's bars, and says so in the lock that its launcher holds."""
+    if not os.environ[RANK].startswith("0 ") or not path.is_file():
+        return None
+    descriptor = os.open(path, os.O_RDWR)
+    return cell_log.Log(descriptor, len(os.pread(descriptor, 1000, 0).partition(b"\n")[0]))
 
 
 def _taken(path: Path) -> int | None:
@@ -71,7 +79,8 @@ def _taken(path: Path) -> int | None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace") or "another process"
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return text.partition("\n")[0] or "another process"
     except FileNotFoundError:
         return "another process"
 
@@ -87,15 +96,26 @@ def _folder(argv: list[str]) -> Path | None:
     return Path("data", name) if name == key else Path("data", name, key)
 
 
-def _remove(path: Path, pid: int) -> None:
-    """Remove the lock file when its holder ends, not when a fork of the holder does."""
-    if os.getpid() == pid:
+def _remove(path: Path, pid: int, log: cell_log.Log) -> None:
+    """At the holder's end, whose lock the kernel frees; not at that of a fork of it, and not where
+    it failed."""
+    if os.getpid() == pid and not log.failed():
         path.unlink(missing_ok=True)
+
+
+def _tell(log: cell_log.Log) -> None:
+    """From here on what this process says and how far it is can be read in the cell's lock."""
+    global _log
+    _log = log
+    sys.stderr = cell_log.Teed(sys.stderr, log.lines)
+    cell_log.follow(log)
 
 
 def _told(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
     """An interrupt is no fault of the stage, and the command that passes it on says it."""
     if not issubclass(kind, KeyboardInterrupt):
+        if _log is not None:
+            _log.crashed = True
         sys.__excepthook__(kind, error, at)
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
@@ -103,10 +123,11 @@ def _told(kind: type[BaseException], error: BaseException, at: TracebackType | N
         sys.stderr.write("interrupted\n")
 
 
+_log: cell_log.Log | None = None
 if stage(sys.orig_argv):
     sys.excepthook = _told
     hand_over()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # in a fork
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if found := _folder(sys.orig_argv):
-        hold(found)
+    if (found := _folder(sys.orig_argv)) and (log := hold(found)):
+        _tell(log)

@@ -1,6 +1,6 @@
 import os
 
-from tests.project import MINIATURE, PYTHONPATH, Project
+from tests.project import MINIATURE, PYTHONPATH, Project, ran
 
 # before anything else reads them
 os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
@@ -104,6 +104,24 @@ def small(full, once):
         return project
 
     return once("small", build)
+
+
+@pytest.fixture(scope="session")
+def swept(small, once):
+    """The same with a sweep of four points, stopped when it trained and gone on with.
+
+    `ran` has the cells of both runs.
+    """
+
+    def build(folder):
+        project = small.copy(folder)
+        words = ("score.metric=exact,edit", "train.lr=1e-3,3e-3", "--arms", "omniopd,sft")
+        command = ("omniopd", "sweep", *words)
+        first = project.stopped("Running stage '.*:train-", *command)
+        project.ran = [ran(first), ran(project.run(*command, "--parallel", "2").stdout)]
+        return project
+
+    return once("swept", build)
 
 
 @pytest.fixture(scope="session")

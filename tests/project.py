@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -83,6 +84,27 @@ class Project:
         if check and done.returncode:
             raise AssertionError(f"{command} failed:\n{done.stdout}\n{done.stderr}")
         return done
+
+    def stopped(self, at: str, *command: str) -> str:
+        """What a command printed that was interrupted when a line had `at` in it."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if re.search(at, line):
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stdout
+        assert process.wait() == 130, "".join(said)
+        return "".join(said)
 
     def edit(self, **changes: Any) -> None:
         """Set keys of params.yaml, named with __ for a dot: train__lr=1e-4."""
@@ -174,6 +196,7 @@ MACHINERY = (  # code that is part of no lock, as it never changes what a stage 
     *(
         "pipeline/processes/fork_server.py",
         "pipeline/processes/fork_worker.py",
+        "pipeline/processes/cell_log.py",
         "stages/__init__.py",
     ),
 )

@@ -18,6 +18,7 @@ MACHINERY = (
     "pipeline.core.extensions",
     "pipeline.processes.fork_server",
     "pipeline.processes.fork_worker",
+    "pipeline.processes.cell_log",
 )
 START = "stages"  # likewise this package itself: locks of cells, signals; not the stages in it
 

@@ -9,7 +9,10 @@ import typer
 
 from pipeline.commands import exchange, judgments, project, verify_command
 from pipeline.commands.audit import audit_command
+from pipeline.commands.compare import compare_command
 from pipeline.commands.exp import exp_command
+from pipeline.commands.status import status_command
+from pipeline.commands.sweep import sweep_command
 from pipeline.core.errors import STATUS, UserError, stop
 
 # a command line that cannot be read: Typer gives its class no name
@@ -32,6 +35,9 @@ app.command("import")(exchange.import_)
 app.command()(verify_command.verify)
 app.add_typer(exp_command.app, name="exp")
 app.command()(exp_command.dag)
+app.command()(status_command.status)
+app.command()(sweep_command.sweep)
+app.command()(compare_command.compare)
 
 
 def _version(wanted: bool) -> None:

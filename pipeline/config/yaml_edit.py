@@ -22,6 +22,24 @@ def edited(text: str, values: dict[str, Any]) -> str | None:
     return text if yaml.load(text) == values else None
 
 
+def added(text: str, values: dict[str, Any], block: str, name: str, comment: str) -> str | None:
+    """`text` with an entry more in a block of its own lines, or with that block at its end, so that
+    it has `values`; None if that takes more than a line.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    line = f"{name}: {_flow(values[block][name])}\n"
+    text = text if text.endswith("\n") else f"{text}\n"
+    node = next((v for k, v in yaml.compose(text).value if k.value == block), None)
+    if node is None:
+        text = f"{text}\n{f'{block}:':<30} # {comment}\n  {line}"
+    elif isinstance(node, MappingNode) and node.flow_style is False:
+        lines, at = text.splitlines(keepends=True), node.start_mark  # of its first entry
+        text = "".join([*lines[: at.line], " " * at.column + line, *lines[at.line :]])
+    else:
+        return None
+    return text if yaml.load(text) == values else None
+
+
 def flat(data: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Keys of nested mappings with dots between, and what is no mapping."""
     for name, value in data.items():

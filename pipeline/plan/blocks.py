@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
 from pipeline.config import method, params
 from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach
@@ -46,10 +46,18 @@ class Settings(Params):
     evaluate: Evaluate
 
 
+class Sweep(Params):
+    """Arms once more at every combination of values: pipeline/plan/sweeps.py."""
+
+    arms: tuple[params.Name, ...]
+    values: dict[str, tuple[Any, ...]]  # by key with dots, as train.lr
+
+
 class Experiment(Settings):
     """params.yaml."""
 
     experiment: params.Experiment
+    sweep: dict[params.Name, Sweep] = Field(default_factory=dict)
     runtime: params.Runtime = params.Runtime()
     arms: dict[params.Name, dict[str, Any]]
     teachers: dict[params.Name, Teacher]
@@ -81,7 +89,7 @@ class Experiment(Settings):
             )
         values = self.model_dump(mode="json", include=set(Settings.model_fields))
         for arm in (*below, name):
-            values = _merge(values, self.arms[arm])
+            values = merge(values, self.arms[arm])
         settings = validated(Settings, values, f"{PARAMS}, arm {name}")
         train = adapter_default.resolved(
             settings.train, settings.pretrain.models, self.experiment.student
@@ -99,13 +107,13 @@ def validated(model: type[M], values: Any, where: str) -> M:
         raise UserError(f"{where}: {' '.join(found[:SHOWN] + more)}") from error
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`, mapping by mapping; an unknown key is refused by validation."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            merged[key] = _merge(below, value)
+            merged[key] = merge(below, value)
         else:
             merged[key] = value
     return merged

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.config import renamed
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError, short
-from pipeline.plan import budget_caps
+from pipeline.plan import budget_caps, sweeps
 from pipeline.plan.blocks import PARAMS, Experiment, Settings, validated
 from pipeline.plan.checks import arms, choices, trainable, validate
 
@@ -20,6 +20,11 @@ def load(path: Path = PARAMS) -> Experiment:
 
 def of(values: dict[str, Any], where: str) -> Experiment:
     """The experiment of these blocks, likewise; errors call them `where`."""
+    return swept(values, where)[0]
+
+
+def swept(values: dict[str, Any], where: str) -> tuple[Experiment, sweeps.Places]:
+    """Likewise, and what each arm of a sweep is called at each of its points."""
     experiment = validated(Experiment, renamed.current(values, RENAMED, where), where)
     validate.experiment(experiment)
     for name in experiment.experiment.arms:
@@ -27,8 +32,14 @@ def of(values: dict[str, Any], where: str) -> Experiment:
     validate.branches(experiment)
     for name in experiment.experiment.branch:
         _check(experiment, name, experiment.branch(name))
+    places: sweeps.Places = {}
+    if experiment.sweep:
+        for name in {arm for sweep in experiment.sweep.values() for arm in sweep.arms}:
+            _check(experiment, name, experiment.arm(name))
+        experiment, places = sweeps.unfolded(experiment, _check)
+        validate.experiment(experiment)
     budget_caps.check(experiment)
-    return experiment
+    return experiment, places
 
 
 def _check(file: Experiment, name: str, arm: Settings) -> None:

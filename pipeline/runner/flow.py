@@ -20,7 +20,7 @@ from pipeline.config import params_file
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 from pipeline.engines.vllm.resident import lending
-from pipeline.processes import fork_server, reaper, stopping
+from pipeline.processes import cell_log, fork_server, reaper, stopping
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, graph, waiting_chains
@@ -236,12 +236,21 @@ class _Flow:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hold the project's flow lock. Raises UserError if another flow has it."""
-    with FLOW_LOCK.open("w", encoding="utf-8") as file:
+    """Hold the project's flow lock, which says who does. Raises UserError if another flow has it.
+
+    Left behind by a flow that was killed it holds nothing.
+    """
+    with FLOW_LOCK.open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 "another `omniopd run` is at work in this folder. Wait for it or stop it."
             ) from error
-        yield
+        file.truncate(0)
+        file.write(cell_log.who())
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -36,7 +36,7 @@ def run(sets: list[str], name: str | None, flags: list[str]) -> str:
                 "written. Leave it out."
             )
     _refuse(name)
-    with _planned(overridden(sets)):
+    with planned(overridden(sets)):
         git.said("add", "--all", "--", str(PARAMS), "dag", "code", extensions.FOLDER)
     named = ["--name", name] if name else []
     with _attached():
@@ -120,7 +120,7 @@ def _refuse(name: str | None) -> None:
 
 
 @contextmanager
-def _planned(text: str) -> Iterator[None]:
+def planned(text: str) -> Iterator[None]:
     """Write params.yaml and plan; params.yaml is put back if that, or the block, fails."""
     before = PARAMS.read_bytes()
     write_text(PARAMS, text)

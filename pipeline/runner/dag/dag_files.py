@@ -85,12 +85,12 @@ def _users(found: dict[str, Any], reads: dict[str, set[str]]) -> dict[str, set[t
     for arm, seeds in expand.named(found).items():
         for seed, rounds in seeds.items():
             keys = (key.rpartition("/")[2] for own in rounds.values() for key in own.values())
-            for name in _above(reads, {names[key] for key in keys}):
+            for name in above(reads, {names[key] for key in keys}):
                 users[name].add((arm, seed))
     return users
 
 
-def _above(reads: dict[str, set[str]], of: Iterable[str]) -> set[str]:
+def above(reads: dict[str, set[str]], of: Iterable[str]) -> set[str]:
     """Cells, and all that they read."""
     found, waiting = set[str](), list(of)
     while waiting:

@@ -8,7 +8,7 @@ one dvc.yaml is brought here in the same way.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ Entry = dict[str, Any]  # cmd, deps and outs, each with path, md5 and size
 Locks = dict[Path, dict[str, Entry]]  # file: stage: entry
 
 
-def read() -> Locks:
-    """Every dvc.lock of the project. Raises UserError unless they are as DVC writes them."""
-    return {path: _read(path) for path in dag_names.locks()}
+def read(paths: Iterable[Path] | None = None) -> Locks:
+    """Every dvc.lock of the project, or these. Raises UserError unless they are as DVC writes
+    them."""
+    return {path: _read(path) for path in (dag_names.locks() if paths is None else paths)}
 
 
 def entries(locks: Locks) -> dict[str, Entry]:
@@ -79,17 +80,33 @@ def remember(cache: Path, entries: Iterable[Entry]) -> None:
 
     `cache` is the folder that DVC's objects lie in. An entry without a lock of code is left out.
     """
-    from dvc.utils import dict_sha256
-
     for entry in entries:
         if not any(dep["path"].startswith(CODE) for dep in entry["deps"]):
             continue
         asked = {**entry, "outs": [out["path"] for out in entry["outs"]]}
-        key, value = (dict_sha256(x, exclude=["size", "nfiles"]) for x in (asked, entry))
-        place = cache.parents[1] / "runs" / key[:2] / key / value
+        place = _runs(cache, asked) / _key(entry)
         if not place.is_file():
             with replacing(place) as temporary:
                 temporary.write_text(dag_files.as_yaml(entry), encoding="utf-8")
+
+
+def remembered(cache: Path, asked: Entry) -> Iterator[Entry]:
+    """What the run-cache has of a stage with these `deps`; `asked` has of outs the paths alone."""
+    folder = _runs(cache, asked)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        yield yaml_files.mapping(yaml_files.text(path), str(path), "Remove it.", fast=True)
+
+
+def _runs(cache: Path, asked: Entry) -> Path:
+    key = _key(asked)
+    return cache.parents[1] / "runs" / key[:2] / key
+
+
+def _key(entry: Entry) -> str:
+    """As DVC names it: without the sizes, which follow from the content."""
+    from dvc.utils import dict_sha256
+
+    return str(dict_sha256(entry, exclude=["size", "nfiles"]))
 
 
 def _described(path: str, text: str) -> dict[str, Any]:

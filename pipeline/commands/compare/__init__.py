@@ -1,0 +1,1 @@
+"""`omniopd compare`: experiments side by side."""

@@ -1,0 +1,37 @@
+"""The command line of `omniopd compare`."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    names: Annotated[
+        list[str], typer.Argument(help="revisions, DVC experiments, folders, sweeps, points")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="a PNG; data/comparison.png by default")
+    ] = None,
+) -> None:
+    """Experiments side by side: accuracies with intervals, params that differ, cells they share,
+    and what each cost. The first is what the others are compared with.
+
+    Nothing is run, and what did not run is left out.
+    """
+    from pipeline.commands.compare import compared, found, shown
+    from pipeline.commands.compare import picture as pictures
+
+    with ExitStack() as stack:
+        experiments = found.experiments(names, stack)
+        numbers = {one.name: compared.measured(one) for one in experiments}
+        values = compared.document(experiments, numbers)
+    place = picture or Path("data" if Path("data").is_dir() else "") / "comparison.png"
+    pictures.draw(values, place)
+    if as_json:
+        typer.echo(json.dumps({**values, "picture": str(place)}, allow_nan=False))
+    else:
+        typer.echo(f"{shown.text(values)}\n\npicture: {place}")

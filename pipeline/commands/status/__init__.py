@@ -1,0 +1,1 @@
+"""`omniopd status`: what became of each cell, told beside whatever is running."""

@@ -1,0 +1,1 @@
+"""`omniopd sweep`: a grid of values as arms of one experiment."""
