@@ -66,6 +66,8 @@ def answers(start: int, stop: int) -> Iterator[Judgment]:
             failure=None,
             requested_n=REPLY,
             seed_sent=i,
+            usd=0.0,
+            created_at=time.time(),
         )
 
 
