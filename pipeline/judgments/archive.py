@@ -30,8 +30,8 @@ from pipeline.judgments.schema import (
     CLAIMS,
     EARLIER,
     OUTCOMES,
+    PREFIX_OF,
     PREFIXES,
-    SAMPLE_BITS,
     SETTINGS,
     Judgment,
 )
@@ -233,10 +233,9 @@ def _add(store: Store, chunks: Iterator[list[Judgment]]) -> Moved:
 def stats(store: Store) -> dict[str, Any]:
     """What the store holds and how it was used, with a row for each teacher."""
     named = (SETTINGS.c.provider, SETTINGS.c.model, SETTINGS.c.continuation)
-    prefix = ANSWERS.c.id.op(">>")(SAMPLE_BITS)
     joined = (
         ANSWERS.join(OUTCOMES, OUTCOMES.c.id == ANSWERS.c.outcome)
-        .join(PREFIXES, PREFIXES.c.id == prefix)
+        .join(PREFIXES, PREFIXES.c.id == PREFIX_OF)
         .join(SETTINGS, SETTINGS.c.id == PREFIXES.c.settings)
     )
     query = sa.select(

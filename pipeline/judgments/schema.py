@@ -82,6 +82,9 @@ ANSWERS = sa.Table(
     sa.Column("token_ids", Bytes),
     sa.Column("checksum", Bytes, nullable=False),  # of the key and the columns above
 )
+PREFIX_OF: sa.ColumnElement[int] = ANSWERS.c.id.op(">>", return_type=sa.BigInteger())(
+    sa.literal_column(str(SAMPLE_BITS))
+)
 CLAIMS = sa.Table(
     "claims",
     METADATA,

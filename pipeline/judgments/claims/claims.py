@@ -80,6 +80,8 @@ class Claims:
         for table in () if self._checked else INDEXED:
             if why := self._database.integrity(table):
                 raise UserError(f"{self._database.name}: the file is damaged: {why}. {DAMAGED}")
+        if not self._checked:
+            self._rows.settings.all()  # raises for one that is not what it was
         self._checked = True
 
     def _claim(self, wanted: Mapping[str, Request], limit: int, lease: float) -> set[str]:

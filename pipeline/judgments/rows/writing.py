@@ -11,7 +11,7 @@ from pipeline.judgments.opened import OpenDatabase
 from pipeline.judgments.rows import packed, places
 from pipeline.judgments.rows.named import Outcome
 from pipeline.judgments.rows.reading import WRONG, Reader
-from pipeline.judgments.schema import ANSWERS, PLACE, PREFIXES, SAMPLE_BITS, Judgment
+from pipeline.judgments.schema import ANSWERS, PLACE, PREFIX_OF, PREFIXES, Judgment
 
 _VALUES = [column.name for column in ANSWERS.columns][1:]
 _Prefix = tuple[int, bytes, int, int, int]  # PLACE
@@ -95,9 +95,10 @@ class Writer:
 
 def counted() -> sa.Select[Any]:
     """Prefixes, how many answers they say they have, and how many there are."""
-    prefix = ANSWERS.c.id.op(">>")(SAMPLE_BITS)
     found = (
-        sa.select(prefix.label("prefix"), sa.func.count().label("n")).group_by(prefix).subquery()
+        sa.select(PREFIX_OF.label("prefix"), sa.func.count().label("n"))
+        .group_by(PREFIX_OF)
+        .subquery()
     )
     n = sa.func.coalesce(found.c.n, 0).label("n")
     both = PREFIXES.outerjoin(found, found.c.prefix == PREFIXES.c.id)
