@@ -75,7 +75,11 @@ class Store:
         self._project = project
         self.database = OpenDatabase(parsed)
         self.name = self.database.name
-        migrate.bring(self.database, drop_damaged)
+        try:
+            migrate.bring(self.database, drop_damaged)
+        except BaseException:
+            self.database.close()
+            raise
         self.rows = Reader(self.database)
         self._writer = Writer(self.database, self.rows)
         self.claims = Claims(self.database, self.spool, self.rows)

@@ -217,11 +217,11 @@ def test_a_full_disk_loses_nothing_and_names_the_remedy(file_url, spool, soon):
 
             store._store = fill
             with pytest.raises(UserError, match=r"full\. Free space.*kept in"):
-                ask(store, server.url, 40)
-        assert 0 < len(server.whole) < 40 * SAMPLES
+                ask(store, server.url, 120)
+        assert 0 < len(server.whole) < 120 * SAMPLES
         with Store(file_url, "mine", spool) as store:
-            ask(store, server.url, 40)
-            once_each(server, store, 40 * SAMPLES)
+            ask(store, server.url, 120)
+            once_each(server, store, 120 * SAMPLES)
     assert set(server.whole.values()) == {1}
 
 
