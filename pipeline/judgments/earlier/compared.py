@@ -25,12 +25,10 @@ def check(database: OpenDatabase, reader: Reader, answers: Sequence[Judgment]) -
         with database.reading() as connection:
             some = [place for place, _ in group]
             rows = lookup.serving(connection, number, attempt, limit, some)
-        there = {row[0]: row for row in rows if row[2] == limit}
+        there = {row[0]: row for row in rows if row[1] == limit}
         for (n, prompt, first, _), one in group:
-            prefix = Prefix(
-                there[n][1] if n in there else -1, number, prompt, attempt, first, limit, 0
-            )
-            if n not in there or _read(reader, prefix, there[n][3:]) != one:
+            prefix = Prefix(-1, number, prompt, attempt, first, limit, -1)
+            if n not in there or _read(reader, prefix, there[n][2:]) != one:
                 raise UserError(
                     f"{database.name}: the answer {one.key[:12]} is another one in version "
                     f"{VERSION} than in version {EARLIER}. Nothing was removed. Please report "

@@ -18,7 +18,7 @@ _JOINED = (
     f"JOIN answers a ON a.id = ((p.id << {SAMPLE_BITS}) | w.sample)"
 )
 ROW = ", ".join(f"a.{column.name}" for column in ANSWERS.columns)
-FOUND = f"w.n, p.id, p.token_limit, {ROW}"  # columns of what `serving` finds
+FOUND = f"w.n, p.token_limit, {ROW}"  # columns of what `serving` finds
 
 
 def serving(
@@ -33,14 +33,14 @@ def serving(
     rest = (settings, attempt, limit)
     if connection.dialect.name == "sqlite":
         flat = tuple(value for one in wanted for value in one)
-        text = _sqlite(len(wanted), columns)
+        text = sqlite(len(wanted), columns)
         return connection.exec_driver_sql(text, (*flat, *rest)).all()
     lists = tuple(list(column) for column in zip(*wanted, strict=True))
-    return connection.exec_driver_sql(_postgres(columns), (*lists, *rest)).all()
+    return connection.exec_driver_sql(postgres(columns), (*lists, *rest)).all()
 
 
 @functools.lru_cache(maxsize=64)
-def _sqlite(count: int, columns: str) -> str:
+def sqlite(count: int, columns: str) -> str:
     rows = ",".join(["(?,?,?,?)"] * count)
     joined = _JOINED.format(p="?")
     # CROSS: as they are written, from what is wanted to its rows
@@ -51,7 +51,7 @@ def _sqlite(count: int, columns: str) -> str:
 
 
 @functools.cache
-def _postgres(columns: str) -> str:
+def postgres(columns: str) -> str:
     return (
         f"SELECT {columns} FROM unnest(%s::int[], %s::bytea[], %s::bigint[], %s::int[]) "
         f"AS w(n, prompt, first_seed, sample) {_JOINED.format(p='%s')}"

@@ -16,7 +16,7 @@ from pipeline.judgments.opened import CHUNK, OpenDatabase
 from pipeline.judgments.retries import DAMAGED
 from pipeline.judgments.rows import lookup, named, packed, places
 from pipeline.judgments.rows.lookup import Wanted
-from pipeline.judgments.rows.places import Place
+from pipeline.judgments.rows.named import Settings
 from pipeline.judgments.schema import ANSWERS, NO_SEED, PLACE, PREFIXES, SAMPLE_BITS, Judgment
 
 _PLACE = [PREFIXES.c[name] for name in PLACE]
@@ -37,10 +37,6 @@ class Prefix(NamedTuple):
     token_limit: int
     answers: int
 
-    @property
-    def place(self) -> Place:
-        return Place(self.settings, self.prompt, self.attempt, self.first_seed)
-
 
 class Reader:
     """The answers of one open store; threads may share it. Raises UserError for damaged ones."""
@@ -52,37 +48,41 @@ class Reader:
 
     def find(self, requests: Sequence[Request], limit: int) -> Iterator[Judgment]:
         """The answers that serve `limit` tokens, in the order of the requests."""
-        best: dict[int, Sequence[Any]] = {}  # of each request the row with the smallest limit
+        best: dict[int, tuple[Sequence[Any], Settings]] = {}  # the row with the smallest limit
         with self._database.reading() as connection:
-            placed = self._placed(requests)
-            for (settings, attempt), wanted in _together(placed).items():
-                for row in lookup.serving(connection, settings, attempt, limit, wanted):
-                    if row[0] not in best or row[2] < best[row[0]][2]:
-                        best[row[0]] = row
-        for n, (request, place) in enumerate(placed):
+            for (number, attempt), wanted in self._wanted(requests).items():
+                asked = self.settings.value(number)
+                for row in lookup.serving(connection, number, attempt, limit, wanted):
+                    n = row[0]
+                    if n not in best or row[1] < best[n][0][1]:
+                        best[n] = row, asked
+        for n, request in enumerate(requests):
             if n in best:
-                _, prefix, token_limit, *row = best[n]
-                yield self._whole(Prefix(prefix, *place, token_limit, -1), row, request.key)
+                (_, token_limit, *row), asked = best[n]
+                place = (request.prompt_hash, request.attempt, request.seed)
+                try:
+                    found = self._judgment(request.key, asked, place, token_limit, row)
+                except WRONG as error:
+                    what = _name(request.key, asked)
+                    raise self._damaged(what, str(error)) from error
+                yield found
 
-    def known(
-        self, connection: sa.Connection, requests: Collection[Request], limit: int
-    ) -> set[str]:
+    def known(self, connection: sa.Connection, requests: Sequence[Request], limit: int) -> set[str]:
         """Keys of those that have an answer which serves `limit` tokens, within a transaction."""
-        placed = self._placed(requests, connection)
         return {
-            placed[n][0].key
-            for (settings, attempt), wanted in _together(placed).items()
-            for (n,) in lookup.serving(connection, settings, attempt, limit, wanted, "w.n")
+            requests[n].key
+            for (number, attempt), wanted in self._wanted(requests, connection).items()
+            for (n,) in lookup.serving(connection, number, attempt, limit, wanted, "w.n")
         }
 
     def check(self, requests: Iterable[Request]) -> None:
         """Raise UserError where damage may hide answers to these: a prefix of theirs that has
         another number of answers than were stored, or one that is not what it was."""
-        placed = self._placed(requests)
-        prompts = {(place.settings, place.prompt) for _, place in placed}
-        for settings in sorted({number for number, _ in prompts}):
-            found = sorted(prompt for number, prompt in prompts if number == settings)
-            where = (PREFIXES.c.settings == settings, PREFIXES.c.prompt.in_(found))
+        prompts: dict[int, set[bytes]] = {}
+        for (number, _), wanted in self._wanted(requests).items():
+            prompts.setdefault(number, set()).update(prompt for _, prompt, *_ in wanted)
+        for number, some in sorted(prompts.items()):
+            where = (PREFIXES.c.settings == number, PREFIXES.c.prompt.in_(sorted(some)))
             for row in self._database.rows(sa.select(*PREFIX).where(*where)):
                 self.answers(Prefix._make(row))
 
@@ -145,17 +145,18 @@ class Reader:
         query = sa.select(*PREFIX).where(PREFIXES.c.settings == number).order_by(*order)
         while rows := self._database.rows(query.where(sa.tuple_(*order) > last).limit(CHUNK)):
             found = [Prefix._make(row) for row in rows]
-            last = (*found[-1].place[1:], found[-1].token_limit)
+            last = found[-1][2:6]
             yield from found
 
-    def _placed(
+    def _wanted(
         self, requests: Iterable[Request], connection: sa.Connection | None = None
-    ) -> list[tuple[Request, Place]]:
-        """Those whose settings the store knows, with where their answers would lie."""
-        numbers: dict[named.Settings, int | None] = {}
-        found: list[tuple[Request, Place]] = []
+    ) -> dict[tuple[int, int], list[Wanted]]:
+        """Where the answers to these would lie, by settings and attempt, each with its number among
+        the requests; those whose settings the store does not know are left out."""
+        numbers: dict[Settings, int | None] = {}
+        found: dict[tuple[int, int], list[Wanted]] = {}
         last: Any = None
-        for one in requests:
+        for n, one in enumerate(requests):
             # neighbours mostly share the very object, and its JSON takes as long as all the rest
             here = (one.provider, one.model, one.continuation, id(one.sampler), one.epoch)
             if here != last:
@@ -164,9 +165,10 @@ class Reader:
                     numbers[asked] = self.settings.find(asked, connection)
                 number = numbers[asked]
             if number is not None:
-                prompt = bytes.fromhex(one.prompt_hash)
-                first = NO_SEED if one.seed is None else one.seed - one.sample
-                found.append((one, Place(number, prompt, one.attempt, first)))
+                sample, seed = one.sample, one.seed
+                first = NO_SEED if seed is None else seed - sample
+                wanted = (n, bytes.fromhex(one.prompt_hash), first, sample)
+                found.setdefault((number, one.attempt), []).append(wanted)
         return found
 
     def _rows(self, prefix: int) -> Sequence[sa.Row[Any]]:
@@ -174,22 +176,20 @@ class Reader:
         here = ANSWERS.c.id.between(first, first + places.SAMPLES - 1)
         return self._database.rows(sa.select(ANSWERS).where(here).order_by(ANSWERS.c.id))
 
-    def _whole(self, prefix: Prefix, row: Sequence[Any], key: str | None = None) -> Judgment:
+    def _whole(self, prefix: Prefix, row: Sequence[Any]) -> Judgment:
         try:
-            return self.judgment(prefix, row, key)
+            return self.judgment(prefix, row)
         except WRONG as error:
-            raise self._damaged(self.name(prefix, row, key), str(error)) from error
+            raise self._damaged(self.name(prefix, row), str(error)) from error
 
     def _damaged(self, what: str, why: str) -> UserError:
         return UserError(f"{self._database.name}: the answer {what} is damaged: {why}. {DAMAGED}")
 
-    def name(self, prefix: Prefix | None, row: Sequence[Any], key: str | None = None) -> str:
+    def name(self, prefix: Prefix | None, row: Sequence[Any]) -> str:
         """What an answer is called where it is told of, however damaged it is."""
         try:
             if prefix is not None:
-                asked = self.settings.value(prefix.settings)
-                key = key or self.key(prefix, row)
-                return f"{key[:12]} of {asked.provider} {asked.model}"
+                return _name(self.key(prefix, row), self.settings.value(prefix.settings))
         except (ValueError, UserError):
             pass
         return f"{row[0]:#x}"
@@ -203,25 +203,36 @@ class Reader:
     def _made_keys(self, settings: int, prompt: bytes, attempt: int) -> places.Keys:
         return places.Keys(self.settings.value(settings), prompt, attempt)
 
-    def judgment(self, prefix: Prefix, row: Sequence[Any], key: str | None = None) -> Judgment:
-        """The answer in a row. `key`: of its request, where that is known. Raises WRONG."""
-        key = key or self.key(prefix, row)
-        if packed.checksum(key, prefix.token_limit, row) != row[-1]:
+    def judgment(self, prefix: Prefix, row: Sequence[Any]) -> Judgment:
+        """The answer in a row. Raises WRONG."""
+        seed = places.seed(prefix.first_seed, places.parted(row[0])[1])
+        place = (prefix.prompt.hex(), prefix.attempt, seed)
+        asked = self.settings.value(prefix.settings)
+        return self._judgment(self.key(prefix, row), asked, place, prefix.token_limit, row)
+
+    def _judgment(
+        self,
+        key: str,
+        asked: Settings,
+        place: tuple[str, int, int | None],
+        token_limit: int,
+        row: Sequence[Any],
+    ) -> Judgment:
+        if packed.checksum(key, token_limit, row) != row[-1]:
             raise ValueError(UNSUMMED)
         id_, outcome, prompts, completions, seed_sent, usd, created_at, text, ids, _ = row
-        asked, how = self.settings.value(prefix.settings), self.outcomes.value(outcome)
-        sample, first = id_ & places.SAMPLES - 1, prefix.first_seed
+        how, (prompt, attempt, seed) = self.outcomes.value(outcome), place
         return Judgment(
             key,
-            prefix.token_limit,
+            token_limit,
             asked.provider,
             asked.model,
-            prefix.prompt.hex(),
+            prompt,
             asked.continuation,
             asked.sampler,
-            sample,
-            None if first == NO_SEED else first + sample,
-            prefix.attempt,
+            id_ & places.SAMPLES - 1,
+            seed,
+            attempt,
             asked.epoch,
             packed.unpacked_text(text),
             packed.unpacked_ids(ids),
@@ -238,10 +249,5 @@ class Reader:
         )
 
 
-def _together(placed: Iterable[tuple[Request, Place]]) -> dict[tuple[int, int], list[Wanted]]:
-    """What is wanted by settings and attempt, each with its number among all."""
-    found: dict[tuple[int, int], list[Wanted]] = {}
-    for n, (request, (settings, prompt, attempt, first_seed)) in enumerate(placed):
-        wanted = (n, prompt, first_seed, request.sample)
-        found.setdefault((settings, attempt), []).append(wanted)
-    return found
+def _name(key: str, asked: Settings) -> str:
+    return f"{key[:12]} of {asked.provider} {asked.model}"
