@@ -1,50 +1,160 @@
 """A process with one store, for benchmarks.judgments: this code's, or that of an older commit.
 
-    python benchmarks/stored.py FILE ROWS     with the code to measure first in PYTHONPATH
+    python benchmarks/stored.py URL ROWS [DRAWN]     with the code to measure first in PYTHONPATH
 
-Fills FILE with ROWS answers, then obeys lines on its standard input: `find SEED`, `add START`. It
-prints `ready`, and for each line answers a second.
+Fills the store at URL with ROWS answers, unless it has them, of texts and token ids that are drawn
+for each, or for DRAWN of them; then obeys lines on its standard
+input. It prints `ready`, and for each line two numbers: by the CPU time of the process, which other
+work on the machine hardly changes, and by the clock.
+
+find SEED       answers a second that are looked up, each at a prefix of its own, in random order
+prefixes SEED   the same of all answers to random prefixes, as a round asks for them
+add START       answers a second that are added in replies of 8, a transaction each
+budget SEED     seconds of a look at what the project has spent
+lines COUNT     into the ledger, as many replies' lines; seconds
+claim SEED      seconds of the first claim of a process: what it checks before anything is bought
+stats SEED      seconds of counting what the store holds
 """
 
 import random
+import sqlite3
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
-from benchmarks.judgments import HITS, LIMIT, answers, replies
-from pipeline.judgments.store import Store
+from tqdm import tqdm
+
+from benchmarks.judgments import HITS, LIMIT, REPLY, answers, replies
+from pipeline.judgments.keys import Request
+from pipeline.judgments.schema import Judgment, request_columns
+from pipeline.judgments.store import Entry, Store
 
 ADDED = 4000
+Times = tuple[float, float]  # by CPU time, by the clock
+FILLED = 10_000  # answers at a time
+SAMPLER = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
 def main() -> None:
-    file, rows = sys.argv[1], int(sys.argv[2])
-    with Store(f"sqlite:///{file}") as store:
-        keys = []
-        for first in range(0, rows, 10_000):
-            found = list(answers(first, min(first + 10_000, rows)))
-            store.adopt(found)
-            keys += [judgment.key for judgment in found]
+    url, rows = sys.argv[1], int(sys.argv[2])
+    drawn = list(answers(0, int(sys.argv[3]))) if sys.argv[3:] else []
+    with Store(url, "bench") as store:
+        there = range(store.stats().answers, rows, FILLED)
+        for first in tqdm(there, desc="fill", unit="chunk", disable=None):
+            stop = min(first + FILLED, rows)
+            store.adopt(list(_again(drawn, first, stop) if drawn else answers(first, stop)))
         _say("ready")
         for line in sys.stdin:
             what, number = line.split()
-            _say(str(_find(store, keys, int(number)) if what == "find" else _add(store, number)))
+            _say(" ".join(map(str, COMMANDS[what](store, rows, int(number)))))
 
 
-def _find(store: Store, keys: list[str], seed: int) -> float:
-    wanted = random.Random(seed).sample(keys, min(HITS, len(keys)))
-    for _ in range(2):  # the pages are in memory the second time
-        begin = time.perf_counter()
+def _again(drawn: list[Judgment], start: int, stop: int) -> Iterator[Judgment]:
+    """Answers of their own requests, with texts and token ids of those that were drawn."""
+    for i in range(start, stop):
+        like = drawn[i % len(drawn)]
+        yield like._replace(**request_columns(_request(i)), seed_sent=i)
+
+
+def _request(number: int) -> Request:
+    """As benchmarks.judgments has it, also of commits where that is another."""
+    sample = number % REPLY
+    return Request("vllm", "m", f"p{number // REPLY}", "completions", SAMPLER, sample, number)
+
+
+def asked(store: Store, number: int) -> Request | str:
+    """What `Store.find` of this code wants of answer `number`; its key is known before."""
+    found = _request(number)
+    return found if found.key and hasattr(store, "rows") else found.key
+
+
+def _find(store: Store, rows: int, seed: int) -> Times:
+    return _looked_up(store, random.Random(seed).sample(range(rows), min(HITS, rows)))
+
+
+def _prefixes(store: Store, rows: int, seed: int) -> Times:
+    found = random.Random(seed).sample(range(rows // REPLY), min(HITS, rows) // REPLY)
+    return _looked_up(store, [REPLY * p + sample for p in found for sample in range(REPLY)])
+
+
+def _looked_up(store: Store, numbers: list[int]) -> Times:
+    wanted = [asked(store, number) for number in numbers]
+
+    def look() -> None:
         assert sum(1 for _ in store.find(wanted, LIMIT)) == len(wanted)
-        taken = time.perf_counter() - begin
-    return len(wanted) / taken
+
+    look()  # the pages are in memory the second time
+    return _rate(len(wanted), look)
 
 
-def _add(store: Store, start: str) -> float:
-    batches = list(replies(int(start), int(start) + ADDED))
-    begin = time.perf_counter()
-    for batch in batches:
-        store.add(batch)
-    return ADDED / (time.perf_counter() - begin)
+def _add(store: Store, rows: int, start: int) -> Times:
+    batches = list(replies(start, start + ADDED))
+    paid = Entry(bought=REPLY, requests=1, tokens=1400, usd=1e-4)
+
+    def add() -> None:
+        for batch in batches:
+            store.add(batch, paid)
+
+    return _rate(ADDED, add)
+
+
+def _budget(store: Store, rows: int, seed: int) -> Times:
+    store.spent()  # the statement is made
+    return _seconds(store.spent)
+
+
+def _rate(count: int, work: Callable[[], object]) -> Times:
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return count / (time.process_time() - cpu), count / (time.perf_counter() - wall)
+
+
+def _lines(store: Store, rows: int, count: int) -> Times:
+    def lines() -> None:
+        columns = "project, created_at, reused, misses, bought, requests, tokens, usd"
+        with closing(sqlite3.connect(store.name.removeprefix("sqlite:///"))) as file, file:
+            tables = {name for (name,) in file.execute("select name from sqlite_master")}
+            table = "entries" if "entries" in tables else "ledger"
+            marks = "'bench', ?, 0, 0, 8, 1, 1400, 1e-4"
+            values = ((float(i),) for i in range(count))
+            file.executemany(f"insert into {table} ({columns}) values ({marks})", values)
+        if table == "entries":
+            from pipeline.judgments import ledger
+
+            with store.database.writing() as connection:
+                ledger.recount(connection)
+
+    return _seconds(lines)
+
+
+def _claim(store: Store, rows: int, seed: int) -> Times:
+    with Store(sys.argv[1], "bench") as fresh:
+        return _seconds(
+            lambda: getattr(fresh, "claims", fresh).claim(
+                [asked(store, rows + 10**8 + seed)], LIMIT
+            )
+        )
+
+
+def _stats(store: Store, rows: int, seed: int) -> Times:
+    return _seconds(store.stats)
+
+
+def _seconds(work: Callable[[], object]) -> Times:
+    cpu, wall = _rate(1, work)
+    return 1 / cpu, 1 / wall
+
+
+COMMANDS = {
+    "find": _find,
+    "prefixes": _prefixes,
+    "add": _add,
+    "budget": _budget,
+    "lines": _lines,
+    "claim": _claim,
+    "stats": _stats,
+}
 
 
 def _say(word: str) -> None:

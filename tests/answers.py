@@ -16,18 +16,44 @@ REQUEST = Request(
 )
 
 
-def answer(key, limit=8, **changes):
-    """An answer under any key; `verify` and `import` refuse it."""
+def asked(name):
+    """A request by a name: its prompt."""
+    return replace(REQUEST, prompt=name, sampler={}, sample=3, seed=2**31 - 1)
+
+
+def all_asked(names):
+    return [asked(name) for name in names]
+
+
+def key(name):
+    return asked(name).key
+
+
+def named(keys, names):
+    """The names, of those given, whose keys these are, in their order."""
+    known = {key(name): name for name in names}
+    return [known[found] for found in keys]
+
+
+def answered(store, names, limit=8):
+    """Names of those that a look-up finds."""
+    names = list(names)
+    return named((found.key for found in store.find(all_asked(names), limit)), names)
+
+
+def claimed(store, names, limit=8, **more):
+    """Names of those that a claim gets."""
+    return set(named(store.claims.claim(all_asked(names), limit, **more), names))
+
+
+def renewed(store, names):
+    return set(named(store.claims.renew(map(key, names)), names))
+
+
+def _answer(columns, limit, changes):
     found = Judgment(
-        key=key,
+        **columns,
         token_limit=limit,
-        prompt="p" * 64,
-        continuation="completions",
-        sampler="{}",
-        sample=3,
-        seed=2**31 - 1,
-        attempt=0,
-        epoch=0,
         text="8+5=13,",
         token_ids=(4, 5, 6),
         ended=False,
@@ -36,16 +62,25 @@ def answer(key, limit=8, **changes):
         prompt_tokens=10,
         completion_tokens=3,
         failure=None,
-        provider="local",
-        model="m1",
         requested_n=1,
         seed_sent=2**31 - 1,
+        usd=0.0,
         created_at=1.5,
     )
-    return replace(found, **changes)
+    return found._replace(**changes)
 
 
-def sound(sample, provider="local", **changes):
-    """An answer under the key of its request."""
-    columns = request_columns(replace(REQUEST, sample=sample, provider=provider))
-    return answer(**columns, **changes)
+def answer(name, limit=8, **changes):
+    """An answer to the request of this name."""
+    return _answer(request_columns(asked(name)), limit, changes)
+
+
+def sound(sample, provider="local", limit=8, **changes):
+    """One of several answers to one prompt."""
+    columns = request_columns(wanted(sample, provider))
+    return _answer(columns, limit, changes)
+
+
+def wanted(sample, provider="local"):
+    """The request of such an answer."""
+    return replace(REQUEST, sample=sample, provider=provider)

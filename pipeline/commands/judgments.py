@@ -112,7 +112,7 @@ def repair(
     """Repair damaged answers where it costs nothing; name the others and what to buy them costs."""
     from pipeline.judgments import repair, store
 
-    with store.Store(store.url()) as opened:
+    with store.Store(store.url(), drop_damaged=drop_damaged) as opened:
         done = repair.repair(opened)
         dropped = repair.drop(opened, done.damaged) if drop_damaged else 0
         name = opened.name
@@ -121,6 +121,14 @@ def repair(
             typer.echo(f"{what}: {row.name}: {row.why}")
     if done.reindexed:
         typer.echo("repaired: the indexes of the file did not fit its tables")
+    if done.recounted:
+        typer.echo(
+            f"repaired: {done.recounted:,} prefixes said that they had other numbers of answers"
+        )
+    for project in done.totals:
+        typer.echo(
+            f"repaired: the total of {project or 'no project'} was not the sum of its ledger"
+        )
     typer.echo(f"{name}: {done.rows:,} answers, {len(done.repaired):,} repaired")
     if not done.damaged:
         return

@@ -238,6 +238,10 @@ class Verifier:
                     )
                 if done.reindexed:
                     self.found.report(f"{opened.name}: an index", "built anew")
+                if done.recounted:
+                    self.found.report(f"{opened.name}: {done.recounted} counts", "made anew")
+                for project in done.totals:
+                    self.found.report(f"{opened.name}: the total of {project}", "added up anew")
                 for row in done.damaged:
                     self.found.report(
                         f"{opened.name}: the answer {row.name}: {row.why}. See `omniopd judgments "

@@ -18,18 +18,22 @@ from tqdm import tqdm
 from pipeline.core.errors import UserError
 from pipeline.data import tables
 from pipeline.data.schemas import column
-from pipeline.judgments import database
+from pipeline.judgments import database, ledger, sums
 from pipeline.judgments.claims.claims import lapsed
+from pipeline.judgments.earlier.source import EarlierStore
+from pipeline.judgments.opened import OpenDatabase
 from pipeline.judgments.retries import DAMAGED, RESTORE
+from pipeline.judgments.rows import writing
 from pipeline.judgments.schema import (
+    ANSWERS,
     BATCHES,
     CLAIMS,
-    JUDGMENTS,
-    UNKEYED,
+    EARLIER,
+    OUTCOMES,
+    PREFIX_OF,
+    PREFIXES,
+    SETTINGS,
     Judgment,
-    keyed,
-    to_row,
-    wrong,
 )
 from pipeline.judgments.store import Store
 
@@ -64,9 +68,6 @@ SCHEMA = pa.schema(
 )
 
 
-Rows = Iterator[list[tuple[Judgment, str]]]  # answers with the checksums stored beside them
-
-
 @dataclass(frozen=True)
 class Moved:
     """Counts of what came into a store."""
@@ -86,15 +87,14 @@ class Removed:
 def export(store: Store, path: Path, without: Collection[str] = ()) -> int:
     """Write every answer, but for those of some providers, to Parquet; returns how many.
 
-    In the order of the keys, so that equal stores give equal files. Raises UserError naming the
+    In an order of their own, so that equal stores give equal files. Raises UserError naming the
     first damaged row, and writes nothing.
     """
     count = 0
-    where = [JUDGMENTS.c.provider.not_in(sorted(without))] if without else []
     with tables.writer(path, SCHEMA) as out:
-        rows = _checked(store.stream(*where), store.name, DAMAGED)
-        for chunk in tqdm(rows, desc="export", unit="chunk", disable=None):
-            records = [to_row(found) | {"token_ids": found.token_ids} for found, _ in chunk]
+        chunks = store.rows.ordered(without)
+        for chunk in tqdm(chunks, desc="export", unit="chunk", disable=None):
+            records = [_record(found, store.name) for found in chunk]
             out.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
             count += len(records)
     return count
@@ -105,12 +105,14 @@ def import_(store: Store, path: Path) -> Moved:
 
     Raises UserError naming the first damaged row, before anything is stored.
     """
-    check(_from_parquet(path), str(path))
+    for _ in tqdm(_from_parquet(path), desc="verify", unit="chunk", disable=None):
+        pass
     return _add(store, _from_parquet(path))
 
 
-def source(url: str) -> Store:
-    """A store to merge from. Raises UserError where there is none: opening would make a new one."""
+def source(url: str) -> Store | EarlierStore:
+    """A store to merge from, which keeps its version. Raises UserError where there is none: opening
+    would make a new one."""
     try:
         parsed = database.parse(url)
     except UserError as error:  # it names the variable of the other store
@@ -123,20 +125,51 @@ def source(url: str) -> Store:
             f"{database.name(parsed)}: no such file. Give the URL of a store, such as "
             "sqlite:////folder/judgments.sqlite."
         )
+    opened = OpenDatabase(parsed)
+    if opened.version == EARLIER:
+        return EarlierStore(opened)
+    opened.close()
     return Store(url)
 
 
-def merge(store: Store, other: Store) -> Moved:
+def merge(store: Store, other: Store | EarlierStore) -> Moved:
     """Add the answers of another store that this one lacks."""
-    verify(other)
-    return _add(store, other.stream())
+    rows = other if isinstance(other, EarlierStore) else other.rows
+    _whole(other.database)
+    for chunk in tqdm(rows.stream(), desc="verify", unit="chunk", disable=None):
+        for found in chunk:
+            _check(found, other.name, fault(found), DAMAGED)
+    return _add(store, rows.stream())
+
+
+def _whole(opened: OpenDatabase) -> None:
+    if why := opened.integrity():
+        raise UserError(f"{opened.name}: the file is damaged: {why}. {DAMAGED}")
 
 
 def verify(store: Store) -> int:
-    """Check the database and every row; returns how many. Raises UserError naming the damage."""
-    if why := store.database.integrity():
-        raise UserError(f"{store.name}: the file is damaged: {why}. {DAMAGED}")
-    return check(store.stream(), store.name, DAMAGED)
+    """Check the database, every row and every total; returns how many answers there are. Raises
+    UserError naming the damage."""
+    _whole(store.database)
+    store.rows.settings.all(), store.rows.outcomes.all()
+    count = 0
+    for chunk in tqdm(store.rows.stream(), desc="verify", unit="chunk", disable=None):
+        for found in chunk:
+            _check(found, store.name, fault(found), DAMAGED)
+        count += len(chunk)
+    with store.database.reading() as connection:
+        if miscounted := writing.miscounted(connection):
+            raise UserError(
+                f"{store.name}: damaged: {len(miscounted)} prefixes have another number of answers "
+                f"than were stored, the first is {miscounted[0]}. {DAMAGED}"
+            )
+        if projects := ledger.disagreeing(connection):
+            raise UserError(
+                f"{store.name}: the total of {projects[0] or 'no project'}, of {len(projects)} "
+                "projects, is not the sum of its lines in the ledger: budgets count wrong. "
+                "`omniopd judgments repair` adds them up anew."
+            )
+    return count
 
 
 def gc(store: Store) -> Removed:
@@ -153,63 +186,64 @@ def gc(store: Store) -> Removed:
     return removed
 
 
-def check(rows: Rows, name: str, remedy: str = RESTORE) -> int:
-    """Count the rows. Raises UserError for one that is not what its hashes say."""
-    found = tqdm(_checked(rows, name, remedy), desc="verify", unit="chunk", disable=None)
-    return sum(len(chunk) for chunk in found)
-
-
-def _checked(rows: Rows, name: str, remedy: str = RESTORE) -> Rows:
-    for chunk in rows:
-        for found, kept in chunk:
-            if why := fault(found, kept):
-                raise UserError(
-                    f"{name}: the answer {found.key[:12]} of {found.provider} {found.model} is "
-                    f"damaged: {why}. {remedy}"
-                )
-        yield chunk
-
-
-def fault(found: Judgment, kept: str) -> str | None:
-    """The fault of an answer, or None. It checks more than a look-up, which has the key itself."""
+def fault(found: Judgment) -> str | None:
+    """What is wrong with an answer that fits its checksum."""
     if not (math.isfinite(found.usd) and math.isfinite(found.created_at)):
         return "its price or its time is not a number"
-    if why := wrong(found, kept):
-        return why
-    if not keyed(found):
-        return UNKEYED
     if found.finish_reason != ("stop" if found.ended else "length"):
         return "its finish reason contradicts its end"
     return None
 
 
-def _from_parquet(path: Path) -> Rows:
+def _check(found: Judgment, name: str, why: str | None, remedy: str) -> None:
+    if why:
+        raise UserError(
+            f"{name}: the answer {found.key[:12]} of {found.provider} {found.model} is "
+            f"damaged: {why}. {remedy}"
+        )
+
+
+def _record(found: Judgment, name: str) -> dict[str, Any]:
+    _check(found, name, fault(found), DAMAGED)
+    return found._asdict() | {"checksum": sums.checksum(found)}
+
+
+def _from_parquet(path: Path) -> Iterator[list[Judgment]]:
+    """The answers of an export, each held against its checksum and its key."""
     for group in tables.stream(path, SCHEMA):
-        yield [_judgment(row) for row in group.to_pylist()]
+        chunk = []
+        for row in group.to_pylist():
+            kept, ids = row.pop("checksum"), row.pop("token_ids")
+            found = Judgment(**row, token_ids=None if ids is None else tuple(ids))
+            unkeyed = None if sums.keyed(found) else sums.UNKEYED
+            why = fault(found) or sums.wrong(found, kept) or unkeyed
+            _check(found, str(path), why, RESTORE)
+            chunk.append(found)
+        yield chunk
 
 
-def _judgment(row: dict[str, Any]) -> tuple[Judgment, str]:
-    stored, ids = row.pop("checksum"), row.pop("token_ids")
-    return Judgment(**row, token_ids=None if ids is None else tuple(ids)), stored
-
-
-def _add(store: Store, rows: Rows) -> Moved:
+def _add(store: Store, chunks: Iterator[list[Judgment]]) -> Moved:
     read = new = 0
-    for chunk in tqdm(rows, desc="import", unit="chunk", disable=None):
+    for chunk in tqdm(chunks, desc="import", unit="chunk", disable=None):
         read += len(chunk)
-        new += store.adopt([found for found, _ in chunk])
+        new += store.adopt(chunk)
     return Moved(read, new)
 
 
 def stats(store: Store) -> dict[str, Any]:
-    """Statistics of the store: its content and its use, with a row for each teacher."""
-    named = (JUDGMENTS.c.provider, JUDGMENTS.c.model, JUDGMENTS.c.continuation)
+    """What the store holds and how it was used, with a row for each teacher."""
+    named = (SETTINGS.c.provider, SETTINGS.c.model, SETTINGS.c.continuation)
+    joined = (
+        ANSWERS.join(OUTCOMES, OUTCOMES.c.id == ANSWERS.c.outcome)
+        .join(PREFIXES, PREFIXES.c.id == PREFIX_OF)
+        .join(SETTINGS, SETTINGS.c.id == PREFIXES.c.settings)
+    )
     query = sa.select(
         *named,
         sa.func.count().label("answers"),
-        sa.func.count(JUDGMENTS.c.failure).label("failures"),
-        sa.func.sum(JUDGMENTS.c.usd).label("usd"),
-    )
+        sa.func.count(OUTCOMES.c.failure).label("failures"),
+        sa.func.sum(ANSWERS.c.usd).label("usd"),
+    ).select_from(joined)
     with store.database.reading() as connection:
         rows = connection.execute(query.group_by(*named).order_by(*named)).mappings().all()
     return {**asdict(store.stats()), "teachers": [dict(row) for row in rows]}

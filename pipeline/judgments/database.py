@@ -10,10 +10,10 @@ may repeat what was sent, are cut to their first line.
 import functools
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -205,17 +205,24 @@ def _told(shown: str) -> Iterator[None]:
         ) from error
 
 
+class Found(NamedTuple):
+    """What an opened database holds."""
+
+    version: int
+    tables: frozenset[str]
+
+
 def check(
     engine: sa.Engine,
     waiting: Retries,
     shown: str,
     metadata: sa.MetaData,
     mark: sa.Table,
-    version: int,
-) -> None:
+    versions: Sequence[int],
+) -> Found:
     """Make the tables in an empty database, or raise UserError unless they are ours.
 
-    `mark` is a table of one row that holds the version.
+    `mark` is a table of one row that holds the version: `versions`, the newest first, can be read.
     """
     with transaction(engine, waiting, shown) as connection:
         if connection.dialect.name == "postgresql":  # one at a time makes the tables
@@ -223,16 +230,17 @@ def check(
         found = set(sa.inspect(connection).get_table_names())
         if not found:
             metadata.create_all(connection)
-            connection.execute(mark.insert().values(version=version))
-            return
+            connection.execute(mark.insert().values(version=versions[0]))
+            return Found(versions[0], frozenset(metadata.tables))
         if mark.name not in found:
             raise UserError(
                 f"judgments at {shown}: not a judgment store, it holds {sorted(found)[:3]}. "
                 f"{REMEDY}"
             )
         stored = connection.execute(sa.select(mark.c.version)).scalar()
-    if stored != version:
+    if stored is None or stored not in versions:
         raise UserError(
-            f"judgments at {shown}: version {stored}, wanted {version}. "
+            f"judgments at {shown}: version {stored}, wanted {versions[0]}. "
             "Use the release of omniopd-pipeline that wrote it, or a new store."
         )
+    return Found(int(stored), frozenset(found))

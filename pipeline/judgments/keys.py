@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 SEEDS = 2**31 - 2**16  # seeds of samples 0 are below this
@@ -32,7 +32,15 @@ class Request:
         The prompt enters as the SHA-256 of its own canonical JSON, so that N samples of one
         prefix hash it once. Settings that are equal numbers (1 and 1.0) give equal keys.
         """
-        return key_of({**vars(self), "prompt": digest(self.prompt)})
+        return key_of({name: getattr(self, name) for name in FIELDS} | {"prompt": self.prompt_hash})
+
+    @functools.cached_property
+    def prompt_hash(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of the prompt."""
+        return digest(self.prompt)
+
+
+FIELDS = tuple(field.name for field in fields(Request))
 
 
 def key_of(values: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.core.errors import UserError
 from pipeline.judgments import database
 from pipeline.judgments.retries import Retries
-from pipeline.judgments.schema import MARK, METADATA, VERSION
+from pipeline.judgments.schema import EARLIER, MARK, METADATA, VERSION
 
 CHUNK = 500  # keys in one query or transaction
 T = TypeVar("T")
@@ -30,13 +30,22 @@ class OpenDatabase:
         self._engine = database.connectable(url)
         self._writer = self._engine.execution_options(write=not self.read_only)
         backend = url.get_backend_name()
+        self.dialect = "sqlite" if backend == "sqlite" else "postgresql"
         self.insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
         self._writes = Retries(self.name)
-        database.check(self._writer, self._writes, self.name, METADATA, MARK, VERSION)
+        self.url, self.version, self.tables = url, *self._found()
         if backend == "sqlite" and not self.read_only:
             database.use_wal(self._engine, self._writes, self.name)
         # apart: a file that another process keeps locked can still be read
         self._reads = Retries(self.name, reached=True)
+
+    def _found(self) -> database.Found:
+        versions = (VERSION, EARLIER)
+        return database.check(self._writer, self._writes, self.name, METADATA, MARK, versions)
+
+    def again(self) -> None:
+        """Look once more which version it has: another process may have brought it into another."""
+        self.version, self.tables = self._found()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -96,8 +105,8 @@ class OpenDatabase:
             )
 
 
-def chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    """Keys in the order they come in, as many as one query takes."""
-    stream = iter(keys)
+def chunks(of: Iterable[T]) -> Iterator[list[T]]:
+    """Keys or requests in the order they come in, as many as one query takes."""
+    stream = iter(of)
     while chunk := list(islice(stream, CHUNK)):
         yield chunk

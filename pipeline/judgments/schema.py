@@ -1,68 +1,89 @@
-"""The tables of a judgment store and the row that is an answer."""
+"""The tables of a judgment store, and what an answer is.
+
+What many answers have in common stands once: `settings` (what is asked, and how), `outcomes` (how
+an answer ended), `prefixes` (a prompt as it was asked about). An answer's id is its prefix's with
+its sample behind it, so the N answers to a prefix lie together, and no index in the order of hashes
+has a line for each of them: its key follows from its place.
+"""
 
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from pipeline.judgments import sums
-from pipeline.judgments.keys import Request, canonical, digest, key_of, plain
+from pipeline.judgments.keys import Request, canonical, key_of, plain
 
-VERSION = 2  # of the tables below
-
-
-class Verbatim(sa.TypeDecorator[str]):
-    """Any text. Postgres refuses NUL, which models do write, so there it is escaped."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        if value is None or dialect.name != "postgresql":
-            return value
-        return value.replace("\\", "\\\\").replace("\x00", "\\0")
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        if value is None or dialect.name != "postgresql" or "\\" not in value:
-            return value
-        return "\\".join(part.replace("\\0", "\x00") for part in value.split("\\\\"))
+VERSION = 3  # of the tables below
+EARLIER = 2  # what is brought into these (`pipeline/judgments/earlier`)
+SAMPLE_BITS = 24  # of an answer's id; the rest is its prefix's
+NO_SEED = -(2**63)  # first_seed where the provider takes none: a unique index compares no NULL
 
 
+class Bytes(sa.LargeBinary):
+    """Bytes as they are: both drivers take them and give them."""
+
+    def bind_processor(self, dialect: sa.Dialect) -> None:
+        return None
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> None:
+        return None
+
+
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # as SQLite names the id of a row
 METADATA = sa.MetaData()
 MARK = sa.Table("omniopd_judgments", METADATA, sa.Column("version", sa.Integer, primary_key=True))
-JUDGMENTS = sa.Table(
-    "judgments",
+SETTINGS = sa.Table(  # all that a key holds but for prompt, sample, seed and attempt
+    "settings",
     METADATA,
-    sa.Column("key", sa.String(64), primary_key=True),
-    sa.Column("token_limit", sa.Integer, primary_key=True, autoincrement=False),
-    # the request; the key is the hash of these nine
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", Bytes, nullable=False, unique=True),  # of the columns below
     sa.Column("provider", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
-    sa.Column("prompt", sa.String(64), nullable=False),  # SHA-256: prompts are long and repeated
     sa.Column("continuation", sa.Text, nullable=False),
     sa.Column("sampler", sa.Text, nullable=False),  # JSON
-    sa.Column("sample", sa.Integer, nullable=False),
-    sa.Column("seed", sa.BigInteger),
-    sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
-    # the answer
-    sa.Column("text", Verbatim, nullable=False),
-    sa.Column("token_ids", sa.Text),  # JSON list
+)
+OUTCOMES = sa.Table(
+    "outcomes",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", Bytes, nullable=False, unique=True),  # of the columns below
     sa.Column("ended", sa.Boolean, nullable=False),
     sa.Column("finish_reason", sa.String(16), nullable=False),
     sa.Column("model_returned", sa.Text, nullable=False),
+    sa.Column("failure", sa.Text),
+    sa.Column("requested_n", sa.Integer, nullable=False),
+)
+PREFIXES = sa.Table(
+    "prefixes",
+    METADATA,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("settings", sa.Integer, nullable=False),  # id
+    sa.Column("prompt", Bytes, nullable=False),  # SHA-256
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("first_seed", sa.BigInteger, nullable=False),  # of sample 0; they are consecutive
+    sa.Column("token_limit", sa.Integer, nullable=False),
+    # how many there are: one that damage hides is missed, not bought again
+    sa.Column("answers", sa.Integer, nullable=False),
+)
+PLACE = ("settings", "prompt", "attempt", "first_seed", "token_limit")  # what tells them apart
+sa.Index("ix_prefixes_place", *(PREFIXES.c[name] for name in PLACE), unique=True)
+ANSWERS = sa.Table(
+    "answers",
+    METADATA,
+    sa.Column("id", ID, primary_key=True, autoincrement=False),
+    sa.Column("outcome", sa.Integer, nullable=False),  # id
     sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("failure", sa.Text),
-    # how it was bought
-    sa.Column("requested_n", sa.Integer, nullable=False),
     sa.Column("seed_sent", sa.BigInteger),
     sa.Column("usd", sa.Double, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("checksum", sa.String(32), nullable=False),
+    sa.Column("text", Bytes, nullable=False),  # packed, as the next
+    sa.Column("token_ids", Bytes),
+    sa.Column("checksum", Bytes, nullable=False),  # of the key and the columns above
+)
+PREFIX_OF: sa.ColumnElement[int] = ANSWERS.c.id.op(">>", return_type=sa.BigInteger())(
+    sa.literal_column(str(SAMPLE_BITS))
 )
 CLAIMS = sa.Table(
     "claims",
@@ -71,17 +92,25 @@ CLAIMS = sa.Table(
     sa.Column("owner", sa.String(32), nullable=False),
     sa.Column("expires_at", sa.Double, nullable=False),  # seconds since 1970, UTC
 )
-LEDGER = sa.Table(  # one row for each look-up of a block and each reply that was paid for
-    "ledger",
+COUNTS = ("reused", "misses", "bought", "requests", "tokens")  # of an entry, beside its dollars
+ENTRIES = sa.Table(  # the ledger: one for each look-up of a block and each reply that was paid for
+    "entries",
     METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("project", sa.String(16), nullable=False, index=True),
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("project", sa.String(16), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("reused", sa.Integer, nullable=False),
-    sa.Column("misses", sa.Integer, nullable=False),
-    sa.Column("bought", sa.Integer, nullable=False),
-    sa.Column("requests", sa.Integer, nullable=False),
+    *(sa.Column(name, sa.Integer, nullable=False) for name in COUNTS[:-1]),
     sa.Column("tokens", sa.BigInteger, nullable=False),  # prompt and completion, as billed
+    sa.Column("usd", sa.Double, nullable=False),
+)
+sa.Index("ix_entries_project_created_at", ENTRIES.c.project, ENTRIES.c.created_at)
+TOTALS = sa.Table(  # of a project's entries, kept in the transactions that make them
+    "totals",
+    METADATA,
+    sa.Column("project", sa.String(16), primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("entries", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in COUNTS),
     sa.Column("usd", sa.Double, nullable=False),
 )
 BATCHES = sa.Table(  # handed to a provider's batch service and not yet collected
@@ -100,21 +129,15 @@ CHECKS = sa.Table(  # teachers that passed `omniopd teacher check`
 )
 
 
-COLUMNS = tuple(column.name for column in JUDGMENTS.columns if column.name != "checksum")
-NAMES = (*COLUMNS, "checksum")
-IDS = COLUMNS.index("token_ids")
-UNKEYED = "its key is not the hash of its request"
-
-
-@dataclass(frozen=True, slots=True)
-class Judgment:
+class Judgment(NamedTuple):
     """An answer as the teacher gave it, uncut; failed draws are kept with their reason.
 
-    In the order of the table's columns.
+    A tuple, because look-ups make millions and a frozen dataclass takes eight times as long.
     """
 
     key: str
     token_limit: int  # tokens asked for at most; the answer serves every limit up to this one
+    # the request; the key is the hash of these nine
     provider: str
     model: str
     prompt: str  # SHA-256 of the canonical JSON of the prompt
@@ -124,6 +147,7 @@ class Judgment:
     seed: int | None
     attempt: int
     epoch: int
+    # the answer
     text: str
     token_ids: tuple[int, ...] | None  # None where the teacher returns none
     ended: bool  # the teacher stopped by itself
@@ -133,10 +157,11 @@ class Judgment:
     completion_tokens: int
     # None, or why it may not be scored: refusal, restart, failed-empty, failed-short
     failure: str | None
+    # how it was bought
     requested_n: int  # n of the request that brought it
     seed_sent: int | None  # seed of that request
-    usd: float = 0.0  # its share of what that request cost
-    created_at: float = field(default_factory=time.time)  # seconds since 1970, UTC
+    usd: float  # its share of what that request cost
+    created_at: float  # seconds since 1970, UTC
 
     def expected_key(self) -> str:
         """The key that the request columns hash to."""
@@ -161,7 +186,7 @@ def request_columns(request: Request) -> dict[str, Any]:
         "key": request.key,
         "provider": request.provider,
         "model": request.model,
-        "prompt": digest(request.prompt),
+        "prompt": request.prompt_hash,
         "continuation": request.continuation,
         "sampler": canonical(plain(request.sampler)).decode(),
         "sample": request.sample,
@@ -169,60 +194,3 @@ def request_columns(request: Request) -> dict[str, Any]:
         "attempt": request.attempt,
         "epoch": request.epoch,
     }
-
-
-def to_row(found: Judgment) -> dict[str, Any]:
-    """The columns of the answer's row, by name."""
-    values = stored(found)
-    return dict(zip(COLUMNS, values, strict=True)) | {"checksum": sums.checksum(values)}
-
-
-def stored(found: Judgment) -> tuple[Any, ...]:
-    """The columns of a row but for the checksum, as the database has them."""
-    ids = None if found.token_ids is None else json.dumps(found.token_ids)
-    return tuple(ids if name == "token_ids" else getattr(found, name) for name in COLUMNS)
-
-
-def checksum(found: Judgment) -> str:
-    """Hash of all columns, so that a damaged row is seen."""
-    return sums.checksum(stored(found))
-
-
-def from_row(row: Sequence[Any]) -> Judgment:
-    """The answer in a row of all columns. Raises ValueError or TypeError saying what is wrong."""
-    found = judgment(row)
-    *values, kept = row
-    # as it lies there first, which is fast; then by its meaning, whatever blanks its lists have
-    if not sums.fits(values, kept) and (why := wrong(found, kept)):
-        raise ValueError(why)
-    return found
-
-
-def judgment(row: Sequence[Any]) -> Judgment:
-    """The same, whatever its checksum says. Raises ValueError or TypeError."""
-    values = [*row[:-1]]
-    try:
-        values[IDS] = None if values[IDS] is None else tuple(json.loads(values[IDS]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"its token_ids are no JSON list ({error})") from error
-    return Judgment(*values)
-
-
-def wrong(found: Judgment, kept: str) -> str | None:
-    """The fault of an answer that has the checksum `kept`; None where there is none."""
-    values = stored(found)
-    if sums.fits(values, kept):
-        return None
-    if (hashed := keyed(found)) and sums.earlier(values) == kept:  # its sampler's JSON has blanks
-        return None
-    what = "its checksum is not that of its answer" if hashed else UNKEYED
-    place = sums.flipped(values, kept)
-    return what if place is None else f"{what}: a bit of {NAMES[place[0]]} was flipped"
-
-
-def keyed(found: Judgment) -> bool:
-    """Whether the key is the hash of the request's columns."""
-    try:
-        return found.expected_key() == found.key
-    except (ValueError, TypeError, AttributeError, RecursionError):  # its sampler is no JSON
-        return False

@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ class Spool:
 
     def keep(self, kept: Kept) -> None:
         """Write a line, and wait until it is on the disk. Raises OSError."""
-        text = json.dumps(asdict(kept))
+        rows = [found._asdict() for found in kept.judgments]
+        text = json.dumps(vars(kept) | {"judgments": rows})
         line = json.dumps({"checksum": _checksum(text), "kept": text}).encode() + b"\n"
         with self._lock:
             file, written = self._opened(), 0

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,25 +20,17 @@ import sqlalchemy as sa
 from pipeline.core.errors import UserError
 from pipeline.judgments import database, ledger
 from pipeline.judgments.claims.claims import Claims
+from pipeline.judgments.earlier import migrate
+from pipeline.judgments.keys import Request
 from pipeline.judgments.ledger import Counts, Entry
-from pipeline.judgments.opened import CHUNK, OpenDatabase, chunks
-from pipeline.judgments.retries import DAMAGED
-from pipeline.judgments.schema import (
-    BATCHES,
-    CHECKS,
-    JUDGMENTS,
-    LEDGER,
-    VERSION,
-    Judgment,
-    from_row,
-    judgment,
-    to_row,
-)
+from pipeline.judgments.opened import OpenDatabase, chunks
+from pipeline.judgments.rows.reading import Reader
+from pipeline.judgments.rows.writing import Ready, Writer
+from pipeline.judgments.schema import ANSWERS, BATCHES, CHECKS, OUTCOMES, PREFIXES, TOTALS, Judgment
 from pipeline.judgments.spool import Kept, Spool
 
+FILE = "judgments-2.sqlite"  # since version 2: a store is brought into a later one where it lies
 log = logging.getLogger("omniopd")
-_ENTER = LEDGER.insert()
-_PLACE = (JUDGMENTS.c.key, JUDGMENTS.c.token_limit)
 
 
 def url() -> str:
@@ -54,8 +46,7 @@ def url() -> str:
             "the store of answers. Set HOME to one that can be written, or JUDGMENTS_URL to "
             "sqlite:////PATH/judgments.sqlite."
         ) from error
-    file = str(folder / f"judgments-{VERSION}.sqlite")
-    return sa.URL.create("sqlite", database=file).render_as_string()
+    return sa.URL.create("sqlite", database=str(folder / FILE)).render_as_string()
 
 
 @dataclass(frozen=True)
@@ -72,18 +63,27 @@ class Store:
     Raises UserError, without any password, when the store cannot be opened, read or written.
     """
 
-    def __init__(self, url: str, project: str = "", spool: Path | None = None) -> None:
+    def __init__(
+        self, url: str, project: str = "", spool: Path | None = None, drop_damaged: bool = False
+    ) -> None:
         """`project` names the experiment whose purchases the ledger adds up; `spool` is the folder
-        for what arrived and cannot be stored."""
+        for what arrived and cannot be stored. A store of version 2 is brought into this one first,
+        without its damaged answers if `drop_damaged`."""
         parsed = database.parse(url)
         self.spool = None if spool is None else Spool(parsed, spool)
         self._away: UserError | None = None  # why nothing more is written
         self._project = project
         self.database = OpenDatabase(parsed)
         self.name = self.database.name
-        self.claims = Claims(self.database, self.spool)
-        # made once: they are executed for each reply
-        self._add = self.database.insert(JUDGMENTS).on_conflict_do_nothing()
+        try:
+            migrate.bring(self.database, drop_damaged)
+        except BaseException:
+            self.database.close()
+            raise
+        self.rows = Reader(self.database)
+        self._writer = Writer(self.database, self.rows)
+        self.claims = Claims(self.database, self.spool, self.rows)
+        self._ledger = ledger.Ledger(self.database.insert)
 
     def __enter__(self) -> Self:
         return self
@@ -98,19 +98,15 @@ class Store:
         if self.spool is not None:
             self.spool.close()
 
-    def find(self, keys: Iterable[str], limit: int) -> Iterator[Judgment]:
-        """The stored answers to `keys` that serve `limit` tokens, a chunk at a time.
+    def find(self, requests: Iterable[Request], limit: int) -> Iterator[Judgment]:
+        """The stored answers to `requests` that serve `limit` tokens, a chunk at a time.
 
-        Of several rows that serve, the one with the smallest limit. Order within a chunk is the
-        keys' own; a key without an answer is left out. Every row is held against its checksum:
-        raises UserError naming the first damaged one.
+        Of several rows that serve, the one with the smallest limit. In the order of the requests;
+        one without an answer is left out. Every row is held against its checksum: raises UserError
+        naming the first damaged one.
         """
-        for chunk in chunks(keys):
-            # also those that do not serve: of a damaged one it is not known which limit it had
-            query = sa.select(JUDGMENTS).where(JUDGMENTS.c.key.in_(sorted(chunk)))
-            found = [self._judgment(row) for row in self.database.rows(query.order_by(*_PLACE))]
-            serve = {one.key: one for one in reversed(found) if one.token_limit >= limit}
-            yield from (serve[key] for key in chunk if key in serve)
+        for chunk in chunks(requests):
+            yield from self.rows.find(chunk, limit)
 
     def add(self, judgments: Sequence[Judgment], paid: Entry | None = None) -> None:
         """Store all answers of one reply, or none, and release their claims with them.
@@ -163,40 +159,38 @@ class Store:
 
     def _store(self, kept: Kept, again: bool = False) -> int:
         """`again`: it may have been stored before; returns how many answers had not."""
-        ordered = sorted(kept.judgments, key=lambda found: (found.key, found.token_limit))
-        rows = [to_row(found) for found in ordered]
-        insert = self._add
+        ready = self._writer.ready(kept.judgments)
+        keys = sorted({found.key for found in kept.judgments})
         paid = None if kept.paid is None else kept.paid | _mark(kept)
 
         def store(connection: sa.Connection) -> int:
             nonlocal again
-            new = 0
-            if again and rows:
-                new = len(connection.execute(insert.returning(JUDGMENTS.c.key), rows).all())
-            elif rows:
-                connection.execute(insert, rows)
-            for chunk in chunks(found.key for found in ordered):
+            new = self._writer.insert(connection, ready)
+            for chunk in chunks(keys):
                 self.claims.drop(connection, chunk)
-            if paid is not None and not (again and ledger.entered(connection, paid)):
-                connection.execute(_ENTER, paid)
             if kept.batch is not None:
                 known = self.database.insert(BATCHES).on_conflict_do_nothing()
                 connection.execute(known, kept.batch)
+            # last, as others wait for a row of the total until this is committed
+            if paid is not None and not (again and ledger.entered(connection, paid)):
+                self._ledger.enter(connection, paid)
             again = True  # it may be committed, though the connection breaks off
             return new
 
         return self.database.write(store)
 
     def spent(self) -> Entry:
-        """All that the ledger has of this project."""
+        """All that the ledger has of this project: a look at its total."""
         with self.database.reading() as connection:
-            return ledger.total(connection, LEDGER.c.project == self._project)
+            return ledger.total(connection, TOTALS.c.project == self._project)
 
     def stats(self) -> Counts:
-        """The content of the store and its use, over all projects."""
-        rows = sa.select(sa.func.count(), sa.func.count(JUDGMENTS.c.failure))
+        """What the store holds and how it was used, over all projects."""
+        count = sa.select(sa.func.coalesce(sa.func.sum(PREFIXES.c.answers), 0))
+        failed = ANSWERS.join(OUTCOMES, OUTCOMES.c.id == ANSWERS.c.outcome)
+        lost = sa.select(sa.func.count(OUTCOMES.c.failure)).select_from(failed)
         with self.database.reading() as connection:
-            answers, failures = connection.execute(rows.select_from(JUDGMENTS)).one()
+            answers, failures = (int(connection.execute(q).scalar_one()) for q in (count, lost))
             used = ledger.total(connection)
         return Counts(answers=answers, failures=failures, **asdict(used))
 
@@ -231,35 +225,10 @@ class Store:
         row = {"teacher": teacher, "created_at": time.time()}
         self.database.execute(self.database.insert(CHECKS).values(row).on_conflict_do_nothing())
 
-    def stream(self, *where: sa.ColumnElement[bool]) -> Iterator[list[tuple[Judgment, str]]]:
-        """Answers with their stored checksums, in the order of their keys, a chunk at a time.
-
-        Nothing is held against them. Raises UserError for a row that is none of an answer.
-        """
-        last: tuple[str, int] = ("", 0)
-        query = sa.select(JUDGMENTS).where(*where).order_by(*_PLACE)
-        while rows := self.database.rows(query.where(sa.tuple_(*_PLACE) > last).limit(CHUNK)):
-            last = (rows[-1].key, rows[-1].token_limit)
-            yield [(self._judgment(row, judgment), row.checksum) for row in rows]
-
-    def _judgment(
-        self, row: sa.Row[Any], read: Callable[[Sequence[Any]], Judgment] = from_row
-    ) -> Judgment:
-        try:
-            return read(row)
-        except (ValueError, TypeError) as error:
-            what = f"{str(row.key)[:12]} of {row.provider} {row.model}"
-            raise UserError(
-                f"{self.name}: the answer {what} is damaged: {error}. {DAMAGED}"
-            ) from error
-
     def adopt(self, judgments: Sequence[Judgment]) -> int:
         """Store answers that were bought elsewhere; returns how many this store lacked."""
-        insert = self.database.insert(JUDGMENTS).on_conflict_do_nothing().returning(JUDGMENTS.c.key)
-        rows = [to_row(found) for found in judgments]
-        if not rows:
-            return 0
-        return self.database.write(lambda connection: len(connection.execute(insert, rows).all()))
+        ready: list[Ready] = self._writer.ready(judgments)
+        return self.database.write(lambda connection: self._writer.insert(connection, ready))
 
 
 def _mark(kept: Kept) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Checksums of rows of a judgment store.
+"""Checksums of answers by their values: in archives, and in stores of version 2.
 
-Those written now cover every column. Earlier versions' cover the key and the answer; the key is
-the hash of the request, so what remains unseen in those rows is how they were bought.
+Those written now cover every value. The first ones cover the key and the answer; the key is the
+hash of the request, so what remains unseen in those rows is how they were bought. In the store's
+own tables an answer's checksum is of its row as it lies there (`rows/packed.py`).
 """
 
 import hashlib
@@ -11,13 +12,51 @@ from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
+from pipeline.judgments.schema import Judgment
+
+COLUMNS = Judgment._fields
+NAMES = (*COLUMNS, "checksum")
+IDS = COLUMNS.index("token_ids")
+UNKEYED = "its key is not the hash of its request"
+
 WHOLE = "2:"  # how the checksum of all columns begins; an earlier one is hex from the start
 DIGITS = 30  # hex, behind it
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def checksum(values: Sequence[Any]) -> str:
-    """The checksum of a row's columns in the table's order, without the checksum itself.
+def stored(found: Judgment) -> tuple[Any, ...]:
+    """Its values, the token ids as JSON."""
+    ids = None if found.token_ids is None else json.dumps(found.token_ids)
+    return tuple(ids if name == "token_ids" else getattr(found, name) for name in COLUMNS)
+
+
+def checksum(found: Judgment) -> str:
+    """Hash of all values, so that a damaged row is seen."""
+    return of(stored(found))
+
+
+def wrong(found: Judgment, kept: str) -> str | None:
+    """What is wrong with an answer that has the checksum `kept`; None where nothing is."""
+    values = stored(found)
+    if fits(values, kept):
+        return None
+    if (hashed := keyed(found)) and earlier(values) == kept:  # its sampler's JSON has blanks
+        return None
+    what = "its checksum is not that of its answer" if hashed else UNKEYED
+    place = flipped(values, kept)
+    return what if place is None else f"{what}: a bit of {NAMES[place[0]]} was flipped"
+
+
+def keyed(found: Judgment) -> bool:
+    """Whether the key is the hash of the request's columns."""
+    try:
+        return found.expected_key() == found.key
+    except (ValueError, TypeError, AttributeError, RecursionError):  # its sampler is no JSON
+        return False
+
+
+def of(values: Sequence[Any]) -> str:
+    """Checksum of the values in their order.
 
     Raises ValueError or TypeError where a price or a time is no number.
     """
@@ -31,7 +70,7 @@ def fits(values: Sequence[Any], kept: Any) -> bool:
     """Whether a row has the checksum `kept`, of whichever version."""
     try:
         if str(kept).startswith(WHOLE):
-            return bool(checksum(values) == kept)
+            return bool(of(values) == kept)
         return bool(earlier(values) == kept and _key(values) == values[0])
     except (ValueError, TypeError):  # a column of another type
         return False
@@ -64,15 +103,15 @@ def flipped(values: Sequence[Any], kept: Any) -> tuple[int, Any] | None:
     """
     row = [*values, kept]
     for i, value in enumerate(row):
-        for other in _flips(value):
+        for other in flips(value):
             tried = [*row[:i], other, *row[i + 1 :]]
             if fits(tried[:-1], tried[-1]):
                 return i, other
     return None
 
 
-def _flips(value: Any) -> Iterator[Any]:
-    """Yield the values that `value` may have been before one of its bits was flipped."""
+def flips(value: Any) -> Iterator[Any]:
+    """What a value may have been before one of its bits was flipped."""
     match value:
         case bool():
             yield not value
@@ -86,10 +125,13 @@ def _flips(value: Any) -> Iterator[Any]:
             if value.is_integer() and abs(value) < 1 << 53:  # SQLite keeps it as an integer
                 yield from (float(int(value) ^ 1 << bit) for bit in range(48))
         case str():
-            data = bytearray(value, "utf-8", "surrogateescape")
+            for data in flips(value.encode("utf-8", "surrogateescape")):
+                yield data.decode("utf-8", "surrogateescape")
+        case bytes():
+            data = bytearray(value)
             for bit in range(8 * len(data)):
                 data[bit // 8] ^= 1 << bit % 8
-                yield data.decode("utf-8", "surrogateescape")
+                yield bytes(data)
                 data[bit // 8] ^= 1 << bit % 8
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
-from tests.answers import answer
+from tests.answers import all_asked, answer
 from tests.chaos import stages
 from tests.chaos.buying import FORKED
 from tests.chaos.counted import HANG_SECONDS, Outcome, Place, kind
@@ -104,7 +104,8 @@ def _(place: Place) -> Outcome:
     Those that are not found count as lost only where they may be bought again.
     """
     path = place.folder / "judgments.sqlite"
-    stored = [answer(f"{n:064x}", text=f"answer {n} of a teacher") for n in range(40)]
+    names = [f"prompt {n}" for n in range(40)]
+    stored = [answer(name, text=f"answer to {name} of a teacher") for name in names]
     with Store(f"sqlite:///{path}") as store:
         store.add(stored)
     with closing(sqlite3.connect(path)) as connection:
@@ -113,12 +114,12 @@ def _(place: Place) -> Outcome:
     wanted = {found.key: found for found in stored}
     try:
         with Store(f"sqlite:///{path}") as store:
-            found = list(store.find(list(wanted), 8))
+            found = list(store.find(all_asked(names), 8))
             wrong = [one for one in found if one != wanted[one.key]]
             if wrong:
                 return Outcome(silent=len(wrong), told=[f"{where}: {len(wrong)} read as others"])
             hidden = set(wanted) - {one.key for one in found}
-            lost = len(store.claims.claim(hidden, 8)) if hidden else 0
+            lost = len(store.claims.claim(all_asked(names), 8)) if hidden else 0
     except UserError:
         return Outcome()
     return Outcome(lost=lost, told=[f"{where}: {lost} to be bought again"] if lost else [])

@@ -15,8 +15,7 @@ from pipeline.commands import verify
 from pipeline.core import dvc_objects
 from pipeline.judgments.store import Store
 from pipeline.stage.resume import _checksum
-from tests.answers import sound
-from tests.judgments.test_damaged_store import KEY, edit
+from tests.judgments.test_damaged_store import BEFORE, KEY, edit
 
 TABLE, WEIGHTS = Path("data/table.bin"), Path("data/model/checkpoint/weights.bin")
 DAG = """
@@ -172,8 +171,8 @@ def test_the_store_and_what_killed_stages_left_are_looked_at(project):
 
     url = os.environ["JUDGMENTS_URL"]
     with Store(url) as store:
-        store.add([sound(i) for i in range(3)])
-    edit(url, "text", "another answer")
+        store.add(BEFORE)
+    edit(url, "another answer")
     kept = Path(".resume/train-c2/state.safetensors")
     kept.parent.mkdir(parents=True)
     tensors = {"a": torch.arange(9)}

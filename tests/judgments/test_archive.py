@@ -17,9 +17,11 @@ from pipeline.data import schemas, tables
 from pipeline.judgments import archive
 from pipeline.judgments.ledger import Entry
 from pipeline.judgments.opened import CHUNK
-from pipeline.judgments.schema import BATCHES, JUDGMENTS, checksum
+from pipeline.judgments.rows import packed
+from pipeline.judgments.schema import ANSWERS, BATCHES, SAMPLE_BITS
 from pipeline.judgments.store import Batch, Store
-from tests.answers import answer, sound
+from pipeline.judgments.sums import checksum
+from tests.answers import answer, claimed, sound
 
 DAY = 24 * 3600.0
 OMNIOPD = [sys.executable, "-c", "from pipeline.commands.app import main; main()", "judgments"]
@@ -49,7 +51,7 @@ def varied():
 
 def contents(url):
     with Store(url) as store:
-        return [row for chunk in store.stream() for row in chunk]
+        return [found for chunk in store.rows.ordered() for found in chunk]
 
 
 def filled(url, answers):
@@ -87,6 +89,9 @@ def rewrite(path, row, **changes):
     tables.write(pa.Table.from_pylist(records, schema=archive.SCHEMA), path, archive.SCHEMA)
 
 
+SAMPLE = f"id & {(1 << SAMPLE_BITS) - 1}"  # of an answer, in SQL
+
+
 def change(url, statement):
     """Change a SQLite store behind the program's back."""
     with contextlib.closing(sqlite3.connect(sa.make_url(url).database)) as file, file:
@@ -103,7 +108,7 @@ def test_an_export_brings_equal_answers_to_the_other_database(urls, tmp_path):
     with Store(there) as store:
         assert archive.import_(store, tmp_path / "a.parquet") == archive.Moved(12, 12)
     assert contents(there) == contents(here)
-    assert {found.text for found, _ in contents(there)} >= set(ODD)
+    assert {found.text for found in contents(there)} >= set(ODD)
 
 
 @pytest.mark.team
@@ -128,7 +133,7 @@ def test_importing_twice_adds_nothing_and_an_answer_that_is_there_stays(url, tmp
         before = contents(url)
         assert archive.import_(store, path) == archive.Moved(2, 0)
     assert contents(url) == before
-    assert {found.text for found, _ in before} == {"mine", "8+5=13,"}
+    assert {found.text for found in before} == {"mine", "8+5=13,"}
 
 
 def test_an_import_is_no_purchase(url, tmp_path):
@@ -210,13 +215,13 @@ def test_a_merge_adds_only_what_lacks(urls):
         assert archive.merge(store, other) == archive.Moved(3, 2)
         assert archive.merge(store, other) == archive.Moved(3, 0)
     assert contents(there) == before
-    assert {found.text for found, _ in contents(here)} == {"mine", "8+5=13,"}
+    assert {found.text for found in contents(here)} == {"mine", "8+5=13,"}
     assert len(contents(here)) == 4
 
 
 def test_a_merge_from_a_damaged_store_is_refused_whole(url, tmp_path):
     damaged = filled(f"sqlite:///{tmp_path / 'other.sqlite'}", [sound(0), sound(1)])
-    change(damaged, "update judgments set text = 'x' where sample = 1")
+    change(damaged, f"update answers set text = x'0078' where {SAMPLE} = 1")
     with (
         Store(url) as store,
         archive.source(damaged) as other,
@@ -244,24 +249,42 @@ def test_a_sound_store_is_verified_and_counted(url):
 @pytest.mark.parametrize(
     "damage",
     [
-        "text = '8+5=14,'",
-        "sample = 77",
-        "prompt = 'q'",
-        "seed = null",
-        "sampler = '{'",
-        "sampler = 'null'",
-        "token_ids = '[4, 5'",
-        "token_ids = '5'",
-        "token_ids = null",
-        "ended = 1",
-        "usd = 9e999",
-        "text = cast(x'ff' as text)",
+        f"answers set text = x'00382b353d31342c' where {SAMPLE} = 1",
+        f"answers set text = x'ff' where {SAMPLE} = 1",
+        f"answers set text = x'00ff' where {SAMPLE} = 1",
+        f"answers set id = id + 76 where {SAMPLE} = 1",
+        f"answers set token_ids = x'0104' where {SAMPLE} = 1",
+        f"answers set token_ids = x'' where {SAMPLE} = 1",
+        f"answers set token_ids = null where {SAMPLE} = 1",
+        f"answers set outcome = 77 where {SAMPLE} = 1",
+        f"answers set usd = 9e999 where {SAMPLE} = 1",
+        f"answers set usd = 'much' where {SAMPLE} = 1",
+        "prefixes set prompt = x'ff' where first_seed = 6",
+        "prefixes set first_seed = 5 where first_seed = 6",
+        "prefixes set token_limit = 9",
+        "prefixes set settings = 77",
+        "prefixes set answers = 2 where first_seed = 6",
+        "settings set sampler = '{'",
+        "settings set model = 'm2'",
+        "settings set digest = x'00'",
+        "outcomes set ended = 1",
+        "outcomes set model_returned = cast(x'ff' as text)",
     ],
 )
 def test_verify_names_a_store_in_which_a_row_was_changed(file_url, damage):
     filled(file_url, [sound(0), sound(1)])
-    change(file_url, f"update judgments set {damage} where sample = 1")
+    change(file_url, f"update {damage}")
     with Store(file_url) as store, pytest.raises(UserError, match=r"judgments\.sqlite"):
+        archive.verify(store)
+
+
+def test_verify_names_an_answer_that_is_gone_and_one_that_has_no_prefix(file_url):
+    filled(file_url, [sound(0), sound(1)])
+    change(file_url, f"delete from answers where {SAMPLE} = 1")
+    with Store(file_url) as store, pytest.raises(UserError, match="another number of answers"):
+        archive.verify(store)
+    change(file_url, "delete from prefixes")
+    with Store(file_url) as store, pytest.raises(UserError, match="no prefix that is there"):
         archive.verify(store)
 
 
@@ -269,16 +292,18 @@ def test_verify_names_a_store_in_which_a_row_was_changed(file_url, damage):
 def test_verify_finds_a_row_that_was_changed_in_postgres(postgres):
     with Store(filled(postgres(), [sound(0), sound(1)])) as store:
         with store.database.writing() as connection:
-            one = JUDGMENTS.update().where(JUDGMENTS.c.sample == 1)
-            connection.execute(one.values(text="8+5=14,"))
+            one = ANSWERS.update().where(ANSWERS.c.id.op("&")((1 << SAMPLE_BITS) - 1) == 1)
+            connection.execute(one.values(text=packed.text("8+5=14,")))
         with pytest.raises(UserError, match="checksum") as caught:
             archive.verify(store)
     assert sound(1).key[:12] in str(caught.value)
 
 
-def test_verify_refuses_an_answer_under_a_key_that_is_not_its_own(url):
-    with Store(filled(url, [answer("a")])) as store, pytest.raises(UserError, match="answer a of"):
-        archive.verify(store)
+def test_an_answer_under_a_key_that_is_not_its_own_is_refused(url):
+    other = answer("a")._replace(key=answer("b").key)
+    with Store(url) as store, pytest.raises(UserError, match="its key is not the hash"):
+        store.add([answer("c"), other])
+    assert contents(url) == []
 
 
 def overwrite(url, where, data):
@@ -308,14 +333,14 @@ def test_gc_removes_lapsed_claims_alone_and_never_an_answer(url):
     filled(url, varied())
     before = contents(url)
     with Store(url) as store, Store(url) as other:
-        store.claims.claim(["lapsed"], 8, lease=-1.0)
-        store.claims.claim(["gone"], 8, lease=3600.0)  # before a clock was set back
-        store.claims.claim(["held"], 8)
+        claimed(store, ["lapsed"], 8, lease=-1.0)
+        claimed(store, ["gone"], 8, lease=3600.0)  # before a clock was set back
+        claimed(store, ["held"], 8)
         store.enter(Entry(bought=2, usd=1.5))
         store.passed("teacher")
         assert archive.gc(store) == archive.Removed(claims=2, batches=0)
         assert archive.gc(store) == archive.Removed(claims=0, batches=0)
-        assert other.claims.claim(["lapsed", "held"], 8) == {"lapsed"}
+        assert claimed(other, ["lapsed", "held"], 8) == {"lapsed"}
         assert store.stats().usd == 1.5
         assert store.checked("teacher")
     assert contents(url) == before
@@ -336,12 +361,12 @@ def test_gc_forgets_batches_whose_results_no_provider_keeps(url):
 def test_gc_gives_the_space_of_a_sqlite_file_back(file_url, tmp_path):
     filled(file_url, [sound(0)])
     with Store(file_url) as store:
-        store.claims.claim([f"{i:064}" for i in range(5000)], 8, lease=-1.0)
+        claimed(store, [f"{i:064}" for i in range(5000)], 8, lease=-1.0)
     before = (tmp_path / "judgments.sqlite").stat().st_size
     with Store(file_url) as store:
         archive.gc(store)
     assert (tmp_path / "judgments.sqlite").stat().st_size < before / 4
-    assert contents(file_url) == [(sound(0), checksum(sound(0)))]
+    assert contents(file_url) == [sound(0)]
 
 
 # stats
@@ -452,8 +477,8 @@ def test_a_merge_from_nowhere_is_refused_in_one_line(file_url, tmp_path):
 def test_a_damaged_row_is_refused_in_one_line_and_nothing_is_written(file_url, tmp_path):
     filled(file_url, [sound(i) for i in range(3)])
     other = f"sqlite:///{tmp_path / 'other.sqlite'}"
-    for damage in ("text = 'x'", "token_ids = '[4, 5'"):
-        change(file_url, f"update judgments set {damage} where sample = 1")
+    for damage in ("text = x'0078'", "token_ids = x'05'"):
+        change(file_url, f"update answers set {damage} where {SAMPLE} = 1")
         for line in (
             refused(file_url, "verify"),
             refused(other, "merge", file_url),

@@ -16,13 +16,19 @@ from pipeline.judgments.keys import seed_for
 from pipeline.judgments.ledger import Counts, Entry
 from pipeline.judgments.opened import CHUNK
 from pipeline.judgments.store import Store
-from tests.answers import REQUEST, answer
+from tests.answers import (
+    REQUEST,
+    all_asked,
+    answer,
+    answered,
+    asked,
+    claimed,
+    key,
+    named,
+    renewed,
+)
 
 SPAWN = multiprocessing.get_context("spawn")
-
-
-def keys_of(store, keys, limit=8):
-    return [found.key for found in store.find(keys, limit)]
 
 
 # what a request is
@@ -86,15 +92,15 @@ def test_an_answer_comes_back_as_it_was_stored(url):
     with Store(url) as store:
         store.add(stored)
     with Store(url) as store:
-        assert list(store.find(["b", "missing", "a"], 8)) == stored[::-1]
+        assert list(store.find(all_asked(["b", "missing", "a"]), 8)) == stored[::-1]
 
 
 def test_a_larger_limit_serves_a_smaller_one_and_not_the_reverse(url):
     with Store(url) as store:
         store.add([answer("a", 50, text="long")])
-        assert [found.text for found in store.find(["a"], 10)] == ["long"]
-        assert [found.text for found in store.find(["a"], 50)] == ["long"]
-        assert list(store.find(["a"], 51)) == []
+        assert [found.text for found in store.find([asked("a")], 10)] == ["long"]
+        assert [found.text for found in store.find([asked("a")], 50)] == ["long"]
+        assert list(store.find([asked("a")], 51)) == []
 
 
 @pytest.mark.parametrize("limits", list(itertools.permutations([20, 50, 100])), ids=str)
@@ -102,30 +108,30 @@ def test_of_several_rows_that_serve_the_smallest_limit_is_used(url, limits):
     with Store(url) as store:
         for limit in limits:
             store.add([answer("a", limit)])
-        assert [found.token_limit for found in store.find(["a"], 21)] == [50]
+        assert [found.token_limit for found in store.find([asked("a")], 21)] == [50]
 
 
 def test_a_look_up_longer_than_a_chunk_finds_all_in_order(url):
     keys = [f"k{i}" for i in range(2 * CHUNK + 1)]
     with Store(url) as store:
         store.add([answer(key) for key in keys])
-        assert keys_of(store, iter(keys[::-1])) == keys[::-1]
+        assert answered(store, iter(keys[::-1])) == keys[::-1]
 
 
 def test_answers_of_a_response_are_stored_all_or_none(url):
     with Store(url) as store:
-        store.claims.claim(["a", "b"], 8)
-        with pytest.raises(UserError, match=r"(?i)not.null"):
+        claimed(store, ["a", "b"], 8)
+        with pytest.raises(UserError, match="text: found NoneType, wanted str"):
             store.add([answer("a"), answer("b", text=None)])
-        assert keys_of(store, ["a", "b"]) == []
-        assert store.claims.renew(["a", "b"]) == {"a", "b"}  # claims go only with the answers
+        assert answered(store, ["a", "b"]) == []
+        assert renewed(store, ["a", "b"]) == {"a", "b"}  # claims go only with the answers
 
 
 def test_the_first_writer_wins_and_a_second_write_changes_nothing(url):
     with Store(url) as store, Store(url) as other:
         store.add([answer("a", text="first")])
         other.add([answer("a", text="second"), answer("b")])
-        assert [found.text for found in store.find(["a"], 8)] == ["first"]
+        assert [found.text for found in store.find([asked("a")], 8)] == ["first"]
         assert store.stats().answers == 2
 
 
@@ -157,21 +163,29 @@ def test_a_batch_is_open_until_its_last_key_is_collected(url):
         assert store.open_batches("anthropic m") == []
 
 
-def test_a_stream_has_every_answer_once_in_the_order_of_the_keys(url):
-    keys = [f"k{i:05}" for i in range(2 * CHUNK + 1)]
+def test_a_stream_has_every_answer_once_a_chunk_at_a_time(url):
+    stored = [answer(f"k{i}") for i in range(2 * CHUNK + 1)] + [answer("k0", limit=9)]
     with Store(url) as store:
-        store.add([answer(key) for key in keys] + [answer("k00000", limit=9)])
-        chunks = list(store.stream())
-        places = [(found.key, found.token_limit) for chunk in chunks for found, _ in chunk]
-    assert places == sorted([(key, 8) for key in keys] + [("k00000", 9)])
-    assert max(map(len, chunks)) == CHUNK
+        store.add(stored)
+        for chunks in (list(store.rows.stream()), list(store.rows.ordered())):
+            assert sorted(found for chunk in chunks for found in chunk) == sorted(stored)
+            assert max(map(len, chunks)) == CHUNK
+
+
+def test_the_order_of_a_stream_is_the_answers_own(url, file_url, tmp_path):
+    stored = [answer(f"k{i}", 8 + i % 3) for i in range(40)]
+    with Store(url) as store, Store(f"sqlite:///{tmp_path / 'other.sqlite'}") as other:
+        store.add(stored)
+        for found in stored[::-1]:
+            other.add([found])
+        assert list(store.rows.ordered()) == list(other.rows.ordered())
 
 
 @pytest.mark.parametrize("text", ["\\frac{1}{2}\\0\x00", "\x00", "\\\\", "\\\x00\\0", "naïve"])
 def test_a_text_comes_back_to_the_letter(url, text):
     with Store(url) as store:
         store.add([answer("a", text=text)])
-        assert next(store.find(["a"], 8)).text == text
+        assert next(store.find([asked("a")], 8)).text == text
 
 
 # who may buy
@@ -179,41 +193,41 @@ def test_a_text_comes_back_to_the_letter(url, text):
 
 def test_a_key_is_claimed_once_until_released_and_by_its_holder_alone(url):
     with Store(url) as store, Store(url) as other:
-        assert store.claims.claim(["a", "b"], 8) == {"a", "b"}
-        assert store.claims.claim(["a"], 8) == set()  # nor by another thread of its holder
-        assert other.claims.claim(["a", "b", "c"], 50) == {"c"}
-        other.claims.release(["a"])
-        assert other.claims.claim(["a"], 8) == set()
-        store.claims.release(["a"])
-        assert other.claims.claim(["a", "b"], 8) == {"a"}
+        assert claimed(store, ["a", "b"], 8) == {"a", "b"}
+        assert claimed(store, ["a"], 8) == set()  # nor by another thread of its holder
+        assert claimed(other, ["a", "b", "c"], 50) == {"c"}
+        other.claims.release([key("a")])
+        assert claimed(other, ["a"], 8) == set()
+        store.claims.release([key("a")])
+        assert claimed(other, ["a", "b"], 8) == {"a"}
 
 
 def test_an_answered_key_is_not_for_sale_except_for_a_larger_limit(url):
     with Store(url) as store, Store(url) as other:
-        store.claims.claim(["a"], 8)
+        claimed(store, ["a"], 8)
         store.add([answer("a", 8)])
-        assert other.claims.claim(["a"], 8) == set()
-        assert other.claims.claim(["a"], 9) == {"a"}  # storing released it
+        assert claimed(other, ["a"], 8) == set()
+        assert claimed(other, ["a"], 9) == {"a"}  # storing released it
 
 
 def test_a_lapsed_claim_goes_to_one_other_and_stays_there(url):
     with Store(url) as store, Store(url) as other:
-        store.claims.claim(["a"], 8, lease=0.05)
+        claimed(store, ["a"], 8, lease=0.05)
         time.sleep(0.1)
-        assert other.claims.claim(["a"], 8) == {"a"}
-        assert store.claims.renew(["a"]) == set()
-        store.claims.release(["a"])
-        assert store.claims.claim(["a"], 8) == set()
+        assert claimed(other, ["a"], 8) == {"a"}
+        assert renewed(store, ["a"]) == set()
+        store.claims.release([key("a")])
+        assert claimed(store, ["a"], 8) == set()
 
 
 def test_a_renewed_lease_outlasts_a_slow_call(url):
     with Store(url) as store, Store(url) as other:
-        with store.claims.holding(["a"], 8, lease=0.6) as held:
-            assert held.keys == {"a"}
+        with store.claims.holding(all_asked(["a"]), 8, lease=0.6) as held:
+            assert held.keys == {key("a")}
             for _ in range(6):
                 time.sleep(0.3)
-                assert other.claims.claim(["a"], 8) == set()
-        assert other.claims.claim(["a"], 8) == {"a"}
+                assert claimed(other, ["a"], 8) == set()
+        assert claimed(other, ["a"], 8) == {"a"}
     assert "_keep" not in str(threading.enumerate())  # nothing renews after the block
 
 
@@ -221,27 +235,36 @@ def test_what_another_took_while_the_holder_stood_still_is_not_bought(url, monke
     with (
         Store(url) as store,
         Store(url) as other,
-        store.claims.holding(["a", "b", "c"], 8, 90.0) as held,
+        store.claims.holding(all_asked(["a", "b", "c"]), 8, 90.0) as held,
     ):
         store.add([answer("c")])
-        assert held.still(["a", "b"]) == {"a", "b"}
-        store.claims.renew(["a", "b"], -1.0)  # what a holder's claims are after it stood still
-        assert other.claims.claim(["a"], 8) == {"a"}
-        assert held.still(["a", "b"]) == {"a", "b"}  # it was renewed just now, as it thinks
+        assert held.still([key("a"), key("b")]) == {key("a"), key("b")}
+        store.claims.renew(
+            [key("a"), key("b")], -1.0
+        )  # what a holder's claims are after it stood still
+        assert claimed(other, ["a"], 8) == {"a"}
+        assert held.still([key("a"), key("b")]) == {
+            key("a"),
+            key("b"),
+        }  # it was renewed just now, as it thinks
         later = time.time() + 60
         monkeypatch.setattr(time, "time", lambda: later)
-        assert held.still(["a", "b"]) == {"b"}
-        assert held.lost == {"a"}
-        assert other.claims.claim(["b"], 8) == set()  # it is held again
+        assert held.still([key("a"), key("b")]) == {key("b")}
+        assert held.lost == {key("a")}
+        assert claimed(other, ["b"], 8) == set()  # it is held again
 
 
 def test_a_clock_that_was_set_back_renews_before_it_buys(url, monkeypatch):
-    with Store(url) as store, Store(url) as other, store.claims.holding(["a"], 8, 90.0) as held:
+    with (
+        Store(url) as store,
+        Store(url) as other,
+        store.claims.holding(all_asked(["a"]), 8, 90.0) as held,
+    ):
         now, there = time.time(), database.now
         monkeypatch.setattr(time, "time", lambda: now - 3600)
         monkeypatch.setattr(database, "now", lambda connection: there(connection) - 3600)
-        assert other.claims.claim(["a"], 8) == {"a"}  # it finds a claim of an hour
-        assert held.still(["a"]) == set()
+        assert claimed(other, ["a"], 8) == {"a"}  # it finds a claim of an hour
+        assert held.still([key("a")]) == set()
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -249,13 +272,13 @@ def test_hosts_whose_clocks_differ_do_not_take_each_others_claims(url, monkeypat
     real = time.time
     with Store(url) as store, Store(url) as other:
         monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
-        with store.claims.holding(["a"], 8, 30.0) as held:
+        with store.claims.holding(all_asked(["a"]), 8, 30.0) as held:
             monkeypatch.setattr(time, "time", real)
-            assert other.claims.claim(["a"], 8) == set()
+            assert claimed(other, ["a"], 8) == set()
             monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
-            assert held.still(["a"]) == {"a"}
+            assert held.still([key("a")]) == {key("a")}
             monkeypatch.setattr(time, "time", real)
-            assert other.claims.claim(["a"], 8) == set()
+            assert claimed(other, ["a"], 8) == set()
 
 
 def test_the_database_s_clock_is_that_of_this_host_here(url):
@@ -264,7 +287,7 @@ def test_the_database_s_clock_is_that_of_this_host_here(url):
 
 
 def test_claims_that_cannot_be_renewed_stop_the_purchase(store, monkeypatch):
-    with store.claims.holding(["a"], 8, 90.0) as held:
+    with store.claims.holding(all_asked(["a"]), 8, 90.0) as held:
         later = time.time() + 60
         monkeypatch.setattr(time, "time", lambda: later)
 
@@ -273,14 +296,17 @@ def test_claims_that_cannot_be_renewed_stop_the_purchase(store, monkeypatch):
 
         monkeypatch.setattr(held, "_renew", broken)
         with pytest.raises(UserError, match="the disk is full"):
-            held.still(["a"])
+            held.still([key("a")])
 
 
 def test_an_error_while_holding_releases_the_claims(url):
     with Store(url) as store, Store(url) as other:
-        with pytest.raises(RuntimeError, match="teacher"), store.claims.holding(["a"], 8):
+        with (
+            pytest.raises(RuntimeError, match="teacher"),
+            store.claims.holding(all_asked(["a"]), 8),
+        ):
             raise RuntimeError("teacher")
-        assert other.claims.claim(["a"], 8) == {"a"}
+        assert claimed(other, ["a"], 8) == {"a"}
 
 
 def buy(url, log, keys, barrier):
@@ -290,13 +316,13 @@ def buy(url, log, keys, barrier):
         missing = set(keys)
         while missing:
             batch = [key for key in keys if key in missing][:10]
-            with store.claims.holding(batch, 8) as held:
-                for key in held.keys:
+            with store.claims.holding(all_asked(batch), 8) as held:
+                for name in named(held.keys, batch):
                     time.sleep(0.002)
                     with open(log, "a") as file:
-                        file.write(f"{key}\n")
-                    store.add([answer(key)])
-            missing -= {found.key for found in store.find(missing, 8)}
+                        file.write(f"{name}\n")
+                    store.add([answer(name)])
+            missing -= set(answered(store, missing))
             if not held.keys:
                 time.sleep(0.005)
 
@@ -312,11 +338,11 @@ def test_four_processes_that_want_the_same_answers_buy_each_once(url, tmp_path):
     assert [buyer.exitcode for buyer in buyers] == [0] * 4
     assert sorted(log.read_text().split()) == sorted(keys)
     with Store(url) as store:
-        assert keys_of(store, keys) == keys
+        assert answered(store, keys) == keys
 
 
 def hold(url, keys, lease, ready):
-    with Store(url) as store, store.claims.holding(keys, 8, lease) as held:
+    with Store(url) as store, store.claims.holding(all_asked(keys), 8, lease) as held:
         store.add([answer(keys[0])])
         ready.send(len(held.keys))
         time.sleep(600)
@@ -329,12 +355,12 @@ def test_a_killed_holder_keeps_what_it_stored_and_loses_its_claims_after_the_lea
     assert ready.recv() == 3
     with Store(url) as store:
         time.sleep(2)  # longer than the lease: the holder renews it
-        assert store.claims.claim(["a", "b", "c"], 8) == set()
+        assert claimed(store, ["a", "b", "c"], 8) == set()
         holder.kill()
         holder.join(30)
         killed = time.monotonic()
-        assert keys_of(store, ["a", "b", "c"]) == ["a"]
-        while not (taken := store.claims.claim(["a", "b", "c"], 8)):
+        assert answered(store, ["a", "b", "c"]) == ["a"]
+        while not (taken := claimed(store, ["a", "b", "c"], 8)):
             assert time.monotonic() - killed < 10
             time.sleep(0.05)
         assert taken == {"b", "c"}
@@ -345,7 +371,7 @@ def test_a_killed_holder_keeps_what_it_stored_and_loses_its_claims_after_the_lea
 
 def read(url):
     with Store(url) as store:
-        keys_of(store, ["k0"])
+        answered(store, ["k0"])
         return store.stats()
 
 
@@ -383,7 +409,7 @@ def test_a_store_of_a_newer_version_is_refused_with_both_versions(file_url, tmp_
     Store(file_url).__exit__(None, None, None)
     with contextlib.closing(sqlite3.connect(tmp_path / "judgments.sqlite")) as newer, newer:
         newer.execute("update omniopd_judgments set version = version + 1")
-    assert "version 3, wanted 2" in refused(file_url)
+    assert "version 4, wanted 3" in refused(file_url)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pipeline.plan import expand, experiment
 from pipeline.processes import fork_server
 from pipeline.runner import preflight
 from pipeline.runner.dag import plan_files
-from tests.answers import sound
+from tests.answers import sound, wanted
 from tests.hostile import arguments, locks, params, problems, project, store, tables
 from tests.hostile.row import as_nobody, faults, files, run
 from tests.project import MINIATURE, ROOT
@@ -162,11 +162,11 @@ def test_a_store_that_may_only_be_read_finds_answers_and_buys_none(open_folder):
         file.chmod(0o444)
     open_folder.chmod(0o555)
     with as_nobody(), Store(url, "project") as opened:
-        assert list(opened.find([x.key for x in answers], 8)) == answers
+        assert list(opened.find(map(wanted, range(3)), 8)) == answers
         opened.enter(Entry(reused=3))  # what replay says before it looks at what is missing
         assert opened.spent() == Entry()
         with pytest.raises(UserError, match="a file that this process may only read, wanted one"):
-            opened.claims.claim(["missing"], 8)
+            opened.claims.claim([wanted(7)], 8)
     assert [x.name for x in open_folder.iterdir()] == ["j.sqlite"]
 
 

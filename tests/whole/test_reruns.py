@@ -83,9 +83,9 @@ def stored(url):
         return 0
     with sa.create_engine(url).connect() as connection:
         names = sa.inspect(connection).get_table_names()
-        if "judgments" not in names:
+        if "answers" not in names:
             return 0
-        return connection.execute(sa.text("select count(*) from judgments")).scalar()
+        return connection.execute(sa.text("select count(*) from answers")).scalar()
 
 
 @pytest.mark.slow

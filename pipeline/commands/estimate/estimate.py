@@ -159,12 +159,13 @@ def _counted(
             for position in response.prompts
             for sample in range(wanted.samples)
         ]
-        requests = {request.key: at for at, request in judging.requests(block, places, 0)}
-        requests = {k: at for k, at in requests.items() if counted.get(_short(k), 0) < wanted.limit}
+        requests = {one.key: (at, one) for at, one in judging.requests(block, places, 0)}
+        requests = {k: v for k, v in requests.items() if counted.get(_short(k), 0) < wanted.limit}
         counted.update(dict.fromkeys(map(_short, requests), wanted.limit))
-        held = {found.key for found in store.find(requests, wanted.limit)}
+        asked_for = [request for _, request in requests.values()]
+        held = {found.key for found in store.find(asked_for, wanted.limit)}
         missing: dict[tuple[int, int], list[int]] = {}
-        for key, (r, position, sample) in requests.items():
+        for key, ((r, position, sample), _) in requests.items():
             if key not in held:
                 missing.setdefault((r, position), []).append(sample)
         sizes = [

@@ -8,7 +8,7 @@ stepped, it can cost a second purchase, never a wrong answer.
 import functools
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -17,12 +17,15 @@ from pipeline.core.errors import UserError
 from pipeline.judgments import database
 from pipeline.judgments.claims import owner
 from pipeline.judgments.claims.held import Held
+from pipeline.judgments.keys import Request
 from pipeline.judgments.opened import OpenDatabase, chunks
 from pipeline.judgments.retries import DAMAGED
-from pipeline.judgments.schema import CLAIMS, JUDGMENTS
+from pipeline.judgments.rows.reading import Reader
+from pipeline.judgments.schema import CLAIMS
 from pipeline.judgments.spool import Spool
 
 LEASE_SECONDS = 30.0  # how long the claims of a killed process keep others waiting
+INDEXED = ("settings", "prefixes")  # tables through whose indexes answers are found
 FUTURE_SECONDS = 10 * LEASE_SECONDS  # a claim that runs longer: the clock was set back since
 
 log = logging.getLogger("omniopd")
@@ -36,39 +39,52 @@ def lapsed(now: float) -> sa.ColumnElement[bool]:
 class Claims:
     """The claims of one open store; threads may share them."""
 
-    def __init__(self, opened: OpenDatabase, spool: Spool | None) -> None:
+    def __init__(self, opened: OpenDatabase, spool: Spool | None, rows: Reader) -> None:
         """`spool` is made ready for answers that cannot be stored, before any is bought."""
-        self._database, self._spool = opened, spool
+        self._database, self._spool, self._rows = opened, spool, rows
         self._owner = owner.new()
         self._checked = False  # whether the file is whole
+        # made once: they are executed for each reply. Rows are locked in the order of their keys
+        mine = (
+            CLAIMS.c.owner == self._owner,
+            CLAIMS.c.key.in_(sa.bindparam("keys", expanding=True)),
+        )
+        self._mine = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key).with_for_update()
+        self._drop = CLAIMS.delete().where(mine[1])
 
-    def claim(self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS) -> set[str]:
-        """Those of `keys` that the caller may now buy, for `lease` seconds.
+    def claim(
+        self, requests: Iterable[Request], limit: int, lease: float = LEASE_SECONDS
+    ) -> set[str]:
+        """Keys of those of `requests` that the caller may now buy, for `lease` seconds.
 
-        Left out: keys that another holds, at whatever limit (also another thread of this store),
-        and keys that have been answered for `limit` by now. Look both up again with
-        `Store.find`. Raises UserError where the file hides answers that it has, before they are
-        bought again.
+        Left out: what another holds, at whatever limit (also another thread of this store), and
+        what has been answered for `limit` by now. Look both up again with `Store.find`. Raises
+        UserError where the file hides answers that it has, before they are bought again.
         """
         self._whole()
         mine: set[str] = set()
-        for chunk in chunks(keys):
+        for chunk in chunks(requests):
+            wanted = {request.key: request for request in chunk}
             # read first: who waits for another's purchase would keep the database's one writer busy
             with self._database.reading() as connection:
-                held = (CLAIMS.c.key.in_(sorted(chunk)), ~lapsed(database.now(connection)))
+                held = (CLAIMS.c.key.in_(sorted(wanted)), ~lapsed(database.now(connection)))
                 taken = set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
-            if free := sorted(set(chunk) - taken):
+            if free := {key: wanted[key] for key in sorted(set(wanted) - taken)}:
+                self._rows.check(free.values())
                 mine |= self._claim(free, limit, lease)
         return mine
 
     def _whole(self) -> None:
-        """Once, before anything is bought: a million answers take some seconds."""
-        if not self._checked:
-            if why := self._database.integrity("judgments"):
+        """Once, before anything is bought, those tables that find the others' rows: one line for N
+        answers. What the answers hide, `Reader.check` sees."""
+        for table in () if self._checked else INDEXED:
+            if why := self._database.integrity(table):
                 raise UserError(f"{self._database.name}: the file is damaged: {why}. {DAMAGED}")
-            self._checked = True
+        if not self._checked:
+            self._rows.settings.all()  # raises for one that is not what it was
+        self._checked = True
 
-    def _claim(self, keys: list[str], limit: int, lease: float) -> set[str]:
+    def _claim(self, wanted: Mapping[str, Request], limit: int, lease: float) -> set[str]:
         insert = self._database.insert(CLAIMS)
         new = {"owner": insert.excluded.owner, "expires_at": insert.excluded.expires_at}
         until: float | None = None
@@ -80,12 +96,11 @@ class Claims:
             # of this very call: it may have been committed before the connection broke off
             own = (CLAIMS.c.owner == self._owner) & (CLAIMS.c.expires_at == until)
             free = lapsed(now) | own
-            rows = [{"key": key, "owner": self._owner, "expires_at": until} for key in keys]
+            rows = [{"key": key, "owner": self._owner, "expires_at": until} for key in wanted]
             query = insert.on_conflict_do_update(index_elements=["key"], set_=new, where=free)
             taken = set(connection.execute(query.returning(CLAIMS.c.key), rows).scalars())
             # Only after the claim: whoever held it before stored its answer and let go at once.
-            answered = sa.select(JUDGMENTS.c.key).where(*_serves(taken, limit))
-            known = set(connection.execute(answered).scalars())
+            known = self._rows.known(connection, [wanted[key] for key in taken], limit)
             self.drop(connection, known)
             return taken - known
 
@@ -139,9 +154,9 @@ class Claims:
 
     @contextmanager
     def holding(
-        self, keys: Iterable[str], limit: int, lease: float = LEASE_SECONDS
+        self, requests: Iterable[Request], limit: int, lease: float = LEASE_SECONDS
     ) -> Iterator[Held]:
-        """Claim what can be claimed of `keys` and yield it, renewing until the block ends.
+        """Claim what can be claimed of `requests` and yield it, renewing until the block ends.
 
         The caller asks `still` before it buys, then looks up the rest with `Store.find` and claims
         again what is still missing: its holder may have been killed.
@@ -149,7 +164,7 @@ class Claims:
         if self._spool is not None:
             self._spool.reserve()
         claimed = time.time()  # before the claims, which may have to wait for the database
-        mine = self.claim(keys, limit, lease)
+        mine = self.claim(requests, limit, lease)
         held = Held(mine, claimed, functools.partial(self.renew, lease=lease), lease)
         try:
             yield held
@@ -162,12 +177,6 @@ class Claims:
 
     def drop(self, connection: sa.Connection, keys: Iterable[str]) -> None:
         """Give up the claims on `keys` within a transaction."""
-        mine = (CLAIMS.c.owner == self._owner, CLAIMS.c.key.in_(sorted(keys)))
-        ordered = sa.select(CLAIMS.c.key).where(*mine).order_by(CLAIMS.c.key).with_for_update()
-        held = connection.execute(ordered).scalars().all()
+        held = connection.execute(self._mine, {"keys": sorted(keys)}).scalars().all()
         if held:
-            connection.execute(CLAIMS.delete().where(CLAIMS.c.key.in_(held)))
-
-
-def _serves(keys: Iterable[str], limit: int) -> tuple[sa.ColumnElement[bool], ...]:
-    return (JUDGMENTS.c.key.in_(sorted(keys)), JUDGMENTS.c.token_limit >= limit)
+            connection.execute(self._drop, {"keys": held})

@@ -1,6 +1,7 @@
 """Replies that arrived: held against what was asked, paid for, and handed to the store."""
 
 import logging
+import time
 from dataclasses import dataclass
 
 from pipeline.core.errors import UserError
@@ -116,4 +117,5 @@ class Arrivals:
             requested_n=answered.requested_n,
             seed_sent=answered.seed_sent,
             usd=found.usd,
+            created_at=time.time(),
         )

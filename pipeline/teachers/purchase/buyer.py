@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pipeline.core.errors import UserError, too_long
 from pipeline.engines.asks import Ask, Draw
@@ -117,7 +117,7 @@ class Judging:
                 "drawn again."
             )
         failure = SHORT if lacks else None
-        return judgment if judgment.failure == failure else replace(judgment, failure=failure)
+        return judgment if judgment.failure == failure else judgment._replace(failure=failure)
 
     def fits(self, block: Iterable[Response]) -> None:
         """Raise UserError if a prompt leaves no room for an answer in what the teacher reads."""
@@ -175,9 +175,10 @@ class Judging:
         """A judgment for every request: stored ones, bought ones, and those that others buy."""
         store, limit = self.budget.store, self.wanted.limit
         places = {request.key: place for place, request in reversed(requests.items())}
+        asked = {key: requests[place] for key, place in places.items()}
         found: dict[str, Judgment] = {}
         recovery.take_in(store)
-        for judgment in store.find(places, limit):
+        for judgment in store.find(asked.values(), limit):
             judged = self._judged(block, places[judgment.key], judgment)
             found[judgment.key] = self._drawn(judged)
         store.enter(Entry(reused=len(found), misses=len(places) - len(found)))
@@ -193,7 +194,7 @@ class Judging:
             if not self._may_spend:
                 self.before_spending()
                 self._may_spend = True
-            with store.claims.holding(missing, limit) as held:
+            with store.claims.holding([asked[key] for key in missing], limit) as held:
                 # in the order of the requests: a set's order changes from process to process
                 keys = [key for key in missing if key in held.keys]
                 wanted = {places[key]: requests[places[key]] for key in keys}
@@ -205,7 +206,7 @@ class Judging:
             if rest and not bought:
                 waited = self._waited(rest, waited, wait)
             wait = min(LONGEST_POLL_SECONDS, 1.5 * wait) if not bought else POLL_SECONDS
-            for judgment in store.find(rest, limit):
+            for judgment in store.find([asked[key] for key in rest], limit):
                 judged = self._judged(block, places[judgment.key], judgment)
                 found[judgment.key] = self._drawn(judged)
         return found

@@ -41,7 +41,7 @@ def ids(text):
 
 
 def judgment(token_ids=None, text="", ended=False):
-    values = dict.fromkeys(Judgment.__dataclass_fields__)
+    values = dict.fromkeys(Judgment._fields)
     own = None if token_ids is None else tuple(token_ids)
     return Judgment(**values | {"token_ids": own, "text": text, "ended": ended, "token_limit": 20})
 

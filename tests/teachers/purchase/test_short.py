@@ -6,7 +6,6 @@ import logging
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.judgments.schema import JUDGMENTS
 from pipeline.teachers.purchase.buyer import SHORT
 from pipeline.teachers.purchase.truncation import lacking
 from tests.providers import Batches, Scripted, ask, judging, message, response
@@ -30,9 +29,8 @@ def said(provider, text, finish="length"):
 
 def stored(store):
     """Attempt and failure of every row."""
-    with store.database.writing() as connection:
-        rows = connection.execute(JUDGMENTS.select().order_by(JUDGMENTS.c.attempt)).all()
-    return [(row.attempt, row.text, row.failure) for row in rows]
+    rows = [found for chunk in store.rows.ordered() for found in chunk]
+    return [(found.attempt, found.text, found.failure) for found in rows]
 
 
 @providers
@@ -72,9 +70,8 @@ def test_when_all_attempts_are_too_short_row_key_and_what_helps_are_named(store,
     for words in ("position 0, sample 0 of r0", "wanted 10", "forks.chunk_tokens", "last request "):
         assert words in last
     key = last.partition("last request ")[2][:12]
-    with store.database.writing() as connection:
-        rows = connection.execute(JUDGMENTS.select().where(JUDGMENTS.c.attempt == 2)).all()
-    assert [row.key[:12] for row in rows] == [key]
+    rows = [found for chunk in store.rows.ordered() for found in chunk]
+    assert [found.key[:12] for found in rows if found.attempt == 2] == [key]
     assert len(server.requests) == 3  # and nothing else of the cell was bought for it
 
 

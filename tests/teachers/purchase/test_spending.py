@@ -223,7 +223,7 @@ def test_a_long_wait_for_another_process_is_said_once_with_when_its_claims_lapse
     places = [(0, p, s) for p in range(len(PREFIXES)) for s in range(SAMPLES)]
     wanted = dict(run.requests([providers.response(run, PREFIXES)], places, 0))
     with Store(f"sqlite:///{tmp_path / 'judgments.sqlite'}", "another") as other:
-        other.claims.claim([request.key for request in wanted.values()], 12, lease=1.5)
+        other.claims.claim(wanted.values(), 12, lease=1.5)
         lapse = time.ctime(other.claims.expiry([next(iter(wanted.values())).key]))
         assert len(ask(run)) == ALL
     (said,) = [x for x in caplog.messages if "is buying" in x]

@@ -1,0 +1,1 @@
+"""Answers as rows: packed, placed, read and written."""
