@@ -136,8 +136,8 @@ def _put(store: Store, table: sa.Table, number: int, name: str, value: Any) -> b
 
 
 def _named(store: Store) -> None:
-    """Repair settings and outcomes, each by its own digest; one that cannot be repaired stays, and its
-    answers are damaged with it."""
+    """Repair settings and outcomes, each by its own digest; one that cannot be repaired stays, and
+    its answers are damaged with it."""
     for table, kind in NAMED:
         names = ("digest", *kind._fields)
         query = sa.select(table.c.id, *(table.c[name] for name in names))
