@@ -14,6 +14,7 @@ budget SEED     seconds of a look at what the project has spent
 lines COUNT     into the ledger, as many replies' lines; seconds
 claim SEED      seconds of the first claim of a process: what it checks before anything is bought
 stats SEED      seconds of counting what the store holds
+verify SEED     seconds of holding every row and total against what it should be
 """
 
 import random
@@ -111,21 +112,35 @@ def _rate(count: int, work: Callable[[], object]) -> Times:
 
 
 def _lines(store: Store, rows: int, count: int) -> Times:
-    def lines() -> None:
-        columns = "project, created_at, reused, misses, bought, requests, tokens, usd"
-        with closing(sqlite3.connect(store.name.removeprefix("sqlite:///"))) as file, file:
-            tables = {name for (name,) in file.execute("select name from sqlite_master")}
-            table = "entries" if "entries" in tables else "ledger"
-            marks = "'bench', ?, 0, 0, 8, 1, 1400, 1e-4"
-            values = ((float(i),) for i in range(count))
-            file.executemany(f"insert into {table} ({columns}) values ({marks})", values)
-        if table == "entries":
-            from pipeline.judgments import ledger
+    """As if so many replies had been paid for, without their answers."""
+    line = {"project": "bench", "reused": 0, "misses": 0, "bought": REPLY, "requests": 1}
+    line |= {"tokens": 1400, "usd": 1e-4}
 
+    def lines() -> None:
+        if hasattr(store, "rows"):
+            from pipeline.judgments import ledger
+            from pipeline.judgments.schema import ENTRIES
+
+            for first in range(0, count, FILLED):
+                some = range(first, min(first + FILLED, count))
+                with store.database.writing() as connection:
+                    made = [line | {"created_at": float(i)} for i in some]
+                    connection.execute(ENTRIES.insert(), made)
             with store.database.writing() as connection:
                 ledger.recount(connection)
+            return
+        with closing(sqlite3.connect(store.name.removeprefix("sqlite:///"))) as file, file:
+            marks = ", ".join(f":{name}" for name in (*line, "created_at"))
+            insert = f"insert into ledger ({', '.join((*line, 'created_at'))}) values ({marks})"
+            file.executemany(insert, (line | {"created_at": float(i)} for i in range(count)))
 
     return _seconds(lines)
+
+
+def _verify(store: Store, rows: int, seed: int) -> Times:
+    from pipeline.judgments import archive
+
+    return _seconds(lambda: archive.verify(store))
 
 
 def _claim(store: Store, rows: int, seed: int) -> Times:
@@ -154,6 +169,7 @@ COMMANDS = {
     "lines": _lines,
     "claim": _claim,
     "stats": _stats,
+    "verify": _verify,
 }
 
 

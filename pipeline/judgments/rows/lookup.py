@@ -1,6 +1,8 @@
 """One query for the answers at many places, in each database's own words.
 
-An object that stands for the query would take longer to be rendered than the answers to be read.
+From what is wanted to its prefix by the index, and from there to the answer by its id: both
+databases are told this order, as neither needs to know how many rows there are to find it. An
+object that stands for the query would take longer to be rendered than the answers to be read.
 """
 
 import functools
@@ -12,13 +14,13 @@ import sqlalchemy as sa
 from pipeline.judgments.schema import ANSWERS, SAMPLE_BITS
 
 Wanted = tuple[int, bytes, int, int]  # any number to know it by, prompt, first_seed, sample
-_JOINED = (
-    "JOIN prefixes p ON p.settings = {p} AND p.prompt = w.prompt AND p.attempt = {p} "
-    "AND p.first_seed = w.first_seed AND p.token_limit >= {p} "
-    f"JOIN answers a ON a.id = ((p.id << {SAMPLE_BITS}) | w.sample)"
-)
 ROW = ", ".join(f"a.{column.name}" for column in ANSWERS.columns)
 FOUND = f"w.n, p.token_limit, {ROW}"  # columns of what `serving` finds
+_PREFIX = (
+    "p.settings = {mark} AND p.prompt = w.prompt AND p.attempt = {mark} "
+    "AND p.first_seed = w.first_seed AND p.token_limit >= {mark}"
+)
+_ANSWER = f"a.id = ((p.id << {SAMPLE_BITS}) | w.sample)"
 
 
 def serving(
@@ -41,18 +43,20 @@ def serving(
 
 @functools.lru_cache(maxsize=64)
 def sqlite(count: int, columns: str) -> str:
+    """The query for so many places: four parameters each, then settings, attempt and limit."""
     rows = ",".join(["(?,?,?,?)"] * count)
-    joined = _JOINED.format(p="?")
-    # CROSS: as they are written, from what is wanted to its rows
-    joined = joined.replace("JOIN", "CROSS JOIN")
-    return (
-        f"WITH w(n, prompt, first_seed, sample) AS (VALUES {rows}) SELECT {columns} FROM w {joined}"
+    return (  # CROSS: in the order in which they stand
+        f"WITH w(n, prompt, first_seed, sample) AS (VALUES {rows}) SELECT {columns} FROM w "
+        f"CROSS JOIN prefixes p ON {_PREFIX.format(mark='?')} CROSS JOIN answers a ON {_ANSWER}"
     )
 
 
 @functools.cache
 def postgres(columns: str) -> str:
-    return (
+    """The query: a list for each of the four, then settings, attempt and limit."""
+    return (  # OFFSET 0: each is a query of its own for each row before it
         f"SELECT {columns} FROM unnest(%s::int[], %s::bytea[], %s::bigint[], %s::int[]) "
-        f"AS w(n, prompt, first_seed, sample) {_JOINED.format(p='%s')}"
+        "AS w(n, prompt, first_seed, sample), LATERAL (SELECT p.id, p.token_limit FROM prefixes p "
+        f"WHERE {_PREFIX.format(mark='%s')} OFFSET 0) p, "
+        f"LATERAL (SELECT * FROM answers a WHERE {_ANSWER} OFFSET 0) a"
     )
