@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pipeline.config import params
+from pipeline.config.machines import Machines
 from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach, Train
 from pipeline.config.models import Pretrain
 from pipeline.config.params import METHOD, Params
@@ -43,7 +44,7 @@ class Experiment(Settings):
     """params.yaml."""
 
     experiment: params.Experiment
-    runtime: params.Runtime = params.Runtime()
+    runtime: Machines = Machines()
     arms: dict[params.Name, dict[str, Any]]
     teachers: dict[params.Name, Teacher]
 

@@ -7,6 +7,7 @@ browser: `PREFECT_HOME=.prefect prefect server start`.
 """
 
 import fcntl
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from threading import Event, Thread
 
 import typer
 
-from pipeline.config import params_file
+from pipeline.config import machines
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 from pipeline.engines.vllm.resident import lending
 from pipeline.processes import fork_server, reaper, stopping
+from pipeline.processes.launch.client import RUNS, WAITS
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, graph, waiting_chains
@@ -34,8 +36,8 @@ RETRY_SECONDS = 5.0
 
 def run(parallel: int) -> None:
     """Bring every cell of the plan up to date, `parallel` at a time. Raises UserError."""
-    found, runtime = plan_files.current(), params_file.runtime()
-    cells_of = graph(found, gpu=runtime.device != "cpu")
+    found, runtime = plan_files.current(), machines.read()
+    cells_of = graph(found, gpu=runtime.gpu_here)
     keep = retention.of(found, retention.wanted())
     while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
         typer.echo("experiment.keep: dropped checkpoints turned out to be read; going on with them")
@@ -192,13 +194,21 @@ class _Flow:
         if cell.name not in self.stale and not cell.reads & self.ran:
             return
         start = time.perf_counter()
-        if self.project.reproduce(cell.name, self.command):
+        if self.project.reproduce(cell.name, functools.partial(self.command, cell)):
             self.ran.add(cell.name)
         self.seconds[cell.name] = time.perf_counter() - start
 
-    def command(self, text: str, line: Callable[[str], None]) -> int:
+    def command(self, cell: Cell, text: str, line: Callable[[str], None]) -> int:
         """Run a stage's command as DVC does, by the shell; its status."""
-        return self.processes.run(["/bin/sh", "-c", text], line)
+
+        def heard(said: str) -> None:
+            line(said)
+            if said.startswith(WAITS):  # in a queue, by runtime.launch
+                self.show(cell, "PENDING", "Queued", said)
+            elif said.startswith(RUNS):
+                self.show(cell, "RUNNING", "Running", said)
+
+        return self.processes.run(["/bin/sh", "-c", text], heard)
 
     def outcome(self, name: str, error: Exception | None) -> str:
         """Note how a cell ended; in words. Raises what is not the cell's own failure."""
