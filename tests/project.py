@@ -194,6 +194,7 @@ MACHINERY = (  # code that is part of no lock, as it never changes what a stage 
     *("pipeline/code_digest/", "pipeline/processes/program.py", "pipeline/core/extensions.py"),
     "pipeline/commands/entry.py",
     *(
+        "pipeline/processes/launch/",
         "pipeline/processes/fork_server.py",
         "pipeline/processes/fork_worker.py",
         "pipeline/processes/cell_log.py",

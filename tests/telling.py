@@ -126,8 +126,8 @@ class Stages:
         return client, [stage, other]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)

@@ -16,6 +16,7 @@ MACHINERY = (
     "pipeline.processes.program",
     "pipeline.commands.entry",
     "pipeline.core.extensions",
+    "pipeline.processes.launch",
     "pipeline.processes.fork_server",
     "pipeline.processes.fork_worker",
     "pipeline.processes.cell_log",

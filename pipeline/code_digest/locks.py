@@ -85,7 +85,7 @@ def check(variants: Iterable[Variant]) -> dict[str, Code]:
     made = codes(variants)
     for name, code in made.items():
         if (held := read(name)) != (text := HEADER + code.text()):
-            state = "does not exist" if held is None else _differs(held, text)
+            state = "does not exist" if held is None else differs(held, text)
             raise UserError(
                 f"{path(name)} {state}. It has to say what the code in {files.root()} does. Run "
                 "`omniopd plan`, then `dvc repro`; `omniopd why` says what changed."
@@ -93,7 +93,7 @@ def check(variants: Iterable[Variant]) -> dict[str, Code]:
     return made
 
 
-def _differs(found: str, wanted: str) -> str:
+def differs(found: str, wanted: str) -> str:
     old, new = found.splitlines(), wanted.splitlines()
     lines = [line for line in new if line not in old] or [line for line in old if line not in new]
     names = list(dict.fromkeys(line.rpartition(" ")[0] for line in lines))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands import exchange, judgments, project, verify_command
+from pipeline.commands import exchange, judgments, machines, project, verify_command
 from pipeline.commands.audit import audit_command
 from pipeline.commands.compare import compare_command
 from pipeline.commands.exp import exp_command
@@ -30,6 +30,7 @@ app.command()(project.profile)
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
     project.stage
 )
+app.command()(machines.worker)
 app.command()(exchange.export)
 app.command("import")(exchange.import_)
 app.command()(verify_command.verify)
@@ -95,16 +96,18 @@ def repro() -> None:
 
 @app.command()
 def run(
-    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
+    parallel: Annotated[int, typer.Option(min=1, help="cells at a time, here")] = 1,
+    on: Annotated[str, typer.Option(help="local, ray, or ray:HOST:PORT of a cluster")] = "local",
+    listen: Annotated[str, typer.Option(help="where a head of Ray listens")] = machines.HEAD,
 ) -> None:
-    """The same cells as a Prefect flow, independent ones side by side."""
+    """The same cells as a Prefect flow, independent ones side by side, or on workers."""
     from pipeline.commands import reruns
     from pipeline.runner import flow
     from pipeline.runner.dag import plan_files
 
     reruns.tell(plan_files.write(buying=True))
     typer.echo(_detectable())
-    flow.run(parallel)
+    flow.run(parallel, machines.checked(on), listen)
     typer.echo(_took())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field, ValidationError, create_model
 
 from pipeline.config import method, params
+from pipeline.config.machines import Machines
 from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach
 from pipeline.config.models import Pretrain
 from pipeline.config.params import METHOD, Params
@@ -58,7 +59,7 @@ class Experiment(Settings):
 
     experiment: params.Experiment
     sweep: dict[params.Name, Sweep] = Field(default_factory=dict)
-    runtime: params.Runtime = params.Runtime()
+    runtime: Machines = Machines()
     arms: dict[params.Name, dict[str, Any]]
     teachers: dict[params.Name, Teacher]
 

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.plan import expand
+from pipeline.processes.launch.kinds import Kind, kind
 
-# stages, or groups of one, that load a model
-GPU = {"pretrain", "rollout", "forks-student", "teach", "prior-teacher", "train", "evaluate"}
-GPU |= {"steps"}
 RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
 
 
@@ -18,23 +16,25 @@ class Cell:
     name: str  # GROUP@KEY
     label: str  # for people
     reads: frozenset[str]  # names of cells
-    gpu: bool = False
+    gpu: bool = False  # it wants this machine's
     retries: int = 1  # where its stage was killed; never where it refused its input
+    kind: Kind = "cpu"
 
 
 def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
-    """The plan's cells in dependency order, stage `plan` first."""
+    """The plan's cells in dependency order, stage `plan` first. `gpu`: those that load a model
+    want this machine's."""
     labels = _labels(found)
     built = {"plan": Cell("plan", "plan", frozenset())}
     for name, reads in expand.upstream(found).items():
         group, _, key = name.partition("@")
-        stage = group.split("-")[0]
         built[name] = Cell(
             name=name,
             label=f"{labels.get(key, group)} ({key})",
             reads=frozenset(reads or {"plan"}),
-            gpu=gpu and bool(GPU & {stage, group}),
+            gpu=gpu and kind(group) == "gpu",
             retries=max(RETRIES.get(one, 1) for one in expand.stages(found, group, key)),
+            kind=kind(group),
         )
     return built
 

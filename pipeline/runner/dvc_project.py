@@ -61,15 +61,15 @@ class Project:
         self._fault = DvcException
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its lines are echoed cell by cell
         try:
-            self._repo: Repo = Repo(_wait_for_lock=True)
-            self._stages = {cell_of(one.addressing): one for one in self._repo.index.stages}
+            self.repo: Repo = Repo(_wait_for_lock=True)
+            self._stages = {cell_of(one.addressing): one for one in self.repo.index.stages}
             self._names = {id(stage): name for name, stage in self._stages.items()}
         except DvcException as error:
             raise UserError(f"DVC cannot read the project: {error}") from error
-        self.cache = Path(self._repo.cache.local.path)  # where its objects lie
+        self.cache = Path(self.repo.cache.local.path)  # where its objects lie
         self._turn = Lock()
         self._keep_what = keep
-        self._dropping = Dropping(self._repo, self._stages, shared)
+        self._dropping = Dropping(self.repo, self._stages, shared)
         self._owners = {out.fs_path: s for s in self._stages.values() for out in s.outs}
         self._again: set[str] = set()  # dropped cells that changed ones read
         self._gone: set[str] = set()  # dropped by this object
@@ -84,17 +84,23 @@ class Project:
         if missing:
             raise UserError(f"no dvc.yaml has cell {missing[0]}. Run `omniopd plan`.")
         try:
-            with self._alone():
+            with self.alone():
                 changed = {name for name in names if self._differs(self._stages[name])}
                 self._again = self._starving(changed)
                 return changed | self._again
         except self._fault as error:
             raise UserError(f"DVC cannot tell what changed: {error}") from error
 
-    def reproduce(self, name: str, run: Callable[[str, Callable[[str], None]], int]) -> bool:
+    def reproduce(
+        self,
+        name: str,
+        run: Callable[["Stage", Callable[[str], None]], int],
+        kept: Callable[["Stage"], None] = lambda _: None,
+    ) -> bool:
         """Run this cell or restore it; whether it had to be. Raises CellFailed.
 
-        `run` gets the command and what takes each line of its output, and returns its status.
+        `run` gets the stage and what takes each line of its output, and returns its status. `kept`
+        is called when dvc.lock has what ran.
         """
         stage, last = self._stages[name], ""
 
@@ -104,7 +110,7 @@ class Project:
             last = text
 
         try:
-            with self._alone():
+            with self.alone():
                 if not self._differs(stage):
                     line(f"Stage '{stage.addressing}' didn't change, skipping")
                     return False
@@ -117,11 +123,12 @@ class Project:
             line(f"Running stage '{stage.addressing}':")
             line(f"> {stage.cmd}")
             with self._claimed(name, stage):
-                status = run(stage.cmd, line)
+                status = run(stage, line)
             if status:
                 raise CellFailed(last, status)
-            with self._alone():
+            with self.alone():
                 self._keep(stage)
+            kept(stage)
         except self._fault as error:
             raise CellFailed(f"DVC: {error}", None) from error
         except UserError as error:  # what DVC restored is damaged
@@ -151,7 +158,7 @@ class Project:
 
     def drop(self, names: Collection[str]) -> None:
         """Drop the weights of these cells, whose readers are done."""
-        with self._alone():
+        with self.alone():
             drop_weights.clear()
             over = {n for n in names if any(p.exists() for p in weights(n))}
             if over:
@@ -168,7 +175,7 @@ class Project:
         UserError.
         """
         try:
-            with self._alone():
+            with self.alone():
                 for stage in (self._stages[name] for name in fresh if self._gone):
                     if above(stage, self._gone) and stage.changed_deps():
                         self._keep(stage)
@@ -178,9 +185,16 @@ class Project:
                 "are in DVC's cache and are restored from there."
             ) from error
 
+    def made(self, path: str) -> str:
+        """The out that a path is or lies in; empty where no stage makes it."""
+        place = Path(self.repo.root_dir, path)
+        found = (one for one in (place, *place.parents) if str(one) in self._owners)
+        return next((os.path.relpath(one, self.repo.root_dir) for one in found), "")
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._turn, self._repo.lock:
+    def alone(self) -> Iterator[None]:
+        """The block has DVC for itself."""
+        with self._turn, self.repo.lock:
             yield
 
     @contextmanager
@@ -192,14 +206,14 @@ class Project:
         from dvc.rwlock import rwlock
 
         files = [[one.fs_path for one in some] for some in (stage.deps, stage.outs)]
-        hard = self._repo.config["core"].get("hardlink_lock", False)
-        claim = rwlock(self._repo.tmp_dir, self._repo.fs, f"omniopd run: {name}", *files, hard)
-        with self._alone():
+        hard = self.repo.config["core"].get("hardlink_lock", False)
+        claim = rwlock(self.repo.tmp_dir, self.repo.fs, f"omniopd run: {name}", *files, hard)
+        with self.alone():
             claim.__enter__()
         try:
             yield
         finally:
-            with self._alone():
+            with self.alone():
                 claim.__exit__(None, None, None)
 
     def _differs(self, stage: "Stage") -> bool:
@@ -240,12 +254,12 @@ class Project:
 
         stage.remove_outs(ignore_remove=False, force=False)
         try:
-            self._repo.stage_cache.restore(stage)
+            self.repo.stage_cache.restore(stage)
         except RunCacheNotFoundError:
             return False
         self._keep(stage)
         for out in stage.outs:  # before the first that reads them
-            path = Path(os.path.relpath(out.fs_path, self._repo.root_dir))
+            path = Path(os.path.relpath(out.fs_path, self.repo.root_dir))
             verified.hold(path, dvc_objects.Out(str(out.hash_info.value), self._names[id(stage)]))
         return True
 
@@ -254,5 +268,5 @@ class Project:
         stage.commit()
         if self._names[id(stage)] in self._keep_what.readers:
             tidy()
-        with self._repo.scm_context(quiet=True):
+        with self.repo.scm_context(quiet=True):
             stage.dump(update_pipeline=False)

@@ -7,37 +7,50 @@ browser: `PREFECT_HOME=.prefect prefect server start`.
 """
 
 import fcntl
+import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline.config import params_file
+from pipeline.config import machines
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 from pipeline.engines.vllm.resident import lending
 from pipeline.processes import cell_log, fork_server, reaper, stopping
+from pipeline.processes.launch.client import RUNS, WAITS
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, graph, waiting_chains
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror
+from pipeline.runner.workers import pool
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage
 
 RESULTS = Path("data/report/results.md")
 FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
 RETRY_SECONDS = 5.0
+LOCAL = "local"  # where cells are made: here
+Workers = Callable[[Callable[[], None]], AbstractContextManager["pool.Pool"]]
 
 
-def run(parallel: int) -> None:
-    """Bring every cell of the plan up to date, `parallel` at a time. Raises UserError."""
-    found, runtime = plan_files.current(), params_file.runtime()
-    cells_of = graph(found, gpu=runtime.device != "cpu")
+def run(parallel: int, on: str = LOCAL, listen: str = "") -> None:
+    """Bring every cell of the plan up to date, `parallel` at a time here. Raises UserError.
+
+    `on` and `listen`: where its cells are made, as pipeline/runner/workers/pool.py has it.
+    """
+    found, runtime = plan_files.current(), machines.read()
+    cells_of = graph(found, gpu=runtime.gpu_here and on == LOCAL)
     keep = retention.of(found, retention.wanted())
-    while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared):
+    workers = None if on == LOCAL else functools.partial(pool.opened, on, listen, found, runtime)
+    while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared, workers=workers):
         said = "dropped checkpoints turned out to be read; going on with them"
         typer.echo(f"experiment.keep_checkpoints: {said}")
 
@@ -48,6 +61,7 @@ def run_graph(
     results: Path = RESULTS,
     keep: retention.Keep = retention.ALL,
     shared: bool = False,
+    workers: Workers | None = None,
 ) -> bool:
     """Bring the cells of `graph`, in dependency order, up to date in the current DVC project.
 
@@ -82,7 +96,8 @@ def run_graph(
                 **verified.asked(project.cache),
             }
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
-            flow.run(results)
+            with workers(flow.look) if workers else nullcontext() as flow.pool:
+                flow.run(results)
     except stopping.Asked as asked:
         kept = f"{len(done)} of {len(graph)} cells are done and kept"
         still = "Nothing that was started still runs. Rerun to go on."
@@ -111,12 +126,17 @@ class _Flow:
         self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self.stopping = Event()
         gpu = any(cell.gpu for cell in graph.values())
-        self.mirror = Mirror(gpu, changed=lambda: self.finished.put(("", None)))
+        self.mirror = Mirror(gpu, changed=self.look)
+        self.pool: pool.Pool | None = None  # workers; else all cells are made here
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
         self.failed: dict[str, str] = {}  # cell: the last that it said
         self.skipped: list[str] = []
         self.lost: set[str] = set()  # failed, starved or skipped
+
+    def look(self) -> None:
+        """Have `schedule` look again at what may start."""
+        self.finished.put(("", None))
 
     def run(self, results: Path) -> None:
         """Raises UserError if a cell failed."""
@@ -127,6 +147,8 @@ class _Flow:
                 with stopping.later():
                     self.stopping.set()
                     self.processes.stop()
+                    if self.pool:
+                        self.pool.stop()
                     self.project.settle(self.done)
             self.complain()
 
@@ -153,6 +175,9 @@ class _Flow:
 
     def may_start(self, name: str, running: set[str]) -> bool:
         """Whether there is a place for one more cell, and on the GPU for one that wants it."""
+        if self.pool and pool.remote(self.graph[name]):
+            others = [self.graph[one] for one in running]
+            return self.pool.room(self.graph[name], [one for one in others if pool.remote(one)])
         busy = sum(self.graph[one].gpu for one in running)
         return len(running) < self.parallel and (
             not self.graph[name].gpu or busy < self.mirror.gpu_cells
@@ -193,13 +218,28 @@ class _Flow:
         if cell.name not in self.stale and not cell.reads & self.ran:
             return
         start = time.perf_counter()
-        if self.project.reproduce(cell.name, self.command):
+        run = functools.partial(self.command, cell)
+        if self.project.reproduce(cell.name, run, self.kept):
             self.ran.add(cell.name)
         self.seconds[cell.name] = time.perf_counter() - start
 
-    def command(self, text: str, line: Callable[[str], None]) -> int:
-        """Run a stage's command as DVC does, by the shell; its status."""
-        return self.processes.run(["/bin/sh", "-c", text], line)
+    def command(self, cell: Cell, stage: "Stage", line: Callable[[str], None]) -> int:
+        """Run a stage's command as DVC does, by the shell, or have a worker do it; its status."""
+
+        def heard(said: str) -> None:
+            line(said)
+            if said.startswith(WAITS):  # in a queue, by runtime.launch
+                self.show(cell, "PENDING", "Queued", said)
+            elif said.startswith(RUNS):
+                self.show(cell, "RUNNING", "Running", said)
+
+        if self.pool and pool.remote(cell):
+            return self.pool.run(cell, self.project, stage, heard)
+        return self.processes.run(["/bin/sh", "-c", stage.cmd], heard)
+
+    def kept(self, stage: "Stage") -> None:
+        if self.pool:
+            self.pool.kept(self.project, stage)
 
     def outcome(self, name: str, error: Exception | None) -> str:
         """Note how a cell ended; in words. Raises what is not the cell's own failure."""

@@ -41,6 +41,8 @@ def check(
     parts = [*_parts(found)]
     finished = functools.cache(done)
     looks: list[Look] = [_vllm, functools.partial(_device, file.runtime.device)]
+    if "gpu" in file.runtime.launch:  # cells that load a model start elsewhere
+        looks = []
     if buying and not file.teach.replay:
         looks.append(functools.partial(_teachers, file))
     for look in looks:

@@ -17,6 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.plan import expand, experiment
+from pipeline.processes.launch import kinds
 from pipeline.runner import cell_graph, mirror
 from pipeline.runner.cell_graph import Cell
 from pipeline.runner.dvc_project import CellFailed
@@ -371,7 +372,7 @@ def test_cells_are_named_for_people_and_come_after_those_they_read() -> None:
         assert bool(cell.reads) == (name != "plan")
         seen.add(name)
     loaders = {name.partition("@")[0].split("-")[0] for name in seen if graph[name].gpu}
-    assert loaders <= cell_graph.GPU
+    assert loaders <= kinds.GPU
     assert not any(cell.gpu for cell in cell_graph.graph(expanded, gpu=False).values())
 
 

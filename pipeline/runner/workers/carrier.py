@@ -1,0 +1,121 @@
+"""One cell in a worker's folder, by a process that Ray's started before there was a cell, as the
+import of DVC takes as long as a short stage.
+
+On stdin what is to be done, as a line of JSON; its end, when Ray's process is gone, ends the stage.
+All that the stage says comes out as it is said, and then MARK and what came of it. Nothing of the
+folder's dvc.lock is read or written: the head does that.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from pipeline.config.params_file import PARAMS
+from pipeline.core import verified
+from pipeline.core.errors import STATUS, UserError, paragraph
+from pipeline.core.files import replacing
+from pipeline.processes import reaper, stopping, subprocesses
+from pipeline.processes.launch.client import INSIDE
+from pipeline.runner.dag import plan_files
+from pipeline.runner.workers import objects
+from pipeline.runner.workers.task import MARK
+
+SEND_SECONDS = 3600.0  # a push to a remote that died would wait for ever
+
+
+def main() -> None:
+    line = sys.stdin.readline()
+    if not line:  # there was no cell
+        return
+    asked = json.loads(line)
+    threading.Thread(target=_watch, daemon=True).start()
+    try:
+        with stopping.heard(), reaper.watched():
+            result = _carry(asked)
+    except stopping.Asked as error:
+        sys.exit(error.status)
+    except (UserError, OSError) as error:
+        sys.stdout.write(f"error: {paragraph(error)}\n")
+        result = {"status": STATUS}
+    sys.stdout.write(f"\n{MARK}{json.dumps(result)}\n")
+    sys.stdout.flush()
+
+
+def _carry(asked: dict[str, Any]) -> dict[str, Any]:
+    start = time.perf_counter()
+    _write(asked["files"])
+    try:
+        repo = Repo(_wait_for_lock=True)
+        with repo.lock:
+            objects.bring(repo, asked["deps"])
+            made = objects.stage(repo, asked["cmd"], asked["outs"])
+            made.remove_outs(ignore_remove=True, force=True)
+        status = _run(asked["cmd"], verified.asked(objects.cache(repo)))
+        if status:
+            return {"status": status}
+        timer = threading.Timer(SEND_SECONDS, os.kill, [os.getpid(), signal.SIGKILL])
+        timer.daemon = True
+        timer.start()
+        with repo.lock:
+            made.save_outs()
+            made.commit()
+            entries = [_entry(out) for out in made.outs]
+            objects.offer(repo, entries)
+        timer.cancel()
+    except DvcException as error:
+        raise UserError(f"DVC: {error}. Correct that on this worker.") from error
+    return {"status": 0, "outs": entries, "seconds": time.perf_counter() - start}
+
+
+def _entry(out: Any) -> dict[str, Any]:
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    found: list[dict[str, Any]] = to_single_stage_lockfile(out.stage)["outs"]
+    return next(dict(one) for one in found if one["path"] == out.def_path)
+
+
+def _write(files: dict[str, str]) -> None:
+    """What the head sent along: the cell's file, its lock, params.yaml. Ours is kept aside."""
+    for name, content in files.items():
+        path, data = Path(name), base64.b64decode(content)
+        if path.is_file() and path.read_bytes() == data:
+            continue
+        if path == PARAMS and path.is_file() and not (old := Path(f"{name}.own")).exists():
+            old.write_bytes(path.read_bytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+
+
+def _run(command: str, asked: dict[str, str]) -> int:
+    environment = {**plan_files.environment(), **asked, INSIDE: "1"}
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL, process_group=0
+    )
+    try:
+        return process.wait()
+    except stopping.Asked:
+        subprocesses.end([process.pid])
+        raise
+
+
+def _watch() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 64):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The workers as the flow sees them: how many cells they take now, and a cell given to one."""
+
+import base64
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipeline.config.machines import Machines
+from pipeline.config.params_file import PARAMS
+from pipeline.core import dag_names
+from pipeline.core.errors import UserError
+from pipeline.processes.launch.kinds import KINDS, Kind
+from pipeline.processes.subprocesses import Stopped
+from pipeline.runner.cell_graph import Cell
+from pipeline.runner.workers import cluster, objects, record
+from pipeline.runner.workers.task import Desk, carry
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage
+
+    from pipeline.runner.dvc_project import Project
+
+CELL = "omniopd-cell"  # Ray's resource: cells at a time on a node; and of each kind, KIND
+KIND = "omniopd-"
+RETRIES = 3  # by Ray, of a cell whose node died
+LOOK_SECONDS = 0.3
+LOST = 137  # as of a stage that was killed: the flow may try again
+Line = Callable[[str], None]
+
+
+class Pool:
+    """A connected cluster. Its methods may be called from several threads."""
+
+    def __init__(self, ray: Any, runtime: Machines, changed: Callable[[], None]) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._ray, self._changed, self._near = ray, changed, NodeAffinitySchedulingStrategy
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._desk = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
+        gpus = runtime.tensor_parallel * runtime.data_parallel if runtime.device != "cpu" else 0
+        self._gpus = gpus
+        self._task = ray.remote(num_cpus=0, max_retries=RETRIES, retry_exceptions=False)(carry)
+        self._lines: dict[str, Line] = {}
+        self._refs: set[Any] = set()
+        self._lock = threading.Lock()
+        self._room: Counter[str] = Counter()  # of CELL and each KIND, over all nodes
+        self._offered: set[str] = set()  # objects that others can have
+        self._places: dict[str, str] = {}  # path of an out: the node that made it
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+
+    def room(self, cell: Cell, running: list[Cell]) -> bool:
+        """Whether a worker takes one more cell like this beside those."""
+        kind = f"{KIND}{cell.kind}"
+        alike = sum(one.kind == cell.kind for one in running)
+        return len(running) < self._room[CELL] and alike < self._room[kind]
+
+    def run(self, cell: Cell, project: "Project", stage: "Stage", line: Line) -> int:
+        """Have a worker make the cell, and its outs put in place here; the stage's exit status.
+
+        Raises Stopped once `stop` was called, UserError where what came back is damaged.
+        """
+        with project.alone():
+            asked = self._asked(cell, project, stage)
+        self._lines[cell.name] = line
+        try:
+            while True:
+                result = self._result(self._send(cell, asked), line)
+                number = result.get("number")
+                if number is None or self._ray.get(self._desk.holds.remote(cell.name, number)):
+                    break
+                line(f"what holder {number} brought is refused: another has the cell since")
+        finally:
+            self._say()
+            del self._lines[cell.name]
+        if result["status"]:
+            return int(result["status"])
+        with project.alone():
+            objects.bring(project.repo, result["outs"])
+        for entry in result["outs"]:
+            self._offered.add(entry["md5"])
+            self._places[entry["path"]] = result["node"]
+        return 0
+
+    def kept(self, project: "Project", stage: "Stage") -> None:
+        """The head has noted the cell: whoever has its inputs finds it."""
+        with project.alone():
+            objects.offer_run(project.repo, stage)
+
+    def stop(self) -> None:
+        """End every cell; nothing more is given to a worker."""
+        self._over.set()
+        with self._lock:
+            refs = list(self._refs)
+        for ref in refs:
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(ref, force=True)
+        self._watch.join()
+
+    def _send(self, cell: Cell, asked: dict[str, Any]) -> Any:
+        made = Counter(self._places[p] for p in asked["reads"] if p in self._places)
+        options: dict[str, Any] = {"resources": {CELL: 1, f"{KIND}{cell.kind}": 1}}
+        if cell.kind == "gpu" and self._gpus:
+            options["num_gpus"] = self._gpus
+        if made:  # where most of its inputs are, if there is room
+            node = made.most_common(1)[0][0]
+            options["scheduling_strategy"] = self._near(node, soft=True, _spill_on_unavailable=True)
+        with self._lock:
+            if self._over.is_set():
+                raise Stopped
+            ref = self._task.options(**options).remote(asked, self._desk)
+            self._refs.add(ref)
+        return ref
+
+    def _result(self, ref: Any, line: Line) -> dict[str, Any]:
+        exceptions = self._ray.exceptions
+        try:
+            return dict(self._ray.get(ref))
+        except exceptions.TaskCancelledError as error:
+            raise Stopped from error
+        except exceptions.RayTaskError as error:  # of our own code on a node
+            line(f"Ray: {str(error).strip().splitlines()[-1]}")
+            return {"status": 1}
+        except exceptions.RayError as error:
+            if self._over.is_set():
+                raise Stopped from error
+            line(f"Ray: {type(error).__name__}: its worker died {RETRIES + 1} times")
+            return {"status": LOST}
+        finally:
+            with self._lock:
+                self._refs.discard(ref)
+
+    def _asked(self, cell: Cell, project: "Project", stage: "Stage") -> dict[str, Any]:
+        """What a worker is told: files of git as they are, outs of other cells by their hashes."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        stage.save_deps()
+        known = to_single_stage_lockfile(stage).get("deps", [])
+        made = [dict(one) for one in known if project.made(one["path"])]
+        files = [Path(one["path"]) for one in known if not project.made(one["path"])]
+        for path in files:
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: found a folder that no cell makes, wanted a file, which can be sent "
+                    "to a worker. Read it in as a file, or run without --on."
+                )
+        objects.offer(project.repo, [one for one in made if one["md5"] not in self._offered])
+        self._offered |= {one["md5"] for one in made}
+        sent = {str(p): base64.b64encode(p.read_bytes()).decode() for p in (*files, PARAMS)}
+        return {
+            "cell": cell.name,
+            "cmd": stage.cmd,
+            "files": sent,
+            "deps": made,
+            "outs": [out.def_path for out in stage.outs],
+            "reads": sorted({project.made(one["path"]) for one in made}),
+        }
+
+    def _look(self) -> None:
+        """Hand on what stages say, and count the room, until the end."""
+        said = time.monotonic()
+        while not self._over.wait(LOOK_SECONDS):
+            with suppress(self._ray.exceptions.RayError):
+                self._say()
+            nodes = [one for one in self._ray.nodes() if one["Alive"]]
+            room = sum((Counter(_ours(one["Resources"])) for one in nodes), Counter())
+            if room != self._room:
+                served = [kind for kind in KINDS if room[f"{KIND}{kind}"]]
+                count = sum(CELL in one["Resources"] for one in nodes)
+                typer.echo(
+                    f"workers: {count} with room for {room[CELL]} cells at a time of kinds "
+                    f"{', '.join(served) or 'none'}"
+                )
+                self._room = room
+                self._changed()
+            if room[CELL]:
+                said = time.monotonic()
+            elif time.monotonic() - said > 60:
+                said = time.monotonic()
+                typer.echo("no worker is there. Start some: omniopd worker --join HEAD:PORT")
+
+    def _say(self) -> None:
+        for cell, text in self._ray.get(self._desk.taken.remote()):
+            if line := self._lines.get(cell):
+                line(text)
+
+
+def _ours(resources: dict[str, float]) -> dict[str, int]:
+    names = {CELL, *(f"{KIND}{kind}" for kind in KINDS)}
+    return {name: int(count) for name, count in resources.items() if name in names}
+
+
+def offered(cells: int, serves: list[Kind]) -> dict[str, int]:
+    """What a worker tells Ray that it has."""
+    return {CELL: cells, **{f"{KIND}{kind}": cells for kind in serves}}
+
+
+def remote(cell: Cell) -> bool:
+    """Whether workers make cells like this; the plan is looked at here, and the report too, which
+    reads all of it."""
+    return cell.name not in ("plan", dag_names.REPORT)
+
+
+@contextmanager
+def opened(
+    on: str, listen: str, plan: dict[str, Any], runtime: Machines, changed: Callable[[], None]
+) -> Iterator[Pool]:
+    """The workers of `on`: `ray`, whose head is started at `listen`, or `ray:HOST:PORT`.
+
+    Raises UserError.
+    """
+    _, _, there = on.partition(":")
+    cluster.environment(make=not there)
+    with cluster.existing() if there else cluster.head(listen) as own:
+        address = there or listen
+        with cluster.connected(address, own) as ray:
+            # workers wait for it: a node that joins before the head's own would be taken for it
+            cluster.told(address).internal_kv_put(
+                cluster.RECORD, record.made(plan), True, cluster.NAMESPACE.encode()
+            )
+            typer.echo(f"workers join by: omniopd worker --join {address}")
+            pool = Pool(ray, runtime, changed)
+            try:
+                yield pool
+            finally:
+                pool.stop()

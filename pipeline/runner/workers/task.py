@@ -1,0 +1,88 @@
+"""What Ray runs: a task for each cell on a worker, and the head's desk.
+
+A Ray process only starts the carrier, so that what a stage does to its process hurts nobody.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
+FOLDER = "OMNIOPD_WORKER_FOLDER"  # in the environment of a node: where its cells are made
+
+
+class Desk:
+    """An actor at the head: who has a cell, by a number that grows, and what stages say."""
+
+    def __init__(self) -> None:
+        self.holders: dict[str, int] = {}
+        self.lines: list[tuple[str, str]] = []
+
+    def claim(self, cell: str, who: str) -> int:
+        """A number for a holder of the cell; what those before it bring is refused from now on."""
+        self.holders[cell] = number = self.holders.get(cell, 0) + 1
+        again = f", try {number}" if number > 1 else ""
+        self.lines.append((cell, f"launch: runs on {who}{again}"))
+        return number
+
+    def holds(self, cell: str, number: int) -> bool:
+        return self.holders.get(cell) == number
+
+    def say(self, cell: str, number: int, line: str) -> None:
+        if self.holds(cell, number):
+            self.lines.append((cell, line))
+
+    def taken(self) -> list[tuple[str, str]]:
+        """What was said since this was last asked."""
+        found, self.lines = self.lines, []
+        return found
+
+
+def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
+    """Make a cell on this node; what came of it, with the holder's number and the node."""
+    import ray
+
+    cell = asked["cell"]
+    who = f"{socket.gethostname()} in {os.environ[FOLDER]}"
+    number = ray.get(desk.claim.remote(cell, who))
+    found: dict[str, Any] = {}
+    with _carrier() as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()  # and open: its end is ours
+        _waiting.append(_started())  # its imports are done when the stage is
+        for line in process.stdout:
+            if line.startswith(MARK):
+                found = json.loads(line.removeprefix(MARK))
+            elif line.strip():
+                desk.say.remote(cell, number, line.rstrip())
+    status = process.returncode
+    found = found or {"status": status if status > 0 else 128 - status}
+    return {**found, "number": number, "node": ray.get_runtime_context().get_node_id()}
+
+
+_waiting: list["subprocess.Popen[str]"] = []  # a carrier that has no cell yet
+
+
+def _carrier() -> "subprocess.Popen[str]":
+    while _waiting:
+        if (found := _waiting.pop()).poll() is None:
+            return found
+    return _started()
+
+
+def _started() -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "pipeline.runner.workers.carrier"],
+        cwd=os.environ[FOLDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )

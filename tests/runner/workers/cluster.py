@@ -1,0 +1,109 @@
+"""A head and workers on this host, each in a folder of its own with its own DVC cache."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from tests.project import BIN, ROOT
+from tests.runner.workers import sleeping
+from tests.telling import gone, wait_for
+
+QUICK = {  # a node that stands still is given up after some seconds
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "8000",
+    "RAY_health_check_failure_threshold": "3",
+}
+UNSHARED = shutil.ignore_patterns("out", "tmp", "cache", "data", "runs", "__pycache__", ".git")
+
+
+class Hosts:
+    """Folders `head` and `worker-N` in `folder`, of which each stands for a machine."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.address = folder, f"127.0.0.1:{port}"
+        self.head = folder / "head"
+        (folder / "token").write_text(secrets.token_hex(32))
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.environment = {
+            **os.environ,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        }
+
+    def sleep(self, seconds: float, reads: dict[str, list[str]]) -> None:
+        """Make the head a project of cells that sleep, with a remote that is a folder."""
+        self.head.mkdir()
+        for words in (["init", "--no-scm", "-q"], ["remote", "add", "-d", "all", "../remote"]):
+            subprocess.run(["dvc", *words], cwd=self.head, env=self.environment, check=True)
+        config = self.head / ".dvc" / "config"
+        config.write_text(config.read_text().replace("../../remote", str(self.folder / "remote")))
+        sleeping.write(self.head, seconds, reads)
+
+    def start(self, name: str, *command: str) -> "subprocess.Popen[str]":
+        with (self.folder / f"{name}.said").open("a") as said:
+            self.processes[name] = subprocess.Popen(
+                command,
+                cwd=self.folder / name,
+                env=self.environment,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+        return self.processes[name]
+
+    def run(self, *command: str) -> "subprocess.Popen[str]":
+        """The head's run; by default of the cells that sleep."""
+        sleep = [sys.executable, "-m", "tests.runner.workers.sleeping", self.address]
+        return self.start("head", *(command or sleep))
+
+    def worker(self, number: int, *words: str) -> "subprocess.Popen[str]":
+        name = f"worker-{number}"
+        if not (self.folder / name).exists():
+            shutil.copytree(self.head, self.folder / name, ignore=UNSHARED, symlinks=True)
+        return self.start(name, "omniopd", "worker", "--join", self.address, *words)
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.said").read_text()
+
+    def wait(self, name: str, *texts: str) -> None:
+        wait_for(lambda: all(one in self.said(name) for one in texts), 400)
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            process.wait(60)
+
+    def left(self) -> list[psutil.Process]:
+        """Processes that know of this cluster's token."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                given = process.environ().get("RAY_AUTH_TOKEN_PATH")
+            except psutil.Error:
+                continue
+            if given == str(self.folder / "token") and not gone(process.pid):
+                found.append(process)
+        return found
+
+
+def listening(processes: Sequence[psutil.Process]) -> set[str]:
+    """Addresses at which any of them takes connections."""
+    found = set()
+    for process in processes:
+        for one in process.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN:
+                found.add(one.laddr.ip)
+    return found
