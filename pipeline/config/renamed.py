@@ -75,6 +75,16 @@ def _current(blocks: dict[str, Any], known: Names, where: str, above: str) -> di
     return found
 
 
+def key(name: str, known: Names) -> str:
+    """A key with a dot, `block.setting`, under the name of today; warns of an old one."""
+    block, _, setting = name.partition(".")
+    new = known.get(block, {}).get(setting)
+    if new is None:
+        return name
+    _warn(name, f"{block}.{new}")
+    return f"{block}.{new}"
+
+
 def as_written(sets: Iterable[str], values: dict[str, Any], known: Names) -> list[str]:
     """`KEY=VALUE` of a command line, each under the name of its key that `values` have."""
     return [_as_written(one, values, known) for one in sets]

@@ -102,6 +102,20 @@ def test_a_revision_is_read_from_the_cache_and_a_folder_as_it_is(swept, tmp_path
         compare("HEAD")
 
 
+def test_old_names_and_what_is_kept_of_checkpoints_are_no_difference(swept, tmp_path, monkeypatch):
+    other = swept.copy(tmp_path / "other")
+    file = other.folder / "params.yaml"
+    text = file.read_text()
+    assert "max_grad_norm: 1.0" in text
+    text = text.replace("max_grad_norm:", "clip:")
+    file.write_text(text.replace("experiment:\n", "experiment:\n  keep: last\n", 1))
+    monkeypatch.chdir(swept.folder)
+    with ExitStack() as stack:
+        one, earlier = found.experiments([".", str(other.folder)], stack)
+    assert earlier.values == one.values
+    assert one.values["train.max_grad_norm"] == 1.0
+
+
 def test_what_has_not_run_is_left_out(swept, tmp_path, monkeypatch):
     project = swept.copy(tmp_path / "project")
     monkeypatch.chdir(project.folder)

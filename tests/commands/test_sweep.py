@@ -15,6 +15,7 @@ from pipeline.runner import flow
 from pipeline.runner.dag import plan_files
 from tests.project import MINIATURE
 
+NORM = "max_grad_norm"
 WORDS = ["score.metric=exact,edit", "train.lr=1e-3,3e-3"]
 
 
@@ -55,6 +56,15 @@ def test_it_says_what_it_would_be_and_adds_lines_alone(project, flows):
     assert cells < apart
     again = planned.plan(WORDS, 2, None, None)
     assert again.text == Path("params.yaml").read_text()
+
+
+def test_a_key_is_taken_under_its_old_name_too(project, flows, caplog):
+    one, other = (planned.plan([f"train.{key}=0.5"], None, None, None) for key in ("clip", NORM))
+    assert one == other
+    assert f"{NORM}: [0.5]" in one.text
+    assert f"train.clip is train.{NORM} now" in caplog.text
+    planned.run(one, 1)
+    assert planned.plan(["train.clip=0.5"], None, None, None).text == one.text
 
 
 def test_a_second_sweep_stands_beside_the_first_and_one_name_means_one_thing(project, flows):

@@ -26,7 +26,7 @@ REPORT_FILE = dag_names.cell_file(REPORT, REPORT)
 REMEDY = "Compare experiments that `omniopd plan` has written."
 READ = re.compile(r"data/\w+/(c[0-9a-f]{8})(?:/|$)")  # of a cell's dependencies
 # of no cell, or another name for what other keys say
-APART = ("runtime", "sweep", "experiment.notes", "experiment.keep")
+APART = ("runtime", "sweep", "experiment.notes", "experiment.keep_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _folder(name: str, folder: Path, cache: Path | None = None, subset: bool = F
             f"compare {name}: {REPORT_FILE}: found {short(found, 200)}, wanted params with arms. "
             f"{REMEDY}"
         )
-    values = dict(flat(yaml_files.load(folder / PARAMS)))
+    values = dict(flat(experiment.read_yaml(folder / PARAMS)))
     values = {key: value for key, value in values.items() if not _apart(key)}
     with contextlib.chdir(folder):
         place = cache or dvc_objects.configured()

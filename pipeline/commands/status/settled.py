@@ -181,7 +181,7 @@ def _changed(
 
 
 def _dropped(path: Path) -> bool:
-    """Whether experiment.keep has taken it away."""
+    """Whether experiment.keep_checkpoints has taken it away."""
     weight = path.name in retention.WEIGHTS
     return weight and (path.parent / NOTE).is_file() and not path.exists()
 

@@ -8,7 +8,7 @@ import typer
 from tabulate import tabulate
 
 from pipeline.commands.exp import exp_run
-from pipeline.config import yaml_edit
+from pipeline.config import renamed, yaml_edit
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment, sweeps
@@ -84,7 +84,7 @@ def _values(word: str) -> tuple[str, list[Any]]:
         ) from error
     if one.type == OverrideType.DEL:
         raise UserError(f"sweep {word}: found a key that is taken away, wanted its values.")
-    return one.key_or_group, [_plain(value) for value in found]
+    return renamed.key(one.key_or_group, experiment.RENAMED), [_plain(value) for value in found]
 
 
 def _plain(value: Any) -> Any:
