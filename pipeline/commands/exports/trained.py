@@ -1,6 +1,6 @@
 """The rollouts of a round with what the arm trains on: per-token weights and masks.
 
-The same examples as those of stage train, made by the same functions: baselines, anchor: all and
+The same examples as those of stage train, made by the same functions: baselines, kl_scope: all and
 the prompts that experiment.match cuts are in them. Rollouts are read a row group at a time; of the
 targets a few numbers a fork stand in memory.
 """
