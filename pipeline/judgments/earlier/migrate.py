@@ -73,9 +73,12 @@ def bring(database: OpenDatabase, drop_damaged: bool = False) -> None:
     if database.version == EARLIER:
         with lock.held(database, lambda: _state(database)) as connection:
             database.again()
+            told = None
             if database.version == EARLIER:
-                _Migration(database, connection, drop_damaged).run()
+                told = _Migration(database, connection, drop_damaged).run()
         database.again()
+        if told:
+            log.warning(told)
     if GONE in database.tables and not database.read_only:
         database.execute(sa.text(f"DROP TABLE IF EXISTS {GONE}"))
 
@@ -103,14 +106,16 @@ class _Migration:
         self.reader = Reader(self.database)
         self.writer = Writer(self.database, self.reader)
 
-    def run(self) -> None:
-        """Raises UserError."""
+    def run(self) -> str:
+        """What came of it, in words. Raises UserError."""
         begin = time.monotonic()
         if self.held is not None:  # writers of an older release wait, or keep it in their spools
             self.held.exec_driver_sql(f"LOCK TABLE judgments, {layout.LEDGER} IN SHARE MODE")
-        rows, need, free = self._measured()
+        rows = self._rows()
+        after, done, dropped = self._progress()
+        need, free = self._room(rows, rows - done - dropped)
         self._tables()
-        after, done, dropped = self._progress(rows)
+        # no warning, but to be seen where no log is set up, as on the command line
         log.warning(
             f"judgments at {self.database.name}: {rows - done - dropped:,} of {rows:,} answers are "
             f"brought from version {EARLIER} into version {VERSION}. That takes up to "
@@ -128,32 +133,34 @@ class _Migration:
                     break
         repaired = f", {self.repaired:,} of them repaired" * bool(self.repaired)
         left = f", {dropped:,} damaged ones left out" * bool(dropped)
-        log.warning(
+        return (
             f"judgments at {self.database.name}: {done:,} answers{repaired}{left} are in version "
             f"{VERSION}, in {time.monotonic() - begin:.0f} s. `omniopd judgments gc` gives the "
             "space of the old ones back."
         )
 
-    def _measured(self) -> tuple[int, float, str]:
-        """Answers, bytes that they will take, and how many there are, in words. Raises UserError
-        where these are fewer."""
+    def _rows(self) -> int:
         with self.database.reading() as connection:
-            rows = connection.execute(
-                sa.select(sa.func.count()).select_from(JUDGMENTS)
-            ).scalar_one()
-            if self.held is not None:
-                size = connection.exec_driver_sql("SELECT pg_total_relation_size('judgments')")
-                return rows, SHARE * float(size.scalar_one()), ""
+            count = sa.select(sa.func.count()).select_from(JUDGMENTS)
+            return int(connection.execute(count).scalar_one())
+
+    def _room(self, rows: int, rest: int) -> tuple[float, str]:
+        """Bytes that the rest of the rows will take, and how many are free, in words. Raises
+        UserError where these are fewer."""
+        share = SHARE * rest / max(1, rows)
+        if self.held is not None:
+            size = self.held.exec_driver_sql("SELECT pg_total_relation_size('judgments')")
+            return share * float(size.scalar_one()), ""
         path = Path(self.database.url.database or "").expanduser()
-        need, free = SHARE * path.stat().st_size, shutil.disk_usage(path.parent).free
+        need, free = share * path.stat().st_size, shutil.disk_usage(path.parent).free
         if free < need:
             raise UserError(
                 f"judgments at {self.database.name}: found {free / 1e9:.2f} GB free, wanted "
-                f"{need / 1e9:.2f} GB to bring its {rows:,} answers from version {EARLIER} into "
-                f"version {VERSION}. Nothing was changed. Free space, or copy the file to a larger "
-                "disk and set JUDGMENTS_URL to the copy."
+                f"{need / 1e9:.2f} GB to bring {rest:,} of its {rows:,} answers from version "
+                f"{EARLIER} into version {VERSION}. Nothing was changed. Free space, or copy the "
+                "file to a larger disk and set JUDGMENTS_URL to the copy."
             )
-        return rows, need, f", which has {free / 1e9:.2f} GB"
+        return need, f", which has {free / 1e9:.2f} GB"
 
     def _tables(self) -> None:
         def make(connection: sa.Connection) -> None:
@@ -162,11 +169,11 @@ class _Migration:
 
         self.database.write(make)
 
-    def _progress(self, rows: int) -> tuple[Cursor, int, int]:
+    def _progress(self) -> tuple[Cursor, int, int]:
         """Where a process that was broken off left it: the last row that is done, and counts."""
         start = layout.start(self.database.dialect)
-        found = self.database.rows(sa.select(PROGRESS))
-        if not found:
+        begun = PROGRESS.name in self.database.tables
+        if not begun or not (found := self.database.rows(sa.select(PROGRESS))):
             return start, 0, 0
         after, done, dropped = tuple(json.loads(found[0].after)), found[0].done, found[0].dropped
         if self.held is not None:

@@ -11,7 +11,7 @@ from pipeline.judgments.opened import OpenDatabase
 from pipeline.judgments.rows import packed, places
 from pipeline.judgments.rows.named import Outcome
 from pipeline.judgments.rows.reading import WRONG, Reader
-from pipeline.judgments.schema import ANSWERS, PLACE, PREFIX_OF, PREFIXES, Judgment
+from pipeline.judgments.schema import ANSWERS, PLACE, PREFIXES, SAMPLE_BITS, Judgment
 
 _VALUES = [column.name for column in ANSWERS.columns][1:]
 _Prefix = tuple[int, bytes, int, int, int]  # PLACE
@@ -94,15 +94,12 @@ class Writer:
 
 
 def counted() -> sa.Select[Any]:
-    """Prefixes, how many answers they say they have, and how many there are."""
-    found = (
-        sa.select(PREFIX_OF.label("prefix"), sa.func.count().label("n"))
-        .group_by(PREFIX_OF)
-        .subquery()
-    )
-    n = sa.func.coalesce(found.c.n, 0).label("n")
-    both = PREFIXES.outerjoin(found, found.c.prefix == PREFIXES.c.id)
-    return sa.select(PREFIXES.c.id, n).select_from(both).where(PREFIXES.c.answers != n)
+    """Prefixes that say another number of answers than they have, and how many that is."""
+    first = PREFIXES.c.id.op("<<", return_type=sa.BigInteger())(sa.literal_column(str(SAMPLE_BITS)))
+    here = ANSWERS.c.id.between(first, first + (places.SAMPLES - 1))
+    # for each by itself: SQLite joins what is grouped without an index
+    n = sa.select(sa.func.count()).where(here).correlate(PREFIXES).scalar_subquery()
+    return sa.select(PREFIXES.c.id, n.label("n")).where(PREFIXES.c.answers != n)
 
 
 def miscounted(connection: sa.Connection) -> list[int]:
