@@ -1,6 +1,7 @@
 """The workers as the flow sees them: how many cells they take now, and a cell given to one."""
 
 import base64
+import itertools
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from pipeline.processes.launch.kinds import KINDS, Kind
 from pipeline.processes.subprocesses import Stopped
 from pipeline.runner.cell_graph import Cell
 from pipeline.runner.workers import cluster, objects, record
-from pipeline.runner.workers.task import Desk, carry
+from pipeline.runner.workers.task import LOST, Desk, carry
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
@@ -30,7 +31,7 @@ CELL = "omniopd-cell"  # Ray's resource: cells at a time on a node; and of each 
 KIND = "omniopd-"
 RETRIES = 3  # by Ray, of a cell whose node died
 LOOK_SECONDS = 0.3
-LOST = 137  # as of a stage that was killed: the flow may try again
+GONE_SECONDS = 5.0  # after which Ray itself should have given a dead node's cell to another
 Line = Callable[[str], None]
 
 
@@ -52,6 +53,8 @@ class Pool:
         self._room: Counter[str] = Counter()  # of CELL and each KIND, over all nodes
         self._offered: set[str] = set()  # objects that others can have
         self._places: dict[str, str] = {}  # path of an out: the node that made it
+        self._holders: dict[str, str] = {}  # node of each cell's
+        self._dead: dict[str, float] = {}  # since when a node that was alive is not
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -71,12 +74,7 @@ class Pool:
             asked = self._asked(cell, project, stage)
         self._lines[cell.name] = line
         try:
-            while True:
-                result = self._result(self._send(cell, asked), line)
-                number = result.get("number")
-                if number is None or self._ray.get(self._desk.holds.remote(cell.name, number)):
-                    break
-                line(f"what holder {number} brought is refused: another has the cell since")
+            result = self._held(cell, asked, line)
         finally:
             self._say()
             del self._lines[cell.name]
@@ -104,6 +102,18 @@ class Pool:
                 self._ray.cancel(ref, force=True)
         self._watch.join()
 
+    def _held(self, cell: Cell, asked: dict[str, Any], line: Line) -> dict[str, Any]:
+        """What came of the cell, by who has it now."""
+        for order in itertools.count(1):
+            result = self._result(cell, self._send(cell, {**asked, "order": order}), order, line)
+            number = (result or {}).get("number")
+            if result is None:
+                continue
+            if number is None or self._ray.get(self._desk.holds.remote(cell.name, number)):
+                return result
+            line(f"what try {number} brought is refused: another has the cell since")
+        raise AssertionError
+
     def _send(self, cell: Cell, asked: dict[str, Any]) -> Any:
         made = Counter(self._places[p] for p in asked["reads"] if p in self._places)
         options: dict[str, Any] = {"resources": {CELL: 1, f"{KIND}{cell.kind}": 1}}
@@ -119,9 +129,20 @@ class Pool:
             self._refs.add(ref)
         return ref
 
-    def _result(self, ref: Any, line: Line) -> dict[str, Any]:
-        exceptions = self._ray.exceptions
+    def _result(self, cell: Cell, ref: Any, order: int, line: Line) -> dict[str, Any] | None:
+        """What came of a task; None where its node is gone.
+
+        Ray says that itself when the connection breaks, which a node that stands still keeps up
+        for seven minutes.
+        """
+        exceptions, sent = self._ray.exceptions, time.monotonic()
         try:
+            while not self._ray.wait([ref], timeout=LOOK_SECONDS)[0]:
+                if self._gone(cell, sent):
+                    self._ray.get(self._desk.give_up.remote(cell.name, order))
+                    self._holders.pop(cell.name, None)
+                    line("its node is gone: another gets the cell")
+                    return None
             return dict(self._ray.get(ref))
         except exceptions.TaskCancelledError as error:
             raise Stopped from error
@@ -136,6 +157,13 @@ class Pool:
         finally:
             with self._lock:
                 self._refs.discard(ref)
+
+    def _gone(self, cell: Cell, sent: float) -> bool:
+        """Whether the cell's holder is on a dead node, or it may wait in the queue of one."""
+        holder = self._holders.get(cell.name)
+        died = self._dead.items()
+        times = [at for node, at in died if (node == holder if holder else at > sent)]
+        return bool(times) and time.monotonic() - max(times) > GONE_SECONDS
 
     def _asked(self, cell: Cell, project: "Project", stage: "Stage") -> dict[str, Any]:
         """What a worker is told: files of git as they are, outs of other cells by their hashes."""
@@ -169,7 +197,11 @@ class Pool:
         while not self._over.wait(LOOK_SECONDS):
             with suppress(self._ray.exceptions.RayError):
                 self._say()
-            nodes = [one for one in self._ray.nodes() if one["Alive"]]
+            every = self._ray.nodes()
+            for one in every:
+                if not one["Alive"]:
+                    self._dead.setdefault(one["NodeID"], time.monotonic())
+            nodes = [one for one in every if one["Alive"]]
             room = sum((Counter(_ours(one["Resources"])) for one in nodes), Counter())
             if room != self._room:
                 served = [kind for kind in KINDS if room[f"{KIND}{kind}"]]
@@ -187,7 +219,8 @@ class Pool:
                 typer.echo("no worker is there. Start some: omniopd worker --join HEAD:PORT")
 
     def _say(self) -> None:
-        for cell, text in self._ray.get(self._desk.taken.remote()):
+        lines, self._holders = self._ray.get(self._desk.taken.remote())
+        for cell, text in lines:
             if line := self._lines.get(cell):
                 line(text)
 

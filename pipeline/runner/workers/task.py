@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
+LOST = 137  # as of a stage that was killed: the flow may try again
 FOLDER = "OMNIOPD_WORKER_FOLDER"  # in the environment of a node: where its cells are made
 
 
@@ -19,14 +20,28 @@ class Desk:
 
     def __init__(self) -> None:
         self.holders: dict[str, int] = {}
+        self.nodes: dict[str, str] = {}  # of the holders
+        self.orders: dict[str, int] = {}  # of each cell the oldest that still counts
         self.lines: list[tuple[str, str]] = []
 
-    def claim(self, cell: str, who: str) -> int:
-        """A number for a holder of the cell; what those before it bring is refused from now on."""
+    def claim(self, cell: str, order: int, who: str, node: str) -> int:
+        """A number for a holder of the cell; what those before it bring is refused from now on.
+
+        0 for one whose order was given up.
+        """
+        if order < self.orders.get(cell, 0):
+            return 0
         self.holders[cell] = number = self.holders.get(cell, 0) + 1
+        self.nodes[cell] = node
         again = f", try {number}" if number > 1 else ""
         self.lines.append((cell, f"launch: runs on {who}{again}"))
         return number
+
+    def give_up(self, cell: str, order: int) -> None:
+        """Who has the cell by this order, or gets it by it later, has it no more."""
+        self.orders[cell] = order + 1
+        self.holders[cell] = self.holders.get(cell, 0) + 1
+        self.nodes.pop(cell, None)
 
     def holds(self, cell: str, number: int) -> bool:
         return self.holders.get(cell) == number
@@ -35,10 +50,10 @@ class Desk:
         if self.holds(cell, number):
             self.lines.append((cell, line))
 
-    def taken(self) -> list[tuple[str, str]]:
-        """What was said since this was last asked."""
+    def taken(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
+        """What was said since this was last asked, and the node of each cell's holder."""
         found, self.lines = self.lines, []
-        return found
+        return found, self.nodes
 
 
 def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
@@ -47,7 +62,10 @@ def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
 
     cell = asked["cell"]
     who = f"{socket.gethostname()} in {os.environ[FOLDER]}"
-    number = ray.get(desk.claim.remote(cell, who))
+    node = ray.get_runtime_context().get_node_id()
+    number = ray.get(desk.claim.remote(cell, asked["order"], who, node))
+    if not number:
+        return {"status": LOST}
     found: dict[str, Any] = {}
     with _carrier() as process:
         assert process.stdin is not None
@@ -62,7 +80,7 @@ def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
                 desk.say.remote(cell, number, line.rstrip())
     status = process.returncode
     found = found or {"status": status if status > 0 else 128 - status}
-    return {**found, "number": number, "node": ray.get_runtime_context().get_node_id()}
+    return {**found, "number": number, "node": node}
 
 
 _waiting: list["subprocess.Popen[str]"] = []  # a carrier that has no cell yet

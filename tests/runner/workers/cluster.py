@@ -82,6 +82,7 @@ class Hosts:
     def end(self) -> None:
         for process in self.processes.values():
             if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             process.wait(60)

@@ -39,14 +39,23 @@ def test_other_code_is_refused_by_name(said: bytes, monkeypatch: pytest.MonkeyPa
 
 def test_a_holder_that_was_replaced_has_no_say() -> None:
     desk = Desk()
-    first, second = desk.claim("a", "one"), desk.claim("a", "two")
+    first, second = desk.claim("a", 1, "one", "n1"), desk.claim("a", 1, "two", "n2")
     assert not desk.holds("a", first)
     assert desk.holds("a", second)
     desk.taken()
     desk.say("a", first, "stale")
     desk.say("a", second, "fresh")
-    assert desk.taken() == [("a", "fresh")]
-    assert desk.taken() == []
+    assert desk.taken() == ([("a", "fresh")], {"a": "n2"})
+    assert desk.taken() == ([], {"a": "n2"})
+
+
+def test_an_order_that_was_given_up_is_nobodys() -> None:
+    desk = Desk()
+    first = desk.claim("a", 1, "one", "n1")
+    desk.give_up("a", 1)
+    assert not desk.holds("a", first)
+    assert desk.claim("a", 1, "one again", "n1") == 0
+    assert desk.holds("a", desk.claim("a", 2, "two", "n2"))
 
 
 @pytest.mark.parametrize("on", ["rays", "ray:", "ray:host", "slurm", ""])

@@ -109,19 +109,26 @@ def test_a_worker_that_stands_still_is_replaced_and_brings_nothing(hosts: Hosts)
     head = hosts.run()
     for number in (1, 2):
         hosts.worker(number)
-    hosts.wait("head", "with room for 2 cells at a time", "cell 1 of 9")
-    wait_for(lambda: (hosts.folder / "worker-1" / "runs").exists(), 300)
+    hosts.wait("head", "with room for 2 cells at a time", "worker-1\n", "cell 1 of 9")
+    wait_for(lambda: "sleep" in children(hosts.processes["worker-1"].pid), 300)
     first = hosts.processes["worker-1"]
-    frozen = [one for one in hosts.left() if within(one, first.pid)]
+    worker = psutil.Process(first.pid)
+    frozen = [worker, *worker.children(recursive=True)]
     for process in frozen:
         process.suspend()
     assert head.wait(900) == 0, hosts.said("head")
+    assert "its node is gone: another gets the cell" in hosts.said("head")
     for process in frozen:
         if process.is_running():
             process.resume()
+    hosts.wait("worker-1", "left ")
     assert lock(hosts.head) == lock(alone(hosts))
     hosts.end()
     wait_for(lambda: not hosts.left())
+
+
+def children(pid: int) -> list[str]:
+    return [one.name() for one in psutil.Process(pid).children(recursive=True)]
 
 
 def within(process: psutil.Process, pid: int) -> bool:
