@@ -77,7 +77,7 @@ def folder(tmp_path):
 def source(folder, cells=ARM, **train):
     file = experiment.load(MINIATURE)
     settings = file.arm("omniopd")
-    p = settings.train.model_dump(mode="json") | {"beta": 0.3} | train
+    p = settings.train.model_dump(mode="json", by_alias=True) | {"beta": 0.3} | train
     plan = {
         "cells": {
             "rollout": {"croll": {"params": {}, "prompts": "cprep", "policy": ARM["policy"]}},

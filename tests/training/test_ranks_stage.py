@@ -30,6 +30,7 @@ from tests.telling import gone, wait_for
 SETTINGS = {
     **{"objective": "omniopd", "lr": 1e-3, "batch_size": 5, "micro_batch_size": 2, "epochs": 4},
     **{"reduce": "response_sum", "optimizer": "carry", "betas": [0.9, 0.98], "warmup_steps": 2},
+    **{"correction": "none", "baseline": "none", "anchor": "outside"},
     **{"clip": 1.0, "beta": 0.1, "seed": 0, "round": 1, "prompts_per_round": 6},
 }
 LORA = {"rank": 3, "alpha": 6.0, "targets": ["q_proj", "down_proj"]}

@@ -23,14 +23,17 @@ from transformers.utils import chat_template_utils
 import stages.train
 from pipeline.commands.exports import card
 from pipeline.config.models import Habits, HubInit
+from pipeline.config.renamed import in_cells
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data import text as texts
 from pipeline.engines import checkpoints, hf, pretrained
 from pipeline.engines.chat import templates, tokenizer_files, turn_ends
+from pipeline.method.objectives import declared
 from pipeline.stage import cells
 from pipeline.tasks.prompts import Prepare
 from pipeline.training import external_rollouts
+from pipeline.training.evidence import train_params
 from tests import layouts, small_engines
 from tests.layouts import ASKED, LAYOUTS
 from tests.project import ROOT
@@ -83,6 +86,9 @@ TRAIN = COMMON | {
     "warmup_steps": 1,
     "clip": 1.0,
     "beta": 0.1,
+    "correction": "none",
+    "baseline": "none",
+    "anchor": "outside",
     "answers": 2,
     "prompts_per_round": len(ASKED),
 }
@@ -103,6 +109,8 @@ WORDS = ("carried ", "schön ", "你好 ", "12 + 3 = 15, ", "🦄", "\nThe end. 
 
 def stage(name, out, p, **inputs):
     """Run a stage in this process, as its command line does. UserErrors pass."""
+    if name == "train":  # the keys that its objective has
+        p = {key: p[key] for key in in_cells(train_params.of(declared(p["objective"]))) if key in p}
     cells.hold(name, out.name, name, {"params": p})
     argv = [name, "--cell", out.name, "--out", str(out)]
     for key, path in inputs.items():

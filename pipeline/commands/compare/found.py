@@ -6,7 +6,7 @@ was planned by another version of the code can be compared as well.
 
 import contextlib
 import re
-import tarfile
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -175,7 +175,6 @@ def _taken_out(commit: str, stack: ExitStack) -> Path:
         )
     packed = folder / "revision.tar"
     git.said("archive", "--format=tar", f"--output={packed}", commit, *wanted)
-    with tarfile.open(packed) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(packed, folder)
     packed.unlink()
     return folder

@@ -476,7 +476,7 @@ def test_what_arrives_while_postgres_is_down_is_taken_in_later(
         try:
             with (
                 Store(url, "mine", spool) as store,
-                pytest.raises(UserError, match=r"See that it runs.*kept in"),
+                pytest.raises(UserError, match=r"Check that it runs.*kept in"),
             ):
                 ask(store, server.url, 60)
         finally:
