@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.config import machines
+from pipeline.config.machines import Machines
 from pipeline.core.errors import UserError
 from pipeline.processes import reaper
 from pipeline.processes.launch import keeper
@@ -173,6 +175,11 @@ def test_a_prefix_that_starts_nothing_is_named(stages: Launched, prefix: str, sa
     assert status == 2
     assert said in errors
     assert "Traceback" not in errors
+
+
+def test_a_kind_of_cell_that_there_is_none_of_is_named() -> None:
+    with pytest.raises(ValidationError, match="kinds of cells, gpu, api, cpu, and gpux is none"):
+        Machines.model_validate({"launch": {"gpux": "srun"}})
 
 
 def test_a_launcher_that_is_deaf_is_killed(stages: Launched, tmp_path: Path) -> None:
