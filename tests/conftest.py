@@ -9,6 +9,7 @@ os.environ.pop("OMNIOPD_FORKSERVER", None)
 
 import itertools
 import json
+import sys
 
 import pytest
 from filelock import FileLock
@@ -37,6 +38,22 @@ def pytest_collection_modifyitems(items):
     """The longest files first: begun last, one would keep one worker busy alone."""
     rank = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+# what a process keeps of the folder that it stands in, or of what it has said
+KEPT = (
+    *(("config.renamed", "_warn"), ("core.verified", "_outs"), ("data.content_hash", "sha256")),
+    *(("runner.dag.plan_files", "_cache_folder"), ("stage.resume", "deps")),
+    *(("report.no_effect", "_responses"), ("engines.chat.turn_ends", "ends")),
+)
+
+
+@pytest.fixture(autouse=True)
+def as_a_new_process():
+    """Each test begins with nothing kept by the tests that its worker ran before."""
+    for module, name in KEPT:
+        if loaded := sys.modules.get(f"pipeline.{module}"):
+            getattr(loaded, name).cache_clear()
 
 
 def pytest_runtest_setup(item):

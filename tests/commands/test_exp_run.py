@@ -40,9 +40,7 @@ def project(tmp_path, monkeypatch):
     (folder / "params.yaml").write_text(MINIATURE.read_text())
     commit(folder)
     monkeypatch.chdir(folder)
-    plan_files._cache_folder.cache_clear()
-    yield folder
-    plan_files._cache_folder.cache_clear()
+    return folder
 
 
 @pytest.fixture

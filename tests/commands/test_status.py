@@ -47,9 +47,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("JUDGMENTS_URL", f"sqlite:///{folder / 'judgments.sqlite'}")
     (folder / ".dvc" / "tmp").mkdir()
-    plan_files._cache_folder.cache_clear()
-    yield folder
-    plan_files._cache_folder.cache_clear()
+    return folder
 
 
 def states():

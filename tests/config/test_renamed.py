@@ -13,11 +13,6 @@ from pipeline.plan import blocks, expand, experiment, resolved
 from tests.project import MINIATURE
 
 
-@pytest.fixture(autouse=True)
-def nothing_said():
-    renamed._warn.cache_clear()
-
-
 class Block(params.Params):
     limit: Annotated[params.Positive, renamed.renamed("limit", "most")]
     size: params.Count = 1

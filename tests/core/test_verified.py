@@ -36,9 +36,7 @@ def read(project, monkeypatch):  # noqa: F811
     monkeypatch.setattr(dvc_objects, "md5", md5)
     monkeypatch.setenv(verified.STAGE, "train-c2")
     monkeypatch.setattr(verified, "_seen", {})
-    verified._outs.cache_clear()
-    yield paths
-    verified._outs.cache_clear()
+    return paths
 
 
 def test_a_file_is_read_through_once_until_it_is_restored_again(read, monkeypatch):

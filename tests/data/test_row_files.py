@@ -23,11 +23,6 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 HALF = r'"a \ud83d b"'
 
 
-@pytest.fixture(autouse=True)
-def _read_anew():
-    content_hash.sha256.cache_clear()
-
-
 def read(path):
     return [row.values for row in problem_files.file(path)]
 

@@ -152,7 +152,6 @@ def test_params_diff_lists_params_yaml_alone(tmp_path):
     with contextlib.chdir(folder):
         finished._yaml(Path("params.yaml"), values)
         plan_files.write()
-        plan_files._cache_folder.cache_clear()
     found = json.loads(dvc(folder, "params", "diff", "--json"))
     assert found == {"params.yaml": {"train.beta": {"old": 0.1, "new": 0.2, "diff": 0.1}}}
 

@@ -73,9 +73,7 @@ def three(tmp_path_factory):
 
 @pytest.fixture
 def toy(three, tmp_path):
-    plan_files._cache_folder.cache_clear()
-    yield three.copy(tmp_path / "project")
-    plan_files._cache_folder.cache_clear()
+    return three.copy(tmp_path / "project")
 
 
 AGAIN = {"plan": 1, "report": 1}

@@ -395,9 +395,7 @@ def test_a_dropped_cell_that_the_plan_no_longer_has_is_pruned(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(toy.folder)
-    plan_files._cache_folder.cache_clear()
     assert plan_files.pruned("train-c2t", toy.lock()["train@c2t"])
-    plan_files._cache_folder.cache_clear()
     assert not (toy.folder / "data/train/c2t").exists()
 
 
