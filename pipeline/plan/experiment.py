@@ -27,6 +27,8 @@ def swept(values: dict[str, Any], where: str) -> tuple[Experiment, sweeps.Places
     """Likewise, and what each arm of a sweep is called at each of its points."""
     experiment = validated(Experiment, renamed.current(values, RENAMED, where), where)
     validate.experiment(experiment)
+    for name in experiment.arms:  # those too that are not run: a wrong key is found when written
+        experiment.arm(name)
     for name in experiment.experiment.arms:
         _check(experiment, name, experiment.arm(name))
     validate.branches(experiment)

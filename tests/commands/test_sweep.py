@@ -27,9 +27,7 @@ def project(tmp_path, monkeypatch):
     (folder / "params.yaml").write_text(MINIATURE.read_text())
     monkeypatch.chdir(folder)
     monkeypatch.setenv("JUDGMENTS_URL", f"sqlite:///{folder / 'judgments.sqlite'}")
-    plan_files._cache_folder.cache_clear()
-    yield folder
-    plan_files._cache_folder.cache_clear()
+    return folder
 
 
 @pytest.fixture
@@ -45,6 +43,8 @@ def test_it_says_what_it_would_be_and_adds_lines_alone(project, flows):
     assert Path("params.yaml").read_text() == before
     assert re.search(r"^exact-lr-3e-3 +exact +0.003 +\d+ +\d+ +\d+$", found.said, re.M)
     assert "4 points of 2 arms, 2 seeds: 6 arms more" in found.said
+    one = planned.plan(["train.lr=1e-4"], None, None, ["omniopd"]).said
+    assert "1 point of 1 arm, 1 seed: 1 arm more" in one
     planned.run(found, 3)
     assert flows == [3]
     lines = Path("params.yaml").read_text().splitlines()

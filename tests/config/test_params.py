@@ -76,11 +76,12 @@ def test_bad_params_are_refused_by_key_value_and_remedy(tmp_path, key, value, me
         load(tmp_path, put(key, value))
 
 
-def test_an_arm_is_checked_with_its_overrides(tmp_path):
+@pytest.mark.parametrize("arm", ["omniopd", "not-run"])
+def test_an_arm_is_checked_with_its_overrides(tmp_path, arm):
     def edit(values):
-        values["arms"]["omniopd"] = {"train": {"learning_rate": 1.0}}
+        values["arms"][arm] = {"train": {"learning_rate": 1.0}}
 
-    with pytest.raises(UserError, match=r"arm omniopd: train\.learning_rate: unknown key"):
+    with pytest.raises(UserError, match=rf"arm {arm}: train\.learning_rate: unknown key"):
         load(tmp_path, edit)
 
 

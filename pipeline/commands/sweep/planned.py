@@ -157,11 +157,15 @@ def _said(
     apart = sum(len(mine) for mine in own.values())
     together = len(set().union(*own.values()))
     return (
-        f"{table}\n\n{len(body)} points of {len(file.sweep[name].arms)} arms, "
-        f"{len(file.experiment.seeds)} seeds: {len(new)} arms more. Their cells are {together:,} "
-        f"where as many experiments apart would have {apart:,}; the plan has {len(reads):,}, "
-        f"{len(set(reads) - ran.keys()):,} of which have not run."
+        f"{table}\n\n{_many(body, 'point')} of {_many(file.sweep[name].arms, 'arm')}, "
+        f"{_many(file.experiment.seeds, 'seed')}: {_many(new, 'arm')} more. "
+        f"Their cells are {together:,} where as many experiments apart would have {apart:,}; "
+        f"the plan has {len(reads):,}, {len(set(reads) - ran.keys()):,} of which have not run."
     )
+
+
+def _many(things: Sequence[Any], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _cells(found: dict[str, Any], reads: dict[str, set[str]], arms: set[str]) -> set[str]:
