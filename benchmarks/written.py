@@ -241,6 +241,7 @@ def _evidence(
         "pi_bar": np.full(len(names), 0.5),
         "pi_hat": (k + 0.5) / (ANSWERS + 1),
         "posterior_sd": np.full(len(names), 0.2),
+        "weight": (k + 0.5) / (ANSWERS + 1),
     }
     yield pa.table(targets, schema=schemas.TARGETS)
 

@@ -3,8 +3,9 @@
 reads   rollouts (log-probabilities), forks, scores; for constant and random another arm's targets;
         for source teacher its checkpoint and the student's tokenizer
 writes  targets  one row per fork, in their order
-source  arXiv 2606.01476; the geometric mean as prior mean and alpha = 1 are from a public
-        re-implementation. pi_bar is a per-token heuristic, not the chunk's probability.
+source  arXiv 2606.01476 (weight posterior; the excess is an extension); the geometric mean as prior
+        mean and alpha = 1 are from a public re-implementation. pi_bar is a per-token heuristic, not
+        the chunk's probability.
 """
 
 import argparse
@@ -15,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import params, params_file
-from pipeline.config.method import Prior
+from pipeline.config.method import Weighed
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Spool, integers
 from pipeline.data import aligned, schemas, tables
 from pipeline.method import targets
 from pipeline.method.posterior import pi_bar
+from pipeline.method.weight import weights
 from pipeline.stage import cells
 
 SEVERAL = ("scores1?", "scores2?", "scores3?", "scores4?")  # one of each of several teachers
@@ -29,7 +31,8 @@ CHUNK = [*PLACE, "length"]
 TOKENS = ["prompt_token_ids", "token_ids"]
 
 
-class PriorParams(Prior):
+class PriorParams(Weighed):
+    alpha: params.NonNegative
     samples: params.Count  # N
     seed: int
     round: params.Count
@@ -91,38 +94,49 @@ def _controlled(args: argparse.Namespace, name: str) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(group[name].to_numpy() for group in groups)])
 
 
-def _evidence(args: argparse.Namespace, p: PriorParams, bar: np.ndarray) -> np.ndarray:
-    """k_sem of every fork (F,); of the sources without one the weight itself."""
+def _own(args: argparse.Namespace, p: PriorParams) -> np.ndarray:
+    """k_sem of every fork (F,) by the arm's own scores."""
+    if not p.combine:
+        return _k_sem(args, args.scores, p.samples)
+    paths = [args.scores1, args.scores2, args.scores3, args.scores4]
+    k_sems = [_k_sem(args, path, p.samples) for path in paths if path]
+    return targets.combined(np.array(k_sems), p.samples, p.combine)
+
+
+def _weighed(args: argparse.Namespace, p: PriorParams) -> tuple[targets.Beliefs, np.ndarray]:
+    """What is known of every fork of the round, and the weights (F,) that follow."""
+    bar = _confidence(args)
     match p.source:
-        case "scores":
-            paths = [args.scores1, args.scores2, args.scores3, args.scores4]
-            k_sems = [
-                _k_sem(args, path, p.samples)
-                for path in (paths if p.combine else [args.scores])
-                if path
-            ]
-            if not p.combine:
-                return k_sems[0]
-            return targets.combined(np.array(k_sems), p.samples, p.combine)
-        case "none":
-            return np.zeros(len(bar))
-        case "teacher":
-            return _confidence(args, by_teacher(args))
+        case "scores" | "shuffled-weights":
+            found = targets.by_scores(p.samples, _own(args, p), bar, p.alpha)
+            weight_F = weights(p.weight, found.k / p.samples, found.hat)
+            if p.source == "shuffled-weights":
+                weight_F = seeds.generator(p.seed, p.source, p.round).permutation(weight_F)
+            return found, weight_F
         case "random":
-            draw = seeds.generator(p.seed, "random-scores", p.round)
-            return draw.choice(_controlled(args, "k_sem"), len(bar)) if len(bar) else bar
+            draw, k = seeds.generator(p.seed, "random-scores", p.round), _controlled(args, "k_sem")
+            drawn = draw.choice(len(k), len(bar)) if len(bar) else np.zeros(0, np.int64)
+            found = targets.by_scores(p.samples, k[drawn], bar, p.alpha)
+            if p.weight == "posterior":  # by the student's own confidence at the fork
+                return found, found.hat
+            return found, _controlled(args, "weight")[drawn]
         case "constant":
-            hat = _controlled(args, "pi_hat")
-            return np.full(len(bar), np.mean(hat) if len(hat) else 0.0)
+            means = [_controlled(args, name) for name in ("pi_hat", "weight")]
+            hat, weight = (float(np.mean(one)) if len(one) else 0.0 for one in means)
+            return targets.constant(p.samples, bar, p.alpha, hat), np.full(len(bar), weight)
+        case "teacher":
+            found = targets.by_teacher(bar, _confidence(args, by_teacher(args)))
+        case "none":
+            found = targets.by_scores(0, np.zeros(len(bar)), bar, p.alpha)
+    return found, found.hat
 
 
 def prior(args: argparse.Namespace, p: PriorParams) -> Iterator[pa.Table]:
-    """The targets of the cell's source by row groups; in memory 16 bytes a fork."""
-    bar = _confidence(args)
-    found, first = _evidence(args, p, bar), 0
+    """The targets of the cell's source by row groups; in memory 40 bytes a fork."""
+    found, weight_F = _weighed(args, p)
+    first = 0
     for forks in tables.stream(args.forks, schemas.FORKS, CHUNK):
-        here = slice(first, first + len(forks))
-        yield targets.by_source(p.source, forks, p.samples, found[here], bar[here], p.alpha)
+        yield found.table(forks, first, weight_F)
         first += len(forks)
 
 

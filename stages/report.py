@@ -87,15 +87,15 @@ def similarities(arms: Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
 
 
 def weights(arms: Arms) -> dict[str, np.ndarray]:
-    """Counts of forks (bins of pi_bar, bins of pi_hat) of each arm over all its rounds."""
+    """Counts of forks (bins of pi_bar, bins of weight) of each arm over all its rounds."""
     edges = np.linspace(0, 1, BINS + 1)
     counts: dict[str, np.ndarray] = {}
     for arm, _, _, own in rounds(arms):
         if "prior" in own:
             path = folder("prior", own["prior"]) / "targets.parquet"
             for group in tables.stream(path, schemas.TARGETS):
-                bar, hat = group["pi_bar"].to_numpy(), group["pi_hat"].to_numpy()
-                counts[arm] = counts.get(arm, 0) + np.histogram2d(bar, hat, [edges, edges])[0]
+                both = group["pi_bar"].to_numpy(), group["weight"].to_numpy()
+                counts[arm] = counts.get(arm, 0) + np.histogram2d(*both, [edges, edges])[0]
     return counts
 
 

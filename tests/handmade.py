@@ -233,6 +233,7 @@ def _targets(folder: Path, key: str, forks: list[Any], cells: dict[str, str]) ->
             "pi_bar": 0.5,
             "pi_hat": 0.35,
             "posterior_sd": 0.195,
+            "weight": 0.35,
         }
         for fork in forks
     ]

@@ -104,11 +104,33 @@ class Score(Compared):
     max_unseen: Share = 0.05
 
 
-class Prior(Params):
-    alpha: NonNegative
-    source: Literal["scores", "constant", "random", "none", "teacher"]
+class PerAnswer(Params):
+    """alpha in proportion to the answers: the prior keeps its share whatever their number."""
+
+    per_answer: NonNegative  # alpha / N
+
+
+class Weighed(Params):
+    """The keys of block prior that its cells have as they are."""
+
+    source: Literal["scores", "constant", "random", "none", "teacher", "shuffled-weights"]
     controls: Name | None = None  # the arm whose targets constant and random are drawn from
     combine: Literal["mean", "above-median"] | None = None  # several teachers: of k_sem/N, or share
+    # what of a fork's evidence becomes the weight of its chunk: see pipeline/method/weight.py
+    weight: Literal["posterior", "excess", "excess-posterior"] = "posterior"
+
+    @property
+    def of_scores(self) -> bool:
+        """The weights come from this arm's own scores."""
+        return self.source in ("scores", "shuffled-weights")
+
+
+class Prior(Weighed):
+    alpha: NonNegative | PerAnswer
+
+    def strength(self, samples: int) -> float:
+        """alpha beside N = `samples` answers."""
+        return self.alpha.per_answer * samples if isinstance(self.alpha, PerAnswer) else self.alpha
 
 
 CANDIDATES = ("exact", "edit", "prefix", "rouge1", "embedding", "token-edit")

@@ -79,8 +79,9 @@ TARGETS = pa.schema(
         column("n", pa.int32()),  # teacher continuations behind k_sem
         column("k_sem", pa.float64()),  # sum of the n similarities
         column("pi_bar", pa.float64()),  # geometric mean token probability of the chunk
-        column("pi_hat", pa.float64()),  # posterior mean, the chunk's weight, in [0, 1]
+        column("pi_hat", pa.float64()),  # posterior mean, in [0, 1]
         column("posterior_sd", pa.float64()),
+        column("weight", pa.float64()),  # the chunk's in the loss, in [0, 1]; see prior.weight
     ]
 )
 STEP = column("step", pa.int32())  # last column of a cell of several steps, from 1

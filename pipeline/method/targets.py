@@ -1,7 +1,9 @@
-"""Targets of a round's forks: sums of their scores, and the weights that follow.
+"""Targets of a round's forks: sums of their scores, and the posteriors that follow.
 
 Axes: F forks, T teachers. Source: see stages/prior.py.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +56,33 @@ def combined(k_TF: np.ndarray, samples: int, how: str) -> np.ndarray:
     return np.asarray(samples * (k_TF > np.median(k_TF, axis=1, keepdims=True)).mean(0))
 
 
-def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: float) -> pa.Table:
+class Beliefs(NamedTuple):
+    """What a round's forks are believed to be worth, (F,) each; n is one number."""
+
+    n: int
+    k: np.ndarray
+    bar: np.ndarray
+    hat: np.ndarray
+    sd: np.ndarray
+
+    def table(self, forks: pa.Table, first: int, weight_F: np.ndarray) -> pa.Table:
+        """The rows of some forks, `first` the number of those before them."""
+        here = slice(first, first + len(forks))
+        columns = {
+            "rollout_id": forks["rollout_id"],
+            "position": forks["position"],
+            "length": forks["length"],
+            "n": np.full(len(forks), self.n, np.int32),
+            "k_sem": self.k[here],
+            "pi_bar": self.bar[here],
+            "pi_hat": self.hat[here],
+            "posterior_sd": self.sd[here],
+            "weight": weight_F[here],
+        }
+        return pa.table(columns, schema=schemas.TARGETS)
+
+
+def by_scores(n: int, k: np.ndarray, bar: np.ndarray, alpha: float) -> Beliefs:
     """Posterior Beta(k + alpha pi_bar, n - k + alpha (1 - pi_bar)): its mean and sd, (F,).
 
     Raises UserError if a mean leaves [0, 1].
@@ -65,43 +93,17 @@ def targets(forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, alpha: floa
             f"prior: pi_hat from {hat.min()} to {hat.max()}, wanted 0 to 1. k_sem must be within "
             f"0 and n = {n}. Rerun score."
         )
-    return _table(forks, n, k, bar, hat, sd)
+    return Beliefs(n, k, bar, hat, sd)
 
 
-def constant(forks: pa.Table, n: int, bar: np.ndarray, alpha: float, hat: np.ndarray) -> pa.Table:
-    """Every pi_hat (F,) the mean of the controlled arm's; k_sem is the value that implies it."""
+def constant(n: int, bar: np.ndarray, alpha: float, mean: float) -> Beliefs:
+    """Every pi_hat `mean`, that of the controlled arm; k_sem is the value that implies it."""
+    hat = np.full(len(bar), mean)
     sd = np.sqrt(hat * (1 - hat) / (n + alpha + 1))
-    return _table(forks, n, hat * (n + alpha) - alpha * bar, bar, hat, sd)
+    return Beliefs(n, hat * (n + alpha) - alpha * bar, bar, hat, sd)
 
 
-def _table(
-    forks: pa.Table, n: int, k: np.ndarray, bar: np.ndarray, hat: np.ndarray, sd: np.ndarray
-) -> pa.Table:
-    """The rows of what is known of each fork, (F,) each, in the order of the forks."""
-    columns = {
-        "rollout_id": forks["rollout_id"],
-        "position": forks["position"],
-        "length": forks["length"],
-        "n": np.full(len(forks), n, np.int32),
-        "k_sem": k,
-        "pi_bar": bar,
-        "pi_hat": hat,
-        "posterior_sd": sd,
-    }
-    return pa.table(columns, schema=schemas.TARGETS)
-
-
-def by_source(
-    source: str, forks: pa.Table, n: int, evidence: np.ndarray, bar: np.ndarray, alpha: float
-) -> pa.Table:
-    """The targets of some forks. `evidence` (F,): k_sem, or the weight of a source without one."""
-    match source:
-        case "constant":
-            return constant(forks, n, bar, alpha, evidence)
-        case "teacher":
-            zeros = np.zeros(len(forks))
-            return _table(forks, 0, zeros, bar, evidence, zeros)
-        case "none":
-            return targets(forks, 0, evidence, bar, alpha)
-        case _:
-            return targets(forks, n, evidence, bar, alpha)
+def by_teacher(bar: np.ndarray, teachers_F: np.ndarray) -> Beliefs:
+    """The teacher's own confidence for pi_hat: no answers, so no k_sem and no sd."""
+    zeros = np.zeros(len(bar))
+    return Beliefs(0, zeros, bar, teachers_F, zeros)

@@ -1,8 +1,8 @@
 """How much a teacher agrees with itself at each fork: the baseline teacher-agreement.
 
-Of two chunks with one pi_hat, the one where the teacher itself is unsure says more: there, few of
+Of two chunks with one weight, the one where the teacher itself is unsure says more: there, few of
 its own answers are alike. The baseline is the mean similarity of the N (N - 1) / 2 pairs of its
-answers, by the metric that also scored the student's chunk, and is taken off pi_hat.
+answers, by the metric that also scored the student's chunk, and is taken off the weight.
 
 An extension; not in arXiv 2606.01476.
 """

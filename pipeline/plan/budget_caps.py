@@ -60,7 +60,7 @@ def taught(experiment: Experiment, settings: Settings) -> Settings | None:
     reads, prior = declared(settings.train.objective).reads, settings.prior
     if not {"answers", "solutions"}.isdisjoint(reads):
         return settings
-    if "targets" in reads and prior.source == "scores":
+    if "targets" in reads and prior.of_scores:
         return None if settings.score.source == "zero" else settings
     if "targets" in reads and prior.controls:
         return taught(experiment, experiment.arm(prior.controls))

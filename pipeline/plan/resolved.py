@@ -16,14 +16,13 @@ ORDER = {
         *("max_failure_rate", "epoch"),
     ),
     "score": ("metric", "source", "within", "allow_flat", "max_unseen"),
+    "prior": ("alpha", "source", "controls", "combine", "weight"),
     "train": (
         *("objective", "beta", "lr", "batch_size", "micro_batch_size", "epochs", "reduce"),
         *("correction", "optimizer", "betas", "warmup_steps", "clip", "answers", "jsd_beta"),
         *("baseline", "anchor", "lora", "moment_bits"),
     ),
 }
-
-
 def dump(block: params.Params) -> dict[str, Any]:
     """The settings of a block as cells hold them: under the names that they had first."""
     return block.model_dump(mode="json", exclude_none=True, by_alias=True)
@@ -42,6 +41,8 @@ def tracked(settings: Settings, block: str) -> dict[str, Any]:
     found = dump(getattr(settings, block))
     if found.get("problem") == "own":  # cells of the time before there was a choice
         del found["problem"]
+    if block == "prior":
+        found["alpha"] = settings.prior.strength(settings.teach.samples)
     found = {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
     return {key: found[key] for key in (*ORDER.get(block, ()), *found) if key in found}
 

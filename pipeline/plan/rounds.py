@@ -197,17 +197,17 @@ class Round:
         return self._add("score", stage, resolved, **inputs)
 
     def prior(self) -> str:
-        resolved = dump(self.settings.prior) | self.where
+        resolved = tracked(self.settings, "prior") | self.where
         resolved["samples"] = self.settings.teach.samples
         inputs = {"rollouts": self.rollout(), "forks": self.forks()}
         teachers = self.settings.teach.teachers
         if len(teachers) == 1:
             resolved.pop("combine", None)
         match resolved["source"]:
-            case "scores" if len(teachers) > 1:
+            case "scores" | "shuffled-weights" if len(teachers) > 1:
                 scores = {f"scores{i}": self.score(name) for i, name in enumerate(teachers, 1)}
                 return self._add(f"prior-{len(teachers)}", "prior", resolved, **inputs, **scores)
-            case "scores":
+            case "scores" | "shuffled-weights":
                 scores = {"scores": self.score(teachers[0])}
                 return self._add("prior", "prior", resolved, **inputs, **scores)
             case "none":
@@ -223,7 +223,7 @@ class Round:
         """What the round's answers can tell; nothing of it is trained on."""
         block, round_ = self.settings.calibrate, self.where["round"]
         wanted = block.rounds == "all" or (block.rounds == "first" and round_ == 1)
-        scored = self.settings.prior.source == "scores" and self.settings.score.source != "zero"
+        scored = self.settings.prior.of_scores and self.settings.score.source != "zero"
         if not (wanted and scored):
             return
         forks = self.settings.forks

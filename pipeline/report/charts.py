@@ -168,7 +168,7 @@ def similarity(
 
 
 def weights(found: Iterable[tuple[str, np.ndarray]], path: Path) -> None:
-    """pi_hat against pi_bar, a panel an arm: counts (bins of pi_bar, bins of pi_hat)."""
+    """Weight against pi_bar, a panel an arm: counts (bins of pi_bar, bins of the weight)."""
     panels = list(found)
     with plt.rc_context(STYLE):
         columns = min(max(len(panels), 1), 3)
@@ -201,5 +201,5 @@ def weights(found: Iterable[tuple[str, np.ndarray]], path: Path) -> None:
         if image is not None:
             figure.colorbar(image, ax=axes, label="forks", shrink=0.8)
         figure.supxlabel("pi_bar: the student's own confidence", fontsize=10)
-        figure.supylabel("pi_hat: the weight it trains with", fontsize=10)
+        figure.supylabel("the weight it trains with", fontsize=10)
         save(figure, path)

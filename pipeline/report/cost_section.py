@@ -90,7 +90,7 @@ def _matched(costs: list[Row], match: dict[str, Any]) -> str:
         text += f" Not capped, as they use none of it: {', '.join(match['free'])}."
     kind = "steps" if resource == "optimizer_steps" else "prompts"
     body = [_cut(rows, kind) for rows in _capped(costs).values()]
-    head = ["arm", f"{unit} a round", f"{kind} kept", f"{kind} cut", "mean pi_hat", "without cut"]
+    head = ["arm", f"{unit} a round", f"{kind} kept", f"{kind} cut", "mean weight", "without cut"]
     table = tabulate(body, head, tablefmt="github", disable_numparse=True)
     return f"{text}\n\n{table}"
 

@@ -228,7 +228,8 @@ def _method(s: dict[str, Any]) -> str:
     if "targets" in objective.reads:
         parts += [
             f"metric {s['score']['metric']} ({s['score']['source']})",
-            f"alpha={s['prior']['alpha']} ({s['prior']['source']})",
+            f"alpha={s['prior']['alpha']:g} ({s['prior']['source']})",
+            f"weight {s['prior']['weight']}",
         ]
     if objective.importance_ratio:
         parts.append(f"correction {train['correction']}")

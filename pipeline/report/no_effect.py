@@ -65,7 +65,7 @@ def _controls(s: Row) -> bool:
     if s["teach"].get("problem", "own") != "own":
         return True
     source, prior = s["score"]["source"], s["prior"]["source"]
-    changed = source != "similarity" or prior in ("constant", "random", "none")
+    changed = source != "similarity" or prior in ("constant", "random", "none", "shuffled-weights")
     return bool("targets" in declared(s["train"]["objective"]).reads and changed)
 
 
@@ -178,9 +178,10 @@ def _of_counts(arm: str, total: Row, s: Row) -> list[str]:
         )
     meant = s["score"]["source"] == "zero" or s["prior"]["source"] in OWN_WEIGHTS
     if not meant and total["zero_k_sem"] > FLAT * total["forks"]:
+        own = "the student's own probability and nothing of the teacher's"
         sentences.append(
             f"{arm}: k_sem is 0 in {total['zero_k_sem']:,} of {total['forks']:,} forks; their "
-            "weight is the student's own probability and nothing of the teacher's."
+            f"weight is {own if s['prior']['weight'] == 'posterior' else '0'}."
         )
     return sentences
 

@@ -62,7 +62,7 @@ def folder(tmp_path):
         rollouts.append((*place, ids, logps, [0.5] * length, "x", "length", i / 4))
         for start, size in CHUNKS.get(i, []):
             weight = float(draw.random())
-            targets.append((f"{name}-{i % 2}", start, size, 4, 2.0, 0.5, weight, 0.1))
+            targets.append((f"{name}-{i % 2}", start, size, 4, 2.0, 0.5, 0.5, 0.1, weight))
     for stage, name, schema, rows in (
         ("prepare/cprep", "prompts", schemas.PROMPTS, prompts),
         ("rollout/croll", "rollouts", schemas.ROLLOUTS, rollouts),

@@ -1,4 +1,4 @@
-"""train.baseline teacher-agreement: pi_hat less how much the teacher agrees with itself."""
+"""train.baseline teacher-agreement: the weight less how much the teacher agrees with itself."""
 
 import itertools
 
@@ -40,9 +40,9 @@ def made(seed=0):
     return places, [rows[i] for i in draw.permutation(len(rows))]
 
 
-def targets(places, pi_hat):
+def targets(places, weight):
     columns = {"rollout_id": [p[0] for p in places], "position": [p[1] for p in places]}
-    return pa.table(columns | {"length": [2] * len(places), "pi_hat": pi_hat})
+    return pa.table(columns | {"length": [2] * len(places), "weight": weight})
 
 
 def pieces(rows, size):

@@ -28,9 +28,11 @@ def score_table(values):
 
 
 def test_the_posterior_is_hand_computed():
-    (row,) = targets.targets(fork_table(1), 2, np.array([1.5]), np.array([0.5]), 1.0).to_pylist()
+    found = targets.by_scores(2, np.array([1.5]), np.array([0.5]), 1.0)
+    (row,) = found.table(fork_table(1), 0, np.array([0.75])).to_pylist()
     assert row["pi_hat"] == pytest.approx(2 / 3)  # (1.5 + 0.5) / 3
     assert row["posterior_sd"] == pytest.approx((2 * 1 / (9 * 4)) ** 0.5)  # Beta(2, 1)
+    assert (row["n"], row["k_sem"], row["pi_bar"], row["weight"]) == (2, 1.5, 0.5, 0.75)
 
 
 def test_several_teachers_are_the_mean_or_the_share_above_their_own_median():
@@ -40,14 +42,14 @@ def test_several_teachers_are_the_mean_or_the_share_above_their_own_median():
 
 
 def test_alpha_zero_is_the_plain_mean_and_has_no_nan():
-    table = targets.targets(fork_table(3), 2, np.array([0.0, 1.0, 2.0]), np.full(3, 0.5), 0.0)
-    assert table["pi_hat"].to_pylist() == [0.0, 0.5, 1.0]
-    assert table["posterior_sd"].to_pylist() == pytest.approx([0, (0.25 / 3) ** 0.5, 0])
+    found = targets.by_scores(2, np.array([0.0, 1.0, 2.0]), np.full(3, 0.5), 0.0)
+    assert found.hat.tolist() == [0.0, 0.5, 1.0]
+    assert found.sd.tolist() == pytest.approx([0, (0.25 / 3) ** 0.5, 0])
 
 
 def test_pi_hat_outside_the_unit_interval_is_an_error():
     with pytest.raises(UserError, match="wanted 0 to 1"):
-        targets.targets(fork_table(1), 2, np.array([2.5]), np.array([1.0]), 0.0)
+        targets.by_scores(2, np.array([2.5]), np.array([1.0]), 0.0)
 
 
 def test_scores_must_be_n_for_every_fork_and_in_range():

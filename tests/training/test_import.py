@@ -404,7 +404,7 @@ def test_rollouts_of_another_trainer_come_back_with_weights(policy, tmp_path):
         for target in targets:
             if target["rollout_id"] == given["rollout_id"]:
                 start = target["position"]
-                expected[start : start + target["length"]] = target["pi_hat"]
+                expected[start : start + target["length"]] = target["weight"]
         assert np.allclose(line["weights"], expected)
         assert line["anchor_mask"] == [int(x == 0) for x in line["signal_mask"]]
         ((_, logp_T, _),) = exact(policy, [line["prompt_token_ids"]], [line["token_ids"]], 4096)

@@ -81,8 +81,8 @@ def targets():
     rows = [
         {
             **{"rollout_id": name, "position": p, "length": 1, "n": 2},
-            **{"k_sem": 1.0, "pi_bar": 0.5, "pi_hat": 0.25 if name.startswith("p2") else 0.75},
-            "posterior_sd": 0.1,
+            **{"k_sem": 1.0, "pi_bar": 0.5, "pi_hat": 0.5, "posterior_sd": 0.1},
+            "weight": 0.25 if name.startswith("p2") else 0.75,
         }
         for name, count in FORKS.items()
         for p in range(count)

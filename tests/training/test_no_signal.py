@@ -73,7 +73,7 @@ class Cell:
         ]
         self._write("rollouts", rows, schemas.ROLLOUTS)
 
-    def targets(self, pi_hats: list[float]) -> None:
+    def targets(self, weights: list[float]) -> None:
         """A fork in each of the first responses."""
         rows = [
             {
@@ -83,10 +83,11 @@ class Cell:
                 "n": 4,
                 "k_sem": 0.0,
                 "pi_bar": 0.2,
-                "pi_hat": pi_hat,
+                "pi_hat": 0.3,
                 "posterior_sd": 0.1,
+                "weight": weight,
             }
-            for i, pi_hat in enumerate(pi_hats)
+            for i, weight in enumerate(weights)
         ]
         self._write("targets", rows, schemas.TARGETS)
 

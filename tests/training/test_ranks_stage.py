@@ -59,7 +59,7 @@ class Cells:
             name = f"r{number}"
             logps = draw.uniform(-2, 0, len(ids)).tolist()
             rollouts.append([name, name, 0, 1, [3, 2, 5], ids, logps, logps, "", "length", None])
-            targets.append([name, 1, 3, 2, 1.0, 0.5, float(draw.random()), 0.1])
+            targets.append([name, 1, 3, 2, 1.0, 0.5, 0.5, 0.1, float(draw.random())])
         for key, rows, schema in (
             ("rollout/r1/rollouts", rollouts, schemas.ROLLOUTS),
             ("prior/t1/targets", targets, schemas.TARGETS),

@@ -407,7 +407,7 @@ def test_baselines_take_the_mean_of_the_round_or_of_the_prompt_off():
             "rollout_id": ["a1", "a1", "a2", "b1"],
             "position": [0, 3, 0, 0],
             "length": [2, 2, 2, 2],
-            "pi_hat": [0.1, 0.3, 0.8, 0.8],
+            "weight": [0.1, 0.3, 0.8, 0.8],
         }
     )
 

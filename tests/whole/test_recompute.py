@@ -165,6 +165,21 @@ def test_targets(full, arm, alpha):
         assert row.pi_hat == pytest.approx(a / (a + b), abs=1e-9)
         sd = math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
         assert row.posterior_sd == pytest.approx(sd, abs=1e-9)
+        assert row.weight == row.pi_hat
+
+
+def test_the_excess_is_what_stands_above_the_mean_of_the_round(full):
+    """Of shuffled weights too: they are the same, on other forks."""
+    real = table(full, ARM, "prior", "targets")
+    excess, shuffled = (table(full, arm, "prior", "targets") for arm in ("excess", "permuted"))
+    share = real.k_sem.to_numpy() / 3
+    expected = [max(0.0, q - share.mean()) / (1 - share.mean()) for q in share]
+    assert excess.weight.to_numpy() == pytest.approx(expected, abs=1e-12)
+    assert 0 < (excess.weight == 0).sum() < len(excess)
+    for name in ("k_sem", "pi_hat", "posterior_sd"):
+        assert list(excess[name]) == list(shuffled[name]) == list(real[name])
+    assert sorted(shuffled.weight) == sorted(excess.weight)
+    assert list(shuffled.weight) != list(excess.weight)
 
 
 def test_controls_keep_what_they_must(full):
@@ -181,6 +196,7 @@ def test_controls_keep_what_they_must(full):
     assert (only.n == 0).all()
     assert only.pi_hat.to_numpy() == pytest.approx(only.pi_bar.to_numpy())
     constant = table(full, "constant-scores", "prior", "targets")
+    assert list(constant.weight) == list(constant.pi_hat)
     assert constant.pi_hat.to_numpy() == pytest.approx([real.pi_hat.mean()] * len(constant))
     random = table(full, "random-scores", "prior", "targets")
     assert set(random.k_sem) <= set(real.k_sem)

@@ -90,7 +90,7 @@ def _evidence(source: Source) -> str:
         f"{s.forks.scheduler} forks, up to {s.forks.max_forks} a response, {s.forks.chunk_tokens} "
         f"tokens each; {s.teach.samples} continuations a fork in mode {s.teach.continuation}; "
         f"metric {s.score.metric}; scores: {s.score.source}; prior: {s.prior.source}, alpha "
-        f"{s.prior.alpha}"
+        f"{s.prior.strength(s.teach.samples):g}, weight {s.prior.weight}"
     )
 
 

@@ -35,7 +35,7 @@ def trained(source: Source) -> Iterator[Trained]:
 
     cut = _cut(source)
     targets = tables.read(source.folder("prior") / "targets.parquet", schemas.TARGETS)
-    targets = targets.select(["rollout_id", "position", "length", "pi_hat"])
+    targets = targets.select(["rollout_id", "position", "length", "weight"])
     targets = targets if cut is None else cut.keep(targets)
     weight_F, used = _weights(source, targets, cut), 0
     for group in tables.stream(source.folder("rollout") / "rollouts.parquet", schemas.ROLLOUTS):
@@ -75,7 +75,7 @@ def messages(source: Source) -> dict[str, dict[str, Any]]:
 
 
 def _weights(source: Source, targets: pa.Table, cut: budget_matching.Cut | None) -> np.ndarray:
-    """Weight (F,) of each target: pi_hat, less the baseline where the arm has one."""
+    """Weight (F,) of each target, less the baseline where the arm has one."""
     from pipeline.method.objectives import omniopd
 
     p = source.train
@@ -86,11 +86,11 @@ def _weights(source: Source, targets: pa.Table, cut: budget_matching.Cut | None)
         kept = (part if cut is None else cut.keep(part) for part in answers)
         tokenizer = checkpoints.tokenizer(source.policy / "tokenizer.json")
         agreed = agreement(targets, kept, p["samples"], p["metric"], tokenizer)
-        return np.asarray(targets["pi_hat"].to_numpy() - agreed)
+        return np.asarray(targets["weight"].to_numpy() - agreed)
     path, names = source.folder("rollout") / "rollouts.parquet", ["rollout_id", "prompt_id"]
     rollouts = tables.read(path, schemas.ROLLOUTS, names)
     forks = targets["rollout_id"].to_pylist()
-    return omniopd.centred(rollouts, forks, targets["pi_hat"], p.get("baseline", "none"))
+    return omniopd.centred(rollouts, forks, targets["weight"], p.get("baseline", "none"))
 
 
 def _cut(source: Source) -> budget_matching.Cut | None:

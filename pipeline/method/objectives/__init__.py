@@ -105,7 +105,7 @@ class Sequence(NamedTuple):
     context_ids: list[int]  # what stands before the trained tokens
     token_ids: list[int]  # (T,)
     signal_T: np.ndarray  # bool: the objective's own term acts here
-    weight_T: np.ndarray  # float32: pi_hat, advantage or 1; meaningless where signal is false
+    weight_T: np.ndarray  # float32: the target's, advantage or 1; meaningless where signal is false
     anchor_T: np.ndarray  # bool: KL(reference || student) acts here
     old_logp_T: np.ndarray | None  # nats, of the policy that wrote the tokens; None: not its own
 

@@ -1,6 +1,6 @@
 """omniopd: chunk log-likelihood weighted by the posterior, KL anchor on everything else.
 
-    sum over chunks of -pi_hat * sum_{i in chunk} log pi_theta(y_i)
+    sum over chunks of -weight * sum_{i in chunk} log pi_theta(y_i)
     + beta * sum_{i outside all chunks} KL(pi_ref || pi_theta)_i
 
 Source: arXiv 2606.01476, algorithm lines 20 to 23 (both terms, the sign, the KL's direction).
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class Settings(Anchored, Corrected):
-    # an extension: taken off pi_hat, its mean over the round's chunks or over the prompt's; or how
-    # much the teacher agrees with itself at the fork
+    # an extension: taken off the weight, its mean over the round's chunks or over the prompt's; or
+    # how much the teacher agrees with itself at the fork
     baseline: Literal["none", "batch", "prompt", "teacher-agreement"] = "none"
 
 
@@ -43,7 +43,7 @@ def parts(evidence: Evidence, own: Settings) -> Parts:
     if own.baseline == "none":
         yield from ((examples(*block), 0) for block in evidence.beside("targets"))
         return
-    targets = evidence.columns("targets", ["rollout_id", "position", "pi_hat"])
+    targets = evidence.columns("targets", ["rollout_id", "position", "weight"])
     rollouts = evidence.columns("rollouts", ["rollout_id", "prompt_id"])
     agreed = evidence.agreement(targets) if own.baseline == "teacher-agreement" else None
     weight_F = weights(rollouts, targets, own.baseline, agreed)
@@ -67,10 +67,10 @@ def examples(
 def weights(
     rollouts: "pa.Table", targets: "pa.Table", baseline: str, agreement_F: np.ndarray | None
 ) -> np.ndarray:
-    """Weights (F,) of a round's chunks. Of the tables, ids and pi_hat are read."""
+    """Weights (F,) of a round's chunks. Of the tables, ids and weights are read."""
     if baseline == "teacher-agreement":
-        return np.asarray(targets["pi_hat"].to_numpy() - agreement_F)
-    return centred(rollouts, targets["rollout_id"].to_pylist(), targets["pi_hat"], baseline)
+        return np.asarray(targets["weight"].to_numpy() - agreement_F)
+    return centred(rollouts, targets["rollout_id"].to_pylist(), targets["weight"], baseline)
 
 
 def weighted(rollouts: "pa.Table", targets: "pa.Table", weight_F: np.ndarray) -> list[Example]:
@@ -84,10 +84,10 @@ def weighted(rollouts: "pa.Table", targets: "pa.Table", weight_F: np.ndarray) ->
 
 
 def centred(
-    rollouts: "pa.Table", fork_of: list[str], pi_hat: "pa.ChunkedArray", baseline: str
+    rollouts: "pa.Table", fork_of: list[str], weight: "pa.ChunkedArray", baseline: str
 ) -> np.ndarray:
-    """Weights (F,) of the chunks of responses `fork_of`: pi_hat less the baseline."""
-    weight_F: np.ndarray = pi_hat.to_numpy().astype(np.float64)
+    """Weights (F,) of the chunks of responses `fork_of`, less the baseline."""
+    weight_F: np.ndarray = weight.to_numpy().astype(np.float64)
     if baseline == "none" or not len(weight_F):
         return weight_F
     if baseline == "batch":

@@ -147,7 +147,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
         )
     objective = declared(arm.train.objective)
     combined = "targets" in objective.reads and "answers" not in objective.reads
-    if several and (not combined or arm.prior.source != "scores"):
+    if several and (not combined or not arm.prior.of_scores):
         refuse(key, list(listed), "one teacher", "Several are for omniopd with source scores.")
     for teacher in listed:
         config = file.teachers[teacher]
@@ -197,8 +197,16 @@ def _hosted(key: str, config: Hosted, arm: Settings) -> None:
 
 
 def _prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
+    weight = arm.prior.weight
+    if arm.prior.source in ("none", "teacher") and weight != "posterior":
+        refuse(
+            f"{where}prior.weight",
+            weight,
+            f"posterior with prior.source {arm.prior.source}",
+            "Without scores there is no share of answers to exceed.",
+        )
     match arm.prior.source:
-        case "none" if arm.prior.alpha == 0:
+        case "none" if arm.prior.strength(arm.teach.samples) == 0:
             refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
         case "constant" | "random":
             controlled = arm.prior.controls
@@ -209,12 +217,20 @@ def _prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
                     f"another arm of experiment.arms: {list(file.experiment.arms)}",
                     f"Source {arm.prior.source} draws from that arm's targets.",
                 )
-            if file.arm(str(controlled)).prior.source != "scores":
+            real = file.arm(str(controlled)).prior
+            if real.source != "scores":
                 refuse(
                     f"{where}prior.controls",
                     controlled,
                     "an arm with prior.source scores",
                     "Control an arm that is taught.",
+                )
+            if real.weight != weight:
+                refuse(
+                    f"{where}prior.weight",
+                    weight,
+                    f"{real.weight}, as arm {controlled} has it",
+                    "Its weights are those that are controlled.",
                 )
         case _ if arm.prior.controls is not None:
             refuse(

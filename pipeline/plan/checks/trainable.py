@@ -26,9 +26,13 @@ def arm(file: Experiment, where: str, arm: Settings) -> None:
 def _signal(file: Experiment, where: str, arm: Settings) -> None:
     """What would leave every round of the arm without a signal."""
     remedy, objective = "No round would train anything.", declared(arm.train.objective)
-    zero = arm.score.source == "zero" and arm.prior.source == "scores" and arm.prior.alpha == 0
+    zero = arm.score.source == "zero" and arm.prior.of_scores
     if "targets" in objective.reads and zero:  # less their mean they are 0, too
-        refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
+        if arm.prior.strength(arm.teach.samples) == 0:
+            refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
+        if arm.prior.weight == "excess":
+            key, wanted = f"{where}prior.weight", "another one with score.source zero"
+            refuse(key, arm.prior.weight, wanted, f"Equal scores have no excess. {remedy}")
     for name in arm.teach.teachers if objective.teacher else ():
         if getattr(file.teachers[name], "model", None) == file.experiment.student:
             wanted = f"another model than the student, with objective {arm.train.objective}"
@@ -147,11 +151,11 @@ def _problem(where: str, arm: Settings) -> None:
     if arm.teach.problem == "own":
         return
     key, objective = f"{where}teach.problem", declared(arm.train.objective)
-    asks = arm.prior.source == "scores" and arm.score.source != "zero"
+    asks = arm.prior.of_scores and arm.score.source != "zero"
     if not ("answers" in objective.reads or ("targets" in objective.reads and asks)):
         if "targets" not in objective.reads:
             reader = f"train.objective {arm.train.objective}"
-        elif arm.prior.source != "scores":
+        elif not arm.prior.of_scores:
             reader = f"prior.source {arm.prior.source}"
         else:
             reader = "score.source zero"

@@ -259,7 +259,8 @@ def _fork(stage: str, rows: list[dict[str, Any]], texts: _Texts) -> list[Any]:
     """The data of one fork in a cell.
 
     forks: [position, length, entropy]; teach: text * 2 + ended of each continuation; score: their
-    mean, then each in 1/1000; prior: [n, k_sem, pi_bar, pi_hat, posterior_sd].
+    mean, then each in 1/1000; prior: [n, k_sem, pi_bar, pi_hat, posterior_sd,
+    weight].
     """
     match stage.partition("-")[0]:
         case "forks":
@@ -272,6 +273,6 @@ def _fork(stage: str, rows: list[dict[str, Any]], texts: _Texts) -> list[Any]:
             mean = round(sum(values) / len(values), 5)
             return [mean, *(round(1000 * value) for value in values)]
         case "prior" if rows:
-            numbers = (rows[0][n] for n in ("k_sem", "pi_bar", "pi_hat", "posterior_sd"))
-            return [rows[0]["n"], *(round(value, 4) for value in numbers)]
+            names = ("k_sem", "pi_bar", "pi_hat", "posterior_sd", "weight")
+            return [rows[0]["n"], *(round(rows[0][name], 4) for name in names)]
     return []

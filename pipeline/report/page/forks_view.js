@@ -134,8 +134,8 @@ const forkView = (() => {
     });
     marks[0].style.width = `${100 * (Math.min(1, hat + sd) - Math.max(0, hat - sd))}%`;
     return element("div", { class: "weight" }, element("span", {}, "0"),
-      element("span", { class: "forest", role: "img", "aria-label": "the chunk's weight on a scale from 0 to 1" }, ...marks),
-      element("span", {}, "1"), element("small", {}, "❙ pi_hat ± sd, the chunk's weight    ○ pi_bar, the student's own confidence"));
+      element("span", { class: "forest", role: "img", "aria-label": "the posterior on a scale from 0 to 1" }, ...marks),
+      element("span", {}, "1"), element("small", {}, "❙ pi_hat ± sd    ○ pi_bar, the student's own confidence"));
   }
 
   function ending(title) {
@@ -146,9 +146,9 @@ const forkView = (() => {
     const found = [["entropy", `${entropy.toFixed(2)} nats`]];
     if (similarity !== null) found.push([`mean similarity, ${metric}`, similarity.toFixed(3)]);
     if (prior.length) {
-      const [n, k, bar, hat, sd] = prior;
+      const [n, k, bar, hat, sd, weight] = prior;
       found.push(["k_sem", k.toFixed(3)], ["n", String(n)], ["pi_bar", bar.toFixed(3)],
-        ["pi_hat ± sd", `${hat.toFixed(3)} ± ${sd.toFixed(3)}`]);
+        ["pi_hat ± sd", `${hat.toFixed(3)} ± ${sd.toFixed(3)}`], ["weight", weight.toFixed(3)]);
     }
     return found;
   }

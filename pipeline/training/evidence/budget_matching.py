@@ -180,12 +180,12 @@ def by_solutions(answers: Iterable[pa.Table]) -> list[Priced]:
 
 
 def counts(cut: Cut | None, targets: Path | None) -> Counts | None:
-    """What was kept and cut, for run.json, with the mean pi_hat of the kept chunks and of all."""
+    """What was kept and cut, for run.json, with the mean weight of the kept chunks and of all."""
     if cut is None or targets is None:
         return cut and cut.counts
-    uncut = tables.read(targets, schemas.TARGETS, ["rollout_id", "pi_hat"])
+    uncut = tables.read(targets, schemas.TARGETS, ["rollout_id", "weight"])
     named = (("mean_weight", cut.keep(uncut)), ("mean_weight_uncut", uncut))
-    return cut.counts | {n: float(pc.mean(t["pi_hat"]).as_py()) for n, t in named if len(t)}
+    return cut.counts | {n: float(pc.mean(t["weight"]).as_py()) for n, t in named if len(t)}
 
 
 def steps(kept: int, planned: int, cap: float) -> Counts:
