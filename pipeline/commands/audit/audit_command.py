@@ -12,7 +12,9 @@ from pipeline.core.errors import UserError
 
 # who is audited, and on what
 Student = Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")]
-Teacher = Annotated[str, typer.Option(help="a URL, a teacher of params.yaml, or as --student")]
+Teacher = Annotated[
+    str, typer.Option(help="PROVIDER:MODEL, a URL, a teacher of params.yaml, or as --student")
+]
 Prompts = Annotated[Path | None, typer.Option(help="JSON lines with `prompt` or `messages`")]
 Rollouts = Annotated[
     Path | None, typer.Option(help="instead: prompts with responses that you have sampled")

