@@ -84,13 +84,16 @@ def plan(
 @app.command()
 def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
-    from pipeline.commands import reruns
+    from pipeline.commands import ending, reruns
     from pipeline.runner import repro
     from pipeline.runner.dag import plan_files
 
+    before = ending.stamp()
     reruns.tell(plan_files.write(buying=True))
     typer.echo(_detectable())
     seconds = repro.repro()
+    nothing = f"nothing to do: every stage is up to date. {ending.PAGE}"
+    typer.echo(ending.result(before) or nothing)
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
 
 
@@ -101,13 +104,15 @@ def run(
     listen: Annotated[str, typer.Option(help="where a head of Ray listens")] = machines.HEAD,
 ) -> None:
     """The same cells as a Prefect flow, independent ones side by side, or on workers."""
-    from pipeline.commands import reruns
+    from pipeline.commands import ending, reruns
     from pipeline.runner import flow
     from pipeline.runner.dag import plan_files
 
+    before = ending.stamp()
     reruns.tell(plan_files.write(buying=True))
     typer.echo(_detectable())
     flow.run(parallel, machines.checked(on), listen)
+    typer.echo(ending.result(before) or ending.PAGE)
     typer.echo(_took())
 
 
