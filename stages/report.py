@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.analysis import costs, pooled, results, score_effects, verdicts
+from pipeline.analysis import agreement, costs, pooled, results, score_effects, verdicts
 from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
 from pipeline.config import params
@@ -139,6 +139,7 @@ def main() -> None:
         untrained = no_effect.untrained(without)
         parts: dict[str, Any] = {
             "results": rows,
+            **({} if rows else {"agreement": agreement.rows(p.arms, p.settings)}),
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),

@@ -40,7 +40,7 @@ COUNTS = {
 }
 
 
-def experiment(folder: Path) -> dict[str, Any]:
+def experiment(folder: Path, evaluated: bool = True) -> dict[str, Any]:
     """Write the data folder and plan.yaml under `folder`; what the report's params are."""
     _tokenizer(folder / "data/pretrain/cbase/checkpoint/tokenizer.json")
     arms: dict[str, Any] = {"base": {"seed-0": {"round-0": {"policy": "data/pretrain/cbase"}}}}
@@ -49,6 +49,9 @@ def experiment(folder: Path) -> dict[str, Any]:
         rounds = {f"round-{r}": _round(folder, arm, r) for r in ROUNDS}
         _evaluation(folder, rounds["round-2"], arm, 2)
         arms[arm] = {"seed-0": rounds}
+    if not evaluated:
+        for cells in (own for arm in arms.values() for own in arm["seed-0"].values()):
+            cells.pop("evaluate", None)
     found = {
         "arms": arms,
         "settings": {arm: _settings(arm) for arm in arms if arm != "base"},

@@ -52,7 +52,8 @@ class Evals:
         return bootstrap.graded(table["problem_id"].to_pylist(), table["correct"].to_pylist(), sets)
 
     def last(self, arm: str, seed: int) -> int:
-        return max(r for a, s, r in self.tables if (a, s) == (arm, seed))
+        """The arm's last round, which is evaluated if any is."""
+        return max(r for a, s, r, _ in rounds(self.arms) if (a, s) == (arm, seed))
 
     def samples(self, task: str) -> int:
         """k of avg@k."""

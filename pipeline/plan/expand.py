@@ -201,7 +201,7 @@ class Plan:
             policy = f"data/train/{keys['train']}"
             last = round_ == self.experiment.experiment.rounds
             if last or branched or settings.evaluate.rounds == "all":
-                keys["evaluate"] = self.evaluate(settings, prompts, policy)
+                keys |= self.evaluate(settings, prompts, policy)
             rounds[f"round-{round_}"] = keys
         return dict(rounds)
 
@@ -216,7 +216,7 @@ class Plan:
         policy, rounds = base, {}
         for round_, (name, real) in enumerate(self.arm(METHOD, seed).items(), 1):
             keys = Round(self, settings, seed, round_, prompts, base, policy).train()
-            keys["evaluate"] = self.evaluate(settings, prompts, f"data/train/{keys['train']}")
+            keys |= self.evaluate(settings, prompts, f"data/train/{keys['train']}")
             rounds[name] = {stage: key for stage, key in keys.items() if key != real.get(stage)}
             policy = f"data/train/{real['train']}"
         self.branches.setdefault(control, {})[f"seed-{seed}"] = rounds
@@ -243,24 +243,23 @@ class Plan:
     def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
         """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
         if f"seed-{seed}" not in self.arms["base"]:
-            key = self.evaluate(settings, prompts, policy)
-            self.arms["base"][f"seed-{seed}"] = {"round-0": {"policy": policy, "evaluate": key}}
+            own = {"policy": policy} | self.evaluate(settings, prompts, policy)
+            self.arms["base"][f"seed-{seed}"] = {"round-0": own}
 
-    def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
+    def evaluate(self, settings: Settings, prompts: str, policy: str) -> dict[str, str]:
+        """The cell that evaluates a checkpoint, by its stage; none where no task can grade."""
+        if not settings.prepare.graded:
+            return {}
         resolved = dump(settings.evaluate)
         del resolved["rounds"]
         if resolved["engine"] == "hf":  # cells of the time before there was a choice
             del resolved["engine"]
         prepare = settings.prepare
-        if not prepare.graded:
-            raise UserError(
-                f"prepare.task: found {prepare.task!r}, wanted a task with a checker: every arm is "
-                "evaluated. Use another task; `omniopd audit` needs no checker."
-            )
         resolved["prepare"] = prepare.resolved()
         stage = engined("evaluate", settings.evaluate.engine)
         task, group = file_of(prepare.task), sandboxed(stage, prepare)
-        return self.cell(group, resolved, prompts=prompts, policy=policy, task=task)
+        key = self.cell(group, resolved, prompts=prompts, policy=policy, task=task)
+        return {"evaluate": key}
 
     def model(self, name: str, settings: Settings, seed: int, prompts: str) -> str:
         """Folder of a pretrained model. Only the student may differ between seeds."""

@@ -102,7 +102,11 @@ def _students(file: Experiment) -> set[str]:
 
 def line(file: Experiment) -> str:
     """The power in words, for `omniopd plan`, `repro` and `run`; with one seed a single line."""
-    first = file.arm(file.experiment.arms[0]).evaluate
+    settings = file.arm(file.experiment.arms[0])
+    if not settings.prepare.graded:
+        how = f"trained, not evaluated: task {settings.prepare.task} has no checker"
+        return f"{how}. The report shows how far the teacher agrees, round by round"
+    first = settings.evaluate
     seeds, problems, samples = len(file.experiment.seeds), first.problems, first.samples
     head = f"smallest difference seen with {POWER:.0%} power: "
     size = f"{seeds} seed{'s' * (seeds > 1)}, {problems} problems, avg@{samples}"

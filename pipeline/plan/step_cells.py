@@ -60,8 +60,8 @@ class Arms(Cells, Protocol):
         """The problems' cell and the base student's folder."""
         ...
 
-    def evaluate(self, settings: Settings, prompts: str, policy: str) -> str:
-        """The cell that evaluates a checkpoint."""
+    def evaluate(self, settings: Settings, prompts: str, policy: str) -> dict[str, str]:
+        """The cell that evaluates a checkpoint, by its stage."""
         ...
 
 
@@ -101,7 +101,7 @@ def arm(plan: Arms, name: str, settings: Settings, seed: int) -> dict[str, Any]:
         keys = _cell(plan, settings, seed, (first, last), prompts, base, policy)
         policy = f"data/train/{keys['train']}"
         if last == total or settings.evaluate.rounds == "all":
-            keys["evaluate"] = plan.evaluate(settings, prompts, policy)
+            keys |= plan.evaluate(settings, prompts, policy)
         rounds[f"round-{last}"] = keys
     return rounds
 

@@ -13,7 +13,7 @@ from pipeline.calibration import summary
 from pipeline.calibration.summary import Calibrated
 from pipeline.config.method import Train
 from pipeline.method.objectives import declared
-from pipeline.report import cost_section, no_effect, verdict_text
+from pipeline.report import cost_section, no_effect, unevaluated, verdict_text
 from pipeline.stage.run_records import Row, rounds, run_json
 
 HEAD = (
@@ -51,7 +51,11 @@ def render(
     """
     rows, contrasts = found["results"], found["contrasts"]
     seeds = sorted({row["seed"] for row in rows})
-    parts = ["# Results\n", _basis(rows, seeds, p)]
+    parts = ["# Results\n"]
+    if rows:
+        parts.append(_basis(rows, seeds, p))
+    else:
+        parts.append(unevaluated.markdown(found["agreement"]))
     for task in evals.tasks():
         title = f"## Task {task}\n\n" if len(evals.tasks()) > 1 else ""
         if len(seeds) > 1:
@@ -59,7 +63,9 @@ def render(
         else:
             parts.append(title + _table(evals, rows, task, seeds[0]))
         parts.append(summary.line(calibrated, settings))
-    if len(seeds) > 1:
+    if not rows:
+        parts.append(summary.line(calibrated, settings))
+    elif len(seeds) > 1:
         parts.append("## Verdicts\n\n" + verdict_text.verdicts(found["verdicts"], p.split))
     else:
         parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))

@@ -2,7 +2,7 @@
 
 Where a row has both, messages that end with a user's are what is asked.
 Optional `answer` is kept in the prompts table for people; nothing reads it. Rollouts have reward
-null, so arms and evaluations are refused; `omniopd audit` is what these prompts are for.
+null: arms are trained and not evaluated, and those that need a reward are refused.
 """
 
 from collections import Counter

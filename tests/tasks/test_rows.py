@@ -333,7 +333,7 @@ def test_prompts_have_no_checker(tmp_path):
 
 def test_the_examples_of_the_docs_are_valid():
     text = (ROOT / "docs/tasks.md").read_text().replace("COMMIT", "a" * 40)
-    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    blocks = [x for x in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if ", ..." not in x]
     found = [YAML(typ="safe", pure=True).load(block)["prepare"] for block in blocks]
     loaded = [PrepareParams.model_validate_json(json.dumps({"prepare": x})) for x in found]
     assert [p.prepare.task for p in loaded] == ["math", "code", "reasoning-gym"]

@@ -17,6 +17,7 @@ SHOWN = (
     "calibration",
     "branches",
     "no_effect",
+    "agreement",
 )
 
 

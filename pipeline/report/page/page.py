@@ -13,10 +13,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import no_effect
+from pipeline.report import no_effect, unevaluated
 from pipeline.report.charts import COLOURS, MARKERS, look
 from pipeline.report.page import calibration, forks, how, outcome, sections
-from pipeline.report.page.blocks import Browser, Charts, Row, Section, Text
+from pipeline.report.page.blocks import (
+    Browser,
+    Cell,
+    Charts,
+    Forest,
+    Row,
+    Section,
+    Table,
+    Text,
+)
 
 SCRIPTS = ("theme.js", "charts.js", "forks_data.js", "forks_view.js", "forks.js")
 
@@ -38,6 +47,7 @@ class Content:
     calibration: list[Row] = field(default_factory=list)  # of calibration.json
     branches: list[Row] = field(default_factory=list)  # of branches.json
     no_effect: list[Row] = field(default_factory=list)  # of no_effect.json
+    agreement: list[Row] = field(default_factory=list)  # of agreement.json, without evaluations
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
     runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
     notes: list[str] = field(default_factory=list)
@@ -47,7 +57,7 @@ class Content:
 def render(content: Content) -> str:
     """The report of an experiment."""
     found = [
-        _results(content),
+        _results(content) if content.results else _agreement(content),
         sections.curves(content.curves, content.arms, content.split, content.pooled),
         sections.costs(content.costs, content.results, content.arms, content.pooled),
         calibration.section(content.calibration),
@@ -114,6 +124,15 @@ def _results(content: Content) -> Section:
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
     blocks = [*failed, *seen, *outcome.results(content.results, content.pooled), *rest]
     return Section("results", "Verdicts and results", blocks)
+
+
+def _agreement(content: Content) -> Section:
+    head, body = unevaluated.table(content.agreement)
+    rows: list[list[Cell | Forest]] = [[Cell(row[0], "arm"), *map(Cell, row[1:])] for row in body]
+    failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
+    rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
+    blocks = [*failed, *([Table(head, rows)] if rows else []), *rest]
+    return Section("results", "Agreement with the teacher", blocks, unevaluated.LEAD)
 
 
 def _browser(content: Content) -> Section | None:
