@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline.config.params import (
     Chosen,
@@ -125,8 +125,15 @@ class Weighed(Params):
         return self.source in ("scores", "shuffled-weights")
 
 
+# tags, so that an error names one of the two: they stand in the key that it shows
+Alpha = Annotated[
+    Annotated[NonNegative, Tag("")] | Annotated[PerAnswer, Tag("{}")],
+    Discriminator(lambda found: "{}" if isinstance(found, dict | PerAnswer) else ""),
+]
+
+
 class Prior(Weighed):
-    alpha: NonNegative | PerAnswer
+    alpha: Alpha
 
     def strength(self, samples: int) -> float:
         """alpha beside N = `samples` answers."""

@@ -41,6 +41,8 @@ REFUSED = [
     ("teach.samples", 0, r"teach\.samples: found 0"),
     ("forks.chunk_tokens", 0, r"forks\.chunk_tokens: found 0"),
     ("prior.alpha", -1.0, r"prior\.alpha: found -1\.0"),
+    ("prior.alpha", {"per_answer": -1.0}, r"prior\.alpha.*per_answer: found -1\.0"),
+    ("prior.weight", "surplus", r"prior\.weight: found .surplus., wanted"),
     ("train.beta", -0.1, r"train\.beta: found -0\.1"),
     ("forks.chunk_tokens", 21, r"chunk_tokens: found 21, wanted at most rollout\.max_new_tokens"),
     ("calibrate", {"chunk_tokens": [7]}, r"calibrate\.chunk_tokens: found 7, wanted at most .* 6"),
