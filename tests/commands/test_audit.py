@@ -307,8 +307,11 @@ def audited(*rows):
     [
         ((0.2, 0.1, 0.3), 0.8, "There is a signal at the forks"),
         ((0.2, 0.1, 0.3), 0.55, "it is weak"),
-        ((0.2, -0.1, 0.5), 0.8, "Flat"),
-        ((0.02, 0.01, 0.03), 0.8, "Flat"),
+        ((0.1, -0.01, 0.21), 0.8, "Undecided: .* About 13 prompts would decide it"),
+        ((0.02, -0.01, 0.05), 0.8, "Undecided: .* About 90 prompts would decide it"),
+        ((0.03, -0.01, 0.07), 0.8, "Undecided: .* About 18 prompts"),
+        ((0.02999, -0.01, 0.07), 0.8, "no number of prompts decides it soon"),
+        ((0.02, 0.01, 0.029), 0.8, "Not worth it. Flat"),
     ],
 )
 def test_the_verdict_is_the_contrast_against_other_forks(contrast, auroc, said):
@@ -317,7 +320,9 @@ def test_the_verdict_is_the_contrast_against_other_forks(contrast, auroc, said):
         row("contrast/other-fork", *contrast), row("auroc/other-fork", auroc, 0.5, 0.9), other
     )
     text = text_of(page.html(found))
-    assert said in text
+    assert re.search(said, text)
+    assert re.search(said, page.verdict(found))
+    assert page.verdict(found).endswith("200 responses: 0.02 dollars and 0.1 hours of the teacher.")
     assert "rouge1 at 12 tokens tells forks apart best: AUROC 0.90" in text
 
 

@@ -27,6 +27,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
 from pipeline.plan import blocks, expand, experiment, resolved
 from pipeline.processes import subprocesses
+from pipeline.report.page import audit as page
 from pipeline.runner import preflight
 from pipeline.runner.dag import dag_files, plan_files
 from pipeline.stage import cells, dataflow
@@ -50,8 +51,9 @@ def audit(options: Options) -> Path:
     typer.echo(prompt_view.text(views), err=True)
     _run(plan, options.out)
     with contextlib.chdir(options.out):
-        text = _page(options, file, plan, views)
-        cells.write_text(Path("index.html"), text)
+        found = _audited(options, file, plan, views)
+        cells.write_text(Path("index.html"), page.html(found))
+    typer.echo(f"\n{page.verdict(found)}", err=True)
     return options.out / "index.html"
 
 
@@ -104,9 +106,10 @@ def _views(o: Options, file: blocks.Experiment, plan: dict[str, Any]) -> list[Vi
     return prompt_view.of_prompts(sides, table, o.prompts)
 
 
-def _page(o: Options, file: blocks.Experiment, plan: dict[str, Any], views: list[View]) -> str:
+def _audited(
+    o: Options, file: blocks.Experiment, plan: dict[str, Any], views: list[View]
+) -> page.Audited:
     from pipeline.calibration import summary
-    from pipeline.report.page import audit as page
     from pipeline.stage.run_records import folder, run_json
 
     arms = plan["cells"]["arms"]
@@ -119,26 +122,24 @@ def _page(o: Options, file: blocks.Experiment, plan: dict[str, Any], views: list
     reasons = ends["finish_reason"].to_pylist()
     teacher = file.teachers["audited"]
     price = None if isinstance(teacher, LocalTeacher) else teacher.price
-    return page.html(
-        page.Audited(
-            student=o.student,
-            teacher=o.teacher,
-            continuation=file.teach.continuation,
-            device=f"{o.device}, {o.threads} threads",
-            metric=o.metric,
-            chunk_tokens=o.chunk_tokens,
-            prompts=o.count,
-            responses=len(reasons),
-            forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", schemas.FORKS),
-            cut=reasons.count("length") / max(len(reasons), 1),
-            calibration=summary.rows(summary.gather(arms, settings)),
-            teach=run_json("teach", own["teach"]),
-            price=None if price is None else {"input": price.input, "output": price.output},
-            full=o.full,
-            settings=settings[METHOD],
-            browser=page.browser(arms, settings),
-            views=views,
-        )
+    return page.Audited(
+        student=o.student,
+        teacher=o.teacher,
+        continuation=file.teach.continuation,
+        device=f"{o.device}, {o.threads} threads",
+        metric=o.metric,
+        chunk_tokens=o.chunk_tokens,
+        prompts=o.count,
+        responses=len(reasons),
+        forks=tables.rows(folder("forks", own["forks"]) / "forks.parquet", schemas.FORKS),
+        cut=reasons.count("length") / max(len(reasons), 1),
+        calibration=summary.rows(summary.gather(arms, settings)),
+        teach=run_json("teach", own["teach"]),
+        price=None if price is None else {"input": price.input, "output": price.output},
+        full=o.full,
+        settings=settings[METHOD],
+        browser=page.browser(arms, settings),
+        views=views,
     )
 
 

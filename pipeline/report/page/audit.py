@@ -1,5 +1,6 @@
 """The page of an audit: a verdict in words, calibration, failures, what a full run would cost."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.teachers.purchase import prompt_view
 from pipeline.teachers.purchase.prompt_view import View
 
 QUOTED = 20_000  # characters of a prompt on the page
+MANY = 100_000  # prompts of an audit that nobody would run
 LEAST = 0.6  # AUROC against other forks from which a metric is said to know the fork well
 
 
@@ -90,17 +92,7 @@ def _verdict(audited: Audited) -> Section:
         "to the teacher's continuations of its own fork than to those of another fork of the same "
         f"response (95 % over problems, {contrast['n']:,} forks)."
     )
-    if contrast["value"] < FLAT or contrast["low"] <= 0:
-        tone, said = "bad", "Flat: the scores hardly know the fork, which predicts no learning."
-    elif auroc is not None and auroc["value"] < LEAST:
-        tone = "flat"
-        said = (
-            "There is a signal, and it is weak: a continuation of the own fork is the more similar "
-            f"one {auroc['value']:.0%} of the time, against one of another fork."
-        )
-    else:
-        tone, said = "good", "There is a signal at the forks. Whether the student can learn from "
-        said += "it is for a run with its controls to say."
+    tone, said = _said(audited, contrast, auroc)
     blocks: list[Any] = [Text(said, tone), Text(what)]
     blind = _value(audited, "unseen", audited.metric, audited.chunk_tokens)
     if blind is not None and blind["note"]:
@@ -109,6 +101,70 @@ def _verdict(audited: Audited) -> Section:
     if best is not None:
         blocks.append(Text(best))
     return Section("verdict", title, blocks)
+
+
+def verdict(audited: Audited) -> str:
+    """The verdict in words, and what the full run would cost, for a terminal."""
+    first = _verdict(audited).blocks[0]
+    assert isinstance(first, Text)
+    return f"{first.text} {_price(audited)}"
+
+
+def _said(audited: Audited, contrast: Row, auroc: Row | None) -> tuple[str, str]:
+    """Tone and words: flat only where the whole interval says so, else undecided."""
+    if contrast["high"] < FLAT:
+        said = "the scores hardly know the fork, which predicts no learning."
+        return "bad", f"Not worth it. Flat: {said}"
+    if contrast["low"] <= 0 or contrast["value"] < FLAT:
+        return "flat", f"Undecided: {_needed(audited.prompts, contrast)}"
+    if auroc is not None and auroc["value"] < LEAST:
+        return "flat", (
+            "Worth a try. There is a signal, and it is weak: a continuation of the own fork is the "
+            f"more similar one {auroc['value']:.0%} of the time, against one of another fork."
+        )
+    return "good", (
+        "Worth it. There is a signal at the forks; whether the student can learn from it is for a "
+        "run with its controls to say."
+    )
+
+
+def _needed(prompts: int, contrast: Row) -> str:
+    """How many prompts would decide, if the contrast stays: a half width shrinks as 1/sqrt(n)."""
+    value, low, high = (contrast[name] for name in ("value", "low", "high"))
+    shown = f"the interval holds both a signal and none ({FLAT} and less is flat)."
+    half, wanted = (value - low, value) if value >= FLAT else (high - value, FLAT - value)
+    needed = math.ceil(round(prompts * (half / wanted) ** 2, 6)) if wanted > 0 else MANY
+    if needed >= MANY:
+        return f"{shown} It is so near to flat that no number of prompts decides it soon."
+    return f"{shown} About {needed:,} prompts would decide it, if the contrast stays: --count."
+
+
+def _price(audited: Audited) -> str:
+    """Dollars and hours of the full run, as far as they are known."""
+    usd, hours = _totals(audited)
+    known = [f"{usd:,.2f} dollars"] if usd is not None else []
+    known += [f"{hours:,.1f} hours of the teacher"] if hours is not None else []
+    if not known:
+        return "What the full run would cost is not known without --price."
+    return f"The full run of {audited.full:,} responses: {' and '.join(known)}."
+
+
+def _totals(audited: Audited) -> tuple[float | None, float | None]:
+    """Dollars and hours of the full run; None where they are not known."""
+    usd, hours = _spent(audited)
+    times = audited.full / max(audited.responses, 1)
+    return (None if usd is None else usd * times), (None if hours is None else hours * times)
+
+
+def _spent(audited: Audited) -> tuple[float | None, float | None]:
+    """Dollars, if there is a price, and hours of the audit itself."""
+    run, usd = audited.teach, None
+    if audited.price is not None:
+        read, written = run["prompt_tokens_alone"], run["tokens_alone"]
+        usd = (read * audited.price["input"] + written * audited.price["output"]) / 1e6
+    # answers that the store held took no time; what is left of the draws would mislead
+    bought = run["tokens_bought"] == run["tokens_alone"]
+    return usd, run["seconds"] / 3600 if bought else None
 
 
 def _best(audited: Audited) -> str | None:
@@ -168,12 +224,7 @@ def _failures(audited: Audited) -> Section:
 def _cost(audited: Audited) -> Section:
     """The audit's own counts, and those of `full` responses at the same forks and samples."""
     run, times = audited.teach, audited.full / max(audited.responses, 1)
-    usd = None
-    if audited.price is not None:
-        read, written = run["prompt_tokens_alone"], run["tokens_alone"]
-        usd = (read * audited.price["input"] + written * audited.price["output"]) / 1e6
-    # answers that the store held took no time; what is left of the draws would mislead
-    seconds = run["seconds"] if run["tokens_bought"] == run["tokens_alone"] else None
+    usd, hours = _spent(audited)
     lines = [
         ("responses", float(audited.responses), ",.0f"),
         ("forks", float(audited.forks), ",.0f"),
@@ -181,7 +232,7 @@ def _cost(audited: Audited) -> Section:
         ("teacher tokens in", float(run["prompt_tokens_alone"]), ",.0f"),
         ("teacher tokens out", float(run["tokens_alone"]), ",.0f"),
         ("dollars", usd, ",.2f"),
-        ("hours of the teacher", None if seconds is None else seconds / 3600, ",.2f"),
+        ("hours of the teacher", hours, ",.2f"),
     ]
     rows: list[Any] = [
         [
