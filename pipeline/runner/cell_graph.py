@@ -1,5 +1,6 @@
 """The plan's cells as the flow runs them: what each reads, is called, and how it is started."""
 
+import bisect
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,3 +68,29 @@ def waiting_chains(graph: dict[str, Cell]) -> dict[str, int]:
         for read in graph[name].reads:
             length[read] = max(length[read], length[name] + 1)
     return length
+
+
+class Ready:
+    """Cells that could start, as all that they read is done: those with the most to follow first.
+
+    It looks at what reads a cell that ended: a look at every cell took 20 s at 16,000, and grew
+    with the square.
+    """
+
+    def __init__(self, graph: dict[str, Cell]) -> None:
+        following = waiting_chains(graph)
+        names = sorted(graph, key=lambda name: -following[name])
+        self._place = {name: place for place, name in enumerate(names)}
+        self._missing = {name: len(cell.reads) for name, cell in graph.items()}
+        self._readers: dict[str, list[str]] = {name: [] for name in graph}
+        for name, cell in graph.items():
+            for read in cell.reads:
+                self._readers[read].append(name)
+        self.names = [name for name in names if not self._missing[name]]
+
+    def done(self, name: str) -> None:
+        """A cell is done, failed or skipped."""
+        for reader in self._readers[name]:
+            self._missing[reader] -= 1
+            if not self._missing[reader]:
+                bisect.insort(self.names, reader, key=self._place.__getitem__)

@@ -26,7 +26,7 @@ from pipeline.processes import cell_log, fork_server, reaper, stopping
 from pipeline.processes.launch.client import RUNS, WAITS
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
-from pipeline.runner.cell_graph import Cell, graph, waiting_chains
+from pipeline.runner.cell_graph import Cell, Ready, graph
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror
 from pipeline.runner.workers import pool
@@ -154,14 +154,13 @@ class _Flow:
 
     def schedule(self) -> None:
         """Start each cell when all that it reads is done, those with the most to follow first."""
-        following = waiting_chains(self.graph)
-        waiting = sorted(self.graph, key=lambda name: -following[name])
+        ready = Ready(self.graph)
         running: set[str] = set()
         over: set[str] = set()  # done, failed or skipped
         while len(over) < len(self.graph):
-            for name in [name for name in waiting if self.graph[name].reads <= over]:
+            for name in list(ready.names):
                 if self.may_start(name, running):
-                    waiting.remove(name)
+                    ready.names.remove(name)
                     running.add(name)
                     self.start(self.graph[name])
             name, error = self.finished.get()
@@ -169,6 +168,7 @@ class _Flow:
                 continue
             running.remove(name)
             over.add(name)
+            ready.done(name)
             outcome = self.outcome(name, error)
             self.project.drop(self.keep.over(self.done))
             typer.echo(f"cell {len(over)} of {len(self.graph)}: {self.graph[name].label} {outcome}")

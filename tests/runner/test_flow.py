@@ -382,6 +382,17 @@ def test_the_longest_chain_goes_first() -> None:
     assert cell_graph.waiting_chains(graph) == {"a": 1, "b": 2, "c": 1, "d": 0}
 
 
+def test_a_cell_is_ready_when_the_last_that_it_reads_is_done_in_its_place_among_others() -> None:
+    reads: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["c", "a"], "e": ["b"]}
+    graph = {name: Cell(name, name, frozenset(before)) for name, before in reads.items()}
+    ready = cell_graph.Ready(graph)
+    assert ready.names == ["b", "a"]
+    for done, then in (("b", ["a", "c", "e"]), ("a", ["c", "e"]), ("c", ["d", "e"])):
+        ready.names.remove(done)
+        ready.done(done)
+        assert ready.names == then
+
+
 @pytest.mark.parametrize(
     ("status", "killed"), [(1, False), (2, False), (None, False), (-9, True), (137, True)]
 )

@@ -1,0 +1,71 @@
+"""What one cell's files cost the head on their way to a remote that holds so many objects."""
+
+import contextlib
+import hashlib
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scale import processes
+from benchmarks.scale.dag_units import bucket
+from pipeline.runner.workers import objects
+
+SIZES = (500, 1_000, 2_000, 4_000)
+OFFERS = 20  # cells, two files each
+
+
+def measured(scratch: Path, size: int) -> dict[str, float]:
+    folder, remote = scratch / "project", scratch / "remote"
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    processes.dvc(folder, "init", "-q")
+    for i in range(size):
+        place = _place(remote / "files/md5", hashlib.md5(str(i).encode()).hexdigest())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(str(i))
+    found = _offered(folder, "folder", str(remote))
+    with bucket() as (url, endpoint):
+        import boto3
+
+        client = boto3.client("s3", endpoint_url=endpoint)
+        for i in range(size):
+            md5 = hashlib.md5(str(i).encode()).hexdigest()
+            key = f"project/files/md5/{md5[:2]}/{md5[2:]}"
+            client.put_object(Bucket="scale", Key=key, Body=str(i).encode())
+        return {"size": size, **found, **_offered(folder, "s3", url, endpoint)}
+
+
+def _place(root: Path, md5: str) -> Path:
+    return root / md5[:2] / md5[2:]
+
+
+def _offered(folder: Path, name: str, url: str, endpoint: str = "") -> dict[str, float]:
+    processes.dvc(folder, "remote", "add", "-q", "-d", "-f", name, url)
+    if endpoint:
+        processes.dvc(folder, "remote", "modify", "-q", name, "endpointurl", endpoint)
+    with contextlib.chdir(folder):
+        from dvc.repo import Repo
+
+        repo, cpu, wall = Repo(), [], []
+        for i in range(OFFERS + 1):
+            entries = [_entry(repo, f"{name}-{i}-{part}") for part in range(2)]
+            begun, start = time.process_time(), time.perf_counter()
+            objects.offer(repo, entries)
+            cpu.append(time.process_time() - begun)
+            wall.append(time.perf_counter() - start)
+    # the first connects
+    return {
+        f"{name}_offer_cpu": statistics.median(cpu[1:]),
+        f"{name}_offer_wall": statistics.median(wall[1:]),
+    }
+
+
+def _entry(repo: Any, text: str) -> dict[str, Any]:
+    md5 = hashlib.md5(text.encode()).hexdigest()
+    place = _place(objects.cache(repo), md5)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    place.chmod(0o444)
+    return {"path": text, "hash": "md5", "md5": md5, "size": len(text)}
