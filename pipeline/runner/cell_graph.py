@@ -2,6 +2,7 @@
 
 import bisect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.plan import expand
@@ -38,6 +39,21 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
             kind=kind(group),
         )
     return built
+
+
+def title(found: dict[str, Any]) -> str:
+    """The experiment in one line: its folder, arms, rounds and seeds."""
+    named = expand.named(found)
+    first, *others = sorted(named, key=lambda arm: arm == "base")  # which every experiment has
+    arms = f"{first} and {len(others)} more arms" if others else f"arm {first}"
+    rounds = {one for seeds in named.values() for own in seeds.values() for one in own}
+    seeds = {one for own in named.values() for one in own}
+    count = len(rounds - {"round-0"})
+    return f"{Path.cwd().name}: {arms}, {_some(count, 'round')}, {_some(len(seeds), 'seed')}"
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _labels(found: dict[str, Any]) -> dict[str, str]:
