@@ -1,6 +1,7 @@
 """Measure components, or the named ones: `python -m benchmarks.scale [COMPONENT[:N] ...]`.
 
-dag       a no-op of plain `dvc repro`, `omniopd plan`, and push, status and fetch of a remote
+dag       a no-op of plain `dvc repro`, `omniopd plan`, and a folder as remote: push, status, fetch
+s3        the same three of an S3 server on loopback
 flow      `omniopd run` of cells that do nothing
 schedule  the flow's own choice of what starts next, without DVC
 prefect   the process that shows a run in Prefect
@@ -20,11 +21,19 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.measure import alone
-from benchmarks.scale import dag_units, flow_units, offer_units, prefect_units, schedule_units
+from benchmarks.scale import (
+    dag_units,
+    flow_units,
+    offer_units,
+    prefect_units,
+    s3_units,
+    schedule_units,
+)
 
 REPORT = Path(__file__).parent.parent / "scale.json"
 COMPONENTS = {
     "dag": dag_units,
+    "s3": s3_units,
     "flow": flow_units,
     "schedule": schedule_units,
     "prefect": prefect_units,

@@ -1,14 +1,9 @@
-"""What DVC and `omniopd plan` cost by cells of profile study, and a remote by what they wrote."""
+"""What DVC and `omniopd plan` cost by cells of profile study, and a folder as remote by objects."""
 
-import contextlib
-import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +32,20 @@ def measured(scratch: Path, size: tuple[int, int]) -> dict[str, float]:
     plan = [sys.executable, "-P", "-m", "pipeline.commands.entry", "plan"]
     plans = [processes.measured(plan, folder) for _ in range(REPEATS)]
     objects = [one for one in (folder / ".dvc/cache/files").rglob("*") if one.is_file()]
-    found = {
+    return {
         "size": len(list((folder / "outs").iterdir())),
         "files": len(objects),
         **_median("noop", noops),
         **_median("plan", plans),
-        **_remote(folder, "folder", str(scratch / "remote")),
+        **remote(folder, "folder", str(scratch / "remote")),
     }
-    with bucket() as (url, endpoint):
-        return found | _remote(folder, "s3", url, endpoint)
 
 
 def _median(name: str, found: list[dict[str, float]]) -> dict[str, float]:
     return {f"{name}_{what}": statistics.median(one[what] for one in found) for what in found[0]}
 
 
-def _remote(folder: Path, name: str, url: str, endpoint: str = "") -> dict[str, float]:
+def remote(folder: Path, name: str, url: str, endpoint: str = "") -> dict[str, float]:
     """Push all, ask whether all is there, and fetch all into an empty cache."""
     processes.dvc(folder, "remote", "add", "-q", "-d", "-f", name, url)
     if endpoint:
@@ -66,31 +59,3 @@ def _remote(folder: Path, name: str, url: str, endpoint: str = "") -> dict[str, 
         for what, one in (("push", push), ("status", status), ("fetch", fetch))
         for key in ("cpu", "wall")
     }
-
-
-@contextlib.contextmanager
-def bucket() -> Iterator[tuple[str, str]]:
-    """An empty bucket of an S3 server (moto) on loopback: its URL and the server's."""
-    import boto3
-
-    known = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
-    os.environ.update(known | {"AWS_DEFAULT_REGION": "us-east-1"})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.2)
-        endpoint = f"http://127.0.0.1:{port}"
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="scale")
-        yield "s3://scale/project", endpoint
-    finally:
-        server.kill()
-        server.wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale import processes
-from benchmarks.scale.dag_units import bucket
+from benchmarks.scale.s3_units import bucket
 from pipeline.runner.workers import objects
 
 SIZES = (500, 1_000, 2_000, 4_000)
