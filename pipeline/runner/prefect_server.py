@@ -3,16 +3,18 @@ pipeline.runner.prefect_server`.
 
 On stdin a JSON line for each thing that happened, see pipeline/runner/mirror.py; on stdout what
 that one reads: a word and its text. Runs that Prefect was not told to their end come first, from
-their files. Prefect's server runs in this process and listens nowhere. It ends when its input does.
-Prefect is imported here and in pipeline/runner/mirrored.py, and nowhere else.
+their files. Prefect's server runs in this process and listens nowhere, unless OMNIOPD_PREFECT_URL
+names another, as http://HOST:4200/api, that of a team (OMNIOPD_PREFECT_AUTH: its USER:PASSWORD). It
+ends when its input does. Only this and pipeline/runner/mirrored.py import Prefect.
 """
 
 import asyncio
 import json
 import os
+import socket
 import sqlite3
 import sys
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,11 @@ from pipeline.runner.mirror import DATABASE, GPU_CELLS, HOME, UNTOLD
 from pipeline.runner.mirrored import Mirrored, placeholder, state_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from prefect.client.orchestration import PrefectClient
 
+URL, AUTH = "OMNIOPD_PREFECT_URL", "OMNIOPD_PREFECT_AUTH"
 BUSY_SECONDS = 5.0  # for which a locked database is waited for
 NICENESS = 5  # the cells go first
 LOOK_SECONDS = 5.0  # between two looks at how far the cells are
@@ -93,6 +98,11 @@ async def _limit(client: "PrefectClient") -> int:
     return found.concurrency_limit
 
 
+def project() -> str:
+    """The tag of this project's runs: a server may have those of others, too."""
+    return f"{socket.gethostname()}:{Path.cwd()}"
+
+
 async def _bury(client: "PrefectClient") -> None:
     """A run that was killed could not say that it ended; the project has one at a time."""
     from prefect.client.schemas import filters
@@ -101,9 +111,11 @@ async def _bury(client: "PrefectClient") -> None:
 
     running = [StateType.RUNNING]
     state = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=running))
+    shared = os.environ.get(URL)
+    ours = filters.FlowRunFilterTags(all_=[project()]) if shared else None
     for flow_run in await client.read_flow_runs(
         flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=["omniopd"])),
-        flow_run_filter=filters.FlowRunFilter(state=state),
+        flow_run_filter=filters.FlowRunFilter(state=state, tags=ours),
     ):
         type_ = filters.TaskRunFilterStateType(any_=running)
         left = filters.TaskRunFilterState(type=type_, name=None)
@@ -123,7 +135,7 @@ async def _begun(client: "PrefectClient", flow: Any, told: dict[str, Any]) -> Mi
     for found in await client.read_flow_runs(flow_run_filter=filters.FlowRunFilter(tags=tag)):
         await client.delete_flow_run(found.id)
     run = await client.create_flow_run(
-        flow, name=told.get("title"), state=state_of(told), tags=[told["run"]]
+        flow, name=told.get("title"), state=state_of(told), tags=[told["run"], project()]
     )
     return Mirrored(client, run.id, told.get("cells", 0))
 
@@ -146,22 +158,39 @@ async def _earlier(client: "PrefectClient", flow: Any, run: str) -> None:
         path.unlink(missing_ok=True)
 
 
-async def serve() -> None:
-    """Write what comes on stdin until it ends. Raises whatever Prefect raises."""
+@asynccontextmanager
+async def _here() -> "AsyncIterator[PrefectClient]":
+    """A client of a server in this process."""
     from asgi_lifespan import LifespanManager
-    from prefect import Flow
     from prefect.client.orchestration import PrefectClient
     from prefect.server.api.server import create_app
 
-    first = json.loads(await asyncio.to_thread(sys.stdin.readline) or "null")
-    if first is None:
-        return
-    flow: Any = Flow(placeholder, name="omniopd")
     app = create_app(ephemeral=True)
     client = PrefectClient(app)
     client.manage_lifespan = False  # it would have the server start within 30 s, on any machine
     # no limits of its own: the run has one, and kills this process
     async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None), client:
+        yield client
+
+
+@asynccontextmanager
+async def _there() -> "AsyncIterator[PrefectClient]":
+    """A client of the server that the user named."""
+    from prefect.client.orchestration import PrefectClient
+
+    async with PrefectClient(os.environ[URL], auth_string=os.environ.get(AUTH)) as client:
+        yield client
+
+
+async def serve() -> None:
+    """Write what comes on stdin until it ends. Raises whatever Prefect raises."""
+    from prefect import Flow
+
+    first = json.loads(await asyncio.to_thread(sys.stdin.readline) or "null")
+    if first is None:
+        return
+    flow: Any = Flow(placeholder, name="omniopd")
+    async with _there() if os.environ.get(URL) else _here() as client:
         if first["gpu"]:
             say("limit", await _limit(client))
         await _earlier(client, flow, first["run"])
@@ -192,7 +221,7 @@ def main() -> None:
     configure()
     try:
         HOME.mkdir(exist_ok=True)
-        if moved := moved_aside(DATABASE):
+        if not os.environ.get(URL) and (moved := moved_aside(DATABASE)):
             say("moved", moved)
         asyncio.run(serve())
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without Prefect

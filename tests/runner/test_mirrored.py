@@ -3,22 +3,26 @@
 import json
 import logging
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from pipeline.processes import cell_log
-from pipeline.runner import prefect_server
+from pipeline.runner import mirror, prefect_server
 from pipeline.runner.prefect_server import moved_aside
 from tests.project import ROOT
+from tests.telling import wait_for
 
 ARTIFACTS = "select type, data, description from artifact where type = 'progress' order by key"
 
@@ -171,3 +175,63 @@ def test_how_far_run_and_stage_are_is_there_while_they_run_and_is_brought_to_its
 def test_what_a_stage_says_is_a_log_and_a_refusal_an_error_in_it(told: Told) -> None:
     found = told.rows("select message, level from log order by message")
     assert found == [("a word", logging.INFO), ("error: bad", logging.ERROR)]
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").is_success
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Iterator[str]:
+    """A server of Prefect's own; its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+        env={**os.environ, "PREFECT_HOME": str(tmp_path / "team"), "DO_NOT_TRACK": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    wait_for(lambda: healthy(url))
+    try:
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.services
+def test_a_teams_server_has_the_run_and_keeps_those_of_others(team: str, tmp_path: Path) -> None:
+    state = {"type": "RUNNING", "name": "Running", "message": "", "at": time.time()}
+    done = {**state, "type": "COMPLETED", "name": "Completed"}
+    begun = {"run": "x", "title": "mine", "cells": 1, "gpu": False, **state}
+    cell = {"cell": "a", "label": "cell a", "gpu": False, "reads": []}
+    said = {"cell": "a", "said": "a word", "at": 1.0}
+    whole = [begun, {**cell, **state}, said, {**cell, **done}, {"results": "a table", **done}]
+    told = {"theirs": [{**begun, "run": "y", "title": "theirs"}], "mine": whole}
+    for name, lines in told.items():
+        (tmp_path / name).mkdir()
+        output = subprocess.run(
+            [sys.executable, "-m", "pipeline.runner.prefect_server"],
+            cwd=tmp_path / name,
+            env={**os.environ, "PYTHONPATH": str(ROOT), prefect_server.URL: team},
+            input="".join(f"{json.dumps(line)}\n" for line in lines),
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        assert output == "done \n"
+        assert not (tmp_path / name / mirror.DATABASE).exists()
+    runs = httpx.post(f"{team}/flow_runs/filter", json={}).json()
+    assert {one["name"]: one["state_name"] for one in runs} == {
+        "mine": "Completed",  # theirs runs on: it is not of this folder
+        "theirs": "Running",
+    }
+    (mine,) = (one for one in runs if one["name"] == "mine")
+    logs = httpx.post(f"{team}/logs/filter", json={}).json()
+    assert [(one["message"], one["flow_run_id"]) for one in logs] == [("a word", mine["id"])]
