@@ -24,6 +24,7 @@ from pipeline.runner.prefect_server import moved_aside
 from tests.project import ROOT
 from tests.telling import wait_for
 
+AUTH = "user:of the team"
 ARTIFACTS = "select type, data, description from artifact where type = 'progress' order by key"
 
 
@@ -192,7 +193,12 @@ def team(tmp_path: Path) -> Iterator[str]:
         port = str(free.getsockname()[1])
     server = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-        env={**os.environ, "PREFECT_HOME": str(tmp_path / "team"), "DO_NOT_TRACK": "1"},
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(tmp_path / "team"),
+            "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+            "DO_NOT_TRACK": "1",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -220,18 +226,24 @@ def test_a_teams_server_has_the_run_and_keeps_those_of_others(team: str, tmp_pat
         output = subprocess.run(
             [sys.executable, "-m", "pipeline.runner.prefect_server"],
             cwd=tmp_path / name,
-            env={**os.environ, "PYTHONPATH": str(ROOT), prefect_server.URL: team},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                prefect_server.URL: team,
+                prefect_server.AUTH: AUTH,
+            },
             input="".join(f"{json.dumps(line)}\n" for line in lines),
             stdout=subprocess.PIPE,
             text=True,
         ).stdout
         assert output == "done \n"
         assert not (tmp_path / name / mirror.DATABASE).exists()
-    runs = httpx.post(f"{team}/flow_runs/filter", json={}).json()
+    who = tuple(AUTH.split(":"))
+    runs = httpx.post(f"{team}/flow_runs/filter", json={}, auth=who).json()
     assert {one["name"]: one["state_name"] for one in runs} == {
         "mine": "Completed",  # theirs runs on: it is not of this folder
         "theirs": "Running",
     }
     (mine,) = (one for one in runs if one["name"] == "mine")
-    logs = httpx.post(f"{team}/logs/filter", json={}).json()
+    logs = httpx.post(f"{team}/logs/filter", json={}, auth=who).json()
     assert [(one["message"], one["flow_run_id"]) for one in logs] == [("a word", mine["id"])]
