@@ -6,6 +6,7 @@ flow      `omniopd run` of cells that do nothing
 schedule  the flow's own choice of what starts next, without DVC
 prefect   the process that shows a run in Prefect
 offer     one cell's files to a remote that holds so many
+postgres  Postgres's own work for answers that are added
 store     the store of answers: as benchmarks.judgments_scale has it, into its own file
 
 Each size runs in a process of its own and is written when it is done.
@@ -25,6 +26,7 @@ from benchmarks.scale import (
     dag_units,
     flow_units,
     offer_units,
+    postgres_units,
     prefect_units,
     s3_units,
     schedule_units,
@@ -38,6 +40,7 @@ COMPONENTS = {
     "schedule": schedule_units,
     "prefect": prefect_units,
     "offer": offer_units,
+    "postgres": postgres_units,
 }
 STORE = ("sqlite-10000", "sqlite-300000")  # others are in its file already
 

@@ -1,0 +1,174 @@
+"""What an experiment at scale would meet: `python -m benchmarks.simulation`, as Markdown.
+
+First each unit cost from three sizes beside what was measured at a fourth; then what single
+components would take at larger sizes; then the simulation (benchmarks/scale/world.py) of rounds of
+many arms and seeds on many workers, by how long a stage takes; last the experiment as a whole.
+
+Measured: benchmarks/scale.json, benchmarks/judgments.json. What lies beyond the largest measured
+size is marked with *. Seconds of stages and the shape of the experiment are assumptions, below.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from tabulate import tabulate
+
+from benchmarks.scale import units
+from benchmarks.scale.world import Costs, Experiment, Result, simulate
+
+WITHIN = 0.25  # of what was measured, a prediction should be
+CHAINS, ROUNDS, WORKERS = 500, 1_000, 500  # arms times seeds: 25 of 20, as 100 of 5
+ROLLOUTS, JUDGMENTS = 10**7, 10**9
+LOOKED = 10  # rounds that are simulated where each stage is a cell
+STAGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # s of a stage
+STEPS = 100  # rounds in a cell, in its place
+CORES = 8  # of Postgres's machine
+CELLS = (2_000, 10_000, 100_000, 1_000_000)
+
+
+def main() -> None:
+    checks = {one.name: one for one in units.checks()}
+    parts = (
+        ("Predicted from three sizes, and measured", _checked(list(checks.values()))),
+        ("Single components, by cells", _components(checks)),
+        ("The store", _store(checks)),
+        (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(checks)),
+        (f"{CHAINS} chains, {ROUNDS} rounds, cells of {STEPS} rounds", _whole(checks)),
+    )
+    for title, lines in parts:
+        sys.stdout.write(f"\n## {title}\n\n" + "\n".join(lines) + "\n")
+
+
+def _checked(checks: Sequence[units.Check]) -> Iterator[str]:
+    rows = [
+        [
+            one.name,
+            one.size,
+            f"{one.unit.start:.4g} + {one.unit.each:.3g} n" if one.unit.each else "the same",
+            f"{one.predicted:.4g}",
+            f"{one.measured:.4g}",
+            f"{one.off:+.0%}",
+            "" if abs(one.off) <= WITHIN else "misses",
+        ]
+        for one in checks
+    ]
+    head = ["what", "fourth size n", "from three", "predicted", "measured", "off", ""]
+    yield _table(rows, head)
+    hits = sum(abs(one.off) <= WITHIN for one in checks)
+    yield f"\nWithin {WITHIN:.0%}: {hits} of {len(checks)}."
+
+
+def _components(checks: dict[str, units.Check]) -> Iterator[str]:
+    names = {
+        "dag.noop_cpu": "no-op `dvc repro`, CPU s",
+        "dag.noop_mib": "its memory, MiB",
+        "dag.plan_cpu": "`omniopd plan`, CPU s",
+        "dag.plan_mib": "its memory, MiB",
+        "flow.cpu": "`omniopd run`, the head, CPU s",
+        "flow.mib": "its memory, MiB",
+        "ray.cpu": "the head with workers on Ray, CPU s",
+        "ray.mib": "its memory, MiB",
+        "prefect.cpu": "Prefect's process, CPU s",
+        "prefect.mib": "its memory, MiB",
+        "prefect.bytes": "Prefect's SQLite file, MiB",
+    }
+    rows = []
+    for name, said in names.items():
+        if (one := checks.get(name)) is None:
+            continue
+        scale = 2**20 if name == "prefect.bytes" else 1
+        values = [one.unit.at(cells) / scale for cells in CELLS]
+        marks = ["*" if cells > 1.1 * one.size else "" for cells in CELLS]
+        rows.append([said, *(f"{v:,.3g}{m}" for v, m in zip(values, marks, strict=True))])
+    yield _table(rows, ["", *(f"{cells:,} cells" for cells in CELLS)])
+
+
+def _store(checks: dict[str, units.Check]) -> Iterator[str]:
+    rows = []
+    for name, said, unit in (
+        ("store.bytes", "SQLite's file, all of it", 2**30),
+        ("store.add", "adds by one process, CPU h", 3600),
+        ("store.find", "look-ups of all, one at a time, CPU h", 3600),
+        ("store.claim", "the check before a process buys, CPU s", 1),
+        ("store.verify", "`omniopd judgments verify`, CPU h", 3600),
+        ("postgres.server_cpu", "Postgres's own work for adds, CPU h", 3600),
+    ):
+        if (one := checks.get(name)) is None:
+            continue
+        every = name in ("store.bytes", "store.add", "store.find")
+        sizes = (10**6, 10**7, JUDGMENTS)
+        values = [one.unit.at(n) * (n if every else 1) / unit for n in sizes]
+        marks = ["*" if n > one.size else "" for n in sizes]
+        said = f"{said}, GiB" if unit == 2**30 else said
+        rows.append([said, *(f"{v:,.3g}{m}" for v, m in zip(values, marks, strict=True))])
+    yield _table(rows, ["", "10^6 answers", "10^7", "10^9"])
+
+
+def costs(checks: dict[str, units.Check]) -> Costs:
+    """CPU seconds stand for seconds: of a machine with nothing else to do."""
+    on_ray = checks.get("ray.cpu")
+    head = checks["flow.cpu"].unit.each
+    offer = checks["offer.s3_offer_cpu"].unit.at(0)
+    return Costs(
+        head=head,
+        sent=on_ray.unit.each - head if on_ray else 2 * offer,
+        remote=2 * offer,
+        prefect=checks["prefect.cpu"].unit.each,
+        add=checks["postgres.server_cpu"].unit.each,
+    )
+
+
+def _by_seconds(checks: dict[str, units.Check]) -> Iterator[str]:
+    answers = JUDGMENTS // (CHAINS * ROUNDS)
+    found = {
+        seconds: simulate(
+            Experiment(CHAINS, LOOKED, 1, seconds, WORKERS, answers, CORES), costs(checks)
+        )
+        for seconds in STAGES
+    }
+    yield _results([[f"{seconds:g} s", one] for seconds, one in found.items()], "a stage takes")
+    own = costs(checks)
+    least = WORKERS * (own.head + own.sent)
+    yield (
+        f"\nThe head takes {own.head + own.sent:.3g} s a cell ({own.head:.3g} of it DVC and the "
+        f"flow), so {WORKERS} workers keep it busy where a stage takes {least:.3g} s; Prefect's "
+        f"process takes {own.prefect:.3g} s a cell."
+    )
+
+
+def _whole(checks: dict[str, units.Check]) -> Iterator[str]:
+    answers = JUDGMENTS // (CHAINS * ROUNDS)
+    rows = []
+    for name, writers in (("Postgres", CORES), ("one writer, as SQLite", 1)):
+        own = costs(checks)
+        if writers == 1:
+            own = Costs(own.head, own.sent, own.remote, own.prefect, checks["store.add"].unit.at(0))
+        it = Experiment(CHAINS, ROUNDS, STEPS, 10.0, WORKERS, answers, writers)
+        rows.append([name, simulate(it, own)])
+    yield _results(rows, "store")
+    whole = Experiment(CHAINS, ROUNDS, 1, 10.0, WORKERS).cells
+    yield (
+        f"\nA stage of one round takes 10 s. {ROLLOUTS:,} rollouts are "
+        f"{ROLLOUTS // (CHAINS * ROUNDS)} a round of a chain, {JUDGMENTS:,} judgments {answers}. "
+        f"With a cell for each stage it were {whole:,} cells."
+    )
+
+
+def _results(rows: Sequence[Sequence[object]], first: str) -> str:
+    table = []
+    for name, one in rows:
+        assert isinstance(one, Result)
+        busy = [f"{one.busy[part]:.0%}" for part in ("workers", "head", "store", "prefect")]
+        times = [f"{one.wall / 3600:,.2f} h", f"{one.wall / one.bound:.2f}"]
+        behind = f"{one.behind / 60:,.0f} min"
+        table.append([name, f"{one.cells:,}", *times, *busy, behind, one.first])
+    head = [first, "cells", "takes", "times the bound", "workers busy", "head", "store", "Prefect"]
+    return _table(table, [*head, "Prefect ends later", "nearest its end"])
+
+
+def _table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    main()
