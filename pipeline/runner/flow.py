@@ -67,10 +67,9 @@ def run_graph(
 ) -> bool:
     """Bring the cells of `graph`, in dependency order, up to date in the current DVC project.
 
-    `name` is what Prefect calls it. False if some turned out to read checkpoints that `keep` had
-    dropped: call it again, and these are made first. Raises UserError naming the cells that failed,
-    when those that do not read them are done; Stopped after Ctrl-C, SIGTERM or SIGHUP, when all
-    that was started has ended.
+    `name`: of the run. False if some turned out to read checkpoints that `keep` had dropped: call
+    it again, and these are made first. Raises UserError naming the cells that failed, when those
+    that do not read them are done; Stopped after a signal, when all that was started has ended.
     """
     start = time.perf_counter()
     restoring.restore(keep, plan_files.dvc("checkout"), plan_files.environment())
@@ -129,11 +128,10 @@ class _Flow:
         self.processes = Processes(environment)
         self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self.stopping = Event()
-        gpu = any(cell.gpu for cell in graph.values())
-        self.mirror = Mirror(len(graph), gpu, changed=self.look)
+        self.mirror = Mirror(len(graph), any(c.gpu for c in graph.values()), changed=self.look)
         self.pool: pool.Pool | None = None  # workers; else all cells are made here
         self.ran: set[str] = set()  # cells that DVC ran or restored
-        self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
+        self.seconds: dict[str, float] = {}  # of cells that DVC was asked for
         self.failed: dict[str, str] = {}  # cell: the last that it said
         self.skipped: list[str] = []
         self.lost: set[str] = set()  # failed, starved or skipped
