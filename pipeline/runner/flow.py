@@ -91,12 +91,7 @@ def run_graph(
             fork_server.serving() as warm,
             lending() as lent,
         ):
-            environment = {
-                **plan_files.environment(),
-                **warm,
-                **lent,
-                **verified.asked(project.cache),
-            }
+            environment = plan_files.environment() | warm | lent | verified.asked(project.cache)
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
             flow.mirror.name = f"{name}: {len(stale)} of {len(graph)} cells"
             with workers(flow.look) if workers else nullcontext() as flow.pool:
