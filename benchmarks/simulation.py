@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 from benchmarks.scale import units
-from benchmarks.scale.world import Costs, Experiment, Result, simulate
+from benchmarks.scale.world import Costs, Experiment, Result, plan, simulate
 
 WITHIN = 0.25  # of what was measured, a prediction should be
 CHAINS, ROUNDS, WORKERS = 500, 1_000, 500  # arms times seeds: 25 of 20, as 100 of 5
@@ -30,6 +30,7 @@ def main() -> None:
     checks = {one.name: one for one in units.checks()}
     parts = (
         ("Predicted from three sizes, and measured", _checked(list(checks.values()))),
+        ("`omniopd run` of cells that sleep, by the clock", _sleeping(checks)),
         ("Single components, by cells", _components(checks)),
         ("The store", _store(checks)),
         (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(checks)),
@@ -56,6 +57,25 @@ def _checked(checks: Sequence[units.Check]) -> Iterator[str]:
     yield _table(rows, head)
     hits = sum(abs(one.off) <= WITHIN for one in checks)
     yield f"\nWithin {WITHIN:.0%}: {hits} of {len(checks)}."
+
+
+def _sleeping(checks: dict[str, units.Check]) -> Iterator[str]:
+    from benchmarks.scale import sleep_units as unit
+
+    rows, measured = [], units.read().get("sleep", {})
+    head = checks["flow.cpu"].unit.each
+    own = Costs(head=head, sent=0, remote=0, prefect=checks["prefect.cpu"].unit.each, add=0)
+    for size in unit.SIZES:
+        reads = unit.reads(size)
+        if (found := measured.get(str(len(reads) + 1))) is None:  # with stage plan
+            continue
+        told = plan(reads, unit.SECONDS, unit.PARALLEL, own)
+        off = f"{told / found['wall'] - 1:+.0%}"
+        rows.append(
+            [len(reads), f"{told:.0f}", f"{found['wall']:.0f}", off, f"{found['load']:.1f}"]
+        )
+    yield f"{unit.SECONDS:g} s each, {unit.PARALLEL} at a time; nothing is fitted.\n"
+    yield _table(rows, ["cells", "simulated, s", "measured, s", "off", "load of the machine"])
 
 
 def _components(checks: dict[str, units.Check]) -> Iterator[str]:

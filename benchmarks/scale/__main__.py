@@ -3,6 +3,7 @@
 dag       a no-op of plain `dvc repro`, `omniopd plan`, and a folder as remote: push, status, fetch
 s3        the same three of an S3 server on loopback
 flow      `omniopd run` of cells that do nothing
+sleep     the same of cells that sleep, by the clock
 schedule  the flow's own choice of what starts next, without DVC
 prefect   the process that shows a run in Prefect
 offer     one cell's files to a remote that holds so many
@@ -30,6 +31,7 @@ from benchmarks.scale import (
     prefect_units,
     s3_units,
     schedule_units,
+    sleep_units,
 )
 
 REPORT = Path(__file__).parent.parent / "scale.json"
@@ -38,6 +40,7 @@ COMPONENTS = {
     "s3": s3_units,
     "flow": flow_units,
     "schedule": schedule_units,
+    "sleep": sleep_units,
     "prefect": prefect_units,
     "offer": offer_units,
     "postgres": postgres_units,

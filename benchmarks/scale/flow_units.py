@@ -19,13 +19,18 @@ from pipeline.runner import cell_graph, flow
 from pipeline.runner.dag import plan_files
 
 SIZES = ((2, 1), (5, 1), (12, 1), (29, 1))  # arms, seeds
+PARALLEL = 2
 
 
 def measured(scratch: Path, size: tuple[int, int]) -> dict[str, float]:
-    project = finished.now(scratch / "project", study(*size), ran=False)
+    return ran(finished.now(scratch / "project", study(*size), ran=False).folder, PARALLEL)
+
+
+def ran(folder: Path, parallel: int) -> dict[str, float]:
+    """The head of a run of a project that nothing ran in."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scale.flow_units"],
-        cwd=project.folder,
+        [sys.executable, "-m", "benchmarks.scale.flow_units", str(parallel)],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(finished.ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -36,13 +41,13 @@ def measured(scratch: Path, size: tuple[int, int]) -> dict[str, float]:
 
 
 def main() -> None:
-    """In a project that nothing ran in."""
+    """Run the project here, with so many cells at a time."""
     path = f"{Path('bin').absolute()}{os.pathsep}{os.environ['PATH']}"
     plan_files.environment = lambda: {**os.environ, "PATH": path}  # the stand-in for `omniopd`
     with contextlib.redirect_stdout(sys.stderr):
         graph = cell_graph.graph(expand.expand(experiment.load()), gpu=False)
         cpu, start = time.process_time(), time.perf_counter()
-        flow.run_graph(graph, 2)
+        flow.run_graph(graph, int(sys.argv[1]))
     found = {
         "size": len(graph),
         "cpu": time.process_time() - cpu,

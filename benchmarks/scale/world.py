@@ -8,7 +8,7 @@ A component is a server: it takes so many at a time, each for the seconds that w
 """
 
 import random
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,3 +151,22 @@ class World:
 def simulate(experiment: Experiment, costs: Costs) -> Result:
     """Deterministic: the draws have a seed of their own."""
     return World(experiment, costs).run()
+
+
+def plan(reads: Mapping[str, Collection[str]], seconds: float, workers: int, costs: Costs) -> float:
+    """Seconds that a plan takes, each cell `seconds`; what `reads` names is before what reads it.
+
+    Each cell is done by a worker, and by the head before and after it.
+    """
+    one = World(Experiment(0, 0, 1, seconds, workers), costs)
+    done = {name: one.world.event() for name in reads}
+
+    def cell(name: str) -> Process:
+        yield one.world.all_of([done[read] for read in reads[name] if read in done])
+        yield from one.cell(seconds, 0)
+        done[name].succeed()
+
+    for name in reads:
+        one.world.process(cell(name))
+    one.world.run()
+    return one.wall

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("simpy")
 
 from benchmarks.scale import units
-from benchmarks.scale.world import STAGES, Costs, Experiment, simulate
+from benchmarks.scale.world import STAGES, Costs, Experiment, plan, simulate
 
 FREE = Costs(head=0, sent=0, remote=0, prefect=0, add=0)
 
@@ -72,3 +72,11 @@ def test_cells_of_several_rounds_are_fewer_and_do_the_same_work():
     found = simulate(steps, FREE)
     assert found.cells == 16
     assert found.bound == pytest.approx(10 * len(STAGES) + 1, rel=0.25)
+
+
+def test_a_plan_takes_its_longest_chain_or_its_cells_by_the_workers_and_what_the_head_adds():
+    reads = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
+    assert plan(reads, 10.0, 2, FREE) == 30.0
+    assert plan(reads, 10.0, 1, FREE) == 40.0
+    slow = Costs(head=2.0, sent=0, remote=0, prefect=100.0, add=0)
+    assert plan(reads, 10.0, 2, slow) == 30.0 + 3 * 2.0 + 1.0  # b waits for c at the head, once
