@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks import dag, finished
 from benchmarks.scale import processes
 
-SIZES = ((15, 1), (29, 1), (29, 2), (29, 5))  # arms, seeds: the last has some 2,000 cells
-REPEATS = (3, 3, 3, 1)
+SIZES = ((5, 1), (15, 1), (29, 1), (29, 2), (29, 5))  # arms, seeds: the last has some 2,000 cells
+REPEATS = (3, 3, 3, 3, 1)
 
 
 def study(arms: int, seeds: int) -> dict[str, Any]:

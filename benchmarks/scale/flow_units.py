@@ -18,7 +18,7 @@ from pipeline.plan import expand, experiment
 from pipeline.runner import cell_graph, flow
 from pipeline.runner.dag import plan_files
 
-SIZES = ((2, 1), (5, 1), (12, 1), (29, 1))  # arms, seeds
+SIZES = ((2, 1), (5, 1), (12, 1), (20, 1), (29, 1))  # arms, seeds
 PARALLEL = 2
 
 

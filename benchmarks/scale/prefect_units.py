@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.scale import processes
 
-SIZES = (250, 500, 1_000, 2_000)
+SIZES = (125, 250, 500, 1_000, 2_000)
 CHAINS = 20
 WORDS = [sys.executable, "-m", "pipeline.runner.prefect_server"]
 
