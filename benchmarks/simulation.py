@@ -128,11 +128,11 @@ def costs(checks: dict[str, units.Check]) -> Costs:
     """CPU seconds stand for seconds: of a machine with nothing else to do."""
     on_ray = checks.get("ray.cpu")
     head = checks["flow.cpu"].unit.each
-    offer = checks["offer.s3_offer_cpu"].unit.at(0)
+    files = sum(checks[f"offer.s3_{one}_cpu"].unit.at(0) for one in ("offer", "bring"))
     return Costs(
         head=head,
-        sent=on_ray.unit.each - head if on_ray else 2 * offer,
-        remote=2 * offer,
+        sent=on_ray.unit.each - head if on_ray else files,
+        remote=files,
         prefect=checks["prefect.cpu"].unit.each,
         add=checks["postgres.server_cpu"].unit.each,
     )

@@ -1,10 +1,12 @@
-"""What one cell's files cost the head on their way to a remote that holds so many objects."""
+"""What one cell's files cost on their way to a remote that holds so many objects, and from it."""
 
 import contextlib
 import hashlib
+import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +50,26 @@ def _offered(folder: Path, name: str, url: str, endpoint: str = "") -> dict[str,
     with contextlib.chdir(folder):
         from dvc.repo import Repo
 
-        repo, cpu, wall = Repo(), [], []
-        for i in range(OFFERS + 1):
-            entries = [_entry(repo, f"{name}-{i}-{part}") for part in range(2)]
-            begun, start = time.process_time(), time.perf_counter()
-            objects.offer(repo, entries)
-            cpu.append(time.process_time() - begun)
-            wall.append(time.perf_counter() - start)
+        repo = Repo()
+        cells = [
+            [_entry(repo, f"{name}-{i}-{part}") for part in range(2)] for i in range(OFFERS + 1)
+        ]
+        offers = [_taken(objects.offer, repo, entries) for entries in cells]
+        shutil.rmtree(objects.cache(repo))
+        brings = [_taken(objects.bring, repo, entries) for entries in cells]
     # the first connects
     return {
-        f"{name}_offer_cpu": statistics.median(cpu[1:]),
-        f"{name}_offer_wall": statistics.median(wall[1:]),
+        f"{name}_{what}_{kind}": statistics.median(one[place] for one in taken[1:])
+        for what, taken in (("offer", offers), ("bring", brings))
+        for place, kind in enumerate(("cpu", "wall"))
     }
+
+
+def _taken(work: Callable[[Any, Any], None], repo: Any, entries: Any) -> tuple[float, float]:
+    """CPU seconds and seconds by the clock."""
+    cpu, start = time.process_time(), time.perf_counter()
+    work(repo, entries)
+    return time.process_time() - cpu, time.perf_counter() - start
 
 
 def _entry(repo: Any, text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from benchmarks.scale.flow_units import ran
 from pipeline.plan import expand, experiment
 
 SIZES = ((2, 1), (5, 1), (8, 1), (12, 1))  # arms, seeds
-SECONDS, PARALLEL = 2.0, 4
+SECONDS, PARALLEL = 5.0, 4
 
 
 def reads(size: tuple[int, int]) -> dict[str, set[str]]:

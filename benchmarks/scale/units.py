@@ -33,7 +33,12 @@ FORMS: dict[str, dict[str, tuple[Form, str]]] = {
     "flow": {"cpu": ("line", "size"), "mib": ("line", "size")},
     "schedule": {"cpu": ("line", "size")},
     "prefect": {"cpu": ("line", "size"), "mib": ("line", "size"), "bytes": ("line", "size")},
-    "offer": {"folder_offer_cpu": ("flat", "size"), "s3_offer_cpu": ("flat", "size")},
+    "offer": {
+        "folder_offer_cpu": ("flat", "size"),
+        "folder_bring_cpu": ("flat", "size"),
+        "s3_offer_cpu": ("flat", "size"),
+        "s3_bring_cpu": ("flat", "size"),
+    },
     "postgres": {"server_cpu": ("line", "size"), "client_cpu": ("line", "size")},
     "ray": {"cpu": ("line", "size"), "mib": ("line", "size")},
     "store": {
