@@ -1,4 +1,6 @@
-"""What an experiment at scale would meet: `python -m benchmarks.simulation`, as Markdown.
+"""What an experiment at scale would meet: `python -m benchmarks.simulation`.
+
+Prints tables, and writes them into benchmarks/simulated.md.
 
 First each unit cost from three sizes beside what was measured at a fourth; then what single
 components would take at larger sizes; then the simulation (benchmarks/scale/world.py) of rounds of
@@ -16,6 +18,7 @@ from tabulate import tabulate
 from benchmarks.scale import units
 from benchmarks.scale.world import Costs, Experiment, Result, plan, simulate
 
+TABLES = units.HERE / "simulated.md"
 WITHIN = 0.25  # of what was measured, a prediction should be
 CHAINS, ROUNDS, WORKERS = 500, 1_000, 500  # arms times seeds: 25 of 20, as 100 of 5
 ROLLOUTS, JUDGMENTS = 10**7, 10**9
@@ -36,8 +39,11 @@ def main() -> None:
         (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(checks)),
         (f"{CHAINS} chains, {ROUNDS} rounds, cells of {STEPS} rounds", _whole(checks)),
     )
-    for title, lines in parts:
-        sys.stdout.write(f"\n## {title}\n\n" + "\n".join(lines) + "\n")
+    text = "\n".join("\n".join([f"## {title}\n", *lines, ""]) for title, lines in parts)
+    TABLES.write_text(
+        f"# By `python -m benchmarks.simulation`; docs/scale.md explains it\n\n{text}"
+    )
+    sys.stdout.write(text)
 
 
 def _checked(checks: Sequence[units.Check]) -> Iterator[str]:
