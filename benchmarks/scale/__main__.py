@@ -45,7 +45,7 @@ COMPONENTS = {
     "offer": offer_units,
     "postgres": postgres_units,
 }
-STORE = ("sqlite-10000", "sqlite-300000")  # others are in its file already
+STORE = ("sqlite-10000", "sqlite-30000", "sqlite-300000")  # others are in its file already
 
 
 def main() -> None:
