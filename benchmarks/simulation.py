@@ -12,6 +12,7 @@ size is marked with *. Seconds of stages and the shape of the experiment are ass
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tabulate import tabulate
 
@@ -25,19 +26,24 @@ ROLLOUTS, JUDGMENTS = 10**7, 10**9
 LOOKED = 10  # rounds that are simulated where each stage is a cell
 STAGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # s of a stage
 STEPS = 100  # rounds in a cell, in its place
+SHORT = 10.0  # s of a stage there
 CORES = 8  # of Postgres's machine
 CELLS = (2_000, 10_000, 100_000, 1_000_000)
 
+Units = dict[str, units.Unit]
+
 
 def main() -> None:
-    checks = {one.name: one for one in units.checks()}
+    measured = units.read()
+    known = units.calibrated(measured)
+    most = {name: max(map(int, sizes)) for name, sizes in measured.items() if sizes}
     parts = (
-        ("Predicted from three sizes, and measured", _checked(list(checks.values()))),
-        ("`omniopd run` of cells that sleep, by the clock", _sleeping(checks)),
-        ("Single components, by cells", _components(checks)),
-        ("The store", _store(checks)),
-        (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(checks)),
-        (f"{CHAINS} chains, {ROUNDS} rounds, cells of {STEPS} rounds", _whole(checks)),
+        ("Predicted from three sizes, and measured", _checked(units.checks(measured))),
+        ("`omniopd run` of cells that sleep, by the clock", _sleeping(known, measured["sleep"])),
+        ("Single components, by cells", _components(known, most)),
+        ("The store", _store(known, most)),
+        (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(costs(known))),
+        (f"{CHAINS} chains, {ROUNDS} rounds, cells of {STEPS} rounds", _whole(known)),
     )
     text = "\n".join("\n".join([f"## {title}\n", *lines, ""]) for title, lines in parts)
     TABLES.write_text(
@@ -65,12 +71,12 @@ def _checked(checks: Sequence[units.Check]) -> Iterator[str]:
     yield f"\nWithin {WITHIN:.0%}: {hits} of {len(checks)}."
 
 
-def _sleeping(checks: dict[str, units.Check]) -> Iterator[str]:
+def _sleeping(known: Units, measured: dict[str, dict[str, float]]) -> Iterator[str]:
     from benchmarks.scale import sleep_units as unit
 
-    rows, measured = [], units.read().get("sleep", {})
-    head = checks["flow.cpu"].unit.each
-    own = Costs(head=head, sent=0, remote=0, prefect=checks["prefect.cpu"].unit.each, add=0)
+    rows = []
+    head = known["flow.cpu"].each
+    own = Costs(head=head, sent=0, remote=0, prefect=known["prefect.cpu"].each, add=0)
     for size in unit.SIZES:
         reads = unit.reads(size)
         if (found := measured.get(str(len(reads) + 1))) is None:  # with stage plan
@@ -84,7 +90,7 @@ def _sleeping(checks: dict[str, units.Check]) -> Iterator[str]:
     yield _table(rows, ["cells", "simulated, s", "measured, s", "off", "load of the machine"])
 
 
-def _components(checks: dict[str, units.Check]) -> Iterator[str]:
+def _components(known: Units, most: dict[str, int]) -> Iterator[str]:
     names = {
         "dag.noop_cpu": "no-op `dvc repro`, CPU s",
         "dag.noop_mib": "its memory, MiB",
@@ -100,16 +106,17 @@ def _components(checks: dict[str, units.Check]) -> Iterator[str]:
     }
     rows = []
     for name, said in names.items():
-        if (one := checks.get(name)) is None:
+        if (one := known.get(name)) is None:
             continue
         scale = 2**20 if name == "prefect.bytes" else 1
-        values = [one.unit.at(cells) / scale for cells in CELLS]
-        marks = ["*" if cells > 1.1 * one.size else "" for cells in CELLS]
+        values = [one.at(cells) / scale for cells in CELLS]
+        largest = 1.1 * most[name.partition(".")[0]]
+        marks = ["*" if cells > largest else "" for cells in CELLS]
         rows.append([said, *(f"{v:,.3g}{m}" for v, m in zip(values, marks, strict=True))])
     yield _table(rows, ["", *(f"{cells:,} cells" for cells in CELLS)])
 
 
-def _store(checks: dict[str, units.Check]) -> Iterator[str]:
+def _store(known: Units, most: dict[str, int]) -> Iterator[str]:
     rows = []
     for name, said, unit in (
         ("store.bytes", "SQLite's file, all of it", 2**30),
@@ -119,41 +126,38 @@ def _store(checks: dict[str, units.Check]) -> Iterator[str]:
         ("store.verify", "`omniopd judgments verify`, CPU h", 3600),
         ("postgres.server_cpu", "Postgres's own work for adds, CPU h", 3600),
     ):
-        if (one := checks.get(name)) is None:
+        if (one := known.get(name)) is None:
             continue
         every = name in ("store.bytes", "store.add", "store.find")
         sizes = (10**6, 10**7, JUDGMENTS)
-        values = [one.unit.at(n) * (n if every else 1) / unit for n in sizes]
-        marks = ["*" if n > one.size else "" for n in sizes]
+        values = [one.at(n) * (n if every else 1) / unit for n in sizes]
+        marks = ["*" if n > most[name.partition(".")[0]] else "" for n in sizes]
         said = f"{said}, GiB" if unit == 2**30 else said
         rows.append([said, *(f"{v:,.3g}{m}" for v, m in zip(values, marks, strict=True))])
     yield _table(rows, ["", "10^6 answers", "10^7", "10^9"])
 
 
-def costs(checks: dict[str, units.Check]) -> Costs:
+def costs(known: Units) -> Costs:
     """CPU seconds stand for seconds: of a machine with nothing else to do."""
-    on_ray = checks.get("ray.cpu")
-    head = checks["flow.cpu"].unit.each
-    files = sum(checks[f"offer.s3_{one}_cpu"].unit.at(0) for one in ("offer", "bring"))
+    on_ray = known.get("ray.cpu")
+    head = known["flow.cpu"].each
+    files = sum(known[f"offer.s3_{one}_cpu"].at(0) for one in ("offer", "bring"))
     return Costs(
         head=head,
-        sent=on_ray.unit.each - head if on_ray else files,
+        sent=on_ray.each - head if on_ray else files,
         remote=files,
-        prefect=checks["prefect.cpu"].unit.each,
-        add=checks["postgres.server_cpu"].unit.each,
+        prefect=known["prefect.cpu"].each,
+        add=known["postgres.server_cpu"].each,
     )
 
 
-def _by_seconds(checks: dict[str, units.Check]) -> Iterator[str]:
+def _by_seconds(own: Costs) -> Iterator[str]:
     answers = JUDGMENTS // (CHAINS * ROUNDS)
     found = {
-        seconds: simulate(
-            Experiment(CHAINS, LOOKED, 1, seconds, WORKERS, answers, CORES), costs(checks)
-        )
+        seconds: simulate(Experiment(CHAINS, LOOKED, 1, seconds, WORKERS, answers, CORES), own)
         for seconds in STAGES
     }
     yield _results([[f"{seconds:g} s", one] for seconds, one in found.items()], "a stage takes")
-    own = costs(checks)
     least = WORKERS * (own.head + own.sent)
     yield (
         f"\nThe head takes {own.head + own.sent:.3g} s a cell ({own.head:.3g} of it DVC and the "
@@ -162,19 +166,20 @@ def _by_seconds(checks: dict[str, units.Check]) -> Iterator[str]:
     )
 
 
-def _whole(checks: dict[str, units.Check]) -> Iterator[str]:
+def _whole(known: Units) -> Iterator[str]:
     answers = JUDGMENTS // (CHAINS * ROUNDS)
+    own = costs(known)
     rows = []
-    for name, writers in (("Postgres", CORES), ("one writer, as SQLite", 1)):
-        own = costs(checks)
-        if writers == 1:
-            own = Costs(own.head, own.sent, own.remote, own.prefect, checks["store.add"].unit.at(0))
-        it = Experiment(CHAINS, ROUNDS, STEPS, 10.0, WORKERS, answers, writers)
-        rows.append([name, simulate(it, own)])
+    for name, writers, add in (
+        ("Postgres", CORES, own.add),
+        ("one writer, as SQLite", 1, known["store.add"].at(0)),
+    ):
+        it = Experiment(CHAINS, ROUNDS, STEPS, SHORT, WORKERS, answers, writers)
+        rows.append([name, simulate(it, replace(own, add=add))])
     yield _results(rows, "store")
-    whole = Experiment(CHAINS, ROUNDS, 1, 10.0, WORKERS).cells
+    whole = Experiment(CHAINS, ROUNDS, 1, SHORT, WORKERS).cells
     yield (
-        f"\nA stage of one round takes 10 s. {ROLLOUTS:,} rollouts are "
+        f"\nA stage of one round takes {SHORT:g} s. {ROLLOUTS:,} rollouts are "
         f"{ROLLOUTS // (CHAINS * ROUNDS)} a round of a chain, {JUDGMENTS:,} judgments {answers}. "
         f"With a cell for each stage it were {whole:,} cells."
     )

@@ -4,7 +4,7 @@ How a cost grows is read from the code and stated in FORMS, never chosen by how 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -123,18 +123,32 @@ def _costs(one: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def checks(read_: Callable[[], dict[str, dict[str, dict[str, float]]]] = read) -> list[Check]:
-    """Every unit from the three smaller sizes; the largest is what it is held against.
+Measured = dict[str, dict[str, dict[str, float]]]
 
-    What has no four sizes yet is left out.
-    """
-    found = []
-    for component, sizes in read_().items():
+
+def _points(measured: Measured) -> Iterator[tuple[str, Form, dict[int, float]]]:
+    """Name, form, and what was measured by count."""
+    for component, sizes in measured.items():
         for name, (form, by) in FORMS.get(component, {}).items():
             points = {int(one[by]): one[name] for one in sizes.values() if name in one}
-            if len(points) < 4:
-                continue
-            *few, last = sorted(points)
-            unit = fit({count: points[count] for count in few[-3:]}, form)
-            found.append(Check(f"{component}.{name}", unit, last, points[last]))
+            yield f"{component}.{name}", form, dict(sorted(points.items()))
+
+
+def calibrated(measured: Measured) -> dict[str, Unit]:
+    """Every unit, from the three sizes below the largest, or from all where there are three."""
+    found = {}
+    for name, form, points in _points(measured):
+        some = list(points.items())[:-1][-3:] if len(points) > 3 else list(points.items())
+        if len(some) == 3 or (some and form == "flat"):
+            found[name] = fit(dict(some), form)
     return found
+
+
+def checks(measured: Measured) -> list[Check]:
+    """The units of four sizes and more, each held against the largest."""
+    known = calibrated(measured)
+    return [
+        Check(name, known[name], max(points), points[max(points)])
+        for name, _, points in _points(measured)
+        if len(points) > 3
+    ]

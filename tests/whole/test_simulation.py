@@ -24,11 +24,11 @@ def test_a_unit_is_the_line_through_its_points_and_never_falls():
 def test_the_largest_size_is_predicted_from_the_others_and_three_sizes_predict_nothing():
     sizes = {str(n): {"size": n, "cpu": 0.5 * n} for n in (2, 4, 8, 16)}
     sizes["16"]["cpu"] = 10.0
-    (found,) = units.checks(lambda: {"schedule": sizes})
+    (found,) = units.checks({"schedule": sizes})
     assert (found.name, found.size, found.measured) == ("schedule.cpu", 16, 10.0)
     assert (found.predicted, found.off) == pytest.approx((8.0, -0.2))
     del sizes["2"]
-    assert units.checks(lambda: {"schedule": sizes}) == []
+    assert units.checks({"schedule": sizes}) == []
 
 
 def test_without_costs_the_wall_is_the_longest_chain_or_all_work_by_the_workers():
