@@ -10,6 +10,7 @@ Measured: benchmarks/scale.json, benchmarks/judgments.json. What lies beyond the
 size is marked with *. Seconds of stages and the shape of the experiment are assumptions, below.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from tabulate import tabulate
 from benchmarks.scale import units
 from benchmarks.scale.world import Costs, Experiment, Result, plan, simulate
 
+RESULTS = units.HERE / "results.json"
 TABLES = units.HERE / "simulated.md"
 WITHIN = 0.25  # of what was measured, a prediction should be
 CHAINS, ROUNDS, WORKERS = 500, 1_000, 500  # arms times seeds: 25 of 20, as 100 of 5
@@ -27,6 +29,7 @@ LOOKED = 10  # rounds that are simulated where each stage is a cell
 STAGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # s of a stage
 STEPS = 100  # rounds in a cell, in its place
 SHORT = 10.0  # s of a stage there
+SLEEP = 15.0  # s of a cell of benchmarks/workers.py
 CORES = 8  # of Postgres's machine
 CELLS = (2_000, 10_000, 100_000, 1_000_000)
 
@@ -40,12 +43,14 @@ def main() -> None:
     parts = (
         ("Predicted from three sizes, and measured", _checked(units.checks(measured))),
         ("`omniopd run` of cells that sleep, by the clock", _sleeping(known, measured["sleep"])),
+        ("Workers on Ray, by the clock", _workers(known)),
         ("Single components, by cells", _components(known, most)),
         ("The store", _store(known, most)),
         (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(costs(known))),
         (f"{CHAINS} chains, {ROUNDS} rounds, cells of {STEPS} rounds", _whole(known)),
     )
-    text = "\n".join("\n".join([f"## {title}\n", *lines, ""]) for title, lines in parts)
+    found = [(title, list(lines)) for title, lines in parts]
+    text = "\n".join("\n".join([f"## {title}\n", *lines, ""]) for title, lines in found if lines)
     TABLES.write_text(
         f"# By `python -m benchmarks.simulation`; docs/scale.md explains it\n\n{text}"
     )
@@ -88,6 +93,25 @@ def _sleeping(known: Units, measured: dict[str, dict[str, float]]) -> Iterator[s
         )
     yield f"{unit.SECONDS:g} s each, {unit.PARALLEL} at a time; nothing is fitted.\n"
     yield _table(rows, ["cells", "simulated, s", "measured, s", "off", "load of the machine"])
+
+
+def _workers(known: Units) -> Iterator[str]:
+    """Of the plan of benchmarks/workers.py, where that has been measured."""
+    reads: dict[str, list[str]] = {f"first {seed}": [] for seed in range(4)}
+    for arm in range(4):
+        for seed in range(4):
+            reads[f"{arm} {seed} 1"] = [f"first {seed}"]
+            reads[f"{arm} {seed} 2"] = [f"{arm} {seed} 1"]
+    own = costs(known, "folder")
+    rows = []
+    for row in json.loads(RESULTS.read_text()):
+        if (count := {"workers_two": 2, "workers_four": 4}.get(row["name"])) is not None:
+            told = plan(reads, SLEEP, count, own)
+            off = f"{told / row['value'] - 1:+.0%}"
+            rows.append([count, f"{told:.0f}", f"{row['value']:.0f}", off])
+    if rows:
+        yield f"{len(reads)} cells of {SLEEP:g} s; nothing is fitted.\n"
+        yield _table(rows, ["workers", "simulated, s", "measured, s", "off"])
 
 
 def _components(known: Units, most: dict[str, int]) -> Iterator[str]:
@@ -137,11 +161,11 @@ def _store(known: Units, most: dict[str, int]) -> Iterator[str]:
     yield _table(rows, ["", "10^6 answers", "10^7", "10^9"])
 
 
-def costs(known: Units) -> Costs:
+def costs(known: Units, remote: str = "s3") -> Costs:
     """CPU seconds stand for seconds: of a machine with nothing else to do."""
     on_ray = known.get("ray.cpu")
     head = known["flow.cpu"].each
-    files = sum(known[f"offer.s3_{one}_cpu"].at(0) for one in ("offer", "bring"))
+    files = sum(known[f"offer.{remote}_{one}_cpu"].at(0) for one in ("offer", "bring"))
     return Costs(
         head=head,
         sent=on_ray.each - head if on_ray else files,
