@@ -29,6 +29,7 @@ LOOKED = 10  # rounds that are simulated where each stage is a cell
 STAGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # s of a stage
 STEPS = 100  # rounds in a cell, in its place
 SHORT = 10.0  # s of a stage there
+LONG = 100.0  # s of a stage where chains are compared
 SLEEP = 15.0  # s of a cell of benchmarks/workers.py
 CORES = 8  # of Postgres's machine
 CELLS = (2_000, 10_000, 100_000, 1_000_000)
@@ -46,7 +47,8 @@ def main() -> None:
         ("Workers on Ray, by the clock", _workers(known)),
         ("Single components, by cells", _components(known, most)),
         ("The store", _store(known, most)),
-        (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(costs(known))),
+        (f"{CHAINS} chains, {LOOKED} rounds, a cell for each stage", _by_seconds(known)),
+        (f"By chains, a stage takes {LONG:g} s, a remote on S3", _by_chains(known)),
         (f"{CHAINS} chains, {ROUNDS} rounds, cells of {STEPS} rounds", _whole(known)),
     )
     found = [(title, list(lines)) for title, lines in parts]
@@ -175,19 +177,30 @@ def costs(known: Units, remote: str = "s3") -> Costs:
     )
 
 
-def _by_seconds(own: Costs) -> Iterator[str]:
+def _by_seconds(known: Units) -> Iterator[str]:
     answers = JUDGMENTS // (CHAINS * ROUNDS)
-    found = {
-        seconds: simulate(Experiment(CHAINS, LOOKED, 1, seconds, WORKERS, answers, CORES), own)
-        for seconds in STAGES
-    }
-    yield _results([[f"{seconds:g} s", one] for seconds, one in found.items()], "a stage takes")
-    least = WORKERS * (own.head + own.sent)
-    yield (
-        f"\nThe head takes {own.head + own.sent:.3g} s a cell ({own.head:.3g} of it DVC and the "
-        f"flow), so {WORKERS} workers keep it busy where a stage takes {least:.3g} s; Prefect's "
-        f"process takes {own.prefect:.3g} s a cell."
-    )
+    for remote, said in (("s3", "a remote on S3"), ("folder", "a remote that is a folder")):
+        own = costs(known, remote)
+        rows = []
+        for seconds in STAGES:
+            it = Experiment(CHAINS, LOOKED, 1, seconds, WORKERS, answers, CORES)
+            rows.append([f"{seconds:g} s", simulate(it, own)])
+        yield f"With {said}:\n"
+        yield _results(rows, "a stage takes")
+        each = own.head + own.sent
+        yield (
+            f"\nThe head takes {each:.3g} s a cell ({own.head:.3g} of it DVC and the flow), so "
+            f"{WORKERS} workers keep it busy where a stage takes {WORKERS * each:.3g} s; Prefect's "
+            f"process takes {own.prefect:.3g} s a cell.\n"
+        )
+
+
+def _by_chains(known: Units) -> Iterator[str]:
+    rows = []
+    for chains in (18, 100, CHAINS):
+        it = Experiment(chains, LOOKED, 1, LONG, WORKERS, JUDGMENTS // (chains * ROUNDS), CORES)
+        rows.append([f"{chains}", simulate(it, costs(known))])
+    yield _results(rows, "chains")
 
 
 def _whole(known: Units) -> Iterator[str]:
