@@ -14,7 +14,7 @@ from benchmarks.scale import processes
 from benchmarks.scale.s3_units import bucket
 from pipeline.runner.workers import objects
 
-SIZES = (500, 1_000, 2_000, 4_000)
+SIZES = (50, 500, 1_000, 2_000)
 OFFERS = 20  # cells, two files each
 
 
