@@ -11,11 +11,15 @@ dag_study_noop       of profile study, all seeds; peer: the target, 15 CPU secon
 dag_study_stage      likewise, of each stage run where all evaluations and the report run; peer: .3
 dag_study_memory     MiB; peer: 250
 dag_growth           the power of the number of cells that CPU seconds of a no-op grow with, from
-                     500 to 10,000 cells; peer: 1.1. Only where it is asked for by GROWTH=1: minutes
+                     500 to 10,000 cells; peer: 1.1. Only where it is asked for by GROWTH=1, as
+                     are the next two: minutes
+dag_growth_memory    MiB of the no-op of the most; peer: 250
+dag_growth_noop      CPU seconds of it; peer: those of the fewest
 """
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ GROWTH = {500: 1, 2_000: 5, 10_000: 25}  # about so many cells of profile study:
 
 def rows(scratch: Path) -> list[Row]:
     found = [*_default(scratch), *_study(scratch / "study")]
-    return found + ([_growth(scratch)] if os.environ.get("GROWTH") else [])
+    return found + (_growth(scratch) if os.environ.get("GROWTH") else [])
 
 
 def _default(scratch: Path) -> list[Row]:
@@ -77,16 +81,33 @@ def _study(folder: Path) -> list[Row]:
     ]
 
 
-def _growth(scratch: Path) -> Row:
-    points = []
-    for cells, seeds in GROWTH.items():
-        project = finished.now(scratch / f"of-{cells}", _seeds(seeds), ran=True)
-        project.dvc("repro", "-q")
-        count = len(list((project.folder / "outs").iterdir()))
-        points.append((count, project.dvc("repro", "-q")[0]))
-    (few, short), *_, (many, long) = points
+def _growth(scratch: Path) -> list[Row]:
+    return growth_rows([_point(grown(scratch, cells)) for cells in GROWTH])
+
+
+def grown(scratch: Path, cells: int) -> finished.Project:
+    """Profile study with about so many cells, which all ran and which DVC has looked at."""
+    project = finished.now(scratch / f"of-{cells}", _seeds(GROWTH[cells]), ran=True)
+    project.dvc("repro", "-q")
+    return project
+
+
+def _point(project: finished.Project) -> tuple[int, float, float]:
+    """Cells, and CPU seconds and MiB of a no-op."""
+    return len(list((project.folder / "outs").iterdir())), *project.dvc("repro", "-q")
+
+
+def growth_rows(points: Sequence[tuple[int, float, float]]) -> list[Row]:
+    (few, short, _), *_, (many, long, mib) = points
     power = math.log(long / short) / math.log(many / few)
-    return row("dag_growth", "power of the cells", "lower", "target", [power], [1.1])
+    told = ("lower", "target")
+    return [
+        row("dag_growth", "power of the cells", *told, [power], [1.1]),
+        row("dag_growth_memory", "MiB", *told, [mib], [250.0]),
+        row(
+            "dag_growth_noop", f"CPU s, {many:,} cells", "lower", f"{few:,} cells", [long], [short]
+        ),
+    ]
 
 
 def _seeds(count: int) -> dict[str, Any]:

@@ -16,11 +16,12 @@ find, prefixes, add, budget, claim, stats, verify
 """
 
 import json
+import sqlite3
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def _url(folder: Path, kind: str, name: str) -> Iterator[str]:
 
 def _size(url: str) -> int:
     if url.startswith("sqlite"):
-        return Path(url.removeprefix("sqlite:///")).stat().st_size
+        path = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path)) as connection:  # into the file what is beside it
+            connection.execute("pragma wal_checkpoint(truncate)")
+        return Path(path).stat().st_size
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         sizes = (f"pg_total_relation_size('{table}')" for table in TABLES)

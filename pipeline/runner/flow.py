@@ -26,7 +26,7 @@ from pipeline.processes import cell_log, fork_server, reaper, stopping
 from pipeline.processes.launch.client import RUNS, WAITS
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
-from pipeline.runner.cell_graph import Cell, graph, waiting_chains
+from pipeline.runner.cell_graph import Cell, Ready, graph, title
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror
 from pipeline.runner.workers import pool
@@ -50,7 +50,8 @@ def run(parallel: int, on: str = LOCAL, listen: str = "") -> None:
     cells_of = graph(found, gpu=runtime.gpu_here and on == LOCAL)
     keep = retention.of(found, retention.wanted())
     workers = None if on == LOCAL else functools.partial(pool.opened, on, listen, found, runtime)
-    while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared, workers=workers):
+    passed = functools.partial(run_graph, cells_of, parallel, RESULTS, keep, runtime.drop_shared)
+    while not passed(workers, title(found)):
         said = "dropped checkpoints turned out to be read; going on with them"
         typer.echo(f"experiment.keep_checkpoints: {said}")
 
@@ -62,12 +63,13 @@ def run_graph(
     keep: retention.Keep = retention.ALL,
     shared: bool = False,
     workers: Workers | None = None,
+    name: str = "cells",
 ) -> bool:
     """Bring the cells of `graph`, in dependency order, up to date in the current DVC project.
 
-    False if some turned out to read checkpoints that `keep` had dropped: call it again, and these
-    are made first. Raises UserError naming the cells that failed, when those that do not read them
-    are done; Stopped after Ctrl-C, SIGTERM or SIGHUP, when all that was started has ended.
+    `name`: of the run. False if some turned out to read checkpoints that `keep` had dropped: call
+    it again, and these are made first. Raises UserError naming the cells that failed, when those
+    that do not read them are done; Stopped after a signal, when all that was started has ended.
     """
     start = time.perf_counter()
     restoring.restore(keep, plan_files.dvc("checkout"), plan_files.environment())
@@ -89,13 +91,9 @@ def run_graph(
             fork_server.serving() as warm,
             lending() as lent,
         ):
-            environment = {
-                **plan_files.environment(),
-                **warm,
-                **lent,
-                **verified.asked(project.cache),
-            }
+            environment = plan_files.environment() | warm | lent | verified.asked(project.cache)
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
+            flow.mirror.name = f"{name}: {len(stale)} of {len(graph)} cells"
             with workers(flow.look) if workers else nullcontext() as flow.pool:
                 flow.run(results)
     except stopping.Asked as asked:
@@ -125,11 +123,10 @@ class _Flow:
         self.processes = Processes(environment)
         self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self.stopping = Event()
-        gpu = any(cell.gpu for cell in graph.values())
-        self.mirror = Mirror(gpu, changed=self.look)
+        self.mirror = Mirror(len(graph), any(c.gpu for c in graph.values()), changed=self.look)
         self.pool: pool.Pool | None = None  # workers; else all cells are made here
         self.ran: set[str] = set()  # cells that DVC ran or restored
-        self.seconds: dict[str, float] = {}  # of the cells that DVC was asked for
+        self.seconds: dict[str, float] = {}  # of cells that DVC was asked for
         self.failed: dict[str, str] = {}  # cell: the last that it said
         self.skipped: list[str] = []
         self.lost: set[str] = set()  # failed, starved or skipped
@@ -154,14 +151,13 @@ class _Flow:
 
     def schedule(self) -> None:
         """Start each cell when all that it reads is done, those with the most to follow first."""
-        following = waiting_chains(self.graph)
-        waiting = sorted(self.graph, key=lambda name: -following[name])
+        ready = Ready(self.graph)
         running: set[str] = set()
         over: set[str] = set()  # done, failed or skipped
         while len(over) < len(self.graph):
-            for name in [name for name in waiting if self.graph[name].reads <= over]:
+            for name in list(ready.names):
                 if self.may_start(name, running):
-                    waiting.remove(name)
+                    ready.names.remove(name)
                     running.add(name)
                     self.start(self.graph[name])
             name, error = self.finished.get()
@@ -169,6 +165,7 @@ class _Flow:
                 continue
             running.remove(name)
             over.add(name)
+            ready.done(name)
             outcome = self.outcome(name, error)
             self.project.drop(self.keep.over(self.done))
             typer.echo(f"cell {len(over)} of {len(self.graph)}: {self.graph[name].label} {outcome}")
@@ -228,6 +225,7 @@ class _Flow:
 
         def heard(said: str) -> None:
             line(said)
+            self.mirror.said(cell.name, said)
             if said.startswith(WAITS):  # in a queue, by runtime.launch
                 self.show(cell, "PENDING", "Queued", said)
             elif said.startswith(RUNS):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ END_SECONDS = 20.0  # that a run waits at its end; the database may have to be m
 ASKED_SECONDS = 2.0  # in all, where a signal asked the run to end
 TOLD_SECONDS = 10.0  # until a wait is said
 LOOK_SECONDS = 0.1
+LINES, LONGEST = 1000, 2000  # that Prefect is told of a cell, and characters of each
 WITHOUT = "The run itself does not depend on it."
 LATER = "The next run tells it the rest."
 
@@ -39,10 +41,13 @@ LATER = "The next run tells it the rest."
 class Mirror:
     """The run in Prefect, within `showing`; before it and without it, nobody is told."""
 
-    def __init__(self, gpu: bool, changed: Callable[[], None]) -> None:
-        """`gpu`: whether a cell has the tag; `changed` is called when `gpu_cells` did."""
+    def __init__(self, cells: int, gpu: bool, changed: Callable[[], None]) -> None:
+        """`cells`: how many the run has; `gpu`: whether one has the tag; `changed` is called when
+        `gpu_cells` did."""
         self.gpu_cells = GPU_CELLS
-        self._gpu, self._changed = gpu, changed
+        self.name = "a run"  # of it, for people
+        self._cells, self._gpu, self._changed = cells, gpu, changed
+        self._said: Counter[str] = Counter()  # lines of each cell
         self._why = "it was killed"
         self._over = Event()
         self._left = False  # given up or told to end: nothing more is said
@@ -85,7 +90,8 @@ class Mirror:
         )
         for work in (self._write, self._read):
             Thread(target=work, daemon=True).start()
-        self._tell({"run": self._run, "gpu": self._gpu}, "RUNNING", "Running", "")
+        about = {"run": self._run, "title": self.name, "cells": self._cells, "gpu": self._gpu}
+        self._tell(about, "RUNNING", "Running", "")
 
     def cell(
         self,
@@ -100,6 +106,15 @@ class Mirror:
         """A cell has come into a state of Prefect's: its type and its name."""
         about = {"cell": cell, "label": label, "gpu": gpu, "reads": sorted(reads)}
         self._tell(about, type_, name, message)
+
+    def said(self, cell: str, line: str) -> None:
+        """The cell's stage wrote a line."""
+        self._said[cell] += 1
+        if self._said[cell] > LINES:
+            return
+        if self._said[cell] == LINES:
+            line = f"{LINES} lines: the others are where the run was started"
+        self._put({"cell": cell, "said": line[:LONGEST]})
 
     def _end(self, type_: str, name: str, message: str, results: Path) -> None:
         """The run has ended so; `results` is its table, where there is one."""
@@ -136,8 +151,10 @@ class Mirror:
         return False
 
     def _tell(self, about: dict[str, Any], type_: str, name: str, message: str) -> None:
-        state = {"type": type_, "name": name, "message": message, "at": time.time()}
-        line = json.dumps({**about, **state})
+        self._put({**about, "type": type_, "name": name, "message": message})
+
+    def _put(self, told: dict[str, Any]) -> None:
+        line = json.dumps({**told, "at": time.time()})
         if self._untold is not None:
             with suppress(OSError):  # a full disk
                 self._untold.write(line + "\n")

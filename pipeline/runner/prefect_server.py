@@ -3,29 +3,34 @@ pipeline.runner.prefect_server`.
 
 On stdin a JSON line for each thing that happened, see pipeline/runner/mirror.py; on stdout what
 that one reads: a word and its text. Runs that Prefect was not told to their end come first, from
-their files. Prefect's server runs in this process and listens nowhere. It ends when its input does.
-Prefect is imported here and nowhere else.
+their files. Prefect's server runs in this process and listens nowhere, unless OMNIOPD_PREFECT_URL
+names another, as http://HOST:4200/api, that of a team (OMNIOPD_PREFECT_AUTH: its USER:PASSWORD). It
+ends when its input does. Only this and pipeline/runner/mirrored.py import Prefect.
 """
 
 import asyncio
 import json
 import os
+import socket
 import sqlite3
 import sys
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from pipeline.runner.mirror import DATABASE, GPU_CELLS, HOME, UNTOLD
+from pipeline.runner.mirrored import Mirrored, placeholder, state_of
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import State
+    from collections.abc import AsyncIterator
 
+    from prefect.client.orchestration import PrefectClient
+
+URL, AUTH = "OMNIOPD_PREFECT_URL", "OMNIOPD_PREFECT_AUTH"
 BUSY_SECONDS = 5.0  # for which a locked database is waited for
 NICENESS = 5  # the cells go first
+LOOK_SECONDS = 5.0  # between two looks at how far the cells are
 MOST_EARLIER = 10  # runs that are told later than they ran
 DAMAGED = {sqlite3.SQLITE_NOTADB: "not-a-database", sqlite3.SQLITE_CORRUPT: "corrupt"}
 SETTINGS = {
@@ -81,76 +86,6 @@ def say(word: str, text: object = "") -> None:
     sys.stdout.flush()
 
 
-class Mirror:
-    """One flow run and its task runs in Prefect."""
-
-    def __init__(self, client: "PrefectClient", flow_run: UUID) -> None:
-        from prefect import Task
-
-        self.client, self.flow_run = client, flow_run
-        self.task: Any = Task(_cell, name="cell")
-        self.runs: dict[str, UUID] = {}  # by cell
-        self.running: set[str] = set()
-
-    async def told(self, told: dict[str, Any]) -> None:
-        """A line after the first."""
-        await (self.cell(told) if "cell" in told else self.end(told))
-
-    async def cell(self, told: dict[str, Any]) -> None:
-        """A cell's new state; the task run is made with its first."""
-        from prefect.client.schemas.objects import TaskRunResult
-
-        name, state = told["cell"], _state(told)
-        (self.running.add if state.is_running() else self.running.discard)(name)
-        if name in self.runs:
-            await self.client.set_task_run_state(self.runs[name], state, force=True)
-            return
-        reads = [TaskRunResult(id=self.runs[one]) for one in told["reads"] if one in self.runs]
-        run = await self.client.create_task_run(
-            self.task,
-            flow_run_id=self.flow_run,
-            dynamic_key=name,
-            name=told["label"],
-            extra_tags=["gpu"] if told["gpu"] else [],
-            state=state,
-            task_inputs={"reads": list(reads)},
-        )
-        self.runs[name] = run.id
-
-    async def end(self, told: dict[str, Any]) -> None:
-        """The run's last state, and its results table as an artifact."""
-        from prefect.client.schemas.actions import ArtifactCreate
-
-        for name in sorted(self.running):  # the run was stopped in their midst
-            await self.client.set_task_run_state(self.runs[name], _state(told), force=True)
-        if told["results"] is not None:
-            table = ArtifactCreate(
-                key="results",
-                type="markdown",
-                data=told["results"],
-                flow_run_id=self.flow_run,
-            )
-            # create_artifact also sends an event: it starts a server for that, on a port
-            artifact = table.model_dump(mode="json", exclude_unset=True)
-            await self.client.request("POST", "/artifacts/", json=artifact)
-        await self.client.set_flow_run_state(self.flow_run, _state(told), force=True)
-
-
-def _cell() -> None:
-    """A placeholder for Prefect's task: pipeline/runner/flow.py does the work."""
-
-
-def _state(told: dict[str, Any]) -> "State[Any]":
-    from prefect.client.schemas.objects import State, StateType
-
-    return State(
-        type=StateType(told["type"]),
-        name=told["name"],
-        message=told["message"],
-        timestamp=datetime.fromtimestamp(told["at"], UTC),
-    )
-
-
 async def _limit(client: "PrefectClient") -> int:
     """Cells at a time that Prefect's limit on the tag `gpu` allows; it is made where it is not."""
     from prefect.exceptions import ObjectNotFound
@@ -163,6 +98,11 @@ async def _limit(client: "PrefectClient") -> int:
     return found.concurrency_limit
 
 
+def project() -> str:
+    """The tag of this project's runs: a server may have those of others, too."""
+    return f"{socket.gethostname()}:{Path.cwd()}"
+
+
 async def _bury(client: "PrefectClient") -> None:
     """A run that was killed could not say that it ended; the project has one at a time."""
     from prefect.client.schemas import filters
@@ -171,9 +111,11 @@ async def _bury(client: "PrefectClient") -> None:
 
     running = [StateType.RUNNING]
     state = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=running))
+    shared = os.environ.get(URL)
+    ours = filters.FlowRunFilterTags(all_=[project()]) if shared else None
     for flow_run in await client.read_flow_runs(
         flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=["omniopd"])),
-        flow_run_filter=filters.FlowRunFilter(state=state),
+        flow_run_filter=filters.FlowRunFilter(state=state, tags=ours),
     ):
         type_ = filters.TaskRunFilterStateType(any_=running)
         left = filters.TaskRunFilterState(type=type_, name=None)
@@ -185,15 +127,17 @@ async def _bury(client: "PrefectClient") -> None:
         await client.set_flow_run_state(flow_run.id, Crashed(message="killed"), force=True)
 
 
-async def _begun(client: "PrefectClient", flow: Any, told: dict[str, Any]) -> Mirror:
+async def _begun(client: "PrefectClient", flow: Any, told: dict[str, Any]) -> Mirrored:
     """A flow run by its first line; what Prefect had of it goes."""
     from prefect.client.schemas import filters
 
     tag = filters.FlowRunFilterTags(all_=[told["run"]])
     for found in await client.read_flow_runs(flow_run_filter=filters.FlowRunFilter(tags=tag)):
         await client.delete_flow_run(found.id)
-    run = await client.create_flow_run(flow, state=_state(told), tags=[told["run"]])
-    return Mirror(client, run.id)
+    run = await client.create_flow_run(
+        flow, name=told.get("title"), state=state_of(told), tags=[told["run"], project()]
+    )
+    return Mirrored(client, run.id, told.get("cells", 0))
 
 
 async def _earlier(client: "PrefectClient", flow: Any, run: str) -> None:
@@ -214,29 +158,62 @@ async def _earlier(client: "PrefectClient", flow: Any, run: str) -> None:
         path.unlink(missing_ok=True)
 
 
-async def serve() -> None:
-    """Write what comes on stdin until it ends. Raises whatever Prefect raises."""
+@asynccontextmanager
+async def _here() -> "AsyncIterator[PrefectClient]":
+    """A client of a server in this process."""
     from asgi_lifespan import LifespanManager
-    from prefect import Flow
     from prefect.client.orchestration import PrefectClient
     from prefect.server.api.server import create_app
 
-    first = json.loads(await asyncio.to_thread(sys.stdin.readline) or "null")
-    if first is None:
-        return
-    flow: Any = Flow(_cell, name="omniopd")
     app = create_app(ephemeral=True)
     client = PrefectClient(app)
     client.manage_lifespan = False  # it would have the server start within 30 s, on any machine
     # no limits of its own: the run has one, and kills this process
     async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None), client:
+        yield client
+
+
+@asynccontextmanager
+async def _there() -> "AsyncIterator[PrefectClient]":
+    """A client of the server that the user named."""
+    from prefect.client.orchestration import PrefectClient
+
+    async with PrefectClient(os.environ[URL], auth_string=os.environ.get(AUTH)) as client:
+        yield client
+
+
+async def serve() -> None:
+    """Write what comes on stdin until it ends. Raises whatever Prefect raises."""
+    from prefect import Flow
+
+    first = json.loads(await asyncio.to_thread(sys.stdin.readline) or "null")
+    if first is None:
+        return
+    flow: Any = Flow(placeholder, name="omniopd")
+    async with _there() if os.environ.get(URL) else _here() as client:
         if first["gpu"]:
             say("limit", await _limit(client))
         await _earlier(client, flow, first["run"])
         await _bury(client)
         mirror = await _begun(client, flow, first)
-        while line := await asyncio.to_thread(sys.stdin.readline):
+        await _follow(mirror)
+
+
+async def _follow(mirror: Mirrored) -> None:
+    """Tell what comes on stdin until it ends, and every few seconds how far running cells are."""
+    loop = asyncio.get_running_loop()
+    looked = loop.time()
+    coming = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
+    while True:
+        await asyncio.wait({coming}, timeout=max(looked + LOOK_SECONDS - loop.time(), 0))
+        if loop.time() - looked >= LOOK_SECONDS:
+            await mirror.look()
+            looked = loop.time()
+        if coming.done():
+            if not (line := coming.result()):
+                return
             await mirror.told(json.loads(line))
+            coming = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
 
 
 def main() -> None:
@@ -244,7 +221,7 @@ def main() -> None:
     configure()
     try:
         HOME.mkdir(exist_ok=True)
-        if moved := moved_aside(DATABASE):
+        if not os.environ.get(URL) and (moved := moved_aside(DATABASE)):
             say("moved", moved)
         asyncio.run(serve())
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without Prefect

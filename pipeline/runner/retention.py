@@ -27,6 +27,8 @@ class Keep:
 
     def over(self, done: Iterable[str]) -> set[str]:
         """Cells whose weights nobody will read any more, when `done` are."""
+        if not self.readers:  # once for each cell that ends
+            return set()
         finished = set(done)
         return {name for name, users in self.readers.items() if {name, *users} <= finished}
 

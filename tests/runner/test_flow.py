@@ -71,6 +71,12 @@ print("prefect was imported:", "prefect" in sys.modules)
 """
 
 LEVELS = ("first", "second", "third")
+ARTIFACTS = "select key, type, data from artifact where task_run_id is null"
+
+
+def first(key: str) -> str:
+    """The script of a cell of the first level."""
+    return f"sleep 1; echo hears {key}; echo {key} > $1\n"
 
 
 class Toy:
@@ -131,7 +137,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Toy]:
     for toy in toys:
         (toy.folder / "dvc.yaml").write_text(DAG)
         for key in "ab":
-            (toy.folder / f"in-{key}").write_text(f"sleep 1; echo {key} > $1\n")
+            (toy.folder / f"in-{key}").write_text(first(key))
         (toy.folder / "results.md").write_text("| a | table |\n")
         toy.dvc("init", "-q", "--no-scm")
     toys[1].dvc("repro", "-q")
@@ -186,8 +192,21 @@ def test_the_lock_is_that_of_plain_dvc_repro(ran: tuple[Toy, Toy]) -> None:
     assert flow == plain
 
 
-def test_the_results_table_is_an_artifact(ran: tuple[Toy, Toy]) -> None:
-    assert ran[0].rows("select key, data from artifact") == [("results", '"| a | table |\\n"')]
+def test_the_results_table_and_how_far_the_run_is_are_artifacts(ran: tuple[Toy, Toy]) -> None:
+    found = {key: (type_, data) for key, type_, data in ran[0].rows(ARTIFACTS)}
+    assert found == {
+        "results": ("markdown", '"| a | table |\\n"'),
+        "progress": ("progress", 100),
+    }
+
+
+def test_the_run_is_named_for_people_and_a_task_run_has_what_its_stage_said(
+    ran: tuple[Toy, Toy],
+) -> None:
+    assert ran[0].rows("select name from flow_run") == [("cells: 6 of 6 cells",)]
+    query = "select task_run.name, log.level, log.message from log join task_run"
+    found = ran[0].rows(f"{query} on log.task_run_id = task_run.id")
+    assert sorted(found) == [(f"first of {key}", 20, f"hears {key}") for key in "ab"]
 
 
 def test_prefect_does_not_start_when_nothing_is_stale_or_the_cache_restores_it(toy: Toy) -> None:
@@ -275,7 +294,7 @@ def test_after_a_kill_the_finished_cells_are_restored_and_none_runs_again(toy: T
     process.wait()
     wait_for(lambda: not any(alive(one) for one in family))
     assert toy.lock() != before  # each cell is in it when it ends
-    (toy.folder / "in-b").write_text("sleep 1; echo b > $1\n")
+    (toy.folder / "in-b").write_text(first("b"))
     status, output = toy.run()
     assert status == 0
     assert "Running stage" not in output
@@ -361,6 +380,8 @@ def alive(process: psutil.Process) -> bool:
 
 def test_cells_are_named_for_people_and_come_after_those_they_read() -> None:
     expanded = expand.expand(experiment.load(ROOT / "tests" / "miniature.yaml"))
+    said = "omniopd and 2 more arms, 1 round, 1 seed"
+    assert cell_graph.title(expanded).endswith(f": {said}")
     graph = cell_graph.graph(expanded, gpu=True)
     assert set(graph) == {"plan", *expand.upstream(expanded)}
     key = expanded["cells"]["arms"]["omniopd"]["seed-0"]["round-1"]["train"]
@@ -380,6 +401,17 @@ def test_the_longest_chain_goes_first() -> None:
     reads: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["c", "a"]}
     graph = {name: Cell(name, name, frozenset(before)) for name, before in reads.items()}
     assert cell_graph.waiting_chains(graph) == {"a": 1, "b": 2, "c": 1, "d": 0}
+
+
+def test_a_cell_is_ready_when_the_last_that_it_reads_is_done_in_its_place_among_others() -> None:
+    reads: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["c", "a"], "e": ["b"]}
+    graph = {name: Cell(name, name, frozenset(before)) for name, before in reads.items()}
+    ready = cell_graph.Ready(graph)
+    assert ready.names == ["b", "a"]
+    for done, then in (("b", ["a", "c", "e"]), ("a", ["c", "e"]), ("c", ["d", "e"])):
+        ready.names.remove(done)
+        ready.done(done)
+        assert ready.names == then
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,31 @@
 """Which of Prefect's databases are moved aside, and that Prefect's process starts no server."""
 
 import json
+import logging
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
-from pipeline.runner import prefect_server
+from pipeline.processes import cell_log
+from pipeline.runner import mirror, prefect_server
 from pipeline.runner.prefect_server import moved_aside
 from tests.project import ROOT
+from tests.telling import wait_for
+
+AUTH = "user:of the team"
+ARTIFACTS = "select type, data, description from artifact where type = 'progress' order by key"
 
 
 @pytest.fixture
@@ -77,16 +88,41 @@ def test_a_locked_one_is_not_damaged(database: Path, monkeypatch: pytest.MonkeyP
     assert names(database) == ["prefect.db"]
 
 
-def test_a_run_told_to_its_end_starts_no_server_and_leaves_the_home_alone(tmp_path: Path) -> None:
-    home, project = tmp_path / "home", tmp_path / "project"
+@dataclass
+class Told:
+    """A run that Prefect's process was told to its end, and what was seen meanwhile."""
+
+    folder: Path
+    midst: list[Any]  # artifacts while its cell ran
+    servers: list[tuple[str, ...]]
+    said: list[str]
+
+    def rows(self, query: str) -> list[Any]:
+        """Nothing before there is such a table."""
+        path = self.folder / "project" / ".prefect" / "prefect.db"
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path)) as database:
+            return database.execute(query).fetchall()
+        return []
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    found = Told(tmp_path_factory.mktemp("told"), [], [], [])
+    home, project = found.folder / "home", found.folder / "project"
     home.mkdir()
-    project.mkdir()
+    lock = project / "data" / "train" / ".a.lock"
+    lock.parent.mkdir(parents=True)
+    far = {"what": "train", "done": 3, "total": 12, "per_second": 1.5}
+    lock.write_text(f"{cell_log.who()}\n{json.dumps(far)}")
     state = {"type": "RUNNING", "name": "Running", "message": "", "at": time.time()}
     done = {**state, "type": "COMPLETED", "name": "Completed"}
-    cell = {"cell": "a", "label": "a", "gpu": False, "reads": []}
-    told = [{"run": "x", "gpu": True, **state}, {**cell, **done}, {"results": "a table", **done}]
+    cell = {"cell": "train@a", "label": "train of a", "gpu": False, "reads": []}
+    first: list[dict[str, Any]] = [{"run": "x", "title": "mine", "cells": 4, "gpu": True, **state}]
+    first += [{**cell, **state}]
+    first += [{"cell": "train@a", "said": said, "at": 1.0} for said in ("a word", "error: bad")]
+    often = "from pipeline.runner import prefect_server as server; server.LOOK_SECONDS = 0.2"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.runner.prefect_server"],
+        [sys.executable, "-c", f"{often}; server.main()"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home)},
         stdin=subprocess.PIPE,
@@ -94,17 +130,120 @@ def test_a_run_told_to_its_end_starts_no_server_and_leaves_the_home_alone(tmp_pa
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write("".join(f"{json.dumps(line)}\n" for line in told))
-    process.stdin.close()
-    watched, started = psutil.Process(process.pid), set()
-    while process.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            started |= {tuple(child.cmdline()) for child in watched.children(recursive=True)}
-        time.sleep(0.02)
     assert process.stdout is not None
-    assert process.stdout.read().splitlines() == ["limit 1", "done "]
-    servers = [words for words in started if "uvicorn" in words]  # others ask what machine this is
-    assert servers == []
-    assert list(home.iterdir()) == []
-    with closing(sqlite3.connect(project / ".prefect" / "prefect.db")) as database:
-        assert database.execute("select data from artifact").fetchall() == [('"a table"',)]
+    process.stdin.write("".join(f"{json.dumps(line)}\n" for line in first))
+    process.stdin.flush()
+    watched, started = psutil.Process(process.pid), set()
+
+    def look() -> None:
+        with suppress(psutil.NoSuchProcess):
+            started.update(tuple(child.cmdline()) for child in watched.children(recursive=True))
+        time.sleep(0.02)
+
+    while len(found.midst) < 2:
+        assert process.poll() is None
+        found.midst = found.rows(ARTIFACTS)
+        look()
+    last = [{**cell, **done}, {"results": "a table", **done}]
+    process.stdin.write("".join(f"{json.dumps(line)}\n" for line in last))
+    process.stdin.close()
+    while process.poll() is None:
+        look()
+    found.said = process.stdout.read().splitlines()
+    found.servers = [words for words in started if "uvicorn" in words]
+    return found
+
+
+def test_a_run_told_to_its_end_starts_no_server_and_leaves_the_home_alone(told: Told) -> None:
+    assert told.said == ["limit 1", "done "]
+    assert told.servers == []  # others ask what machine this is
+    assert list((told.folder / "home").iterdir()) == []
+    assert told.rows("select data from artifact where key = 'results'") == [('"a table"',)]
+    assert told.rows("select name, state_name from flow_run") == [("mine", "Completed")]
+
+
+def test_how_far_run_and_stage_are_is_there_while_they_run_and_is_brought_to_its_end(
+    told: Told,
+) -> None:
+    words = "train: 3 of 12, 1.5 a second"
+    assert told.midst == [("progress", 25, words), ("progress", 0, "0 of 4 cells are done")]
+    assert told.rows(ARTIFACTS) == [
+        ("progress", 100, "done"),
+        ("progress", 25, "1 of 4 cells are done"),
+    ]
+
+
+def test_what_a_stage_says_is_a_log_and_a_refusal_an_error_in_it(told: Told) -> None:
+    found = told.rows("select message, level from log order by message")
+    assert found == [("a word", logging.INFO), ("error: bad", logging.ERROR)]
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").is_success
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Iterator[str]:
+    """A server of Prefect's own; its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(tmp_path / "team"),
+            "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+            "DO_NOT_TRACK": "1",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    wait_for(lambda: healthy(url))
+    try:
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.services
+def test_a_teams_server_has_the_run_and_keeps_those_of_others(team: str, tmp_path: Path) -> None:
+    state = {"type": "RUNNING", "name": "Running", "message": "", "at": time.time()}
+    done = {**state, "type": "COMPLETED", "name": "Completed"}
+    begun = {"run": "x", "title": "mine", "cells": 1, "gpu": False, **state}
+    cell = {"cell": "a", "label": "cell a", "gpu": False, "reads": []}
+    said = {"cell": "a", "said": "a word", "at": 1.0}
+    whole = [begun, {**cell, **state}, said, {**cell, **done}, {"results": "a table", **done}]
+    told = {"theirs": [{**begun, "run": "y", "title": "theirs"}], "mine": whole}
+    for name, lines in told.items():
+        (tmp_path / name).mkdir()
+        output = subprocess.run(
+            [sys.executable, "-m", "pipeline.runner.prefect_server"],
+            cwd=tmp_path / name,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                prefect_server.URL: team,
+                prefect_server.AUTH: AUTH,
+            },
+            input="".join(f"{json.dumps(line)}\n" for line in lines),
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        assert output == "done \n"
+        assert not (tmp_path / name / mirror.DATABASE).exists()
+    who = tuple(AUTH.split(":"))
+    runs = httpx.post(f"{team}/flow_runs/filter", json={}, auth=who).json()
+    assert {one["name"]: one["state_name"] for one in runs} == {
+        "mine": "Completed",  # theirs runs on: it is not of this folder
+        "theirs": "Running",
+    }
+    (mine,) = (one for one in runs if one["name"] == "mine")
+    logs = httpx.post(f"{team}/logs/filter", json={}, auth=who).json()
+    assert [(one["message"], one["flow_run_id"]) for one in logs] == [("a word", mine["id"])]
