@@ -29,6 +29,7 @@ from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, graph, waiting_chains
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror
+from pipeline.runner.sharing import links
 from pipeline.runner.workers import pool
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(parallel: int, on: str = LOCAL, listen: str = "") -> None:
     while not run_graph(cells_of, parallel, keep=keep, shared=runtime.drop_shared, workers=workers):
         said = "dropped checkpoints turned out to be read; going on with them"
         typer.echo(f"experiment.keep_checkpoints: {said}")
+    links.settle()
 
 
 def run_graph(
