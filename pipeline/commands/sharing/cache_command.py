@@ -1,5 +1,6 @@
 """`omniopd cache`: push, pull, and removing from a shared cache what nobody needs."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def gc(
     from pipeline.runner.sharing import clones, collect, transfer
 
     for folder in forget or ():
-        clones.forget(dvc_objects.configured().parents[1], str(folder.absolute()))
+        clones.forget(dvc_objects.configured().parents[1], os.path.abspath(folder))
         typer.echo(f"forgotten: {folder}")
     if transfer.remote():
         transfer.complete(seconds)

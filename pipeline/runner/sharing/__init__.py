@@ -4,7 +4,7 @@
     busy.py       who is at work in a clone, and holding it still
     shared.py     a group-writable cache; links.py: checkpoints in it as links
     remote.py     a DVC remote that is verified on read; trial.py: the round trip, in a process
-    transfer.py   push and pull with a limit of time, and what arrived
+    transfer.py   push and pull in a limit of time (limited.py); arrived.py: what the remote has
     answers.py    the URL of the store, in a file of the project
     collect.py    removing from a shared cache what no known clone needs
 

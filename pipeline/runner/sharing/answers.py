@@ -35,7 +35,7 @@ def share(url: str) -> Iterator[str]:
     parsed = _checked(url)
     if parsed.get_backend_name() == "sqlite":
         assert parsed.database is not None
-        parsed = parsed.set(database=str(Path(parsed.database).expanduser().absolute()))
+        parsed = parsed.set(database=os.path.abspath(os.path.expanduser(parsed.database)))
     full = parsed.render_as_string(hide_password=False)
     yield tried(full)
     with replacing(FILE) as temporary:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ def _held(folder: Path, user: str, alone: bool) -> Iterator["Repo"]:
         try:
             if (folder / FLOW_LOCK).is_file():
                 stack.enter_context(_run(folder / FLOW_LOCK))
+            _may_ask_git(folder)
             new = not (folder / LOCK).exists()
             repo = Repo(str(folder))
             stack.callback(repo.close)
@@ -80,6 +82,17 @@ def _held(folder: Path, user: str, alone: bool) -> Iterator["Repo"]:
         if noted := _noted(folder / NOTES, alone):
             raise _at_work(folder, noted)
         yield repo
+
+
+def _may_ask_git(folder: Path) -> None:
+    """Raise UserError where git gives no answer in a folder of somebody else's."""
+    words = ["git", "-C", str(folder), "rev-parse"]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
+    if "dubious ownership" in done.stderr:
+        raise UserError(
+            f"{folder}: found that git answers its owner alone, wanted its branches and tags. Run "
+            f"`git config --global --add safe.directory {folder}`, if you trust who works there."
+        )
 
 
 @contextmanager

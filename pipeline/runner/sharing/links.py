@@ -10,7 +10,7 @@ import configparser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.runner import retention
 from pipeline.stage.cells import log
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
 
-TABLES = ["reflink", "copy"]  # `cache.type` of a shared cache
-CHECKPOINTS = ["reflink", "hardlink", "symlink", "copy"]
+REFLINK = "reflink"
+KINDS = [REFLINK, "hardlink", "symlink"]  # of links
+TABLES = [REFLINK, "copy"]  # `cache.type` of a shared cache
 GROUP = "group"  # `cache.shared`
 
 
@@ -47,7 +48,10 @@ def link(repo: "Repo") -> int:
     """
     odb = repo.cache.local
     linked = 0
-    with repo.lock, _types(odb):
+    kinds = possible(Path(odb.path), Path(repo.tmp_dir))
+    if REFLINK in kinds or not kinds:  # then every copy is a reflink already
+        return 0
+    with repo.lock, _types(odb, kinds):
         for stage in repo.index.stages:
             for out in stage.outs:
                 if _weighty(out) and _copied(out) and not (out.changed_checksum() or _gone(out)):
@@ -56,14 +60,21 @@ def link(repo: "Repo") -> int:
     return linked
 
 
+def possible(cache: Path, folder: Path) -> list[str]:
+    """Kinds of links that can be made from a folder to files in the cache."""
+    from dvc.fs import localfs
+    from dvc_objects.fs.generic import test_links
+
+    return list(map(str, test_links(KINDS, localfs, str(cache), localfs, str(folder / "one"))))
+
+
 @contextmanager
-def _types(odb: "object") -> Iterator[None]:
-    before = odb.cache_types  # type: ignore[attr-defined]
-    odb.cache_types = list(CHECKPOINTS)  # type: ignore[attr-defined]
+def _types(odb: Any, kinds: list[str]) -> Iterator[None]:
+    before, odb.cache_types = odb.cache_types, kinds
     try:
         yield
     finally:
-        odb.cache_types = before  # type: ignore[attr-defined]
+        odb.cache_types = before
 
 
 def _weighty(out: "Output") -> bool:
@@ -75,8 +86,7 @@ def _gone(out: "Output") -> bool:
 
 
 def _copied(out: "Output") -> bool:
-    """Whether its largest file is there and shares its bytes with no other path, as far as a name
-    tells: a reflink looks like a copy, and is made again in no time."""
+    """Whether its largest file is there and has its bytes for itself."""
     path = Path(out.fs_path)
     files = [one for one in (path, *path.rglob("*")) if one.is_file()]
     if not files:

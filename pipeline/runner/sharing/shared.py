@@ -32,7 +32,7 @@ def share(given: Path) -> Iterator[str]:
     from dvc.repo import Repo
 
     repo = Repo(_wait_for_lock=True)
-    root, cache = Path.cwd(), given.expanduser().absolute()
+    root, cache = Path.cwd(), Path(os.path.abspath(given.expanduser()))
     if cache.is_relative_to(root):
         raise UserError(
             f"--cache: found {cache}, a folder of this project, wanted one that all may see and "
@@ -50,6 +50,7 @@ def share(given: Path) -> Iterator[str]:
         clones.register(cache, root)
         with repo.config.edit("local") as settings:
             settings["cache"] |= {"dir": str(cache), "shared": links.GROUP, "type": links.TABLES}
+    links.settle()
     known = clones.others(cache, root)
     yield f"clones that use it: this one and {len(known)} more"
 
@@ -78,7 +79,6 @@ def _tried(cache: Path, root: Path) -> list[str]:
     """Write an object as DVC does, read it back, remove it; the links that can be made to it."""
     from dvc.fs import localfs
     from dvc_data.hashfile.db import get_odb
-    from dvc_objects.fs.generic import test_links
 
     odb = get_odb(localfs, str(cache.joinpath(*OBJECTS)), hash_name="md5", shared=links.GROUP)
     data = os.urandom(1024)
@@ -90,8 +90,7 @@ def _tried(cache: Path, root: Path) -> list[str]:
     place = Path(odb.oid_to_path(oid))
     try:
         found, above = place.read_bytes(), place.parent.stat()
-        kinds = test_links(["reflink", "hardlink", "symlink"], localfs, str(place.parent), localfs,
-                           str(root / ".dvc" / "tmp" / "one"))  # fmt: skip
+        kinds = links.possible(place.parent, root / ".dvc")
     finally:
         odb.delete(oid)
     wanted = above.st_mode & OPEN == OPEN and above.st_gid == cache.stat().st_gid
@@ -101,7 +100,7 @@ def _tried(cache: Path, root: Path) -> list[str]:
             "after writing there, wanted the same bytes in a folder that the group may write. Use "
             "a disk that keeps rights of a group."
         )
-    return list(map(str, kinds))
+    return kinds
 
 
 def _copy(repo: "Repo", before: Path, cache: Path) -> int:

@@ -1,14 +1,15 @@
 """Pushing to the remote and pulling from it, in a limit of time, and saying by name what is amiss.
 
 DVC's own commands do it. What their exit status does not say is looked up: a push passes over
-objects that are nowhere, and a fetch over those that are damaged in the remote.
+objects that are nowhere, and a fetch over those that are damaged in the remote. arrived.py looks.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from pipeline.core import dvc_objects
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, short
 from pipeline.runner import restoring, retention
 from pipeline.runner.dag import plan_files
 from pipeline.runner.sharing import limited
@@ -29,32 +30,34 @@ def push(seconds: float) -> str:
             f"`dvc push` ended with status {done.status}; its own message is above. Correct that, "
             "then run this again: what arrived is kept."
         )
-    complete(seconds)
+    complete(seconds, send=True)
     return f"remote {name} has all that this clone's workspace, branches and tags need"
 
 
-def complete(seconds: float) -> None:
-    """Raise UserError naming what the remote lacks, as `dvc status --cloud` sees it.
+def complete(seconds: float, send: bool = False) -> None:
+    """Raise UserError naming what the remote lacks of what this clone needs. `send`: what the cache
+    has of that is sent first.
 
     Weights that experiment.keep_checkpoints dropped may be lacking.
     """
-    command = plan_files.dvc("status", "--cloud", *EVERYTHING, "--json")
+    command = [sys.executable, "-P", "-m", "pipeline.runner.sharing.arrived", *["send"] * send]
     done = limited.run(command, seconds, "the look at the remote")
     if done.status:
-        raise UserError(f"`dvc status --cloud`: found '{done.last}', wanted it to succeed.")
+        raise UserError(
+            f"the remote: found {short(done.last, 300)}, wanted to see what it has. Correct that."
+        )
     dropped = _dropped()
     lacking = {
-        path: state
-        for path, state in json.loads(done.said or "{}").items()
-        if state != "deleted"  # it is in the remote and not here
-        and not any(Path(path).is_relative_to(one) for one in dropped)
+        path: here
+        for path, here in json.loads(done.said).items()
+        if not any(Path(path).is_relative_to(one) for one in dropped)
     }
     if lacking:
-        shown = ", ".join(f"{path} ({state})" for path, state in sorted(lacking.items())[:SHOWN])
+        shown = [f"{path} ({'new' if here else 'nowhere'})" for path, here in lacking.items()]
         raise UserError(
-            f"the remote lacks {len(lacking)} files that this clone needs: {shown}. Wanted none. "
-            "`omniopd cache push` sends what is new; what is missing is nowhere, and "
-            "`dvc repro` makes it again."
+            f"the remote lacks {len(lacking)} files that this clone needs: "
+            f"{', '.join(sorted(shown)[:SHOWN])}. Wanted none. `omniopd cache push` sends what is "
+            "new; what is nowhere, `dvc repro` makes again."
         )
 
 
@@ -64,14 +67,8 @@ def pull(seconds: float) -> str:
     name = _remote()
     command = plan_files.dvc("fetch", "--run-cache")
     done = limited.run(command, seconds, f"the fetch from remote {name}", shown=True)
-    if done.status:
-        raise UserError(
-            f"`dvc fetch` ended with status {done.status}; its own message is above. Correct that, "
-            "then run this again: what arrived is kept."
-        )
-    lacking = _lacking()
-    if lacking:
-        raise UserError(_refused(lacking))
+    if lacking := _lacking():
+        raise UserError(_refused(lacking, done.status))
     keep = retention.of(plan_files.current(), retention.wanted())
     restoring.restore(keep, plan_files.dvc("checkout"), plan_files.environment())
     return f"all that dvc.lock names is here, as it is in remote {name}"
@@ -116,18 +113,20 @@ def _lacking() -> dict[str, tuple[str, str]]:
     return found
 
 
-def _refused(lacking: dict[str, tuple[str, str]]) -> str:
-    from dvc.repo import Repo
+def _refused(lacking: dict[str, tuple[str, str]], status: int) -> str:
+    """What to say of objects that did not come. `status`: of DVC, whose own message came first."""
+    said = {oid: f"{path} of {cell}" for oid, (path, cell) in lacking.items()}
+    if status == 0:  # then DVC reached the remote, and let what it refused go without a word
+        from dvc.repo import Repo
 
-    odb = Repo().cloud.get_remote_odb()
-    there = {oid for oid in lacking if odb.exists(oid)}
-    said = [
-        f"{path} of {cell} ({'damaged' if oid in there else 'not there'}: {oid})"
-        for oid, (path, cell) in sorted(lacking.items(), key=lambda one: one[1])
-    ]
+        odb = Repo().cloud.get_remote_odb()
+        there = {oid: "damaged" if odb.exists(oid) else "not there" for oid in said}
+        said = {oid: f"{text} ({there[oid]}: {oid})" for oid, text in said.items()}
+    shown = sorted(said.values())
     return (
-        f"the remote has {len(said)} objects not as dvc.lock names them: {', '.join(said[:SHOWN])}"
-        f"{', ...' * (len(said) > SHOWN)}. Wanted all whole. In a clone that has them: delete the "
-        "damaged ones in the remote (`omniopd verify --remote` says where), then `omniopd cache "
-        "push`. Without one, `omniopd repro` makes their cells again."
+        f"{len(shown)} objects did not come from the remote as dvc.lock names them: "
+        f"{', '.join(shown[:SHOWN])}{', ...' * (len(shown) > SHOWN)}. Wanted all whole. Where "
+        "DVC's message above is of the connection, run this again. Else, in a clone that has them: "
+        "delete the damaged ones in the remote (`omniopd verify --remote` says where), then "
+        "`omniopd cache push`; without such a clone `omniopd repro` makes their cells again."
     )
