@@ -1,6 +1,7 @@
 """Clones of a project whose every cell ran, on one machine: as those of a team."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,13 +15,14 @@ from pipeline.runner import dvc_project
 from pipeline.runner.dag import plan_files
 from tests.project import MINIATURE
 
-AUTHOR = ("-c", "user.name=somebody", "-c", "user.email=somebody@localhost")
+SETTINGS = Path(__file__).with_suffix(".gitconfig")  # who commits; folders of others are no matter
 IGNORED = "/config.local\n/tmp\n/cache\n"  # of .dvc, as DVC has it
 
 
 def git(folder: Path, *words: str) -> str:
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": str(SETTINGS)}
     done = subprocess.run(
-        ["git", *AUTHOR, *words], cwd=folder, check=True, capture_output=True, text=True
+        ["git", *words], cwd=folder, env=environment, check=True, capture_output=True, text=True
     )
     return done.stdout
 
