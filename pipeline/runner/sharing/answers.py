@@ -38,11 +38,12 @@ def share(url: str) -> Iterator[str]:
         parsed = parsed.set(database=os.path.abspath(os.path.expanduser(parsed.database)))
     full = parsed.render_as_string(hide_password=False)
     yield tried(full)
+    before = FILE.read_text(encoding="utf-8").strip() if FILE.is_file() else ""
     with replacing(FILE) as temporary:
         temporary.write_text(f"{full}\n", encoding="utf-8")
     yield f"it is in {FILE}, which stages read where JUDGMENTS_URL is not set: commit that file"
     given = os.environ.get("JUDGMENTS_URL")
-    if given and given != full:
+    if given and given not in (full, before):  # the command reads it from the file, too
         yield "JUDGMENTS_URL is set here to another store, and goes before it"
 
 

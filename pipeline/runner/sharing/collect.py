@@ -46,15 +46,16 @@ def collect(dry: bool) -> Collected:
             f"{cache}: found no clones written down there, wanted to know who uses it. If you "
             "share it, run `omniopd share --cache` in each clone; `dvc gc` is for one of your own."
         )
+    clones.register(cache, Path.cwd())  # also one whose settings were made by hand
     odb: Any = Repo().cache.local
     with busy.held(clones.read(cache)) as repos:
         needed = {oid for repo in repos for oid in _needed(repo, objects)}
-        over = [oid for oid in odb.all() if oid not in needed]
+        there = list(odb.all())
+        over = [oid for oid in there if oid not in needed]
         size = sum(_size(Path(odb.oid_to_path(oid))) for oid in over)
-        kept = sum(1 for _ in odb.all()) - len(over)
         if not dry:
             gc(odb, [HashInfo("md5", oid) for oid in needed])
-    return Collected(len(over), size, kept, len(repos))
+    return Collected(len(over), size, len(there) - len(over), len(repos))
 
 
 def _needed(repo: "Repo", objects: Path) -> Iterator[str]:

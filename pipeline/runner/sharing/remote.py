@@ -4,6 +4,7 @@ It stands in .dvc/config, which git carries to every clone. Credentials are each
 environment, or where the provider's own tools look for them.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -61,6 +62,11 @@ def share(url: str, endpoint: str | None, name: str = NAME) -> Iterator[str]:
 
 def tried(settings: dict[str, object]) -> str:
     """Write, read back and remove objects there; in words. Raises UserError."""
+    if str(settings["url"]).startswith("s3:") and importlib.util.find_spec("dvc_s3") is None:
+        raise UserError(
+            f"remote {settings['url']}: found no package dvc-s3, wanted it for s3. Run "
+            "`pip install 'omniopd-pipeline[s3]'`."
+        )
     words = [sys.executable, "-P", "-m", "pipeline.runner.sharing.trial"]
     done = limited.run(words, TRIAL_SECONDS, "the remote", asked=json.dumps(settings))
     if done.status:
