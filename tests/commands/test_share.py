@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -39,21 +40,44 @@ def one(origin, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def cache(one, tmp_path):
-    """A shared cache that the first clone uses."""
-    share_command.share(cache=tmp_path / "cache")
-    return tmp_path / "cache"
+class Pair(NamedTuple):
+    """Two clones that share a cache."""
+
+    one: Path
+    cache: Path
+    two: Path
+
+
+def paired(origin, place):
+    found = Pair(team.copied(origin, place / "one"), place / "cache", place / "two")
+    team.clone(found.one, found.two)
+    for folder in (found.one, found.two):
+        with contextlib.chdir(folder):
+            share_command.share(cache=found.cache)
+        restored(folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def team_of_two(origin, tmp_path_factory):
+    return paired(origin, tmp_path_factory.mktemp("team"))
 
 
 @pytest.fixture
-def two(one, cache, tmp_path):
-    """The second clone, which shares the cache."""
-    folder = team.clone(one, tmp_path / "two")
-    with contextlib.chdir(folder):
-        share_command.share(cache=cache)
-    restored(folder)
-    return folder
+def pair(team_of_two, monkeypatch):
+    """The same two for several tests; each leaves them as they were. Commands act on the first."""
+    monkeypatch.chdir(team_of_two.one)
+    return team_of_two
+
+
+@pytest.fixture
+def orphan(pair):
+    """An object that nobody needs."""
+    path = team.place(pair.cache, "ab" + "c" * 30)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("nobody's")
+    yield path
+    path.unlink(missing_ok=True)
 
 
 def restored(folder):
@@ -75,7 +99,8 @@ def collected(capsys, **options):
     return int(capsys.readouterr().out.splitlines()[-1].split(" objects")[0].split()[-1])
 
 
-def test_a_second_clone_has_every_cell_from_the_shared_cache(one, cache, two):
+def test_a_second_clone_has_every_cell_from_the_shared_cache(pair):
+    one, cache, two = pair
     assert team.stale(two) == set()
     assert team.stale(one) == set()
     assert not (two / ".dvc/cache").exists()
@@ -85,7 +110,8 @@ def test_a_second_clone_has_every_cell_from_the_shared_cache(one, cache, two):
     assert all(clone.hosts == (socket.gethostname(),) for clone in known)
 
 
-def test_the_group_may_write_all_folders_of_a_shared_cache(one, cache):
+def test_the_group_may_write_all_folders_of_a_shared_cache(pair):
+    _, cache, _ = pair
     lock_files.remember(cache / "files/md5", [{"cmd": "x", "deps": [{"path": "code/x.lock"}],
                                               "outs": []}])  # fmt: skip
     folders = [path for path in cache.rglob("*") if path.is_dir()]
@@ -94,7 +120,8 @@ def test_the_group_may_write_all_folders_of_a_shared_cache(one, cache):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o2775, folder
 
 
-def test_checkpoints_are_links_and_tables_are_not(cache, two):
+def test_checkpoints_are_links_and_tables_are_not(pair):
+    _, cache, two = pair
     if links.REFLINK in links.possible(cache / "files/md5", two / ".dvc"):
         pytest.skip("this disk makes reflinks, which look like copies")
     weights = two / a_file(two, "data/train/*/checkpoint/model.safetensors")
@@ -107,6 +134,7 @@ def test_checkpoints_are_links_and_tables_are_not(cache, two):
     with contextlib.chdir(two):
         links.settle()
     assert weights.read_text() == "mine"
+    restored(two)
 
 
 def test_a_cache_inside_the_project_is_refused(one):
@@ -127,8 +155,10 @@ def test_damage_in_the_old_cache_is_not_carried_into_the_shared_one(one, tmp_pat
 
 
 def test_collecting_keeps_what_branches_tags_and_workspaces_of_all_clones_need(
-    one, cache, two, capsys
+    origin, tmp_path, monkeypatch, capsys
 ):
+    one, cache, two = paired(origin, tmp_path)
+    monkeypatch.chdir(one)
     collected(capsys)  # what only the making of the project put there
     kept = team.objects(cache)
     assert collected(capsys, dry=True) == 0
@@ -158,16 +188,18 @@ def test_collecting_keeps_what_branches_tags_and_workspaces_of_all_clones_need(
     assert team.stale(one) == team.stale(two) == set()
 
 
-def test_what_a_link_of_a_clone_leads_to_is_kept(one, cache, two, capsys):
-    orphan = team.place(cache, "ab" + "c" * 30)
-    orphan.parent.mkdir(exist_ok=True)
-    orphan.write_text("nobody's")
+def test_what_a_link_of_a_clone_leads_to_is_kept(pair, orphan, capsys):
+    _, _, two = pair
     (two / "data/kept").symlink_to(orphan)
     collected(capsys)
     assert orphan.is_file()
+    (two / "data/kept").unlink()
+    collected(capsys)
+    assert not orphan.exists()
 
 
-def test_nothing_is_collected_while_another_clone_runs(one, cache, two):
+def test_nothing_is_collected_while_another_clone_runs(pair, orphan):
+    _, cache, two = pair
     before = team.objects(cache)
     with (two / flow.FLOW_LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -189,9 +221,8 @@ def test_nothing_is_collected_while_another_clone_runs(one, cache, two):
     cache_command.gc()
 
 
-def test_a_note_of_a_dead_process_counts_only_where_another_host_could_have_made_it(
-    one, cache, two
-):
+def test_a_note_of_a_dead_process_counts_only_where_another_host_could_have_made_it(pair):
+    _, cache, two = pair
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     note = {"write": {str(two / "x"): {"pid": dead.pid, "cmd": "dvc repro"}}, "read": {}}
@@ -203,9 +234,13 @@ def test_a_note_of_a_dead_process_counts_only_where_another_host_could_have_made
     path.write_text(json.dumps({**json.loads(path.read_text()), "hosts": ["elsewhere"]}))
     with pytest.raises(UserError, match=f"process {dead.pid} has files in use"):
         cache_command.gc()
+    (two / ".dvc/tmp/rwlock").unlink()
+    path.unlink()
+    clones.register(cache, two)
 
 
-def test_a_clone_that_is_gone_stops_a_collection_until_it_is_forgotten(one, cache, two, capsys):
+def test_a_clone_that_is_gone_stops_a_collection_until_it_is_forgotten(pair, capsys):
+    _, cache, two = pair
     two.rename(two.parent / "moved")
     with pytest.raises(UserError, match=f"{two} of .*: not found here"):
         cache_command.gc()
@@ -215,6 +250,9 @@ def test_a_clone_that_is_gone_stops_a_collection_until_it_is_forgotten(one, cach
     with contextlib.chdir(two.parent / "moved"):
         clones.join(cache, Path.cwd())  # as every plan does
     assert [Path(clone.folder).name for clone in clones.read(cache)] == ["moved", "one"]
+    clones.forget(cache, str(two.parent / "moved"))
+    (two.parent / "moved").rename(two)
+    clones.register(cache, two)
 
 
 def test_a_cache_that_nobody_shares_is_left_to_dvc(one):
@@ -222,10 +260,12 @@ def test_a_cache_that_nobody_shares_is_left_to_dvc(one):
         cache_command.gc()
 
 
-def test_weights_that_another_clone_may_read_are_not_dropped_from_the_cache(one, cache, two):
+def test_weights_that_another_clone_may_read_are_not_dropped_from_the_cache(pair):
+    _, cache, two = pair
     assert dvc_project.Project(shared=True)._dropping.left_in_cache
     cache_command.gc(forget=[two])
     assert not dvc_project.Project(shared=True)._dropping.left_in_cache
+    clones.register(cache, two)
 
 
 @pytest.fixture
@@ -263,7 +303,9 @@ def test_what_is_damaged_in_the_remote_is_refused_by_name(one, remote, tmp_path)
 
 
 @pytest.mark.slow
-def test_nothing_is_collected_before_the_remote_has_all(one, cache, remote, capsys):
+def test_nothing_is_collected_before_the_remote_has_all(one, tmp_path, remote):
+    cache = tmp_path / "cache"
+    share_command.share(cache=cache)
     path = a_file(one, "data/score/*/*.parquet")
     team.place(remote, team.oid(one, path)).unlink()
     orphan = team.place(cache, "ab" + "c" * 30)
