@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import psutil
 import pytest
+import zc.lockfile
+from dvc_data.hashfile import gc as collecting
 
 from pipeline.commands import entry
 from pipeline.commands.sharing import cache_command, share_command
@@ -219,6 +221,25 @@ def test_nothing_is_collected_while_another_clone_runs(pair, orphan):
         cache_command.gc()
     assert team.objects(cache) == before
     cache_command.gc()
+
+
+def test_every_clone_is_held_still_until_the_last_object_is_removed(pair, orphan, monkeypatch):
+    """With `dvc gc --projects` the lock of the other clone is free by then."""
+    free = []
+
+    def looking(*arguments, real=collecting.gc, **named):
+        for folder in (pair.one, pair.two):
+            try:
+                zc.lockfile.LockFile(str(folder / ".dvc/tmp/lock")).close()
+            except zc.lockfile.LockError:
+                continue
+            free.append(folder)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(collecting, "gc", looking)
+    cache_command.gc()
+    assert not orphan.exists()
+    assert free == []
 
 
 def test_a_note_of_a_dead_process_counts_only_where_another_host_could_have_made_it(pair):
