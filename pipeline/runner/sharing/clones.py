@@ -4,11 +4,14 @@ DVC knows nothing of who else uses a cache, so what another clone needs can be t
 that are written down here. `omniopd share --cache` does it, and so does every plan in a copy.
 """
 
+import fcntl
 import getpass
 import hashlib
 import json
+import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,17 @@ def read(cache: Path) -> list[Clone]:
     """Every clone that is known, by its folder. Raises UserError where one cannot be read."""
     found = [_read(path) for path in (cache / FOLDER).glob("*.json")]
     return sorted(found, key=lambda clone: clone.folder)
+
+
+@contextmanager
+def settled(cache: Path) -> Iterator[None]:
+    """Nobody else begins to use the cache or removes from it, until the end of the block."""
+    path = cache / FOLDER / "lock"
+    with path.open("a", encoding="utf-8") as file:
+        if os.fstat(file.fileno()).st_uid == os.geteuid():
+            path.chmod(GROUP)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def others(cache: Path, folder: Path) -> list[Clone]:

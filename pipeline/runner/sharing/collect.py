@@ -48,7 +48,7 @@ def collect(dry: bool) -> Collected:
         )
     clones.register(cache, Path.cwd())  # also one whose settings were made by hand
     odb: Any = Repo().cache.local
-    with busy.held(clones.read(cache)) as repos:
+    with clones.settled(cache), busy.held(clones.read(cache)) as repos:
         needed = {oid for repo in repos for oid in _needed(repo, objects)}
         there = list(odb.all())
         over = [oid for oid in there if oid not in needed]

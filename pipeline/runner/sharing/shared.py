@@ -42,8 +42,8 @@ def share(given: Path) -> Iterator[str]:
     kinds = _tried(cache, root)
     yield f"cache {cache}: an object written, read back and removed; its group may write it"
     yield f"links there: {', '.join(kinds) or 'none, checkpoints are copies'}"
-    with repo.lock:
-        before = Path(repo.cache.local.path).parents[len(OBJECTS) - 1]
+    before = Path(repo.cache.local.path).parents[len(OBJECTS) - 1]
+    with repo.lock, clones.settled(cache):
         if before.resolve() != cache.resolve():
             moved = _copy(repo, before, cache)
             yield f"{moved} objects of {before} are in it now; nothing reads that folder any more"
