@@ -37,7 +37,8 @@ def _name_store() -> None:
     environment names one."""
     if not os.environ.get(JUDGMENTS) and os.path.isfile(URL_FILE):
         with open(URL_FILE, encoding="utf-8", errors="replace") as file:
-            os.environ[JUDGMENTS] = file.read().strip()
+            # an empty one is refused by its name, never the store of the user's own
+            os.environ[JUDGMENTS] = file.read().strip() or URL_FILE
 
 
 if __name__ == "__main__":

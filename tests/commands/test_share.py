@@ -340,6 +340,15 @@ def test_nothing_is_collected_before_the_remote_has_all(one, tmp_path, remote):
     assert not orphan.exists()
 
 
+def test_an_empty_name_of_the_store_is_no_other_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUDGMENTS_URL", "")
+    (tmp_path / "judgments.url").write_text("\n")
+    entry._name_store()
+    with pytest.raises(UserError, match="JUDGMENTS_URL is not a database URL"):
+        Store(url())
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -349,6 +358,8 @@ def test_nothing_is_collected_before_the_remote_has_all(one, tmp_path, remote):
         {"remote": "https://127.0.0.1/path"},
         {"remote": "/tmp/x", "endpoint": "http://127.0.0.1:1"},
         {"endpoint": "http://127.0.0.1:1"},
+        {"remote": ""},
+        {"remote": "data/remote"},
         {"judgments": "postgresql://somebody:secret@127.0.0.1/team"},
         {"judgments": "postgresql://127.0.0.1/team?password=secret"},
         {"judgments": "mysql://127.0.0.1/team"},

@@ -39,7 +39,7 @@ def share(url: str, endpoint: str | None, name: str = NAME) -> Iterator[str]:
     from dvc.repo import Repo
 
     scheme = _checked(url, endpoint)
-    url = url if scheme else str(Path(url).expanduser().absolute())
+    url = url if scheme else os.path.abspath(os.path.expanduser(url))
     try:
         repo = Repo(_wait_for_lock=True)
         with repo.lock, repo.config.edit("repo") as settings:
@@ -104,6 +104,12 @@ def _checked(url: str, endpoint: str | None) -> str:
                 "AWS_SECRET_ACCESS_KEY)."
             )
     scheme = urlsplit(url).scheme
+    here = Path.cwd()
+    if not url.strip() or (not scheme and Path(os.path.abspath(url)).is_relative_to(here)):
+        raise UserError(
+            f"--remote: found {short(url)}, wanted a place outside of this project, as "
+            "s3://BUCKET/PATH or a folder on another disk. Correct it."
+        )
     if endpoint and scheme != "s3":
         raise UserError(
             f"--endpoint: found it with {short(url)}, wanted an s3:// URL. Leave it out."
