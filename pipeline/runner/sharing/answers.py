@@ -104,7 +104,7 @@ def _rows(store: Store) -> None:
 def _checked(url: str) -> sa.URL:
     """Raises UserError, without showing any secret."""
     parsed = database.parse(url)
-    if parsed.password is not None or any(name in parsed.query for name in PASSWORDS):
+    if parsed.password or any(name in parsed.query for name in PASSWORDS):
         raise UserError(
             f"--judgments: found a password for {database.name(parsed)}, wanted none: the URL is "
             f"written to {FILE}, which git carries. Leave it out: Postgres's own client reads "
