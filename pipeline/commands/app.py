@@ -11,6 +11,7 @@ from pipeline.commands import exchange, judgments, machines, project, verify_com
 from pipeline.commands.audit import audit_command
 from pipeline.commands.compare import compare_command
 from pipeline.commands.exp import exp_command
+from pipeline.commands.sharing import cache_command, share_command
 from pipeline.commands.status import status_command
 from pipeline.commands.sweep import sweep_command
 from pipeline.core.errors import STATUS, UserError, stop
@@ -39,6 +40,8 @@ app.command()(exp_command.dag)
 app.command()(status_command.status)
 app.command()(sweep_command.sweep)
 app.command()(compare_command.compare)
+app.command()(share_command.share)
+app.add_typer(cache_command.app, name="cache")
 
 
 def _version(wanted: bool) -> None:

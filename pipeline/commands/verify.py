@@ -215,7 +215,8 @@ class Verifier:
             self.found.files += 1
             if digest.hexdigest() != oid.removesuffix(dvc_objects.FOLDER):
                 self.found.report(
-                    f"{where} in the remote: delete it there, then `dvc push` sends a good copy",
+                    f"{where} in the remote: delete it there, then `omniopd cache push` sends a "
+                    "good copy",
                     None,
                 )
 

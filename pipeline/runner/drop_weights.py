@@ -3,7 +3,8 @@
 An object goes when nothing else in dvc.lock has it: equal checkpoints, and the tokenizer that all
 share, are one object each. A cache outside the project's folder may hold other projects' objects
 under the same names, and which they use cannot be known from here: it is left alone unless
-`runtime.drop_shared` says otherwise. Remotes are never touched.
+`runtime.drop_shared` says otherwise, and always where other clones are known to use it:
+`omniopd cache gc` removes what none of them needs. Remotes are never touched.
 """
 
 import functools
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.runner import retention
 from pipeline.runner.dag import lock_files
+from pipeline.runner.sharing import clones
 from pipeline.stage import resume
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class Dropping:
         self._stages = stages
         self._cache = Path(repo.cache.local.path)
         within = self._cache.resolve().is_relative_to(Path(repo.root_dir).resolve())
-        self.left_in_cache = not (within or shared)
+        others = clones.others(self._cache.parents[1], Path(repo.root_dir))
+        self.left_in_cache = not within and (bool(others) or not shared)
 
     def drop(self, names: Collection[str], what: str) -> int:
         """Remove the weights of these cells, which experiment.keep_checkpoints does not keep.

@@ -29,6 +29,7 @@ from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, Ready, graph, title
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror
+from pipeline.runner.sharing import links
 from pipeline.runner.workers import pool
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run(parallel: int, on: str = LOCAL, listen: str = "") -> None:
     while not passed(workers, title(found)):
         said = "dropped checkpoints turned out to be read; going on with them"
         typer.echo(f"experiment.keep_checkpoints: {said}")
+    links.settle()
 
 
 def run_graph(

@@ -16,6 +16,7 @@ from pipeline.plan import expand
 from pipeline.processes import fork_server, reaper, stopping, subprocesses
 from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.dag import dag_files, plan_files
+from pipeline.runner.sharing import links
 
 REPRO = ("repro",)
 SEEN = re.compile(r"^(?:Running stage|Stage) '([^']+)'")
@@ -44,6 +45,7 @@ def repro(*words: str) -> float:
                 _whole(found, keep, environment, words or REPRO)
     except stopping.Asked as asked:
         raise stopping.Stopped("finished stages are kept. Rerun to go on.", asked) from None
+    links.settle()
     return time.perf_counter() - start
 
 

@@ -8,7 +8,9 @@ one dvc.yaml is brought here in the same way.
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,7 @@ def remember(cache: Path, entries: Iterable[Entry]) -> None:
         asked = {**entry, "outs": [out["path"] for out in entry["outs"]]}
         place = _runs(cache, asked) / _key(entry)
         if not place.is_file():
+            _room(place.parent)
             with replacing(place) as temporary:
                 temporary.write_text(dag_files.as_yaml(entry), encoding="utf-8")
 
@@ -95,6 +98,15 @@ def remembered(cache: Path, asked: Entry) -> Iterator[Entry]:
     folder = _runs(cache, asked)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         yield yaml_files.mapping(yaml_files.text(path), str(path), "Remove it.", fast=True)
+
+
+def _room(folder: Path) -> None:
+    """Make a folder in the cache with the rights of the one it lies in: a group may share it."""
+    if not folder.is_dir():
+        _room(folder.parent)
+        folder.mkdir(exist_ok=True)
+        with suppress(PermissionError):  # another has made it at this moment
+            folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
 
 
 def _runs(cache: Path, asked: Entry) -> Path:
@@ -130,6 +142,7 @@ def _gathered(
         md5 = _described(folder, text)["md5"] + dvc_objects.FOLDER
         place = dvc_objects.place(cache, md5)
         if not place.is_file():
+            _room(place.parent)
             with replacing(place) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         size = sum(out.get("size", 0) for out in inside.values())

@@ -17,6 +17,7 @@ from pipeline.engines import checkpoints
 from pipeline.plan import expand, experiment
 from pipeline.runner import exp_stale, preflight, retention
 from pipeline.runner.dag import dag_files, lock_files
+from pipeline.runner.sharing import clones
 from pipeline.stage import dataflow, resume
 from pipeline.stage.cells import log, write_text
 
@@ -87,6 +88,7 @@ def write(buying: bool = False) -> dict[str, Any]:
     link(wanted)
     retention.tidy()
     _folders()
+    clones.join(dvc_objects.cache().parents[1], Path.cwd())
     return wanted
 
 

@@ -1,0 +1,1 @@
+"""`omniopd share` and `omniopd cache`: what a team has in common."""
