@@ -250,8 +250,8 @@ def test_a_note_of_a_dead_process_counts_only_where_another_host_could_have_made
     (two / ".dvc/tmp/rwlock").write_text(json.dumps(note))
     assert not psutil.pid_exists(dead.pid)
     cache_command.gc()
-    (path,) = (p for p in (cache / clones.FOLDER).glob("*") if json.loads(p.read_text())["folder"]
-               == str(two))  # fmt: skip
+    known = {path: json.loads(path.read_text()) for path in (cache / clones.FOLDER).glob("*.json")}
+    path = next(path for path, one in known.items() if one["folder"] == str(two))
     path.write_text(json.dumps({**json.loads(path.read_text()), "hosts": ["elsewhere"]}))
     with pytest.raises(UserError, match=f"process {dead.pid} has files in use"):
         cache_command.gc()
