@@ -87,7 +87,8 @@ def plan(
 @app.command()
 def repro() -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
-    from pipeline.commands import ending, reruns
+    from pipeline.commands import reruns
+    from pipeline.report import ending
     from pipeline.runner import repro
     from pipeline.runner.dag import plan_files
 
@@ -107,7 +108,8 @@ def run(
     listen: Annotated[str, typer.Option(help="where a head of Ray listens")] = machines.HEAD,
 ) -> None:
     """The same cells as a Prefect flow, independent ones side by side, or on workers."""
-    from pipeline.commands import ending, reruns
+    from pipeline.commands import reruns
+    from pipeline.report import ending
     from pipeline.runner import flow
     from pipeline.runner.dag import plan_files
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import ending
+from pipeline.report import ending
 
 BOLD = "omniopd minus base: +0.427, p below .001, at the full level: **supported**: the interval"
 RESULTS = f"""# Results
