@@ -40,12 +40,17 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 WANTED = "wanted HOST:PORT, as the head says it. Correct it."
 
 
-def environment(make: bool) -> None:
-    """Set what Ray's processes read; `make` a token where there is none. Raises UserError."""
+def package() -> None:
+    """Raises UserError where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise UserError(
             "found no package ray, wanted it for workers. Run `pip install '.[ray]'` here."
         )
+
+
+def environment(make: bool) -> None:
+    """Set what Ray's processes read; `make` a token where there is none. Raises UserError."""
+    package()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         raise UserError(
             f"RAY_AUTH_MODE: found {short(os.environ['RAY_AUTH_MODE'])}, wanted token: whoever "

@@ -61,7 +61,7 @@ def test_an_order_that_was_given_up_is_nobodys() -> None:
 @pytest.mark.parametrize("on", ["rays", "ray:", "ray:host", "slurm", ""])
 def test_another_place_to_run_is_refused(on: str) -> None:
     with pytest.raises(UserError, match="wanted local, ray, or"):
-        machines.checked(on)
+        machines.checked(on, machines.HEAD)
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":6379", "host:0", "host:70000"])
