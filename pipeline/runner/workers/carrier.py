@@ -29,7 +29,7 @@ from pipeline.processes import reaper, stopping, subprocesses
 from pipeline.processes.launch.client import INSIDE
 from pipeline.runner.dag import plan_files
 from pipeline.runner.workers import objects
-from pipeline.runner.workers.task import MARK
+from pipeline.runner.workers.task import CARDS, MARK
 
 SEND_SECONDS = 3600.0  # a push to a remote that died would wait for ever
 
@@ -61,7 +61,8 @@ def _carry(asked: dict[str, Any]) -> dict[str, Any]:
             objects.bring(repo, asked["deps"])
             made = objects.stage(repo, asked["cmd"], asked["outs"])
             made.remove_outs(ignore_remove=True, force=True)
-        status = _run(asked["cmd"], verified.asked(objects.cache(repo)))
+        more = {**verified.asked(objects.cache(repo)), **asked["cards"], INSIDE: "1"}
+        status = _run(asked["cmd"], more)
         if status:
             return {"status": status}
         timer = threading.Timer(SEND_SECONDS, os.kill, [os.getpid(), signal.SIGKILL])
@@ -98,10 +99,13 @@ def _write(files: dict[str, str]) -> None:
             temporary.write_bytes(data)
 
 
-def _run(command: str, asked: dict[str, str]) -> int:
-    environment = {**plan_files.environment(), **asked, INSIDE: "1"}
+def _run(command: str, more: dict[str, str]) -> int:
+    kept = {k: v for k, v in plan_files.environment().items() if not k.endswith(CARDS)}
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL, process_group=0
+        ["/bin/sh", "-c", command],
+        env={**kept, **more},
+        stdin=subprocess.DEVNULL,
+        process_group=0,
     )
     try:
         return process.wait()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.config.machines import Machines
+from pipeline.config.machines import Machines, cards
 from pipeline.config.params_file import PARAMS
 from pipeline.core import dag_names
 from pipeline.core.errors import UserError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CELL = "omniopd-cell"  # Ray's resource: cells at a time on a node; and of each kind, KIND
 KIND = "omniopd-"
+CARDS = "GPU"  # Ray's own name
 RETRIES = 3  # by Ray, of a cell whose node died
 LOOK_SECONDS = 0.3
 GONE_SECONDS = 5.0  # after which Ray itself should have given a dead node's cell to another
@@ -44,13 +45,12 @@ class Pool:
         self._ray, self._changed, self._near = ray, changed, NodeAffinitySchedulingStrategy
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._desk = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
-        gpus = runtime.tensor_parallel * runtime.data_parallel if runtime.device != "cpu" else 0
-        self._gpus = gpus
+        self._runtime = runtime
         self._task = ray.remote(num_cpus=0, max_retries=RETRIES, retry_exceptions=False)(carry)
         self._lines: dict[str, Line] = {}
         self._refs: set[Any] = set()
         self._lock = threading.Lock()
-        self._room: Counter[str] = Counter()  # of CELL and each KIND, over all nodes
+        self._room: Counter[str] = Counter()  # of CELL, each KIND and CARDS, over all nodes
         self._offered: set[str] = set()  # objects that others can have
         self._places: dict[str, str] = {}  # path of an out: the node that made it
         self._holders: dict[str, str] = {}  # node of each cell's
@@ -62,8 +62,13 @@ class Pool:
     def room(self, cell: Cell, running: list[Cell]) -> bool:
         """Whether a worker takes one more cell like this beside those."""
         kind = f"{KIND}{cell.kind}"
-        alike = sum(one.kind == cell.kind for one in running)
-        return len(running) < self._room[CELL] and alike < self._room[kind]
+        alike = [one for one in running if one.kind == cell.kind]
+        if len(running) >= self._room[CELL] or len(alike) >= self._room[kind]:
+            return False
+        return sum(map(self._cards, (cell, *alike))) <= self._room[CARDS]
+
+    def _cards(self, cell: Cell) -> float:
+        return cards(self._runtime, cell.name.partition("@")[0]) if cell.kind == "gpu" else 0
 
     def run(self, cell: Cell, project: "Project", stage: "Stage", line: Line) -> int:
         """Have a worker make the cell, and its outs put in place here; the stage's exit status.
@@ -117,8 +122,8 @@ class Pool:
     def _send(self, cell: Cell, asked: dict[str, Any]) -> Any:
         made = Counter(self._places[p] for p in asked["reads"] if p in self._places)
         options: dict[str, Any] = {"resources": {CELL: 1, f"{KIND}{cell.kind}": 1}}
-        if cell.kind == "gpu" and self._gpus:
-            options["num_gpus"] = self._gpus
+        if taken := self._cards(cell):
+            options["num_gpus"] = taken
         if made:  # where most of its inputs are, if there is room
             node = made.most_common(1)[0][0]
             options["scheduling_strategy"] = self._near(node, soft=True, _spill_on_unavailable=True)
@@ -226,7 +231,7 @@ class Pool:
 
 
 def _ours(resources: dict[str, float]) -> dict[str, int]:
-    names = {CELL, *(f"{KIND}{kind}" for kind in KINDS)}
+    names = {CELL, CARDS, *(f"{KIND}{kind}" for kind in KINDS)}
     return {name: int(count) for name, count in resources.items() if name in names}
 
 

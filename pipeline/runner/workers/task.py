@@ -12,6 +12,7 @@ from typing import Any
 
 MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
 LOST = 137  # as of a stage that was killed: the flow may try again
+CARDS = "_VISIBLE_DEVICES"  # ends names of variables by which Ray says which cards a task has
 FOLDER = "OMNIOPD_WORKER_FOLDER"  # in the environment of a node: where its cells are made
 
 
@@ -70,7 +71,9 @@ def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
     with _carrier() as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(asked) + "\n")
+        cards = {name: value for name, value in os.environ.items() if name.endswith(CARDS)}
+        # it may have been started while this process had another cell and other cards
+        process.stdin.write(json.dumps({**asked, "cards": cards}) + "\n")
         process.stdin.flush()  # and open: its end is ours
         _waiting.append(_started())  # its imports are done when the stage is
         for line in process.stdout:
