@@ -86,7 +86,7 @@ class Pool:
         if result["status"]:
             return int(result["status"])
         with project.alone():
-            objects.bring(project.repo, result["outs"])
+            objects.bring(project.repo, result["outs"], self._over)
         for entry in result["outs"]:
             self._offered.add(entry["md5"])
             self._places[entry["path"]] = result["node"]
@@ -95,7 +95,7 @@ class Pool:
     def kept(self, project: "Project", stage: "Stage") -> None:
         """The head has noted the cell: whoever has its inputs finds it."""
         with project.alone():
-            objects.offer_run(project.repo, stage)
+            objects.offer_run(project.repo, stage, self._over)
 
     def stop(self) -> None:
         """End every cell; nothing more is given to a worker."""
@@ -184,7 +184,8 @@ class Pool:
                     f"{path}: found a folder that no cell makes, wanted a file, which can be sent "
                     "to a worker. Read it in as a file, or run without --on."
                 )
-        objects.offer(project.repo, [one for one in made if one["md5"] not in self._offered])
+        new = [one for one in made if one["md5"] not in self._offered]
+        objects.offer(project.repo, new, self._over)
         self._offered |= {one["md5"] for one in made}
         sent = {str(p): base64.b64encode(p.read_bytes()).decode() for p in (*files, PARAMS)}
         return {

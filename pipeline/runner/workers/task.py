@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
@@ -67,26 +68,30 @@ def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
     number = ray.get(desk.claim.remote(cell, asked["order"], who, node))
     if not number:
         return {"status": LOST}
-    found: dict[str, Any] = {}
-    with _carrier() as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        cards = {name: value for name, value in os.environ.items() if name.endswith(CARDS)}
-        # it may have been started while this process had another cell and other cards
-        process.stdin.write(json.dumps({**asked, "cards": cards}) + "\n")
-        process.stdin.flush()  # and open: its end is ours
-        _waiting.append(_started())  # its imports are done when the stage is
-        for line in process.stdout:
-            if line.startswith(MARK):
-                found = json.loads(line.removeprefix(MARK))
-            elif line.strip():
-                desk.say.remote(cell, number, line.rstrip())
-    status = process.returncode
-    found = found or {"status": status if status > 0 else 128 - status}
+    cards = {name: value for name, value in os.environ.items() if name.endswith(CARDS)}
+    # a carrier may have been started while this process had another cell and other cards
+    found = _carried({**asked, "cards": cards}, lambda line: desk.say.remote(cell, number, line))
     return {**found, "number": number, "node": node}
 
 
-_waiting: list["subprocess.Popen[str]"] = []  # a carrier that has no cell yet
+_waiting: list["subprocess.Popen[str]"] = []  # carriers without a cell
+
+
+def _carried(asked: dict[str, Any], line: Callable[[str], Any]) -> dict[str, Any]:
+    """What a carrier says came of the cell, or that it was killed."""
+    process = _carrier()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(asked) + "\n")
+    process.stdin.flush()  # and open: its end is ours
+    for said in process.stdout:
+        if said.startswith(MARK):
+            _waiting.append(process)
+            return dict(json.loads(said.removeprefix(MARK)))
+        if said.strip():
+            line(said.rstrip())
+    status = process.wait()
+    return {"status": status if status > 0 else 128 - status}
 
 
 def _carrier() -> "subprocess.Popen[str]":

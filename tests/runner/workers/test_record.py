@@ -1,6 +1,8 @@
 """What a worker refuses, and whose result the head takes. Without Ray."""
 
 import json
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,30 @@ def test_what_rotted_in_the_remote_is_refused(repos: Any) -> None:
     rot(path)
     with pytest.raises(UserError, match=r"file: found other content than MD5 .* the remote has it"):
         objects.bring(repo, entries)
+
+
+def test_a_remote_that_is_away_for_a_while_is_waited_for(repos: Any) -> None:
+    repo, entries, folder = repos
+    remote, aside = folder / "remote", folder / "aside"
+    for work in (objects.bring, objects.offer):
+        remote.rename(aside)
+        remote.write_text("no folder")  # else DVC makes a new one
+        back = threading.Timer(0.7, lambda: (remote.unlink(), aside.rename(remote)))
+        back.start()
+        work(repo, entries)
+        back.join()
+        shutil.rmtree(remote) if work is objects.bring else None
+        remote.mkdir(exist_ok=True)
+    assert len(list((remote / "files" / "md5").glob("*/*"))) == 3
+
+
+def test_who_ends_the_run_waits_for_no_remote(repos: Any) -> None:
+    repo, entries, folder = repos
+    shutil.rmtree(folder / "remote")
+    over = threading.Event()
+    over.set()
+    with pytest.raises(objects.Away, match="remote"):
+        objects.bring(repo, entries, over)
 
 
 def test_without_a_remote_the_cache_has_to_be_shared(repos: Any) -> None:
