@@ -94,8 +94,16 @@ class Pool:
 
     def kept(self, project: "Project", stage: "Stage") -> None:
         """The head has noted the cell: whoever has its inputs finds it."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
         with project.alone():
+            self._offer(project, to_single_stage_lockfile(stage).get("outs", []))
             objects.offer_run(project.repo, stage, self._over)
+
+    def _offer(self, project: "Project", entries: list[dict[str, Any]]) -> None:
+        new = [dict(one) for one in entries if one["md5"] not in self._offered]
+        objects.offer(project.repo, new, self._over)
+        self._offered |= {one["md5"] for one in entries}
 
     def stop(self) -> None:
         """End every cell; nothing more is given to a worker."""
@@ -184,9 +192,7 @@ class Pool:
                     f"{path}: found a folder that no cell makes, wanted a file, which can be sent "
                     "to a worker. Read it in as a file, or run without --on."
                 )
-        new = [one for one in made if one["md5"] not in self._offered]
-        objects.offer(project.repo, new, self._over)
-        self._offered |= {one["md5"] for one in made}
+        self._offer(project, made)
         sent = {str(p): base64.b64encode(p.read_bytes()).decode() for p in (*files, PARAMS)}
         return {
             "cell": cell.name,

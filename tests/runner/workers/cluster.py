@@ -39,6 +39,11 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         }
 
+    @property
+    def sleeps(self) -> list[str]:
+        """The head's command for cells that sleep."""
+        return [sys.executable, "-m", "tests.runner.workers.sleeping", self.address]
+
     def sleep(self, seconds: float, reads: dict[str, list[str]]) -> None:
         """Make the head a project of cells that sleep, with a remote that is a folder."""
         self.head.mkdir()
@@ -64,8 +69,7 @@ class Hosts:
 
     def run(self, *command: str) -> "subprocess.Popen[str]":
         """The head's run; by default of the cells that sleep."""
-        sleep = [sys.executable, "-m", "tests.runner.workers.sleeping", self.address]
-        return self.start("head", *(command or sleep))
+        return self.start("head", *(command or self.sleeps))
 
     def worker(self, number: int, *words: str) -> "subprocess.Popen[str]":
         name = f"worker-{number}"
