@@ -10,7 +10,6 @@ workers_two, workers_four    so many workers, each with one cell at a time
 """
 
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def _row(folder: Path, name: str, count: int) -> Row:
 def ran(folder: Path, seconds: float, reads: dict[str, list[str]], count: int) -> float:
     """Seconds that the plan took on so many workers."""
     folder.mkdir()
-    hosts = Hosts(folder, free())
+    hosts = Hosts(folder)
     hosts.sleep(seconds, reads)
     try:
         head = hosts.run(*hosts.sleeps, "ray", str(count))
@@ -51,9 +50,3 @@ def ran(folder: Path, seconds: float, reads: dict[str, list[str]], count: int) -
         sys.stderr.write(hosts.said("head"))
     said = hosts.said("head").rpartition(sleeping.TOOK)[2]
     return float(said.split()[0])
-
-
-def free() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
+from ruamel.yaml import YAML
 
 from tests.project import BIN, ROOT
 from tests.runner.workers import sleeping
+from tests.runner.workers.remotes import S3, Folder, free
 from tests.telling import gone, wait_for
 
 QUICK = {  # a node that stands still is given up after some seconds
@@ -20,15 +23,17 @@ QUICK = {  # a node that stands still is given up after some seconds
     "RAY_health_check_timeout_ms": "8000",
     "RAY_health_check_failure_threshold": "3",
 }
+MADE = ("out", "cache", "report.txt", "dvc.lock", "runs", "tmp")  # by a run
 UNSHARED = shutil.ignore_patterns("out", "tmp", "cache", "data", "runs", "__pycache__", ".git")
 
 
 class Hosts:
     """Folders `head` and `worker-N` in `folder`, of which each stands for a machine."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.address = folder, f"127.0.0.1:{port}"
+    def __init__(self, folder: Path, s3: bool = False) -> None:
+        self.folder, self.address = folder, f"127.0.0.1:{free()}"
         self.head = folder / "head"
+        self.remote = S3() if s3 else Folder(folder)
         (folder / "token").write_text(secrets.token_hex(32))
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.environment = {
@@ -37,6 +42,7 @@ class Hosts:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            **self.remote.environment,
         }
 
     @property
@@ -45,12 +51,13 @@ class Hosts:
         return [sys.executable, "-m", "tests.runner.workers.sleeping", self.address]
 
     def sleep(self, seconds: float, reads: dict[str, list[str]]) -> None:
-        """Make the head a project of cells that sleep, with a remote that is a folder."""
+        """Make the head a project of cells that sleep, with the remote."""
         self.head.mkdir()
-        for words in (["init", "--no-scm", "-q"], ["remote", "add", "-d", "all", "../remote"]):
-            subprocess.run(["dvc", *words], cwd=self.head, env=self.environment, check=True)
-        config = self.head / ".dvc" / "config"
-        config.write_text(config.read_text().replace("../../remote", str(self.folder / "remote")))
+        words = ["dvc", "init", "--no-scm", "-q"]
+        subprocess.run(words, cwd=self.head, env=self.environment, check=True)
+        settings = "".join(f"    {k} = {v}\n" for k, v in self.remote.settings.items())
+        with (self.head / ".dvc" / "config").open("a") as config:
+            config.write(f"    remote = all\n['remote \"all\"']\n{settings}")
         sleeping.write(self.head, seconds, reads)
 
     def start(self, name: str, *command: str) -> "subprocess.Popen[str]":
@@ -90,6 +97,7 @@ class Hosts:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             process.wait(60)
+        self.remote.end()
 
     def left(self) -> list[psutil.Process]:
         """Processes that know of this cluster's token."""
@@ -102,6 +110,26 @@ class Hosts:
             if given == str(self.folder / "token") and not gone(process.pid):
                 found.append(process)
         return found
+
+
+def alone(hosts: Hosts) -> Path:
+    """The same project, brought up to date by plain `dvc repro`."""
+    folder = hosts.folder / "alone"
+    shutil.copytree(hosts.head, folder, ignore=shutil.ignore_patterns(*MADE))
+    subprocess.run(["dvc", "repro", "-q"], cwd=folder, env=hosts.environment, check=True)
+    return folder
+
+
+def locks(folder: Path) -> Any:
+    """Of each stage all that DVC knows; they stand in the order in which they ended."""
+    paths = [folder / "dvc.lock", *folder.glob("dag/*/*/dvc.lock")]
+    yaml = YAML(typ="safe")
+    return {str(path.relative_to(folder)): yaml.load(path.read_text()) for path in paths}
+
+
+def outs(folder: Path) -> dict[str, bytes]:
+    paths = [folder / "report.txt", *(folder / "out").iterdir()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def listening(processes: Sequence[psutil.Process]) -> set[str]:

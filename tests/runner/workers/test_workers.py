@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from tests.project import Project
 from tests.runner.workers import sleeping
-from tests.runner.workers.cluster import QUICK, Hosts, listening
+from tests.runner.workers.cluster import MADE, QUICK, Hosts, alone, listening, locks
 from tests.telling import gone, wait_for
 
 pytest.importorskip("ray", reason="extra ray is not installed")
@@ -23,34 +21,13 @@ pytestmark = [pytest.mark.workers, pytest.mark.slow]
 READS = sleeping.cells(arms=2, seeds=2, rounds=2)
 
 
-def free() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    found = Hosts(tmp_path, free())
+    found = Hosts(tmp_path)
     yield found
     found.end()
     for process in found.left():
         process.kill()
-
-
-def alone(hosts: Hosts) -> Path:
-    """The same project, brought up to date by plain `dvc repro`."""
-    folder = hosts.folder / "alone"
-    shutil.copytree(hosts.head, folder)
-    subprocess.run(["dvc", "repro"], cwd=folder, env=hosts.environment, check=True)
-    return folder
-
-
-def lock(folder: Path) -> Any:
-    """Of each stage all that DVC knows; they stand in the order in which they ended."""
-    paths = [folder / "dvc.lock", *folder.glob("dag/*/*/dvc.lock")]
-    yaml = YAML(typ="safe")
-    return {str(path.relative_to(folder)): yaml.load(path.read_text()) for path in paths}
 
 
 def runs(hosts: Hosts) -> list[str]:
@@ -77,17 +54,16 @@ def test_two_workers_make_each_cell_once_and_the_head_writes_the_locks(hosts: Ho
     assert head.wait(600) == 0, hosts.said("head")
     assert runs(hosts) == sorted(name.replace("@", "-") for name in READS)
     assert all((hosts.folder / f"worker-{n}" / "runs").exists() for n in (1, 2))
-    assert lock(hosts.head) == lock(expected)
+    assert locks(hosts.head) == locks(expected)
     assert nothing_to_do(hosts.head, hosts.environment)
     # the run-cache went to the remote, too: a clone restores all of it
     clone = hosts.folder / "clone"
-    made = shutil.ignore_patterns("out", "cache", "report.txt", "dvc.lock")
-    shutil.copytree(hosts.head, clone, ignore=made)
+    shutil.copytree(hosts.head, clone, ignore=shutil.ignore_patterns(*MADE))
     done = subprocess.run(
         ["dvc", "repro", "--pull"], cwd=clone, env=hosts.environment, capture_output=True, text=True
     )
     assert "Running stage" not in done.stdout
-    assert lock(clone) == lock(expected)
+    assert locks(clone) == locks(expected)
     hosts.end()
     wait_for(lambda: not hosts.left())
 
@@ -103,7 +79,7 @@ def test_a_worker_that_is_killed_costs_its_cells_and_one_that_joins_gets_some(ho
     assert head.wait(900) == 0, hosts.said("head")
     assert "try 2" in hosts.said("head")
     assert {*runs(hosts)} == {name.replace("@", "-") for name in READS}
-    assert lock(hosts.head) == lock(alone(hosts))
+    assert locks(hosts.head) == locks(alone(hosts))
 
 
 def test_a_worker_that_stands_still_is_replaced_and_brings_nothing(hosts: Hosts) -> None:
@@ -125,7 +101,7 @@ def test_a_worker_that_stands_still_is_replaced_and_brings_nothing(hosts: Hosts)
         if process.is_running():
             process.resume()
     hosts.wait("worker-1", "left ")
-    assert lock(hosts.head) == lock(alone(hosts))
+    assert locks(hosts.head) == locks(alone(hosts))
     hosts.end()
     wait_for(lambda: not hosts.left())
 
@@ -171,7 +147,7 @@ def content(project: Project) -> dict[str, Any]:
 
 
 def test_an_experiment_on_workers_is_that_of_plain_dvc_repro(tmp_path: Path, warm: None) -> None:
-    hosts = Hosts(tmp_path, free())
+    hosts = Hosts(tmp_path)
     here = Project(tmp_path / "here")
     here.edit(experiment__arms=["sft"])
     project = here.copy(hosts.head)
