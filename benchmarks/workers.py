@@ -11,6 +11,8 @@ workers_two, workers_four    so many workers, each with one cell at a time
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import Row, row
@@ -33,15 +35,23 @@ def _row(folder: Path, name: str, count: int) -> Row:
     return row(f"workers_{name}", "s", "lower", "bound", [took], [bound])
 
 
-def ran(folder: Path, seconds: float, reads: dict[str, list[str]], count: int) -> float:
-    """Seconds that the plan took on so many workers."""
+def ran(
+    folder: Path,
+    seconds: float,
+    reads: dict[str, list[str]],
+    count: int,
+    places: int = 1,
+    look: Callable[[Hosts], None] = lambda _: None,
+) -> float:
+    """Seconds that the plan took on so many workers; `look` runs beside it, in a thread."""
     folder.mkdir()
     hosts = Hosts(folder)
     hosts.sleep(seconds, reads)
     try:
-        head = hosts.run(*hosts.sleeps, "ray", str(count))
+        head = hosts.run(*hosts.sleeps, "ray", str(count * places))
+        threading.Thread(target=look, args=[hosts], daemon=True).start()
         for number in range(count):
-            hosts.worker(number + 1)
+            hosts.worker(number + 1, "--parallel", str(places))
         if head.wait():
             raise RuntimeError(hosts.said("head")[-2000:])
     finally:
