@@ -23,8 +23,8 @@ QUICK = {  # a node that stands still is given up after some seconds
     "RAY_health_check_timeout_ms": "8000",
     "RAY_health_check_failure_threshold": "3",
 }
-MADE = ("out", "cache", "report.txt", "dvc.lock", "runs", "tmp")  # by a run
-UNSHARED = shutil.ignore_patterns("out", "tmp", "cache", "data", "runs", "__pycache__", ".git")
+MADE = ("out", "cache", "report.txt", "dvc.lock", "runs", "cards", "tmp")  # by a run
+UNSHARED = shutil.ignore_patterns(*MADE, "data", "__pycache__", ".git")
 
 
 class Hosts:
@@ -50,7 +50,9 @@ class Hosts:
         """The head's command for cells that sleep."""
         return [sys.executable, "-m", "tests.runner.workers.sleeping", self.address]
 
-    def sleep(self, seconds: float, reads: dict[str, list[str]]) -> None:
+    def sleep(
+        self, seconds: float, reads: dict[str, list[str]], runtime: str = "{device: cpu}"
+    ) -> None:
         """Make the head a project of cells that sleep, with the remote."""
         self.head.mkdir()
         words = ["dvc", "init", "--no-scm", "-q"]
@@ -58,7 +60,7 @@ class Hosts:
         settings = "".join(f"    {k} = {v}\n" for k, v in self.remote.settings.items())
         with (self.head / ".dvc" / "config").open("a") as config:
             config.write(f"    remote = all\n['remote \"all\"']\n{settings}")
-        sleeping.write(self.head, seconds, reads)
+        sleeping.write(self.head, seconds, reads, runtime)
 
     def start(self, name: str, *command: str) -> "subprocess.Popen[str]":
         with (self.folder / f"{name}.said").open("a") as said:

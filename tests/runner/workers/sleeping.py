@@ -31,14 +31,18 @@ def cells(arms: int = ARMS, seeds: int = SEEDS, rounds: int = ROUNDS) -> dict[st
     return found
 
 
-def write(folder: Path, seconds: float, reads: dict[str, list[str]], device: str = "cpu") -> None:
-    """A dvc.yaml for each chain; outs are small files of text that name what was read."""
+def write(folder: Path, seconds: float, reads: dict[str, list[str]], runtime: str) -> None:
+    """A dvc.yaml for each chain; outs are small files of text that name what was read.
+
+    `runtime`: the block, in params.yaml.
+    """
     files: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, before in reads.items():
         one = name.replace("@", "-")
         deps = [f"out/{x.replace('@', '-')}" for x in before]
         text = f"(cat {' '.join(deps)} /dev/null; echo {one}) > out/{one}"
-        cmd = f"mkdir -p out; echo {one} >> runs; sleep {seconds}; {text}"
+        card = "echo $CUDA_VISIBLE_DEVICES $(date +%s.%N) >> cards"
+        cmd = f"mkdir -p out; echo {one} >> runs; {card}; sleep {seconds}; {card}; {text}"
         wdir = "../../.."
         files[name.partition("@")[2]][one] = {
             "cmd": cmd,
@@ -55,7 +59,7 @@ def write(folder: Path, seconds: float, reads: dict[str, list[str]], device: str
     last = {"cmd": "cat out/* > report.txt", "deps": deps, "outs": ["report.txt"]}
     (folder / "dvc.yaml").write_text(json.dumps({"stages": {"report": last}}))
     (folder / "reads.json").write_text(json.dumps(reads))
-    (folder / "params.yaml").write_text(f"runtime: {{device: {device}}}\n")
+    (folder / "params.yaml").write_text(f"runtime: {runtime}\n")
 
 
 def bound(seconds: float, reads: dict[str, list[str]], workers: int) -> float:

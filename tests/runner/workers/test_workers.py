@@ -3,6 +3,8 @@
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.runner.workers import cluster
 from tests.project import Project
 from tests.runner.workers import sleeping
 from tests.runner.workers.cluster import MADE, QUICK, Hosts, alone, listening, locks
@@ -177,6 +180,39 @@ def test_an_experiment_on_workers_is_that_of_plain_dvc_repro(tmp_path: Path, war
         assert nothing_to_do(hosts.head, hosts.environment)
     finally:
         hosts.end()
+    wait_for(lambda: not hosts.left())
+
+
+def test_small_cells_share_a_card_and_others_have_one_to_themselves(hosts: Hosts) -> None:
+    small = {f"evaluate@{one}": [] for one in "ab"}
+    large = {f"train@{one}": list(small) for one in "ab"}
+    hosts.sleep(3, small | large, "{device: cuda, gpu_share: {evaluate: 0.5}}")
+    head = hosts.run()
+    hosts.worker(1, "--gpus", "1", "--parallel", "2")
+    assert head.wait(600) == 0, hosts.said("head")
+    said = [line.split() for line in (hosts.folder / "worker-1" / "cards").read_text().splitlines()]
+    assert {card for card, _ in said} == {"0"}
+    at = [float(time) for _, time in said]
+    assert at[1] < at[0] + 3  # a and b of evaluate began before one of them ended
+    assert at[5] >= at[4] + 3  # a of train ended before b began
+
+
+def test_a_cluster_that_exists_is_used_and_stays(hosts: Hosts) -> None:
+    hosts.sleep(0.2, READS)
+    hosts.environment |= cluster.SETTINGS
+    (hosts.folder / "cluster").mkdir()
+    host, _, port = hosts.address.partition(":")
+    start = [sys.executable, "-P", "-m", "pipeline.runner.workers.ray_start", "start", "--block"]
+    start += ["--head", "--node-ip-address", host, "--port", port, "--include-dashboard", "false"]
+    start += ["--temp-dir", tempfile.mkdtemp(prefix="ray-", dir="/tmp"), "--num-cpus", "1"]
+    there = hosts.start("cluster", *start)
+    hosts.wait("cluster", "Ray runtime started")
+    head = hosts.run(*hosts.sleeps, f"ray:{hosts.address}")
+    hosts.worker(1)
+    assert head.wait(600) == 0, hosts.said("head")
+    assert locks(hosts.head) == locks(alone(hosts))
+    assert there.poll() is None
+    hosts.end()
     wait_for(lambda: not hosts.left())
 
 
