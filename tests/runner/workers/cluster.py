@@ -24,7 +24,6 @@ QUICK = {  # a node that stands still is given up after some seconds
     "RAY_health_check_failure_threshold": "3",
 }
 MADE = ("out", "cache", "report.txt", "dvc.lock", "runs", "cards", "tmp")  # by a run
-UNSHARED = shutil.ignore_patterns(*MADE, "data", "__pycache__", ".git")
 
 
 class Hosts:
@@ -83,8 +82,13 @@ class Hosts:
     def worker(self, number: int, *words: str) -> "subprocess.Popen[str]":
         name = f"worker-{number}"
         if not (self.folder / name).exists():
-            shutil.copytree(self.head, self.folder / name, ignore=UNSHARED, symlinks=True)
+            shutil.copytree(self.head, self.folder / name, ignore=self._unshared, symlinks=True)
         return self.start(name, "omniopd", "worker", "--join", self.address, *words)
+
+    def _unshared(self, folder: str, names: list[str]) -> set[str]:
+        """What a clone does not get: what ran, in the project's folder and in .dvc."""
+        made = {*MADE, "data", ".git"} if Path(folder) in (self.head, self.head / ".dvc") else ()
+        return {"__pycache__"} | set(made)
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.said").read_text()

@@ -1,5 +1,6 @@
 """Cells on workers of a Ray cluster on this host, each with a folder and a cache of its own."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -167,14 +168,19 @@ def test_an_experiment_on_workers_is_that_of_plain_dvc_repro(tmp_path: Path, war
     subprocess.run(remote, cwd=hosts.head, env=hosts.environment, check=True)
     try:
         other = Project.at(shutil.copytree(hosts.head, tmp_path / "worker-3"))
-        path = other.folder / "pipeline" / "method" / "posterior.py"
-        path.write_text(path.read_text().replace(" + ", " - ", 1))
+        path = other.folder / "pipeline" / "method" / "objectives" / "sft.py"
+        before = path.read_text()
+        path.write_text(before.replace("found, cut = [], 0", "found, cut = [], 1"))
+        assert path.read_text() != before
         head = hosts.run("omniopd", "run", "--on", "ray", "--listen", hosts.address)
         refused = hosts.worker(3)
         for number in (1, 2):
             hosts.worker(number)
         assert refused.wait(400) == 2
-        assert "variants is other than the head's: prior " in hosts.said("worker-3")
+        refusal = (
+            r"code of 1 of \d+ variants is other than the head's: train-sft is of other code: "
+        )
+        assert re.search(f"{refusal}examples", hosts.said("worker-3")), hosts.said("worker-3")
         assert head.wait(1200) == 0, hosts.said("head")
         assert content(project) == content(here)
         assert nothing_to_do(hosts.head, hosts.environment)
