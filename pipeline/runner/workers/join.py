@@ -23,11 +23,7 @@ def work(head: str, gpus: int, serves: str, cells: int, ip: str) -> None:
         raise UserError(
             f"--serves: found {short(serves)}, wanted some of {','.join(KINDS)}. Correct it."
         )
-    if not Path(".dvc").is_dir():
-        raise UserError(
-            f"{Path.cwd()}: found no .dvc, wanted a project's folder. Run this in a clone of its "
-            "own, which no other worker and no head uses."
-        )
+    _open()
     cluster.parsed(head)
     cluster.environment(make=False)
     os.environ[task.FOLDER] = str(Path.cwd())
@@ -37,6 +33,20 @@ def work(head: str, gpus: int, serves: str, cells: int, ip: str) -> None:
                 _once(head, gpus, kinds, cells, ip)
     except stopping.Asked as asked:
         raise stopping.Stopped("this worker has left.", asked) from None
+
+
+def _open() -> None:
+    """Raise UserError where DVC has no project: every cell that came here would fail."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    own = "Run this in a clone of its own, which no other worker and no head uses."
+    if not Path(".dvc").is_dir():
+        raise UserError(f"{Path.cwd()}: found no .dvc, wanted a project's folder. {own}")
+    try:
+        Repo().close()
+    except DvcException as error:
+        raise UserError(f"{Path.cwd()}: wanted a project, and DVC says {error}. {own}") from error
 
 
 def _once(head: str, gpus: int, kinds: list[Kind], cells: int, ip: str) -> None:

@@ -87,7 +87,7 @@ class Hosts:
 
     def _unshared(self, folder: str, names: list[str]) -> set[str]:
         """What a clone does not get: what ran, in the project's folder and in .dvc."""
-        made = {*MADE, "data", ".git"} if Path(folder) in (self.head, self.head / ".dvc") else ()
+        made = {*MADE, "data"} if Path(folder) in (self.head, self.head / ".dvc") else ()
         return {"__pycache__"} | set(made)
 
     def said(self, name: str) -> str:

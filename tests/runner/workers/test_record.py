@@ -11,7 +11,7 @@ import pytest
 from pipeline.commands import machines
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment
-from pipeline.runner.workers import cluster, objects, record
+from pipeline.runner.workers import cluster, join, objects, record
 from pipeline.runner.workers.task import Desk
 from tests.project import MINIATURE
 
@@ -70,6 +70,17 @@ def test_another_place_to_run_is_refused(on: str) -> None:
 def test_an_address_is_a_host_and_a_port(address: str) -> None:
     with pytest.raises(UserError, match="wanted HOST:PORT"):
         cluster.parsed(address)
+
+
+def test_a_worker_in_a_folder_that_dvc_cannot_open_takes_no_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"found no \.dvc, wanted a project's folder"):
+        join.work(machines.HEAD, 0, "cpu", 1, "127.0.0.1")
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(UserError, match="wanted a project, and DVC says .* is not a git repo"):
+        join.work(machines.HEAD, 0, "cpu", 1, "127.0.0.1")
 
 
 @pytest.fixture
