@@ -79,7 +79,7 @@ def test_a_worker_in_a_folder_that_dvc_cannot_open_takes_no_cell(
     with pytest.raises(UserError, match=r"found no \.dvc, wanted a project's folder"):
         join.work(machines.HEAD, 0, "cpu", 1, "127.0.0.1")
     (tmp_path / ".dvc").mkdir()
-    with pytest.raises(UserError, match="wanted a project, and DVC says .* is not a git repo"):
+    with pytest.raises(UserError, match=r"wanted a project, and DVC says .* is not a git repo"):
         join.work(machines.HEAD, 0, "cpu", 1, "127.0.0.1")
 
 
