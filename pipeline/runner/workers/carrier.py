@@ -31,7 +31,7 @@ from pipeline.processes import reaper, stopping, subprocesses
 from pipeline.processes.launch.client import INSIDE
 from pipeline.runner.dag import plan_files
 from pipeline.runner.workers import objects
-from pipeline.runner.workers.task import CARDS, MARK
+from pipeline.runner.workers.task import CARDS, MARK, READY
 
 REMOTE_SECONDS = 3600.0  # DVC waits for ever for a remote that died while it was spoken to
 
@@ -41,12 +41,17 @@ def main() -> None:
     try:
         with stopping.heard():
             threading.Thread(target=_hear, args=[cells], daemon=True).start()
+            _say(READY)
             while True:
                 result = _result(json.loads(cells.get()))
-                sys.stdout.write(f"\n{MARK}{json.dumps(result)}\n")
-                sys.stdout.flush()
+                _say(f"\n{MARK}{json.dumps(result)}\n")
     except stopping.Asked as error:
         sys.exit(error.status)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _result(asked: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def _result(asked: dict[str, Any]) -> dict[str, Any]:
         with reaper.watched():
             return _carry(asked)
     except (UserError, OSError) as error:
-        sys.stdout.write(f"error: {paragraph(error)}\n")
+        _say(f"error: {paragraph(error)}\n")
         return {"status": STATUS}
 
 

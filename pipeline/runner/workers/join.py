@@ -10,7 +10,7 @@ import typer
 from pipeline.core.errors import UserError, short
 from pipeline.processes import reaper, stopping
 from pipeline.processes.launch.kinds import KINDS, Kind
-from pipeline.runner.workers import cluster, pool, record, task
+from pipeline.runner.workers import cluster, nodes, record, task
 
 LOOK_SECONDS = 1.0
 REFUSED = 3  # looks in a row at which nobody listens: the head is gone
@@ -54,7 +54,7 @@ def _once(head: str, gpus: int, kinds: list[Kind], cells: int, ip: str) -> None:
     said = _record(head)
     count = record.compare(said)
     typer.echo(f"the code of {count} variants is that of the head at {head}")
-    resources = json.dumps(pool.offered(cells, kinds))
+    resources = json.dumps(nodes.offered(cells, kinds))
     words = ["--address", head, "--resources", resources, "--num-gpus", str(gpus)]
     words += ["--num-cpus", str(cells)]  # processes that Ray keeps ready; no cell asks for CPUs
     with cluster.node(ip, *words) as node:

@@ -16,10 +16,10 @@ from pipeline.config.machines import Machines, cards
 from pipeline.config.params_file import PARAMS
 from pipeline.core import dag_names
 from pipeline.core.errors import UserError
-from pipeline.processes.launch.kinds import KINDS, Kind
 from pipeline.processes.subprocesses import Stopped
 from pipeline.runner.cell_graph import Cell
 from pipeline.runner.workers import cluster, objects, record
+from pipeline.runner.workers.nodes import CARDS, CELL, KIND, Nodes
 from pipeline.runner.workers.task import LOST, Desk, carry
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from pipeline.runner.dvc_project import Project
 
-CELL = "omniopd-cell"  # Ray's resource: cells at a time on a node; and of each kind, KIND
-KIND = "omniopd-"
-CARDS = "GPU"  # Ray's own name
 RETRIES = 3  # by Ray, of a cell whose node died
 LOOK_SECONDS = 0.3
 GONE_SECONDS = 5.0  # after which Ray itself should have given a dead node's cell to another
@@ -45,16 +42,14 @@ class Pool:
         self._ray, self._changed, self._near = ray, changed, NodeAffinitySchedulingStrategy
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._desk = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
-        self._runtime = runtime
+        self._runtime, self._nodes = runtime, Nodes(ray)
         self._task = ray.remote(num_cpus=0, max_retries=RETRIES, retry_exceptions=False)(carry)
         self._lines: dict[str, Line] = {}
         self._refs: set[Any] = set()
         self._lock = threading.Lock()
-        self._room: Counter[str] = Counter()  # of CELL, each KIND and CARDS, over all nodes
         self._offered: set[str] = set()  # objects that others can have
         self._places: dict[str, str] = {}  # path of an out: the node that made it
         self._holders: dict[str, str] = {}  # node of each cell's
-        self._dead: dict[str, float] = {}  # since when a node that was alive is not
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -63,9 +58,9 @@ class Pool:
         """Whether a worker takes one more cell like this beside those."""
         kind = f"{KIND}{cell.kind}"
         alike = [one for one in running if one.kind == cell.kind]
-        if len(running) >= self._room[CELL] or len(alike) >= self._room[kind]:
+        if len(running) >= self._nodes.room[CELL] or len(alike) >= self._nodes.room[kind]:
             return False
-        return sum(map(self._cards, (cell, *alike))) <= self._room[CARDS]
+        return sum(map(self._cards, (cell, *alike))) <= self._nodes.room[CARDS]
 
     def _cards(self, cell: Cell) -> float:
         return cards(self._runtime, cell.name.partition("@")[0]) if cell.kind == "gpu" else 0
@@ -174,7 +169,7 @@ class Pool:
     def _gone(self, cell: Cell, sent: float) -> bool:
         """Whether the cell's holder is on a dead node, or it may wait in the queue of one."""
         holder = self._holders.get(cell.name)
-        died = self._dead.items()
+        died = list(self._nodes.died.items())
         times = [at for node, at in died if (node == holder if holder else at > sent)]
         return bool(times) and time.monotonic() - max(times) > GONE_SECONDS
 
@@ -209,22 +204,9 @@ class Pool:
         while not self._over.wait(LOOK_SECONDS):
             with suppress(self._ray.exceptions.RayError):
                 self._say()
-            every = self._ray.nodes()
-            for one in every:
-                if not one["Alive"]:
-                    self._dead.setdefault(one["NodeID"], time.monotonic())
-            nodes = [one for one in every if one["Alive"]]
-            room = sum((Counter(_ours(one["Resources"])) for one in nodes), Counter())
-            if room != self._room:
-                served = [kind for kind in KINDS if room[f"{KIND}{kind}"]]
-                count = sum(CELL in one["Resources"] for one in nodes)
-                typer.echo(
-                    f"workers: {count} with room for {room[CELL]} cells at a time of kinds "
-                    f"{', '.join(served) or 'none'}"
-                )
-                self._room = room
-                self._changed()
-            if room[CELL]:
+                if self._nodes.look():
+                    self._changed()
+            if self._nodes.room[CELL]:
                 said = time.monotonic()
             elif time.monotonic() - said > 60:
                 said = time.monotonic()
@@ -235,16 +217,6 @@ class Pool:
         for cell, text in lines:
             if line := self._lines.get(cell):
                 line(text)
-
-
-def _ours(resources: dict[str, float]) -> dict[str, int]:
-    names = {CELL, CARDS, *(f"{KIND}{kind}" for kind in KINDS)}
-    return {name: int(count) for name, count in resources.items() if name in names}
-
-
-def offered(cells: int, serves: list[Kind]) -> dict[str, int]:
-    """What a worker tells Ray that it has."""
-    return {CELL: cells, **{f"{KIND}{kind}": cells for kind in serves}}
 
 
 def remote(cell: Cell) -> bool:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+READY = "\x1eomniopd is ready\n"  # a carrier's first line, when it has imported all that it needs
 MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
 LOST = 137  # as of a stage that was killed: the flow may try again
 CARDS = "_VISIBLE_DEVICES"  # ends names of variables by which Ray says which cards a task has
@@ -58,6 +59,19 @@ class Desk:
         return found, self.nodes
 
 
+def warm() -> str:
+    """Have a carrier for the first cell that this process gets; what went wrong, or nothing."""
+    process = _carrier()
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        if line == READY:
+            _waiting.append(process)
+            return ""
+        said.append(line.strip())
+    return f"a process for cells ended with status {process.wait()}: {' '.join(said[-3:])}"
+
+
 def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
     """Make a cell on this node; what came of it, with the holder's number and the node."""
     import ray
@@ -88,7 +102,7 @@ def _carried(asked: dict[str, Any], line: Callable[[str], Any]) -> dict[str, Any
         if said.startswith(MARK):
             _waiting.append(process)
             return dict(json.loads(said.removeprefix(MARK)))
-        if said.strip():
+        if said.strip() and said != READY:
             line(said.rstrip())
     status = process.wait()
     return {"status": status if status > 0 else 128 - status}
