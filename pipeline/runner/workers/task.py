@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.holders: dict[str, int] = {}
+        self.tries: Counter[str] = Counter()
         self.nodes: dict[str, str] = {}  # of the holders
         self.orders: dict[str, int] = {}  # of each cell the oldest that still counts
         self.lines: list[tuple[str, str]] = []
@@ -36,7 +38,8 @@ class Desk:
             return 0
         self.holders[cell] = number = self.holders.get(cell, 0) + 1
         self.nodes[cell] = node
-        again = f", try {number}" if number > 1 else ""
+        self.tries[cell] += 1
+        again = f", try {self.tries[cell]}" if self.tries[cell] > 1 else ""
         self.lines.append((cell, f"launch: runs on {who}{again}"))
         return number
 
