@@ -27,7 +27,8 @@ from tests.runner.workers.cluster import Hosts, alone, locks, outs
 from tests.telling import gone, wait_for
 
 SEED = 20261130
-CELL_SECONDS, READS = 3.0, sleeping.cells(arms=2, seeds=2, rounds=2)
+CELL_SECONDS, ROUNDS = 3.0, 2
+MORE_ROUNDS = {"worker-thaws": 5}  # so that the plan is not done when the worker moves on
 SPAN_SECONDS = 25.0  # after the first cell began, in which the fault comes
 AWAY_SECONDS, FROZEN_SECONDS = 30.0, 120.0
 HANGS_SECONDS = 900.0
@@ -57,7 +58,8 @@ def injected(name: str, number: int) -> dict[str, Any]:
     wrong: list[str] = []
     start = at = time.monotonic()
     try:
-        hosts.sleep(CELL_SECONDS, READS)
+        rounds = MORE_ROUNDS.get(name, ROUNDS)
+        hosts.sleep(CELL_SECONDS, sleeping.cells(arms=2, seeds=2, rounds=rounds))
         head = hosts.run(*hosts.sleeps, "ray", "2")
         for worker in (1, 2):
             hosts.worker(worker)
@@ -163,6 +165,7 @@ def remote_stops(hosts: Hosts, draw: random.Random) -> None:
 KINDS: dict[str, Callable[[Hosts, random.Random], None]] = {
     "worker-killed": kill,
     "worker-frozen": freeze,
+    "worker-thaws": freeze,
     "prefect-killed": prefect_killed,
     "prefect-stops": prefect_stops,
     "folder-stops": remote_stops,
