@@ -213,7 +213,7 @@ class Pool:
                 typer.echo("no worker is there. Start some: omniopd worker --join HEAD:PORT")
 
     def _say(self) -> None:
-        lines, self._holders = self._ray.get(self._desk.taken.remote())
+        lines, self._holders = self._ray.get(self._desk.taken.remote([*self._lines]))
         for cell, text in lines:
             if line := self._lines.get(cell):
                 line(text)

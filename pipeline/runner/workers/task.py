@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 READY = "\x1eomniopd is ready\n"  # a carrier's first line, when it has imported all that it needs
@@ -56,10 +56,10 @@ class Desk:
         if self.holds(cell, number):
             self.lines.append((cell, line))
 
-    def taken(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
-        """What was said since this was last asked, and the node of each cell's holder."""
+    def taken(self, running: Iterable[str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+        """What was said since this was last asked, and the node of each running cell's holder."""
         found, self.lines = self.lines, []
-        return found, self.nodes
+        return found, {cell: self.nodes[cell] for cell in running if cell in self.nodes}
 
 
 def warm() -> str:

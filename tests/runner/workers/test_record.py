@@ -44,11 +44,11 @@ def test_a_holder_that_was_replaced_has_no_say() -> None:
     first, second = desk.claim("a", 1, "one", "n1"), desk.claim("a", 1, "two", "n2")
     assert not desk.holds("a", first)
     assert desk.holds("a", second)
-    desk.taken()
+    desk.taken([])
     desk.say("a", first, "stale")
     desk.say("a", second, "fresh")
-    assert desk.taken() == ([("a", "fresh")], {"a": "n2"})
-    assert desk.taken() == ([], {"a": "n2"})
+    assert desk.taken(["a", "b"]) == ([("a", "fresh")], {"a": "n2"})
+    assert desk.taken([]) == ([], {})
 
 
 def test_an_order_that_was_given_up_is_nobodys() -> None:
