@@ -3,6 +3,7 @@ be cut."""
 
 import contextlib
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -119,9 +120,11 @@ class Line:
 
 
 def free() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody has: of those that are given to nobody who asks for any, nor Ray's own."""
+    while True:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            return int(one.getsockname()[1])
 
 
 def answers(port: int) -> bool:
