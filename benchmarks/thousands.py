@@ -5,7 +5,8 @@ MiB; peer: the same with 500. The cells' seconds are wall time from when the wor
 the end of the run.
 
 thousands_cell      seconds a cell
-thousands_head      of the head's own process, `omniopd run`
+thousands_cpu       CPU seconds a cell of the head's own process
+thousands_head      memory of the head's own process, `omniopd run`
 thousands_ray       of Ray's store at the head, gcs_server
 thousands_prefect   of the process with Prefect's server, on SQLite
 thousands_told      seconds a cell that Prefect takes when it is told alone, as fast as it can; of
@@ -41,7 +42,7 @@ NAMES = {HEAD: "head", STORE: "ray", PREFECT: "prefect"}
 def rows(scratch: Path) -> list[Row]:
     few, many = (_measured(scratch / str(count), seeds) for count, seeds in SEEDS.items())
     small, large = (_told(scratch / f"told-{count}", count) for count in SEEDS)
-    units = {"cell": "s", "told": "s", "database": "bytes"}
+    units = {"cell": "s", "cpu": "CPU s", "told": "s", "database": "bytes"}
     return [
         row(f"thousands_{name}", units.get(name, "MiB"), "lower", "500 cells", [big], [little])
         for name, big, little in (
@@ -66,7 +67,8 @@ def _measured(folder: Path, seeds: int) -> dict[str, float]:
     finally:
         over.set()
     sys.stderr.write(f"{len(reads)} cells: {seconds:.0f} s, {json.dumps(most)}\n")
-    return {"cell": seconds / len(reads), **{name: most[name] for name in NAMES.values()}}
+    each = {"cell": seconds / len(reads), "cpu": most["cpu"] / len(reads)}
+    return {**each, **{name: most[name] for name in NAMES.values()}}
 
 
 def _weigh(head: psutil.Process, most: dict[str, float]) -> None:
@@ -75,6 +77,8 @@ def _weigh(head: psutil.Process, most: dict[str, float]) -> None:
         for text, name in NAMES.items():
             if text in words and (name != "head" or process == head):
                 most[name] = max(most[name], process.memory_info().rss / 2**20)
+                if name == "head":
+                    most["cpu"] = process.cpu_times().user + process.cpu_times().system
 
 
 def _told(folder: Path, count: int) -> dict[str, float]:
