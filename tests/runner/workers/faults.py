@@ -63,7 +63,10 @@ def injected(name: str, number: int) -> dict[str, Any]:
         head = hosts.run(*hosts.sleeps, "ray", "2")
         for worker in (1, 2):
             hosts.worker(worker)
-        hosts.wait("head", "launch: runs on")
+        try:
+            hosts.wait("head", "launch: runs on")
+        except AssertionError as error:
+            raise RuntimeError("no cell began, so that there was no fault") from error
         start = time.monotonic()
         time.sleep(draw.uniform(0, SPAN_SECONDS))
         at = time.monotonic()
