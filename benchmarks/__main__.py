@@ -2,7 +2,8 @@
 
     python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score text dag
                                           status verify stages and, only where it is named,
-                                          growth (half an hour)
+                                          growth (half an hour), and workers (10
+                                          minutes) and thousands with extra ray
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
 benchmarks/results.md. Look-ups in the judgment store are a command of their own,
@@ -39,8 +40,10 @@ TOPICS = {  # and how the names of their rows begin
     "verify": "verify_",
     "stages": f"(?!{_APART})(memory|time)_",
     "growth": _APART,
+    "workers": "workers_",
+    "thousands": "thousands_",
 }
-ALL = [topic for topic in TOPICS if topic != "growth"]
+ALL = [topic for topic in TOPICS if topic not in ("growth", "workers", "thousands")]
 MANDATORY = (
     "rollout_vllm",
     "teach_generate",

@@ -113,10 +113,11 @@ def run(
     from pipeline.runner import flow
     from pipeline.runner.dag import plan_files
 
+    machines.checked(on, listen)
     before = ending.stamp()
     reruns.tell(plan_files.write(buying=True))
     typer.echo(_detectable())
-    flow.run(parallel, machines.checked(on), listen)
+    flow.run(parallel, on, listen)
     typer.echo(ending.result(before) or ending.PAGE)
     typer.echo(_took())
 

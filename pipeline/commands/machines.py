@@ -1,5 +1,6 @@
 """`omniopd worker`, and what `omniopd run` is told of workers: docs/machines.md."""
 
+import os
 import re
 from typing import Annotated
 
@@ -10,14 +11,24 @@ from pipeline.core.errors import UserError, short
 HEAD = "127.0.0.1:6379"
 
 
-def checked(on: str) -> str:
-    """--on of `omniopd run`. Raises UserError."""
+def checked(on: str, listen: str) -> None:
+    """--on and --listen of `omniopd run`, before anything is planned. Raises UserError.
+
+    With workers this machine is not asked for what only cells need.
+    """
     if not re.fullmatch(r"local|ray|ray:[^:]\S*:\d+", on):
         raise UserError(
             f"--on: found {short(on)}, wanted local, ray, or ray:HOST:PORT of a cluster that "
             "exists. Correct it."
         )
-    return on
+    if on == "local":
+        return
+    from pipeline.runner import preflight
+    from pipeline.runner.workers import cluster
+
+    cluster.package()
+    cluster.parsed(on.partition(":")[2] or listen)
+    os.environ[preflight.ELSEWHERE] = "1"  # stage `plan` looks, too
 
 
 def worker(

@@ -3,12 +3,12 @@
 import shlex
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config import params_file
 from pipeline.config.params import Runtime
-from pipeline.processes.launch.kinds import KINDS, Kind
+from pipeline.processes.launch.kinds import GPU, KINDS, Kind
 
 
 def _words(text: str) -> str:
@@ -32,6 +32,18 @@ def _kinds(prefixes: Any) -> Any:
     return prefixes
 
 
+def _stages(shares: Any) -> Any:
+    unknown = [str(x) for x in shares if x not in GPU] if isinstance(shares, dict) else []
+    if unknown:
+        raise PydanticCustomError(
+            "stage",
+            "stages that load a model, {stages}, and {unknown} is none",
+            {"stages": ", ".join(sorted(GPU)), "unknown": ", ".join(unknown)},
+        )
+    return shares
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
 Prefix = Annotated[str, Field(pattern=r"\S", max_length=1000), AfterValidator(_words)]
 
 
@@ -39,6 +51,20 @@ class Machines(Runtime):
     # the words before a stage's command, for each kind of cell that is to start elsewhere, as
     # {gpu: "srun -p gpu --gres=gpu:1"}
     launch: Annotated[dict[Kind, Prefix], BeforeValidator(_kinds)] = Field(default={})
+
+    # the share of a card that a cell of a stage takes on a worker, as {evaluate: 0.5}: two of them
+    # share one. A stage that is not named here has its cards to itself
+    gpu_share: Annotated[dict[str, Share], BeforeValidator(_stages)] = Field(default={})
+
+    @model_validator(mode="after")
+    def _one_card(self) -> "Machines":
+        if self.gpu_share and self.tensor_parallel * self.data_parallel > 1:
+            raise PydanticCustomError(
+                "share",
+                "no gpu_share where tensor_parallel or data_parallel is above 1: a copy of a "
+                "model that needs several cards shares none",
+            )
+        return self
 
     @property
     def gpu_here(self) -> bool:
@@ -49,3 +75,11 @@ class Machines(Runtime):
 def read() -> Machines:
     """The block. Raises UserError."""
     return params_file.free("runtime", Machines)
+
+
+def cards(runtime: Machines, group: str) -> float:
+    """Of a worker that a cell of this group, of kind gpu, takes."""
+    if runtime.device == "cpu":
+        return 0
+    whole = runtime.tensor_parallel * runtime.data_parallel
+    return runtime.gpu_share.get(group, runtime.gpu_share.get(group.partition("-")[0], whole))

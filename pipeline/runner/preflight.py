@@ -6,6 +6,7 @@ needs nothing: a finished experiment can be planned and reported anywhere.
 
 import functools
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +18,8 @@ from pipeline.plan import expand
 from pipeline.plan.blocks import Experiment
 
 DEVICES = {"pretrain", "rollout", "teach", "train", "evaluate"}  # stages that load a model
+# in the environment of a run whose cells are made on workers: there is what they want, not here
+ELSEWHERE = "OMNIOPD_ELSEWHERE"
 PROBE = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
 
@@ -36,15 +39,17 @@ def check(
 ) -> None:
     """Raise UserError where a cell of the plan that is not `done` could not run here.
 
-    `buying`: nor a teacher be asked, for want of a key or of accepted terms.
+    `buying`: nor a teacher be asked, for want of a key or of accepted terms. Where ELSEWHERE is
+    set only the terms are looked at, as they stand in params.yaml.
     """
+    elsewhere = ELSEWHERE in os.environ
     parts = [*_parts(found)]
     finished = functools.cache(done)
     looks: list[Look] = [_vllm, functools.partial(_device, file.runtime.device)]
-    if "gpu" in file.runtime.launch:  # cells that load a model start elsewhere
+    if elsewhere or "gpu" in file.runtime.launch:  # cells that load a model start elsewhere
         looks = []
     if buying and not file.teach.replay:
-        looks.append(functools.partial(_teachers, file))
+        looks.append(functools.partial(_teachers, file, not elsewhere))
     for look in looks:
         for part, said in look(parts):
             if part.name not in finished():
@@ -93,7 +98,7 @@ def _device(device: str, parts: list[Part]) -> Iterator[tuple[Part, str]]:
         yield from ((part, said) for part in wanted)
 
 
-def _teachers(file: Experiment, parts: list[Part]) -> Iterator[tuple[Part, str]]:
+def _teachers(file: Experiment, keys: bool, parts: list[Part]) -> Iterator[tuple[Part, str]]:
     from pipeline.teachers.purchase import preflight
     from pipeline.teachers.wire import api_keys
 
@@ -104,7 +109,8 @@ def _teachers(file: Experiment, parts: list[Part]) -> Iterator[tuple[Part, str]]
         if config is None or isinstance(config, LocalTeacher):
             continue
         try:
-            api_keys.api_key(config)
+            if keys:
+                api_keys.api_key(config)
             preflight.terms(config.provider, names)
         except UserError as error:
             yield part, f"{error} With teach.replay: true nobody is asked."

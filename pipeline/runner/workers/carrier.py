@@ -1,13 +1,12 @@
-"""One cell in a worker's folder, by a process that Ray's started before there was a cell, as the
-import of DVC takes as long as a short stage.
+"""Cells in a worker's folder, one after another, in a process beside Ray's: the import of DVC takes
+as long as a short stage.
 
-On stdin what is to be done, as a line of JSON; its end, when Ray's process is gone, ends the stage.
-All that the stage says comes out as it is said, and then MARK and what came of it. Nothing of the
-folder's dvc.lock is read or written: the head does that.
+On stdin what is to be done, a cell a line, as JSON; its end, when Ray's process is gone, ends the
+stage. All that a stage says comes out as it is said, and then MARK and what came of it. Nothing of
+the folder's dvc.lock is read or written: the head does that.
 """
 
 import base64
-import contextlib
 import json
 import os
 import signal
@@ -15,7 +14,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from dvc.exceptions import DvcException
@@ -29,53 +31,72 @@ from pipeline.processes import reaper, stopping, subprocesses
 from pipeline.processes.launch.client import INSIDE
 from pipeline.runner.dag import plan_files
 from pipeline.runner.workers import objects
-from pipeline.runner.workers.task import MARK
+from pipeline.runner.workers.task import CARDS, MARK, READY
 
-SEND_SECONDS = 3600.0  # a push to a remote that died would wait for ever
+REMOTE_SECONDS = 3600.0  # DVC waits for ever for a remote that died while it was spoken to
 
 
 def main() -> None:
-    line = sys.stdin.readline()
-    if not line:  # there was no cell
-        return
-    asked = json.loads(line)
-    threading.Thread(target=_watch, daemon=True).start()
+    cells: SimpleQueue[bytes] = SimpleQueue()
     try:
-        with stopping.heard(), reaper.watched():
-            result = _carry(asked)
+        with stopping.heard():
+            threading.Thread(target=_hear, args=[cells], daemon=True).start()
+            _say(READY)
+            while True:
+                result = _result(json.loads(cells.get()))
+                _say(f"\n{MARK}{json.dumps(result)}\n")
     except stopping.Asked as error:
         sys.exit(error.status)
-    except (UserError, OSError) as error:
-        sys.stdout.write(f"error: {paragraph(error)}\n")
-        result = {"status": STATUS}
-    sys.stdout.write(f"\n{MARK}{json.dumps(result)}\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _result(asked: dict[str, Any]) -> dict[str, Any]:
+    """What came of a cell, when nothing that its stage started still runs."""
+    try:
+        with reaper.watched():
+            return _carry(asked)
+    except (UserError, OSError) as error:
+        _say(f"error: {paragraph(error)}\n")
+        return {"status": STATUS}
 
 
 def _carry(asked: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     _write(asked["files"])
     try:
-        repo = Repo(_wait_for_lock=True)
-        with repo.lock:
-            objects.bring(repo, asked["deps"])
+        with closing(Repo(_wait_for_lock=True)) as repo:
             made = objects.stage(repo, asked["cmd"], asked["outs"])
-            made.remove_outs(ignore_remove=True, force=True)
-        status = _run(asked["cmd"], verified.asked(objects.cache(repo)))
-        if status:
-            return {"status": status}
-        timer = threading.Timer(SEND_SECONDS, os.kill, [os.getpid(), signal.SIGKILL])
-        timer.daemon = True
-        timer.start()
-        with repo.lock:
-            made.save_outs()
-            made.commit()
-            entries = [_entry(out) for out in made.outs]
-            objects.offer(repo, entries)
-        timer.cancel()
+            with repo.lock, _limited():
+                objects.bring(repo, asked["deps"])
+                made.remove_outs(ignore_remove=True, force=True)
+            more = {**verified.asked(objects.cache(repo)), **asked["cards"], INSIDE: "1"}
+            status = _run(asked["cmd"], more)
+            if status:
+                return {"status": status}
+            with repo.lock, _limited():
+                made.save_outs()
+                made.commit()
+                entries = [_entry(out) for out in made.outs]
+                objects.offer(repo, entries)
     except DvcException as error:
         raise UserError(f"DVC: {error}. Correct that on this worker.") from error
     return {"status": 0, "outs": entries, "seconds": time.perf_counter() - start}
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """End this process where the block, which speaks to a remote, takes too long."""
+    timer = threading.Timer(REMOTE_SECONDS, os.kill, [os.getpid(), signal.SIGKILL])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _entry(out: Any) -> dict[str, Any]:
@@ -98,10 +119,13 @@ def _write(files: dict[str, str]) -> None:
             temporary.write_bytes(data)
 
 
-def _run(command: str, asked: dict[str, str]) -> int:
-    environment = {**plan_files.environment(), **asked, INSIDE: "1"}
+def _run(command: str, more: dict[str, str]) -> int:
+    kept = {k: v for k, v in plan_files.environment().items() if not k.endswith(CARDS)}
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL, process_group=0
+        ["/bin/sh", "-c", command],
+        env={**kept, **more},
+        stdin=subprocess.DEVNULL,
+        process_group=0,
     )
     try:
         return process.wait()
@@ -110,10 +134,14 @@ def _run(command: str, asked: dict[str, str]) -> int:
         raise
 
 
-def _watch() -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 64):
-            pass
+def _hear(cells: "SimpleQueue[bytes]") -> None:
+    """Hand on each line of stdin; its end is ours."""
+    rest = b""
+    with suppress(OSError):
+        while piece := os.read(0, 1 << 16):  # a thread in sys.stdin would abort Python at its end
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                cells.put(line)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -29,6 +29,7 @@ TOKEN = Path("~/.ray/auth_token")  # where Ray itself looks
 STORE_BYTES = 128 << 20  # of Ray's objects: a cell's files travel through DVC
 
 LOOK_SECONDS = 0.2
+START_SECONDS = 120.0  # that a head may take to start
 TRIES = 5  # of a head: Ray gives its agents, which are Python, few seconds to start
 # ports of a node's agents. Were they chosen by these, the node would wait for it and end itself
 # where they, which are Python, start slowly
@@ -40,12 +41,17 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 WANTED = "wanted HOST:PORT, as the head says it. Correct it."
 
 
-def environment(make: bool) -> None:
-    """Set what Ray's processes read; `make` a token where there is none. Raises UserError."""
+def package() -> None:
+    """Raises UserError where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise UserError(
             "found no package ray, wanted it for workers. Run `pip install '.[ray]'` here."
         )
+
+
+def environment(make: bool) -> None:
+    """Set what Ray's processes read; `make` a token where there is none. Raises UserError."""
+    package()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         raise UserError(
             f"RAY_AUTH_MODE: found {short(os.environ['RAY_AUTH_MODE'])}, wanted token: whoever "
@@ -159,9 +165,12 @@ def head(address: str) -> Iterator[Node]:
         for left in range(TRIES - 1, -1, -1):
             with ExitStack() as tried:
                 made = tried.enter_context(node(host, *words))
+                limit = time.monotonic() + START_SECONDS
                 while made.process.poll() is None and not made.started():
+                    if time.monotonic() > limit:
+                        break
                     time.sleep(LOOK_SECONDS)
-                if made.process.poll() is None:
+                if made.process.poll() is None and made.started():
                     kept.push(tried.pop_all())
                     break
                 if not left:

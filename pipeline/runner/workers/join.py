@@ -10,7 +10,7 @@ import typer
 from pipeline.core.errors import UserError, short
 from pipeline.processes import reaper, stopping
 from pipeline.processes.launch.kinds import KINDS, Kind
-from pipeline.runner.workers import cluster, pool, record, task
+from pipeline.runner.workers import cluster, nodes, record, task
 
 LOOK_SECONDS = 1.0
 REFUSED = 3  # looks in a row at which nobody listens: the head is gone
@@ -23,11 +23,7 @@ def work(head: str, gpus: int, serves: str, cells: int, ip: str) -> None:
         raise UserError(
             f"--serves: found {short(serves)}, wanted some of {','.join(KINDS)}. Correct it."
         )
-    if not Path(".dvc").is_dir():
-        raise UserError(
-            f"{Path.cwd()}: found no .dvc, wanted a project's folder. Run this in a clone of its "
-            "own, which no other worker and no head uses."
-        )
+    _open()
     cluster.parsed(head)
     cluster.environment(make=False)
     os.environ[task.FOLDER] = str(Path.cwd())
@@ -39,12 +35,26 @@ def work(head: str, gpus: int, serves: str, cells: int, ip: str) -> None:
         raise stopping.Stopped("this worker has left.", asked) from None
 
 
+def _open() -> None:
+    """Raise UserError where DVC has no project: every cell that came here would fail."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    own = "Run this in a clone of its own, which no other worker and no head uses."
+    if not Path(".dvc").is_dir():
+        raise UserError(f"{Path.cwd()}: found no .dvc, wanted a project's folder. {own}")
+    try:
+        Repo().close()
+    except DvcException as error:
+        raise UserError(f"{Path.cwd()}: wanted a project, and DVC says {error}. {own}") from error
+
+
 def _once(head: str, gpus: int, kinds: list[Kind], cells: int, ip: str) -> None:
     """From when there is a head to when it is gone."""
     said = _record(head)
     count = record.compare(said)
     typer.echo(f"the code of {count} variants is that of the head at {head}")
-    resources = json.dumps(pool.offered(cells, kinds))
+    resources = json.dumps(nodes.offered(cells, kinds))
     words = ["--address", head, "--resources", resources, "--num-gpus", str(gpus)]
     words += ["--num-cpus", str(cells)]  # processes that Ray keeps ready; no cell asks for CPUs
     with cluster.node(ip, *words) as node:

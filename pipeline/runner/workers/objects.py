@@ -6,18 +6,62 @@ takes an object's name for its content.
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tenacity
+import typer
 
 from pipeline.core import dvc_objects
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, short
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage, Stage
 
 Entry = dict[str, Any]
+T = TypeVar("T")
+AWAY_SECONDS = 600.0  # for which a remote that cannot be reached is tried again
+PAUSE_SECONDS = 10.0  # between two tries at most
+
+
+class Away(UserError):
+    """The remote cannot be reached, or not for all that was asked: another time it may."""
+
+
+NEVER = Event()  # that is set when nobody waits for the remote any more
+
+
+def _patiently(over: Event, work: Callable[[], T]) -> T:
+    """What `work` returns, tried again while the remote is away. Raises Away at the end."""
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Away),
+        wait=tenacity.wait_exponential(max=PAUSE_SECONDS),
+        stop=tenacity.stop_after_delay(AWAY_SECONDS) | tenacity.stop_when_event_set(over),
+        sleep=tenacity.sleep_using_event(over),
+        before_sleep=_wait,
+        reraise=True,
+    ):
+        with attempt:
+            try:
+                return work()
+            except UserError:
+                raise
+            except Exception as error:  # of boto, of paramiko, of whatever speaks to a remote
+                raise Away(
+                    f"the remote: {type(error).__name__}: {short(str(error), 300)}. See that it "
+                    "can be reached, then run it again."
+                ) from error
+    raise AssertionError
+
+
+def _wait(state: tenacity.RetryCallState) -> None:
+    assert state.outcome is not None
+    assert state.next_action is not None
+    said = str(state.outcome.exception()).partition(". ")[0]
+    typer.echo(f"{said}; tried again in {state.next_action.sleep:.0f} s")
 
 
 def stage(repo: "Repo", cmd: str, outs: Sequence[str]) -> "PipelineStage":
@@ -32,13 +76,13 @@ def remote(repo: "Repo") -> bool:
     return bool(repo.config["core"].get("remote"))
 
 
-def bring(repo: "Repo", entries: Sequence[Entry]) -> None:
+def bring(repo: "Repo", entries: Sequence[Entry], over: Event = NEVER) -> None:
     """Put files and folders in their places. Raises UserError where one cannot be had whole."""
     if not entries:
         return
     damaged: dict[Path, str] = {}
     for _ in range(2):
-        _checkout(repo, entries)
+        _patiently(over, lambda: _checkout(repo, entries))
         damaged = _damaged(repo, entries)
         if not damaged:
             return
@@ -53,20 +97,23 @@ def bring(repo: "Repo", entries: Sequence[Entry]) -> None:
     )
 
 
-def offer(repo: "Repo", entries: Sequence[Entry]) -> None:
+def offer(repo: "Repo", entries: Sequence[Entry], over: Event = NEVER) -> None:
     """Let others have files of this folder's cache. Raises UserError where some did not arrive."""
     if not entries or not remote(repo):
         return
     objects = _objects(_filled(repo, entries))
-    failed = repo.cloud.push(objects).failed
-    if failed:
-        raise UserError(
-            f"the remote took all but {len(failed)} of {len(objects)} objects. See that it can be "
-            "written, then run it again."
-        )
+
+    def push() -> None:
+        if failed := repo.cloud.push(objects).failed:
+            raise Away(
+                f"the remote took all but {len(failed)} of {len(objects)} objects. See that it "
+                "can be written, then run it again."
+            )
+
+    _patiently(over, push)
 
 
-def offer_run(repo: "Repo", done: "Stage") -> None:
+def offer_run(repo: "Repo", done: "Stage", over: Event = NEVER) -> None:
     """Let others restore the stage, as `dvc push --run-cache` does for all of them."""
     if not remote(repo):
         return
@@ -79,7 +126,8 @@ def offer_run(repo: "Repo", done: "Stage") -> None:
     path = known._get_cache_path(_get_stage_hash(done), value)
     to = repo.cloud.get_remote_odb(None, "push --run-cache", hash_name="md5-dos2unix")
     parts = Path(path).relative_to(repo.cache.legacy.path).parts
-    copy(repo.cache.legacy.fs, path, to.fs, to.fs.join(to.path, *parts))
+    place = to.fs.join(to.path, *parts)
+    _patiently(over, lambda: copy(repo.cache.legacy.fs, path, to.fs, place))
 
 
 def cache(repo: "Repo") -> Path:
@@ -110,7 +158,7 @@ def _checkout(repo: "Repo", entries: Sequence[Entry]) -> None:
             )
         failed = repo.cloud.pull(_objects(made)).failed
         if failed:
-            raise UserError(
+            raise Away(
                 f"{entries[0]['path']} and {len(entries) - 1} more: {len(failed)} objects did not "
                 "come from the remote, wanted all. See that it can be read, then run it again."
             )

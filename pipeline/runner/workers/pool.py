@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.config.machines import Machines
+from pipeline.config.machines import Machines, cards
 from pipeline.config.params_file import PARAMS
 from pipeline.core import dag_names
 from pipeline.core.errors import UserError
-from pipeline.processes.launch.kinds import KINDS, Kind
 from pipeline.processes.subprocesses import Stopped
 from pipeline.runner.cell_graph import Cell
 from pipeline.runner.workers import cluster, objects, record
+from pipeline.runner.workers.nodes import CARDS, CELL, KIND, Nodes
 from pipeline.runner.workers.task import LOST, Desk, carry
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from pipeline.runner.dvc_project import Project
 
-CELL = "omniopd-cell"  # Ray's resource: cells at a time on a node; and of each kind, KIND
-KIND = "omniopd-"
 RETRIES = 3  # by Ray, of a cell whose node died
 LOOK_SECONDS = 0.3
 GONE_SECONDS = 5.0  # after which Ray itself should have given a dead node's cell to another
@@ -44,17 +42,14 @@ class Pool:
         self._ray, self._changed, self._near = ray, changed, NodeAffinitySchedulingStrategy
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._desk = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
-        gpus = runtime.tensor_parallel * runtime.data_parallel if runtime.device != "cpu" else 0
-        self._gpus = gpus
+        self._runtime, self._nodes = runtime, Nodes(ray)
         self._task = ray.remote(num_cpus=0, max_retries=RETRIES, retry_exceptions=False)(carry)
         self._lines: dict[str, Line] = {}
         self._refs: set[Any] = set()
         self._lock = threading.Lock()
-        self._room: Counter[str] = Counter()  # of CELL and each KIND, over all nodes
         self._offered: set[str] = set()  # objects that others can have
         self._places: dict[str, str] = {}  # path of an out: the node that made it
         self._holders: dict[str, str] = {}  # node of each cell's
-        self._dead: dict[str, float] = {}  # since when a node that was alive is not
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -62,8 +57,13 @@ class Pool:
     def room(self, cell: Cell, running: list[Cell]) -> bool:
         """Whether a worker takes one more cell like this beside those."""
         kind = f"{KIND}{cell.kind}"
-        alike = sum(one.kind == cell.kind for one in running)
-        return len(running) < self._room[CELL] and alike < self._room[kind]
+        alike = [one for one in running if one.kind == cell.kind]
+        if len(running) >= self._nodes.room[CELL] or len(alike) >= self._nodes.room[kind]:
+            return False
+        return sum(map(self._cards, (cell, *alike))) <= self._nodes.room[CARDS]
+
+    def _cards(self, cell: Cell) -> float:
+        return cards(self._runtime, cell.name.partition("@")[0]) if cell.kind == "gpu" else 0
 
     def run(self, cell: Cell, project: "Project", stage: "Stage", line: Line) -> int:
         """Have a worker make the cell, and its outs put in place here; the stage's exit status.
@@ -81,7 +81,7 @@ class Pool:
         if result["status"]:
             return int(result["status"])
         with project.alone():
-            objects.bring(project.repo, result["outs"])
+            objects.bring(project.repo, result["outs"], self._over)
         for entry in result["outs"]:
             self._offered.add(entry["md5"])
             self._places[entry["path"]] = result["node"]
@@ -89,8 +89,16 @@ class Pool:
 
     def kept(self, project: "Project", stage: "Stage") -> None:
         """The head has noted the cell: whoever has its inputs finds it."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
         with project.alone():
-            objects.offer_run(project.repo, stage)
+            self._offer(project, to_single_stage_lockfile(stage).get("outs", []))
+            objects.offer_run(project.repo, stage, self._over)
+
+    def _offer(self, project: "Project", entries: list[dict[str, Any]]) -> None:
+        new = [dict(one) for one in entries if one["md5"] not in self._offered]
+        objects.offer(project.repo, new, self._over)
+        self._offered |= {one["md5"] for one in entries}
 
     def stop(self) -> None:
         """End every cell; nothing more is given to a worker."""
@@ -117,8 +125,8 @@ class Pool:
     def _send(self, cell: Cell, asked: dict[str, Any]) -> Any:
         made = Counter(self._places[p] for p in asked["reads"] if p in self._places)
         options: dict[str, Any] = {"resources": {CELL: 1, f"{KIND}{cell.kind}": 1}}
-        if cell.kind == "gpu" and self._gpus:
-            options["num_gpus"] = self._gpus
+        if taken := self._cards(cell):
+            options["num_gpus"] = taken
         if made:  # where most of its inputs are, if there is room
             node = made.most_common(1)[0][0]
             options["scheduling_strategy"] = self._near(node, soft=True, _spill_on_unavailable=True)
@@ -161,7 +169,7 @@ class Pool:
     def _gone(self, cell: Cell, sent: float) -> bool:
         """Whether the cell's holder is on a dead node, or it may wait in the queue of one."""
         holder = self._holders.get(cell.name)
-        died = self._dead.items()
+        died = list(self._nodes.died.items())
         times = [at for node, at in died if (node == holder if holder else at > sent)]
         return bool(times) and time.monotonic() - max(times) > GONE_SECONDS
 
@@ -179,8 +187,7 @@ class Pool:
                     f"{path}: found a folder that no cell makes, wanted a file, which can be sent "
                     "to a worker. Read it in as a file, or run without --on."
                 )
-        objects.offer(project.repo, [one for one in made if one["md5"] not in self._offered])
-        self._offered |= {one["md5"] for one in made}
+        self._offer(project, made)
         sent = {str(p): base64.b64encode(p.read_bytes()).decode() for p in (*files, PARAMS)}
         return {
             "cell": cell.name,
@@ -197,42 +204,19 @@ class Pool:
         while not self._over.wait(LOOK_SECONDS):
             with suppress(self._ray.exceptions.RayError):
                 self._say()
-            every = self._ray.nodes()
-            for one in every:
-                if not one["Alive"]:
-                    self._dead.setdefault(one["NodeID"], time.monotonic())
-            nodes = [one for one in every if one["Alive"]]
-            room = sum((Counter(_ours(one["Resources"])) for one in nodes), Counter())
-            if room != self._room:
-                served = [kind for kind in KINDS if room[f"{KIND}{kind}"]]
-                count = sum(CELL in one["Resources"] for one in nodes)
-                typer.echo(
-                    f"workers: {count} with room for {room[CELL]} cells at a time of kinds "
-                    f"{', '.join(served) or 'none'}"
-                )
-                self._room = room
-                self._changed()
-            if room[CELL]:
+                if self._nodes.look():
+                    self._changed()
+            if self._nodes.room[CELL]:
                 said = time.monotonic()
             elif time.monotonic() - said > 60:
                 said = time.monotonic()
                 typer.echo("no worker is there. Start some: omniopd worker --join HEAD:PORT")
 
     def _say(self) -> None:
-        lines, self._holders = self._ray.get(self._desk.taken.remote())
+        lines, self._holders = self._ray.get(self._desk.taken.remote([*self._lines]))
         for cell, text in lines:
             if line := self._lines.get(cell):
                 line(text)
-
-
-def _ours(resources: dict[str, float]) -> dict[str, int]:
-    names = {CELL, *(f"{KIND}{kind}" for kind in KINDS)}
-    return {name: int(count) for name, count in resources.items() if name in names}
-
-
-def offered(cells: int, serves: list[Kind]) -> dict[str, int]:
-    """What a worker tells Ray that it has."""
-    return {CELL: cells, **{f"{KIND}{kind}": cells for kind in serves}}
 
 
 def remote(cell: Cell) -> bool:

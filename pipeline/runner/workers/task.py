@@ -8,10 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
+READY = "\x1eomniopd is ready\n"  # a carrier's first line, when it has imported all that it needs
 MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
 LOST = 137  # as of a stage that was killed: the flow may try again
+CARDS = "_VISIBLE_DEVICES"  # ends names of variables by which Ray says which cards a task has
 FOLDER = "OMNIOPD_WORKER_FOLDER"  # in the environment of a node: where its cells are made
 
 
@@ -20,6 +24,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.holders: dict[str, int] = {}
+        self.tries: Counter[str] = Counter()
         self.nodes: dict[str, str] = {}  # of the holders
         self.orders: dict[str, int] = {}  # of each cell the oldest that still counts
         self.lines: list[tuple[str, str]] = []
@@ -33,7 +38,8 @@ class Desk:
             return 0
         self.holders[cell] = number = self.holders.get(cell, 0) + 1
         self.nodes[cell] = node
-        again = f", try {number}" if number > 1 else ""
+        self.tries[cell] += 1
+        again = f", try {self.tries[cell]}" if self.tries[cell] > 1 else ""
         self.lines.append((cell, f"launch: runs on {who}{again}"))
         return number
 
@@ -50,10 +56,23 @@ class Desk:
         if self.holds(cell, number):
             self.lines.append((cell, line))
 
-    def taken(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
-        """What was said since this was last asked, and the node of each cell's holder."""
+    def taken(self, running: Iterable[str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+        """What was said since this was last asked, and the node of each running cell's holder."""
         found, self.lines = self.lines, []
-        return found, self.nodes
+        return found, {cell: self.nodes[cell] for cell in running if cell in self.nodes}
+
+
+def warm() -> str:
+    """Have a carrier for the first cell that this process gets; what went wrong, or nothing."""
+    process = _carrier()
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        if line == READY:
+            _waiting.append(process)
+            return ""
+        said.append(line.strip())
+    return f"a process for cells ended with status {process.wait()}: {' '.join(said[-3:])}"
 
 
 def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
@@ -66,24 +85,30 @@ def carry(asked: dict[str, Any], desk: Any) -> dict[str, Any]:
     number = ray.get(desk.claim.remote(cell, asked["order"], who, node))
     if not number:
         return {"status": LOST}
-    found: dict[str, Any] = {}
-    with _carrier() as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()  # and open: its end is ours
-        _waiting.append(_started())  # its imports are done when the stage is
-        for line in process.stdout:
-            if line.startswith(MARK):
-                found = json.loads(line.removeprefix(MARK))
-            elif line.strip():
-                desk.say.remote(cell, number, line.rstrip())
-    status = process.returncode
-    found = found or {"status": status if status > 0 else 128 - status}
+    cards = {name: value for name, value in os.environ.items() if name.endswith(CARDS)}
+    # a carrier may have been started while this process had another cell and other cards
+    found = _carried({**asked, "cards": cards}, lambda line: desk.say.remote(cell, number, line))
     return {**found, "number": number, "node": node}
 
 
-_waiting: list["subprocess.Popen[str]"] = []  # a carrier that has no cell yet
+_waiting: list["subprocess.Popen[str]"] = []  # carriers without a cell
+
+
+def _carried(asked: dict[str, Any], line: Callable[[str], Any]) -> dict[str, Any]:
+    """What a carrier says came of the cell, or that it was killed."""
+    process = _carrier()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(asked) + "\n")
+    process.stdin.flush()  # and open: its end is ours
+    for said in process.stdout:
+        if said.startswith(MARK):
+            _waiting.append(process)
+            return dict(json.loads(said.removeprefix(MARK)))
+        if said.strip() and said != READY:
+            line(said.rstrip())
+    status = process.wait()
+    return {"status": status if status > 0 else 128 - status}
 
 
 def _carrier() -> "subprocess.Popen[str]":

@@ -1,6 +1,8 @@
 """What a worker refuses, and whose result the head takes. Without Ray."""
 
 import json
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from pipeline.commands import machines
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment
-from pipeline.runner.workers import cluster, objects, record
+from pipeline.runner.workers import cluster, join, objects, record
 from pipeline.runner.workers.task import Desk
 from tests.project import MINIATURE
 
@@ -42,11 +44,11 @@ def test_a_holder_that_was_replaced_has_no_say() -> None:
     first, second = desk.claim("a", 1, "one", "n1"), desk.claim("a", 1, "two", "n2")
     assert not desk.holds("a", first)
     assert desk.holds("a", second)
-    desk.taken()
+    desk.taken([])
     desk.say("a", first, "stale")
     desk.say("a", second, "fresh")
-    assert desk.taken() == ([("a", "fresh")], {"a": "n2"})
-    assert desk.taken() == ([], {"a": "n2"})
+    assert desk.taken(["a", "b"]) == ([("a", "fresh")], {"a": "n2"})
+    assert desk.taken([]) == ([], {})
 
 
 def test_an_order_that_was_given_up_is_nobodys() -> None:
@@ -61,13 +63,24 @@ def test_an_order_that_was_given_up_is_nobodys() -> None:
 @pytest.mark.parametrize("on", ["rays", "ray:", "ray:host", "slurm", ""])
 def test_another_place_to_run_is_refused(on: str) -> None:
     with pytest.raises(UserError, match="wanted local, ray, or"):
-        machines.checked(on)
+        machines.checked(on, machines.HEAD)
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":6379", "host:0", "host:70000"])
 def test_an_address_is_a_host_and_a_port(address: str) -> None:
     with pytest.raises(UserError, match="wanted HOST:PORT"):
         cluster.parsed(address)
+
+
+def test_a_worker_in_a_folder_that_dvc_cannot_open_takes_no_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"found no \.dvc, wanted a project's folder"):
+        join.work(machines.HEAD, 0, "cpu", 1, "127.0.0.1")
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(UserError, match=r"wanted a project, and DVC says .* is not a git repo"):
+        join.work(machines.HEAD, 0, "cpu", 1, "127.0.0.1")
 
 
 @pytest.fixture
@@ -131,6 +144,30 @@ def test_what_rotted_in_the_remote_is_refused(repos: Any) -> None:
     rot(path)
     with pytest.raises(UserError, match=r"file: found other content than MD5 .* the remote has it"):
         objects.bring(repo, entries)
+
+
+def test_a_remote_that_is_away_for_a_while_is_waited_for(repos: Any) -> None:
+    repo, entries, folder = repos
+    remote, aside = folder / "remote", folder / "aside"
+    for work in (objects.bring, objects.offer):
+        remote.rename(aside)
+        remote.write_text("no folder")  # else DVC makes a new one
+        back = threading.Timer(0.7, lambda: (remote.unlink(), aside.rename(remote)))
+        back.start()
+        work(repo, entries)
+        back.join()
+        shutil.rmtree(remote) if work is objects.bring else None
+        remote.mkdir(exist_ok=True)
+    assert len(list((remote / "files" / "md5").glob("*/*"))) == 3
+
+
+def test_who_ends_the_run_waits_for_no_remote(repos: Any) -> None:
+    repo, entries, folder = repos
+    shutil.rmtree(folder / "remote")
+    over = threading.Event()
+    over.set()
+    with pytest.raises(objects.Away, match="remote"):
+        objects.bring(repo, entries, over)
 
 
 def test_without_a_remote_the_cache_has_to_be_shared(repos: Any) -> None:
