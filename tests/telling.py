@@ -92,7 +92,9 @@ class Stages:
         lock(folder)
 
     def edit(self, value: int) -> None:
-        (self.folder / "pipeline" / "edited.py").write_text(f"VALUE = {value}\n")
+        path = self.folder / "pipeline" / "edited.py"
+        path.write_text(f"VALUE = {value}\n")
+        os.utime(path, (value, value))  # bytecode counts for a source of its second and size
 
     def start(self, server: dict[str, str], *command: str, **extra: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

@@ -73,7 +73,7 @@ SCORE = COMMON | {
     "teacher": "t",
     "samples": SAMPLES,
 }
-PRIOR = COMMON | {"alpha": 1.0, "source": "scores", "samples": SAMPLES}
+PRIOR = COMMON | {"alpha": 1.0, "source": "scores", "samples": SAMPLES, "weight": "posterior"}
 TRAIN = COMMON | {
     "objective": "omniopd",
     "lr": 1e-3,

@@ -17,6 +17,7 @@ from pipeline.report import no_effect, unevaluated
 from pipeline.report.charts import COLOURS, MARKERS, look
 from pipeline.report.page import calibration, forks, how, outcome, sections
 from pipeline.report.page.blocks import (
+    Block,
     Browser,
     Cell,
     Charts,
@@ -131,7 +132,8 @@ def _agreement(content: Content) -> Section:
     rows: list[list[Cell | Forest]] = [[Cell(row[0], "arm"), *map(Cell, row[1:])] for row in body]
     failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
-    blocks = [*failed, *([Table(head, rows)] if rows else []), *rest]
+    shown: list[Block] = [Table(head, rows)] if rows else []
+    blocks: list[Block] = [*failed, *shown, *rest]
     return Section("results", "Agreement with the teacher", blocks, unevaluated.LEAD)
 
 
