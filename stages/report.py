@@ -4,7 +4,8 @@ reads   evaluations, rollouts, forks, answers, scores, targets, calibrations, me
         of the plan's cells, the base students' tokenizers; other folders may lie beside them
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
         where experiment.branch names controls), calibration.json, curves.json, losses.json,
-        no_effect.json, results.md, index.html, *.png; for DVC metrics/ARM.json and plots/
+        no_effect.json, results.md, index.html, *.png; agreement.json and written.json where
+        no task can grade; for DVC metrics/ARM.json and plots/
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.analysis import agreement, costs, pooled, results, score_effects, verdicts
+from pipeline.analysis import agreement, costs, pooled, results, score_effects, verdicts, written
 from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
 from pipeline.config import params
@@ -128,6 +129,14 @@ def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path)
         charts.branches(branched, out / "branches.png")
 
 
+def _ungraded(p: ReportParams) -> dict[str, Any]:
+    """What can be said where no task can grade."""
+    return {
+        "agreement": agreement.rows(p.arms, p.settings),
+        "written": written.rows(p.arms),
+    }
+
+
 @cells.entry
 def main() -> None:
     args = cells.arguments("report")
@@ -139,7 +148,7 @@ def main() -> None:
         untrained = no_effect.untrained(without)
         parts: dict[str, Any] = {
             "results": rows,
-            **({} if rows else {"agreement": agreement.rows(p.arms, p.settings)}),
+            **({} if rows else _ungraded(p)),
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models
 from pipeline.data import schemas, tables
 from pipeline.plan import expand
 from pipeline.plan.experiment import load
+from pipeline.stage.run_records import AFTER
 from tests.locked import lock
 from tests.project import MINIATURE
 
@@ -52,6 +53,10 @@ def experiment(folder: Path, evaluated: bool = True) -> dict[str, Any]:
     if not evaluated:
         for cells in (own for arm in arms.values() for own in arm["seed-0"].values()):
             cells.pop("evaluate", None)
+        for arm in arms.keys() - {"base"}:
+            key = f"c{arm}rolloutafter"
+            _rollouts(folder, key, arm, ROUNDS[-1] + 1)
+            arms[arm]["seed-0"][f"round-{ROUNDS[-1]}"][AFTER] = key
     found = {
         "arms": arms,
         "settings": {arm: _settings(arm) for arm in arms if arm != "base"},

@@ -2,7 +2,7 @@
 
 A round's prompts are new to its student, which has trained in the rounds before it. So the mean
 similarity at the forks of round r is that of the student after r - 1 rounds, on prompts that it was
-not trained on; what the last round made of it is not among these. Rounds have different prompts.
+not trained on; what the last round made of it is in written.json. Rounds have different prompts.
 """
 
 from typing import Any

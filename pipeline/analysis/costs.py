@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.stage.run_records import Arms, Row, rounds, run_json
+from pipeline.stage.run_records import AFTER, Arms, Row, rounds, run_json
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ COLUMNS = {  # of costs.json: those of Cost that count for each arm
     "usd_alone": "usd_alone",
     "seconds": "seconds",
 }
+LOOKS = ("calibrate", AFTER)  # no arm needs them
 ONCE = {  # and those that count a shared cell for one arm only
     "teacher_tokens_in_bought": "prompt_tokens_bought",
     "teacher_tokens_out_bought": "tokens_bought",
@@ -92,6 +93,8 @@ MATCHED = (  # of a train cell that was capped
 def of_cell(stage: str, run: dict[str, Any]) -> Cost:
     """The cost of one execution of a stage. `run` is its run.json."""
     seconds = float(run["seconds"])
+    if stage in LOOKS:
+        return Cost()
     match stage.partition("-")[0]:
         case "rollout":
             sampled = int(run["student_tokens"])
@@ -117,8 +120,6 @@ def of_cell(stage: str, run: dict[str, Any]) -> Cost:
                 draws=int(run["answers"]) + int(run["failed"]),
                 failed=int(run["failed"]),
             )
-        case "calibrate":  # it only looks: no arm needs it
-            return Cost()
     return Cost(seconds=seconds)
 
 

@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core.errors import UserError
 from pipeline.engines.checkpoints import NOTE
-from pipeline.plan import expand
+from pipeline.plan import expand, step_cells
 
 
 def show(found: dict[str, Any], name: str) -> str:
@@ -22,7 +22,7 @@ def show(found: dict[str, Any], name: str) -> str:
     for full, reads in expand.upstream(found).items():
         group, _, key = full.partition("@")
         if name in (key, full):
-            stages = expand.stages(found, group, key)
+            stages = step_cells.stages(found, group, key)
             return as_yaml(
                 {
                     full: {

@@ -103,30 +103,33 @@ def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
 
     Of the same form as the plan of an experiment.
     """
-    plan, settings = Plan(experiment), experiment.arm(arm)
-    seed = experiment.experiment.seeds[0]
-    prompts = plan.prompts(settings.prepare)
-    base = plan.model(experiment.experiment.student, settings, seed, prompts)
-    first = Round(plan, settings, seed, 1, prompts, base, base)
+    plan = Plan(experiment)
+    first = _first(plan, arm)
     first.prior()
     first.calibrate()
-    plan.arms = {
-        "base": {f"seed-{seed}": {"round-0": {"policy": base}}},
-        arm: {f"seed-{seed}": {"round-1": first.found}},
+    seed = f"seed-{first.where['seed']}"
+    arms = {
+        "base": {seed: {"round-0": {"policy": first.base}}},
+        arm: {seed: {"round-1": first.found}},
     }
-    return {"cells": {**plan.cells, "arms": plan.arms, "branches": {}}}
+    return {"cells": {**plan.cells, "arms": arms, "branches": {}}}
 
 
 def imported(experiment: Experiment, arm: str) -> dict[str, Any]:
     """The plan of `omniopd import`: the rollouts of `audited` alone."""
-    plan, settings = Plan(experiment), experiment.arm(arm)
-    seed = experiment.experiment.seeds[0]
-    prompts = plan.prompts(settings.prepare)
-    base = plan.model(experiment.experiment.student, settings, seed, prompts)
-    first = Round(plan, settings, seed, 1, prompts, base, base)
+    plan = Plan(experiment)
+    first = _first(plan, arm)
     first.rollout()
-    plan.arms = {arm: {f"seed-{seed}": {"round-1": first.found}}}
-    return {"cells": {**plan.cells, "arms": plan.arms, "branches": {}}}
+    arms = {arm: {f"seed-{first.where['seed']}": {"round-1": first.found}}}
+    return {"cells": {**plan.cells, "arms": arms, "branches": {}}}
+
+
+def _first(plan: "Plan", arm: str) -> Round:
+    """Round 1 of an arm under the first seed, without a cell yet."""
+    settings, block = plan.experiment.arm(arm), plan.experiment.experiment
+    prompts = plan.prompts(settings.prepare)
+    base = plan.model(block.student, settings, block.seeds[0], prompts)
+    return Round(plan, settings, block.seeds[0], 1, prompts, base, base)
 
 
 def checkpoint(experiment: Experiment, model: str) -> str:
@@ -151,18 +154,6 @@ def upstream(plan: dict[str, Any]) -> dict[str, set[str]]:
             if group == "report":
                 reads[names[key]] = set(names.values()) - {names[key]}
     return {name: reads[name] for name in graphlib.TopologicalSorter(reads).static_order()}
-
-
-def spans(plan: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """First and last round of each cell of several steps."""
-    groups = (plan["cells"][name] for name in GROUPS if name.partition("-")[0] == "steps")
-    return {key: tuple(cell["params"]["rounds"]) for found in groups for key, cell in found.items()}
-
-
-def stages(plan: dict[str, Any], group: str, key: str) -> list[str]:
-    """The stages that a cell runs: its own, or those of its steps."""
-    stage = group.partition("-")[0]
-    return [*plan["cells"][group][key]["params"]["stages"]] if stage == "steps" else [stage]
 
 
 class Plan:
@@ -201,7 +192,7 @@ class Plan:
             policy = f"data/train/{keys['train']}"
             last = round_ == self.experiment.experiment.rounds
             if last or branched or settings.evaluate.rounds == "all":
-                keys |= self.evaluate(settings, prompts, policy)
+                keys |= self.evaluate(settings, seed, round_, prompts, policy)
             rounds[f"round-{round_}"] = keys
         return dict(rounds)
 
@@ -216,7 +207,8 @@ class Plan:
         policy, rounds = base, {}
         for round_, (name, real) in enumerate(self.arm(METHOD, seed).items(), 1):
             keys = Round(self, settings, seed, round_, prompts, base, policy).train()
-            keys |= self.evaluate(settings, prompts, f"data/train/{keys['train']}")
+            policy = f"data/train/{keys['train']}"
+            keys |= self.evaluate(settings, seed, round_, prompts, policy)
             rounds[name] = {stage: key for stage, key in keys.items() if key != real.get(stage)}
             policy = f"data/train/{real['train']}"
         self.branches.setdefault(control, {})[f"seed-{seed}"] = rounds
@@ -243,13 +235,21 @@ class Plan:
     def base(self, settings: Settings, seed: int, prompts: str, policy: str) -> None:
         """The untrained student as round 0 of arm base, evaluated as the base blocks say."""
         if f"seed-{seed}" not in self.arms["base"]:
-            own = {"policy": policy} | self.evaluate(settings, prompts, policy)
+            own = {"policy": policy} | self.evaluate(settings, seed, 0, prompts, policy)
             self.arms["base"][f"seed-{seed}"] = {"round-0": own}
 
-    def evaluate(self, settings: Settings, prompts: str, policy: str) -> dict[str, str]:
-        """The cell that evaluates a checkpoint, by its stage; none where no task can grade."""
+    def evaluate(
+        self, settings: Settings, seed: int, round_: int, prompts: str, policy: str
+    ) -> dict[str, str]:
+        """The cell that looks at the checkpoint after a round, by its stage.
+
+        Where no task can grade, the checkpoint answers prompts and no more. So the report, which
+        reads evaluations and rollouts, comes after every train cell without reading weights.
+        """
         if not settings.prepare.graded:
-            return {}
+            if not round_:  # the base student's answers are the rollouts of round 1
+                return {}
+            return Round.after(self, settings, seed, round_, prompts, policy)
         resolved = dump(settings.evaluate)
         del resolved["rounds"]
         if resolved["engine"] == "hf":  # cells of the time before there was a choice

@@ -11,6 +11,7 @@ from pipeline.method.similarity import OF_IDS
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.resolved import dump, engined, sandboxed, scored, tracked
+from pipeline.stage.run_records import AFTER
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 
@@ -54,6 +55,22 @@ class Round:
         self.objective = declared(settings.train.objective)
         its = own(settings.train, self.objective.settings)
         self.also = self.objective.also(its)
+
+    @classmethod
+    def after(
+        cls, plan: Cells, settings: Settings, seed: int, round_: int, prompts: str, policy: str
+    ) -> dict[str, str]:
+        """The rollouts of the checkpoint that a round ends with, by AFTER.
+
+        On the next round's prompts, or where those are too few on the round's own again. Those of
+        another trainer are not read here: the student answers itself.
+        """
+        size, pool = settings.rollout.prompts_per_round, settings.prepare.train
+        asked = round_ + 1 if (round_ + 1) * size <= pool else round_
+        if settings.prepare.imported:
+            answers = settings.prepare.model_copy(update={"responses": False})
+            settings = settings.model_copy(update={"prepare": answers})
+        return {AFTER: cls(plan, settings, seed, asked, prompts, policy, policy).rollout()}
 
     def train(self) -> dict[str, str]:
         """Every cell of the round by stage, `train` last."""

@@ -60,8 +60,10 @@ class Arms(Cells, Protocol):
         """The problems' cell and the base student's folder."""
         ...
 
-    def evaluate(self, settings: Settings, prompts: str, policy: str) -> dict[str, str]:
-        """The cell that evaluates a checkpoint, by its stage."""
+    def evaluate(
+        self, settings: Settings, seed: int, round_: int, prompts: str, policy: str
+    ) -> dict[str, str]:
+        """The cell that looks at the checkpoint after a round, by its stage."""
         ...
 
 
@@ -101,7 +103,7 @@ def arm(plan: Arms, name: str, settings: Settings, seed: int) -> dict[str, Any]:
         keys = _cell(plan, settings, seed, (first, last), prompts, base, policy)
         policy = f"data/train/{keys['train']}"
         if last == total or settings.evaluate.rounds == "all":
-            keys |= plan.evaluate(settings, prompts, policy)
+            keys |= plan.evaluate(settings, seed, last, prompts, policy)
         rounds[f"round-{last}"] = keys
     return rounds
 
@@ -131,6 +133,18 @@ def _cell(
         resolved = looked["params"] | {"round": rounds[1]}
         keys["calibrate"] = plan.cell("calibrate", resolved, **own)
     return keys
+
+
+def spans(plan: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """First and last round of each cell of several steps."""
+    groups = (own for name, own in plan["cells"].items() if name.partition("-")[0] == "steps")
+    return {key: tuple(cell["params"]["rounds"]) for found in groups for key, cell in found.items()}
+
+
+def stages(plan: dict[str, Any], group: str, key: str) -> list[str]:
+    """The stages that a cell runs: its own, or those of its steps."""
+    stage = group.partition("-")[0]
+    return [*plan["cells"][group][key]["params"]["stages"]] if stage == "steps" else [stage]
 
 
 def _teacher(stages: dict[str, Any]) -> str:

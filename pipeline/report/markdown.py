@@ -55,7 +55,7 @@ def render(
     if rows:
         parts.append(_basis(rows, seeds, p))
     else:
-        parts.append(unevaluated.markdown(found["agreement"]))
+        parts.append(unevaluated.markdown(found["agreement"], found["written"]))
     for task in evals.tasks():
         title = f"## Task {task}\n\n" if len(evals.tasks()) > 1 else ""
         if len(seeds) > 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.plan import expand
+from pipeline.plan import expand, step_cells
 from pipeline.processes.launch.kinds import Kind, kind
 
 RETRIES = {"teach": 2}  # the store keeps its answers, so that another try asks for fewer
@@ -35,7 +35,7 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
             label=f"{labels.get(key, group)} ({key})",
             reads=frozenset(reads or {"plan"}),
             gpu=gpu and kind(group) == "gpu",
-            retries=max(RETRIES.get(one, 1) for one in expand.stages(found, group, key)),
+            retries=max(RETRIES.get(one, 1) for one in step_cells.stages(found, group, key)),
             kind=kind(group),
         )
     return built
@@ -59,7 +59,7 @@ def _some(count: int, what: str) -> str:
 def _labels(found: dict[str, Any]) -> dict[str, str]:
     """Key: stage and the first arm that uses the cell, with round, seed and how many more do."""
     users: dict[str, list[str]] = {}
-    spans = expand.spans(found)
+    spans = step_cells.spans(found)
     for arm, seeds in expand.named(found).items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():

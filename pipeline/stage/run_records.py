@@ -9,6 +9,7 @@ from pipeline.core import verified
 from pipeline.core.errors import UserError
 
 DATA = Path("data")
+AFTER = "rollout-after"  # how an arm's links call the rollouts of what its last round trained
 Arms = dict[str, dict[str, dict[str, dict[str, str]]]]  # arm: seed-S: round-R: stage: key
 Row = dict[str, Any]
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.analysis import costs, written
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment, power
 from tests import handmade
@@ -53,13 +54,46 @@ def test_the_report_says_that_nothing_was_graded(made):
     assert json.loads((made / "data/report/results.json").read_text()) == []
 
 
-def own_prompts(tmp_path, arms):
+def test_what_the_students_write_is_told_before_and_after(made):
+    rows = {row["arm"]: row for row in json.loads((made / "data/report/written.json").read_text())}
+    assert rows.keys() == {
+        "base", "omniopd", "shuffled-scores", "pair", "zero-score", "grpo", "sft"
+    }  # fmt: skip
+    arms = plan_of(made)["arms"]
+    after = arms["sft"]["seed-0"]["round-2"]["rollout-after"]
+    first = arms["omniopd"]["seed-0"]["round-1"]["rollout"]
+    for arm, key in (("sft", after), ("base", first)):
+        rollouts = pd.read_parquet(made / f"data/rollout/{key}/rollouts.parquet")
+        assert rows[arm]["responses"] == len(rollouts)
+        assert rows[arm]["tokens"] == pytest.approx(rollouts.token_ids.map(len).mean())
+        assert rows[arm]["cut_off"] == (rollouts.finish_reason == "length").mean()
+    assert "| base " in (made / "data/report/results.md").read_text()
+
+
+def test_a_look_at_the_trained_student_costs_its_arm_nothing(made):
+    arms = plan_of(made)["arms"]
+    cells = dict(arms["omniopd"]["seed-0"]["round-2"])
+    run = json.dumps({"seconds": 1.0, "student_tokens": 7, "rows_out": 7})
+    (made / f"data/rollout/{cells['rollout-after']}/run.json").write_text(run)
+    assert costs.of_cell("rollout-after", json.loads(run)) == costs.Cost()
+    assert costs.of_cell("rollout", json.loads(run)) != costs.Cost()
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("", 0), ("a b c", 0), ("a b c d e", 0), ("a b c d a b c d", 1 / 5), ("a a a a a", 1 / 2)],
+)
+def test_repeated_stretches_are_those_that_stand_earlier_in_the_text(text, share):
+    assert written.repetition(text) == pytest.approx(share)
+
+
+def own_prompts(tmp_path, arms, train=64, **of_experiment):
     values = YAML(typ="safe").load(MINIATURE.read_text())
     lines = (json.dumps({"prompt": f"Why {i}?"}) for i in range(64))
     (tmp_path / "my.jsonl").write_text("\n".join(lines))
     file = str(tmp_path / "my.jsonl")
-    values["prepare"] = {"task": "prompts", "file": file, "seed": 1, "train": 64}
-    values["experiment"]["arms"] = arms
+    values["prepare"] = {"task": "prompts", "file": file, "seed": 1, "train": train}
+    values["experiment"] |= {"arms": arms, **of_experiment}
     return experiment.of(values, "params.yaml")
 
 
@@ -69,6 +103,35 @@ def test_own_prompts_are_planned_without_evaluations(tmp_path):
     assert cells["train-omniopd" if "train-omniopd" in cells else "train"]
     assert not any(group.startswith("evaluate") and cells[group] for group in cells)
     assert power.line(found).startswith("trained, not evaluated: task prompts has no checker")
+
+
+@pytest.mark.parametrize(("more", "asked"), [(1, 3), (0, 2)])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_trained_student_answers_the_next_prompts_where_there_are_some(
+    tmp_path, more, asked, steps
+):
+    size = own_prompts(tmp_path, ["omniopd"]).rollout.prompts_per_round
+    found = own_prompts(
+        tmp_path, ["omniopd", "sft"], train=(2 + more) * size, rounds=2, steps_per_cell=steps
+    )
+    cells = expand.expand(found)["cells"]
+    for arm in ("omniopd", "sft"):
+        last = cells["arms"][arm]["seed-0"]["round-2"]
+        cell = cells["rollout"][last["rollout-after"]]
+        assert cell["params"]["round"] == asked
+        assert cell["policy"] == f"data/train/{last['train']}"
+
+
+def test_no_train_cell_is_left_that_the_report_does_not_wait_for():
+    """Of every profile: dvc.yaml leaves data/train out of the report's deps."""
+    for path in [MINIATURE, *(ROOT / "pipeline/commands/profiles").glob("*.yaml")]:
+        cells = expand.expand(experiment.load(path))["cells"]
+        read = {str(v) for n, own in cells.items() if n in expand.GROUPS and n != "report"
+                for cell in own.values() for k, v in cell.items() if k != "params"}  # fmt: skip
+        trained = {f"data/train/{k}" for n in cells if n.startswith(("train", "steps"))
+                   for k in cells[n]}  # fmt: skip
+        assert trained, path
+        assert trained <= read, path
 
 
 @pytest.mark.parametrize("arm", ["grpo", "rft"])

@@ -18,6 +18,7 @@ SHOWN = (
     "branches",
     "no_effect",
     "agreement",
+    "written",
 )
 
 

@@ -21,7 +21,6 @@ from pipeline.report.page.blocks import (
     Browser,
     Cell,
     Charts,
-    Forest,
     Row,
     Section,
     Table,
@@ -49,6 +48,7 @@ class Content:
     branches: list[Row] = field(default_factory=list)  # of branches.json
     no_effect: list[Row] = field(default_factory=list)  # of no_effect.json
     agreement: list[Row] = field(default_factory=list)  # of agreement.json, without evaluations
+    written: list[Row] = field(default_factory=list)  # of written.json, likewise
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
     runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
     notes: list[str] = field(default_factory=list)
@@ -128,12 +128,13 @@ def _results(content: Content) -> Section:
 
 
 def _agreement(content: Content) -> Section:
-    head, body = unevaluated.table(content.agreement)
-    rows: list[list[Cell | Forest]] = [[Cell(row[0], "arm"), *map(Cell, row[1:])] for row in body]
+    tables = [
+        Table(head, [[Cell(row[0], "arm"), *map(Cell, row[1:])] for row in body])
+        for head, body in unevaluated.tables(content.agreement, content.written)
+    ]
     failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
-    shown: list[Block] = [Table(head, rows)] if rows else []
-    blocks: list[Block] = [*failed, *shown, *rest]
+    blocks: list[Block] = [*failed, *tables, *rest]
     return Section("results", "Agreement with the teacher", blocks, unevaluated.LEAD)
 
 
