@@ -177,9 +177,8 @@ def _free(name: str) -> dict[str, Any]:
     """What params.yaml says of a teacher: in its entry, or in the line that stands for one."""
     if found := params_file.untracked("teachers").get(name):
         return dict(found)
-    arms = params_file.untracked("arms").values()
-    blocks = [params_file.untracked("teach"), *(arm.get("teach") for arm in arms if arm)]
-    return teacher_lines.hosted(blocks).get(name, {})
+    values = {block: params_file.untracked(block) for block in teacher_lines.WHERE}
+    return teacher_lines.hosted(teacher_lines.blocks(values)).get(name, {})
 
 
 def _config(p: TeachParams) -> Teacher:

@@ -214,7 +214,9 @@ def harness(
 
 @teacher.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="a name of teachers; or block teach's")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a name of teachers, or PROVIDER:MODEL; or block teach's")
+    ] = None,
     force: Annotated[bool, typer.Option(help="let it be used although a probe failed")] = False,
 ) -> None:
     """Show what a hosted teacher reads, ask it seven short samples, say whether it may be used."""

@@ -12,6 +12,7 @@ from pipeline import teachers
 from pipeline.commands.estimate import compute_table
 from pipeline.commands.estimate import estimate as costs
 from pipeline.commands.estimate.compute import Experimental
+from pipeline.config import teacher_lines
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import UserError
 from pipeline.judgments.ledger import Entry
@@ -138,6 +139,14 @@ def _teacher(name: str | None) -> tuple[blocks.Experiment, Hosted]:
     """params.yaml and the teacher to be checked. Raises UserError."""
     file = experiment.load()
     name = name or file.teach.teachers[0]
+    if teacher_lines.is_line(name) and teacher_lines.is_hosted(name):
+        values, entry = (
+            experiment.read_yaml(blocks.PARAMS),
+            teacher_lines.entry(name, "teacher check"),
+        )
+        name = teacher_lines.name(name)
+        entries = {name: entry} | (values.get("teachers") or {})
+        file = experiment.of({**values, "teachers": entries}, str(blocks.PARAMS))
     config = file.teachers.get(name)
     if config is None:
         raise UserError(f"teachers: {name!r} is not one of {sorted(file.teachers)}. Name one.")

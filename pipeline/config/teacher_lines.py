@@ -21,6 +21,8 @@ ROOTS = {
     "groq": "https://api.groq.com/openai/v1",
 }
 PROVIDERS = (*OWN_KINDS, *ROOTS)
+WHERE = ("teach", "arms", "sweep")  # blocks of params.yaml that name teachers
+TEACHER = "teach.teacher"  # as a key of a sweep
 NAME = re.compile(r"[a-z][a-z0-9-]*")  # as in params.Name: no line
 
 
@@ -30,8 +32,8 @@ def is_line(text: str) -> bool:
 
 
 def is_hosted(line: str) -> bool:
-    """Whether it names a teacher behind HTTP. A Windows drive is no provider."""
-    return "://" in line or (":" in line[2:] and not line.startswith((".", "/", "~")))
+    """Whether it names a teacher behind HTTP: a path may hold a colon too."""
+    return "://" in line or (":" in line and not line.startswith((".", "/", "~")))
 
 
 def name(line: str) -> str:
@@ -82,6 +84,20 @@ def _served(line: str, key: str) -> dict[str, Any]:
     return {"kind": "openai_compatible", "base_url": url, "model": model}
 
 
+def blocks(values: dict[str, Any]) -> list[Any]:
+    """Every block `teach` of params.yaml: the base one, the arms' and those of points of sweeps."""
+    arms, swept = ([*_block(values, name).values()] for name in ("arms", "sweep"))
+    own = [arm.get("teach") for arm in arms if isinstance(arm, dict)]
+    points = [_block(one, "values").get(TEACHER) for one in swept if isinstance(one, dict)]
+    listed = [one for point in points if isinstance(point, list) for one in point]
+    return [values.get("teach"), *own, *({"teacher": one} for one in listed)]
+
+
+def _block(values: dict[str, Any], name: str) -> dict[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def lines(teach: Any) -> Iterator[str]:
     """The lines in a block `teach`, which names one teacher or several."""
     found = teach.get("teacher") if isinstance(teach, dict) else None
@@ -93,7 +109,7 @@ def lines(teach: Any) -> Iterator[str]:
 def hosted(blocks: Iterable[Any]) -> dict[str, dict[str, Any]]:
     """By name the entries of all hosted lines in some blocks `teach`."""
     return {
-        name(line): entry(line, "teach.teacher")
+        name(line): entry(line, TEACHER)
         for block in blocks
         for line in lines(block)
         if is_hosted(line)

@@ -18,10 +18,7 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
 
     Raises UserError where a line is none.
     """
-    arms = values.get("arms")
-    arms = arms if isinstance(arms, dict) else {}
-    blocks = [values.get("teach")]
-    blocks += [arm.get("teach") for arm in arms.values() if isinstance(arm, dict)]
+    blocks = teacher_lines.blocks(values)
     lines = list(dict.fromkeys(line for block in blocks for line in teacher_lines.lines(block)))
     if not lines:
         return values
@@ -36,17 +33,31 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
         own = pretrain.get("models")
         pretrain = {**pretrain, "models": {**models, **(own if isinstance(own, dict) else {})}}
     return {
-        **values,
-        "teach": _named(values.get("teach")),
-        "arms": {
-            name: {**arm, "teach": _named(arm["teach"])}
-            if isinstance(arm, dict) and "teach" in arm
-            else arm
-            for name, arm in arms.items()
-        },
+        **_all_named(values),
         "teachers": {**teachers, **(values.get("teachers") or {})},
         "pretrain": pretrain,
     }
+
+
+def _all_named(values: dict[str, Any]) -> dict[str, Any]:
+    """With the names of entries in the place of lines, wherever these may stand."""
+    found = {**values, "teach": _named(values.get("teach"))}
+    for block, key, named in (("arms", "teach", _named), ("sweep", "values", _point)):
+        own = values.get(block)
+        if isinstance(own, dict):
+            found[block] = {
+                name: {**one, key: named(one[key])} if isinstance(one, dict) and key in one else one
+                for name, one in own.items()
+            }
+    return found
+
+
+def _point(values: Any) -> Any:
+    """The values of a sweep."""
+    listed = values.get(teacher_lines.TEACHER) if isinstance(values, dict) else None
+    if not isinstance(listed, list):
+        return values
+    return {**values, teacher_lines.TEACHER: [_named({"teacher": x})["teacher"] for x in listed]}
 
 
 def _named(teach: Any) -> Any:

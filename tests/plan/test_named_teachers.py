@@ -17,7 +17,11 @@ def file(tmp_path, line, monkeypatch, arm="omniopd", **block):
     values = YAML(typ="safe").load(MINIATURE.read_text())
     values["experiment"]["arms"] = ["omniopd"]
     asked = {"teacher": line, "continuation": "prefill", **block}
-    if arm == "omniopd":
+    if arm == "swept":
+        own = {"teach.teacher": [values["teach"]["teacher"], line]}
+        values["teach"] |= {"continuation": "prefill", **block}
+        values["sweep"] = {"teachers": {"arms": ["omniopd"], "values": own}}
+    elif arm == "omniopd":
         values["teach"] |= asked
     else:
         values["arms"][arm] = {"teach": asked}
@@ -80,7 +84,7 @@ def test_no_line_is_refused_by_key_value_and_remedy(tmp_path, monkeypatch, line,
     assert "hunter2" not in str(found.value)
 
 
-@pytest.mark.parametrize("arm", ["omniopd", "also"])
+@pytest.mark.parametrize("arm", ["omniopd", "also", "swept"])
 @pytest.mark.parametrize("line", [CLAUDE, SERVED])
 def test_the_plan_and_the_stage_read_the_same_teacher(tmp_path, monkeypatch, line, arm):
     values = file(tmp_path, line, monkeypatch, arm)

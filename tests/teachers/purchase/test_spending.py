@@ -458,8 +458,7 @@ def taught(project, url, **edits):
         experiment__arms=["omniopd"],
         teachers={"api": api(url), "home": {"kind": "local", "model": "careful"}},
         arms={"omniopd": {}},
-        teach__teacher="api",
-        **{"teach__continuation": "prefill", **edits},
+        **{"teach__teacher": "api", "teach__continuation": "prefill", **edits},
     )
 
 
@@ -476,6 +475,13 @@ def test_the_command_passes_a_good_teacher_and_remembers_it(fresh, server):
     assert len(server.requests) == 10
     with Store(store_url(fresh)) as store:
         assert store.checked(preflight.identity(loaded(server.url)))
+
+
+def test_the_command_checks_a_teacher_by_one_line(fresh, server):
+    taught(fresh, server.url, teach__teacher="home")
+    done = check(fresh, f"{server.url}#stub-1")
+    assert done.returncode == 0, done.stderr
+    assert "It may be used." in done.stdout
 
 
 def test_the_command_prints_a_table_exits_1_and_is_overruled_by_force(fresh):
