@@ -27,9 +27,9 @@ def captured(descriptors: Collection[int], line: Callable[[str], None]) -> Itera
     source, sink = os.pipe()
     over = Event()
     Thread(target=_read, args=[source, min(kept.values()), line, over], daemon=True).start()
-    for number in descriptors:
-        os.dup2(sink, number)
     try:
+        for number in descriptors:
+            os.dup2(sink, number)
         yield
     finally:
         with stopping.later():
@@ -51,23 +51,29 @@ def _flush() -> None:
 
 def _read(source: int, after: int, line: Callable[[str], None], over: Event) -> None:
     rest = b""
-    while chunk := os.read(source, CHUNK):
-        if over.is_set():
-            _pass(after, chunk)
-            continue
-        rest += chunk
-        ended = END in rest
-        rest, _, late = rest.partition(END)
-        *whole, rest = rest.split(b"\n")
-        for one in [*whole, rest] if ended and rest else whole:
-            try:
-                line(_shown(one))
-            except Exception:  # noqa: BLE001 - who writes would wait for ever for who reads
-                _pass(after, one + b"\n")
-        if ended:
-            over.set()
-            _pass(after, late)
-    over.set()
+    try:
+        while chunk := os.read(source, CHUNK):
+            if over.is_set():
+                _pass(after, chunk)
+                continue
+            rest += chunk
+            ended = END in rest
+            rest, _, late = rest.partition(END)
+            *whole, rest = rest.split(b"\n")
+            for one in [*whole, rest] if ended and rest else whole:
+                _hand(one, line, after)
+            if ended:
+                over.set()
+                _pass(after, late)
+    finally:
+        over.set()
+
+
+def _hand(one: bytes, line: Callable[[str], None], after: int) -> None:
+    try:
+        line(_shown(one))
+    except Exception:  # noqa: BLE001 - who writes would wait for ever for who reads
+        _pass(after, one + b"\n")
 
 
 def _pass(to: int, chunk: bytes) -> None:

@@ -16,6 +16,7 @@ BEGUN = re.compile(r"^(?:\S+ \| )?Running stage '([^']+)'")
 NEXT = re.compile(r"^Stage '[^']+' ")  # of DVC alone: it is through with the one before
 SAID = re.compile(r"^(\S+@\S+) \| (.*)")  # of a flow
 OVER = re.compile(r"^cell \d+ of \d+: .*\((c[0-9a-f]{8})\) (.*)$")
+DONE = re.compile(r"[\d.]+ s|unchanged")
 TAIL = 12  # lines that are kept of a cell
 FAILED = "failed"
 COMMAND = "> "  # DVC says what it starts, which is nothing of how that goes
@@ -27,6 +28,7 @@ class Heard:
     def __init__(self) -> None:
         self.running: dict[str, str] = {}  # cell: the last that it said
         self.failed: dict[str, str] = {}
+        self.done: set[str] = set()  # keys
         self.tails: dict[str, deque[str]] = {}
         self._flow = False  # cells run side by side, and say when they are through
 
@@ -50,6 +52,7 @@ class Heard:
             self.running.clear()
         self.running[cell], self.tails[cell] = "", deque(maxlen=TAIL)
         self.failed.pop(cell, None)
+        self.done.discard(_key(cell))
 
     def _say(self, cell: str, text: str) -> None:
         if cell in self.running:
@@ -58,7 +61,9 @@ class Heard:
             self.tails[cell].append(text)
 
     def _end(self, key: str, outcome: str) -> None:
-        for cell in [one for one in self.running if one.endswith(f"@{key}")]:
+        if DONE.fullmatch(outcome):
+            self.done.add(key)
+        for cell in [one for one in self.running if _key(one) == key]:
             last = self.running.pop(cell)
             if outcome == FAILED:
                 self.failed[cell] = last
@@ -74,9 +79,15 @@ class Heard:
         for state, cells in (("running", self.running), ("failed", self.failed)):
             if one.cell in cells and one.state not in ("running", "failed", "done"):
                 return replace(one, state=state, reason=cells[one.cell], waits_for=())
+        if _key(one.cell) in self.done and one.state in ("ready", "waiting"):
+            return replace(one, state="done", reason="", waits_for=())  # it lies at a worker's
         return one
 
     def complaint(self) -> Sequence[str]:
         """The last lines of cells that failed, or were running when all ended."""
         cells = self.failed or self.running
         return [f"{cell} | {text}" for cell in cells for text in self.tails[cell]]
+
+
+def _key(cell: str) -> str:
+    return cell.rpartition("@")[2]

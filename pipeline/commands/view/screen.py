@@ -83,12 +83,13 @@ class Screen:
 
 
 def possible() -> bool:
-    """Whether stdout is a terminal on which something can be drawn again."""
+    """Whether stdout is a terminal that can be drawn on, and somebody looks at it."""
     try:
         terminal = os.isatty(STDOUT) and sys.stdout.fileno() == STDOUT
     except (OSError, ValueError):
         return False
-    return terminal and os.environ.get("TERM", "dumb") not in ("dumb", "")
+    skilled = os.environ.get("TERM", "") not in ("", "dumb")
+    return terminal and skilled and not os.environ.get("CI")
 
 
 def rendered(picture: RenderableType, width: int, height: int) -> str:

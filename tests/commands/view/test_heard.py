@@ -38,6 +38,11 @@ def test_cells_of_a_flow_run_side_by_side_until_each_says_how_it_ended():
     found.line("cell 3 of 9: teach a round 1 seed 0 and 2 more (c00000001) 3.2 s")
     found.line(f"{OTHER} | error: found 2")
     found.line("cell 4 of 9: train a round 1 seed 0 (c00000002) failed")
+    # what the first wrote may be on another machine
+    assert states(found, *waiting) == [("done", ""), ("failed", "error: found 2")]
+    found.line(lines[0])
+    assert states(found, *waiting) == [("running", ""), ("failed", "error: found 2")]
+    found.line("cell 3 of 9: teach a (c00000001) not run: a cell that it reads failed")
     assert states(found, *waiting) == [("waiting", ""), ("failed", "error: found 2")]
 
 

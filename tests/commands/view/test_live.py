@@ -68,7 +68,7 @@ def project(made, monkeypatch):
 
 
 def environment(**more):
-    named = {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PYTHONUTF8": "1"}
+    named = {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PYTHONUTF8": "1", "CI": ""}
     return {**os.environ, **named, **more}
 
 
@@ -206,8 +206,9 @@ def test_quiet_says_only_the_end_and_of_a_failure_the_last_lines(project):
     assert SAID[1] in found.stderr.splitlines()
 
 
-def test_a_terminal_without_any_skill_gets_the_lines(project):
-    shown = go(TERM="dumb")
+@pytest.mark.parametrize("named", [{"TERM": "dumb"}, {"CI": "true"}])
+def test_a_terminal_without_any_skill_and_one_at_which_nobody_looks_get_the_lines(project, named):
+    shown = go(**named)
     shown.until("from a child")
     assert shown.end() == 0
     shown.until("the end")
@@ -228,3 +229,30 @@ def test_status_watch_draws_what_runs_in_the_place_of_the_last_picture(project):
     shown.until("17 done")
     assert "17 cells  ✓ 17 done" in shown.lines()
     assert not [line for line in shown.lines() if "3 of 12" in line]
+
+
+# the whole command; seconds are in no run.json of a project whose stages wrote a few bytes
+WHOLE = "from pipeline.commands import app; app._took = lambda: 'took nothing'; app.main()"
+LAST = {
+    "repro": ["nothing to do: every stage is up to date. page: data/report/index.html", "run: "],
+    "run": ["page: data/report/index.html", "took nothing"],
+}
+
+
+@pytest.mark.parametrize("command", LAST)
+def test_a_command_ends_on_a_terminal_as_elsewhere_and_quiet_with_its_last_lines(project, command):
+    words = (sys.executable, "-c", WHOLE, command)
+    shown = Shown(*words)
+    assert shown.end() == 0
+    shown.until("took nothing")
+    piped, quiet = (
+        subprocess.run([*words, *more], env=environment(), capture_output=True, text=True)
+        for more in ([], ["--quiet"])
+    )
+    for lines in (shown.lines(), piped.stdout.splitlines(), quiet.stdout.splitlines()):
+        for line, begun in zip(lines[-2:], LAST[command], strict=True):
+            assert line.startswith(begun)
+    assert "17 done" not in "".join(shown.lines())
+    assert "smallest difference seen" in "".join(shown.lines())
+    assert "smallest difference seen" in piped.stdout
+    assert (quiet.stdout.count("\n"), quiet.stderr) == (2, "")
