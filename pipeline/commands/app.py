@@ -16,6 +16,7 @@ from pipeline.commands.status import status_command
 from pipeline.commands.sweep import sweep_command
 from pipeline.core.errors import STATUS, UserError, stop
 
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="say only how it ends")]
 # a command line that cannot be read: Typer gives its class no name
 UNREADABLE: type[Exception] = typer.BadParameter.__bases__[0]
 app = typer.Typer(
@@ -85,17 +86,20 @@ def plan(
 
 
 @app.command()
-def repro() -> None:
+def repro(quiet: QUIET = False) -> None:
     """Plan, then plain `dvc repro`, counting its stages."""
     from pipeline.commands import reruns
+    from pipeline.commands.view import live
     from pipeline.report import ending
     from pipeline.runner import repro
     from pipeline.runner.dag import plan_files
 
     before = ending.stamp()
-    reruns.tell(plan_files.write(buying=True))
-    typer.echo(_detectable())
-    seconds = repro.repro()
+    wanted = plan_files.write(buying=True)
+    with live.shown(quiet):
+        reruns.tell(wanted)
+        typer.echo(_detectable())
+        seconds = repro.repro()
     nothing = f"nothing to do: every stage is up to date. {ending.PAGE}"
     typer.echo(ending.result(before) or nothing)
     typer.echo(f"run: {seconds:.0f} s; {_took()}")
@@ -106,18 +110,22 @@ def run(
     parallel: Annotated[int, typer.Option(min=1, help="cells at a time, here")] = 1,
     on: Annotated[str, typer.Option(help="local, ray, or ray:HOST:PORT of a cluster")] = "local",
     listen: Annotated[str, typer.Option(help="where a head of Ray listens")] = machines.HEAD,
+    quiet: QUIET = False,
 ) -> None:
     """The same cells as a Prefect flow, independent ones side by side, or on workers."""
     from pipeline.commands import reruns
+    from pipeline.commands.view import live
     from pipeline.report import ending
     from pipeline.runner import flow
     from pipeline.runner.dag import plan_files
 
     machines.checked(on, listen)
     before = ending.stamp()
-    reruns.tell(plan_files.write(buying=True))
-    typer.echo(_detectable())
-    flow.run(parallel, on, listen)
+    wanted = plan_files.write(buying=True)
+    with live.shown(quiet):
+        reruns.tell(wanted)
+        typer.echo(_detectable())
+        flow.run(parallel, on, listen)
     typer.echo(ending.result(before) or ending.PAGE)
     typer.echo(_took())
 

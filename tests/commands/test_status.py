@@ -9,18 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import zc.lockfile
 from ruamel.yaml import YAML
+from safetensors.numpy import save_file
 
 from benchmarks import finished
 from pipeline.commands.status import look, shown
-from pipeline.core import dag_names
+from pipeline.core import dag_names, dvc_objects
+from pipeline.data import schemas, tables
 from pipeline.judgments import store
 from pipeline.judgments.ledger import Entry
 from pipeline.plan import expand
 from pipeline.runner import dvc_project, flow
-from pipeline.runner.dag import plan_files
+from pipeline.runner.dag import lock_files, plan_files
 from pipeline.stage import cells
 from tests.project import MINIATURE, ROOT
 from tests.telling import wait_for
@@ -170,6 +174,52 @@ def test_a_running_stage_is_a_process_with_steps_and_time_left_until_it_is_kille
         assert not found.at_work
 
 
+def test_a_running_train_cell_tells_its_loss_and_what_it_learns_from(project):
+    found = plan_files.expanded()
+    train, rollout, prior = (the(found, stage) for stage in ("train", "rollout", "prior"))
+    shutil.rmtree(outs(train))
+    shutil.rmtree(".dvc/cache")
+    rows = [{"entropies": [1.0, 2.0, 6.0], "finish_reason": "length"}]
+    rows += [{"entropies": [3.0], "finish_reason": "stop"}]
+    _table(outs(rollout) / "rollouts.parquet", schemas.ROLLOUTS, rows)
+    weights = [{"weight": 0.25}, {"weight": 0.5}]
+    _table(outs(prior) / "targets.parquet", schemas.TARGETS, weights)
+    kept = Path(".resume") / f"train-{train.partition('@')[2]}" / "train.safetensors"
+    kept.parent.mkdir(parents=True)
+    looker = look.Looker(tables=True)
+    with holding(outs(train)):
+        (one,) = [one for one in looker.look().cells if one.cell == train]
+        means = {"entropy": 3.0, "length": 2.0, "truncated": 0.5, "weight": 0.375}
+        assert one.training == means
+        steps = [{"step": 0, "train/loss": 3.0}, {"step": 1, "train/loss": 1.5}]
+        save_file({"weights": np.zeros(3)}, kept, {"values": json.dumps(steps)})
+        text = shown.text(looker.look(), every=False)
+        assert "; after step 2: loss 1.5; means: weight 0.375, entropy 3, length 2, " in text
+        values = json.loads(shown.document(looker.look()))["cells"]
+        (told,) = [one for one in values if one["cell"] == train]
+        assert told["training"] == {"step": 2, "loss": 1.5, "losses": [3.0, 1.5], **means}
+        kept.write_bytes(b"cut")
+        (one,) = [one for one in looker.look().cells if one.cell == train]
+        assert one.training == means
+
+
+def _table(path, schema, rows):
+    """A table whose other columns are of no matter."""
+    empty = {pa.string(): "", pa.int32(): 0, pa.float64(): 0.0, pa.float32(): 0.0}
+    others = {field.name: empty.get(field.type, []) for field in schema}
+    tables.write(pa.Table.from_pylist([others | row for row in rows], schema), path, schema)
+
+
+def test_the_rounds_of_an_arm_hold_the_cells_that_other_arms_have_too(project):
+    found = look.Looker().look()
+    own, other = (found.rounds[arm]["round-1"] for arm in ("omniopd", "shuffled-scores"))
+    plan = plan_files.expanded()
+    assert the(plan, "rollout") in own & other
+    assert the(plan, "train") in own - other
+    assert the(plan, "train", "shuffled-scores") in other - own
+    assert {one.cell for one in found.cells} >= own | other
+
+
 def test_a_failed_stage_is_told_with_its_reason_and_what_it_said_last(project):
     train = the(plan_files.expanded(), "train")
     shutil.rmtree(outs(train))
@@ -181,6 +231,19 @@ def test_a_failed_stage_is_told_with_its_reason_and_what_it_said_last(project):
     assert ": found 1, wanted 2" in text
     assert "    | on the way\n    | error: found 1, wanted 2" in text
     assert shown.text(found, every=True).count("@") > text.count("@")
+
+
+def test_what_dvc_is_writing_into_its_run_cache_is_not_read(project):
+    cache, entry = (
+        dvc_objects.configured(),
+        lock_files.entries(lock_files.read())[the(plan_files.expanded(), "train")],
+    )
+    lock_files.remember(cache, [entry])
+    deps = [{name: dep[name] for name in ("path", "hash", "md5")} for dep in entry["deps"]]
+    outs = [out["path"] for out in entry["outs"]]
+    asked = {"cmd": entry["cmd"], "deps": deps, "outs": outs}
+    (lock_files._runs(cache, asked) / ".half.tmp").touch()
+    assert list(lock_files.remembered(cache, asked)) == [entry]
 
 
 def test_it_waits_for_no_lock_and_takes_none(project):

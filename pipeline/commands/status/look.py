@@ -11,18 +11,20 @@ waiting   it reads a cell that is not done
 import functools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.commands.status import settled, writers
+from pipeline.commands.status.training import Training
 from pipeline.commands.status.writers import Writer
 from pipeline.core import dag_names
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment
 from pipeline.plan.blocks import PARAMS
+from pipeline.runner.cell_graph import title
 from pipeline.runner.dag import dag_files
 from pipeline.stage import cells, dataflow
 from pipeline.stage.run_records import DATA
@@ -52,6 +54,7 @@ class Told:
     writer: Writer | None = None  # of a running or failed one
     waits_for: tuple[str, ...] = ()  # cells
     reason: str = ""  # why it failed, or runs again
+    training: Mapping[str, Any] = field(default_factory=dict)  # of a running one, how it goes
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Look:
     spent: "Entry | None"  # by this project; None where the store cannot be asked
     failures: Mapping[str, int]  # of teachers' draws in cells that are done, by reason
     notes: Sequence[str] = field(default=())
+    title: str = ""
+    # cells by arm and round, under each arm that has them
+    rounds: Mapping[str, Mapping[str, Set[str]]] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[State, int]:
@@ -79,8 +85,9 @@ class Look:
 class Looker:
     """Looks again and again, and reads only what has changed."""
 
-    def __init__(self) -> None:
-        self._files = settled.Files()
+    def __init__(self, tables: bool = False) -> None:
+        """`tables`: also at those that running train cells learn from."""
+        self._files, self._training = settled.Files(), Training(tables)
         self._planned = functools.lru_cache(1)(_planned)
 
     def look(self) -> Look:
@@ -91,12 +98,19 @@ class Looker:
             )
         # before the rest: what ends meanwhile is seen as done
         held, commands = writers.writers(), writers.commands()
-        found, reads = self._planned(_version())
+        found, reads, rounds = self._planned(_version())
         known = settled.Settling(self._files).cells(found, reads)
-        told = list(_told(found, reads, known, held))
+        told = [self._with_training(found, one) for one in _told(found, reads, known, held)]
         spent, notes = _spent()
         notes += [STALE] * (not _written(reads))
-        return Look(told, commands, spent, _failures(told), notes)
+        return Look(told, commands, spent, _failures(told), notes, title(found), rounds)
+
+    def _with_training(self, found: dict[str, Any], one: Told) -> Told:
+        group, _, key = one.cell.partition("@")
+        if one.state != "running" or dataflow.stage(group) not in ("train", "steps"):
+            return one
+        content = found["cells"][group][key]
+        return replace(one, training=self._training.of(group, key, content))
 
 
 def _version() -> tuple[int, int]:
@@ -107,9 +121,25 @@ def _version() -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _planned(_: tuple[int, int]) -> tuple[dict[str, Any], dict[str, set[str]]]:
+def _planned(
+    _: tuple[int, int],
+) -> tuple[dict[str, Any], dict[str, set[str]], dict[str, dict[str, set[str]]]]:
     found = expand.expand(experiment.load())
-    return found, expand.upstream(found)
+    reads = expand.upstream(found)
+    return found, reads, _rounds(found, reads)
+
+
+def _rounds(found: dict[str, Any], reads: Iterable[str]) -> dict[str, dict[str, set[str]]]:
+    """Cells of each arm's rounds, of all seeds and also where other arms have them."""
+    names = {name.partition("@")[2]: name for name in reads}
+    result: dict[str, dict[str, set[str]]] = {}
+    for arm, seeds in expand.named(found).items():
+        own = result.setdefault(arm, {})
+        for rounds in seeds.values():
+            for round_, stages in rounds.items():
+                keys = {key.rpartition("/")[2] for key in stages.values()}
+                own.setdefault(round_, set()).update(names[key] for key in keys & names.keys())
+    return result
 
 
 def _written(reads: Mapping[str, Any]) -> bool:

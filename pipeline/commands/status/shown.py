@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -54,6 +54,7 @@ def _values(one: Told) -> dict[str, Any]:
     if writer is not None:
         found |= {"host": writer.host, "pid": writer.pid, "since": writer.since}
         found |= {"progress": progress(writer.state), "lines": writer.state.get("lines", [])}
+        found |= {"training": dict(one.training)}
     return found
 
 
@@ -134,7 +135,8 @@ def _line(one: Told) -> str:
         case "running" if one.writer is not None:
             since = f"{one.writer.where} since {one.writer.since}"
             took = "" if one.seconds is None else f", {duration(one.seconds)}"
-            return f"{one.what}, {since}{took}{_bar(one.writer.state)}"
+            parts = f"{one.what}, {since}{took}{_bar(one.writer.state)}", *training(one.training)
+            return "; ".join(filter(None, parts))
         case "failed" if one.writer is not None:
             reason = one.reason + _bar(one.writer.state)
             return f"{one.what}, {one.writer.where} since {one.writer.since}: {reason}"
@@ -147,6 +149,16 @@ def _bar(state: dict[str, Any]) -> str:
     of = f" of {found['total']:,}" if found["total"] else ""
     left = "" if found["left_seconds"] is None else f", {duration(found['left_seconds'])} left"
     return f": {found['what']} {found['done']:,}{of}, {found['per_second']:.3g}/s{left}"
+
+
+def training(found: Mapping[str, Any]) -> tuple[str, str]:
+    """How a train cell goes, and what it learns from; empty where that is not known."""
+    own = [f"{name} {found[name]:.3g}" for name in ("drift", "loss") if name in found]
+    named = [name for name in ("weight", "entropy", "length") if name in found]
+    means = [f"{name} {found[name]:.3g}" for name in named]
+    means += [f"truncated {found['truncated']:.1%}"] if "truncated" in found else []
+    step = f"after step {found['step']:,}: {', '.join(own)}" if own else ""
+    return step, f"means: {', '.join(means)}" if means else ""
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """`omniopd status`: what became of each cell, once or again and again."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -19,16 +18,20 @@ def status(
     """Each cell: done, cached, running where, waiting for what, or failed and why.
 
     It takes no lock: use it beside `omniopd run` or `dvc repro`. Of files it looks whether they are
-    there, not at their bytes, which `omniopd verify` does.
+    there, not at their bytes, which `omniopd verify` does. On a terminal --watch draws arms by
+    rounds and what runs, of a train cell also how it goes.
     """
     from pipeline.commands.status import look, shown, watch
+    from pipeline.commands.view import screen
 
     def told(found: look.Look) -> str:
         return shown.document(found) if as_json else shown.text(found, every)
 
     if not again:
-        typer.echo(told(look.Looker().look()))
+        typer.echo(told(look.Looker(tables=True).look()))
         return
     if not seconds >= LEAST_SECONDS:
         raise UserError(f"--seconds: found {seconds}, wanted at least {LEAST_SECONDS}. Correct it.")
-    watch.watch(look.Looker(), told, seconds, drawn=sys.stdout.isatty() and not as_json)
+    picture = screen.possible() and not (as_json or every)
+    show = watch.drawn() if picture else watch.printed(told)
+    watch.watch(look.Looker(tables=True), show, seconds)

@@ -1,8 +1,8 @@
 """A look again and again, until nothing runs."""
 
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import typer
 
@@ -10,16 +10,13 @@ from pipeline.commands.status.look import Look, Looker
 from pipeline.processes import stopping
 
 
-def watch(looker: Looker, told: Callable[[Look], str], seconds: float, drawn: bool) -> None:
-    """Show what `told` makes of each look; `drawn`: in the place of the last, on a terminal.
-
-    Raises Stopped where a signal asks for an end.
-    """
+def watch(looker: Looker, show: Callable[[Look], None], seconds: float) -> None:
+    """Hand each look to `show`. Raises Stopped where a signal asks for an end."""
     try:
-        with stopping.heard(), _screen(drawn) as show:
+        with stopping.heard():
             while True:
                 found = looker.look()
-                show(told(found))
+                show(found)
                 if not found.at_work:
                     return
                 time.sleep(seconds)
@@ -27,24 +24,25 @@ def watch(looker: Looker, told: Callable[[Look], str], seconds: float, drawn: bo
         raise stopping.Stopped("it only looked: what runs goes on.", asked) from None
 
 
-@contextmanager
-def _screen(drawn: bool) -> Iterator[Callable[[str], None]]:
-    if not drawn:
-        last = [""]
+def drawn() -> Callable[[Look], None]:
+    """What draws a look as a picture, in the place of the last on the terminal."""
+    from pipeline.commands.view import picture, screen
 
-        def once(text: str) -> None:
-            if text != last[0]:
-                typer.echo(text + "\n")
-            last[0] = text
+    terminal = screen.Screen(sys.stdout.fileno(), sys.stdout.encoding)
 
-        yield once
-        return
-    from rich.live import Live
-    from rich.text import Text
+    def draw(found: Look) -> None:
+        terminal.draw(picture.picture(found, picture.Sheet(*terminal.size(), terminal.plain)))
 
-    with Live(auto_refresh=False) as live:  # of what does not fit the terminal, the head
+    return draw
 
-        def draw(text: str) -> None:
-            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
-        yield draw
+def printed(told: Callable[[Look], str]) -> Callable[[Look], None]:
+    """What prints each look as text that is not that of the last."""
+    last = [""]
+
+    def once(found: Look) -> None:
+        if (text := told(found)) != last[0]:
+            typer.echo(text + "\n")
+        last[0] = text
+
+    return once

@@ -8,6 +8,7 @@ import typer
 from tabulate import tabulate
 
 from pipeline.commands.exp import exp_run
+from pipeline.commands.view import live
 from pipeline.config import renamed, yaml_edit
 from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
@@ -62,7 +63,8 @@ def run(found: Planned, parallel: int) -> None:
     """Write params.yaml, plan, and bring every cell up to date. Raises UserError."""
     with exp_run.planned(found.text):
         pass
-    flow.run(parallel)
+    with live.shown(quiet=False):
+        flow.run(parallel)
     typer.echo(f"`omniopd compare {found.name}` compares its points")
 
 

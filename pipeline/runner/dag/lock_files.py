@@ -97,6 +97,8 @@ def remembered(cache: Path, asked: Entry) -> Iterator[Entry]:
     """What the run-cache has of a stage with these `deps`; `asked` has of outs the paths alone."""
     folder = _runs(cache, asked)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):  # it is being written
+            continue
         yield yaml_files.mapping(yaml_files.text(path), str(path), "Remove it.", fast=True)
 
 
