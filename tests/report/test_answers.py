@@ -179,8 +179,10 @@ def test_keys_move_between_problems_and_pages(visit):
 
 @pytest.mark.browser
 def test_paper_has_a_few_problems_no_controls_and_dark_ink(visit):
-    page = visit(scheme="dark")
+    page = visit(scheme="dark", width=718)  # A4 without its margins
     page.emulate_media(media="print")
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) <= 0
     assert page.locator("#a-filters").is_hidden()
     assert page.locator("#a-list > li:visible").count() == 6
     assert page.get_by_text("the first six of them").is_visible()
