@@ -1,13 +1,15 @@
 """report: what each arm is worth, as a table, JSON and pictures.
 
-reads   evaluations, rollouts, forks, answers, scores, targets, calibrations, metrics and run.json
-        of the plan's cells, the base students' tokenizers; other folders may lie beside them
+reads   problems, evaluations, rollouts, forks, answers, scores, targets, calibrations, metrics and
+        run.json of the plan's cells, the base students' tokenizers; other folders may lie beside
+        them; of code/ which libraries the locks name
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
         where experiment.branch names controls), calibration.json, curves.json, losses.json,
         no_effect.json, results.md, index.html, *.png; agreement.json and written.json where
         no task can grade; for DVC metrics/ARM.json and plots/
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pipeline.calibration import summary as calibration
 from pipeline.config import params
 from pipeline.config.method import Split
 from pipeline.core import verified
+from pipeline.core.dag_names import cell_file
 from pipeline.data import aligned, schemas, tables
 from pipeline.report import calibration_picture, charts, cost_chart, dvc_views, markdown, no_effect
 from pipeline.report.page import gather
@@ -40,6 +43,9 @@ class ReportParams(params.Params):
     split: Split
     per_seed: bool
     notes: tuple[str, ...]
+    prompts: str  # folder of the problems
+    student: dict[str, str]  # name, and what it was made from
+    teachers: dict[str, str]  # in words, by name
     claims: dict[str, float] = verdicts.CLAIMS  # of omniopd over an arm, percent
     match: dict[str, Any] | None = None  # experiment.match: resource, cap, and whom it leaves free
 
@@ -118,6 +124,12 @@ def students(arms: Arms) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def plan(cell: str) -> str:
+    """MD5 of the cell's file: dvc.lock names it, so that git knows from which commit on."""
+    content = cell_file("report", cell).read_bytes()
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path) -> None:
     names = list(p.arms)
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
@@ -170,7 +182,8 @@ def main() -> None:
             cells.write_text(args.out / path, text)
         calibration_picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
         pictures(p, points, parts["branches"], args.out)
-        cells.write_text(args.out / "index.html", gather.html(evals, parts, p))
+        page = gather.html(evals, parts, p, plan(args.cell))
+        cells.write_text(args.out / "index.html", page)
         for failure in no_effect.failures(parts["no_effect"]):
             cells.log.warning(f"report: {failure}")
         run.counts["students"] = " ".join(students(p.arms))

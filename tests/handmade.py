@@ -25,6 +25,7 @@ ALPHABET = sorted(set("0123456789+=,;#?ab <script>alert(1)</script>\nü"))
 SCRIPT = "<script>alert(1)</script>\nü 1"
 N, C = 4, 3
 ROUNDS, RESPONSES = (1, 2), 12
+PROBLEMS = 20
 COUNTS = {
     "rollout": {"student_tokens": 150},
     "teach": {
@@ -44,6 +45,7 @@ COUNTS = {
 def experiment(folder: Path, evaluated: bool = True) -> dict[str, Any]:
     """Write the data folder and plan.yaml under `folder`; what the report's params are."""
     _tokenizer(folder / "data/pretrain/cbase/checkpoint/tokenizer.json")
+    _problems(folder)
     arms: dict[str, Any] = {"base": {"seed-0": {"round-0": {"policy": "data/pretrain/cbase"}}}}
     _evaluation(folder, arms["base"]["seed-0"]["round-0"], "base", 0)
     for arm in ("omniopd", "shuffled-scores", "pair", "zero-score", "grpo", "sft"):
@@ -65,6 +67,9 @@ def experiment(folder: Path, evaluated: bool = True) -> dict[str, Any]:
         "split": "test",
         "per_seed": True,
         "notes": ["Made by hand, </script> & all."],
+        "prompts": "data/prepare/cprepare",
+        "student": {"name": "beginner", "from": "llama, hidden 8"},
+        "teachers": {"carries": "local, model careful", "one": "local", "two": "local"},
     }
     with (folder / "plan.yaml").open("w") as file:
         YAML().dump({"cells": {"report": {"creport": {"params": found}}}}, file)
@@ -248,6 +253,36 @@ def _targets(folder: Path, key: str, forks: list[Any], cells: dict[str, str]) ->
     _write(folder, "prior", key, "targets", rows, schemas.TARGETS)
 
 
+def _problems(folder: Path) -> None:
+    rows = [
+        {
+            "prompt_id": f"test-{problem:06d}",
+            "task": "arithmetic",
+            "split": "test",
+            "messages": "[]",
+            "prompt": f"{problem}+1?",
+            "answer": str(problem + 1),
+        }
+        for problem in range(PROBLEMS)
+    ]
+    _write(folder, "prepare", "cprepare", "prompts", rows, schemas.PROMPTS)
+
+
+def _evaluated(arm: str, problem: int, sample: int, decoding: str, round_: int) -> dict[str, Any]:
+    """What was written for a problem. The first is cut off, holds a script and no final answer."""
+    draw = _draw(arm, problem, sample, decoding)
+    correct = bool(draw.random() < 0.3 + 0.2 * round_) and problem > 0
+    final = str(problem + 1 if correct else problem + 2)
+    text = f"{problem}+1=" + "," * int(draw.integers(0, 30)) + f"#{final}"
+    return {
+        "response": text if problem else SCRIPT,
+        "extracted": final if problem else None,
+        "correct": correct,
+        "finish_reason": "stop" if problem else "length",
+        "tokens": len(text),
+    }
+
+
 def _evaluation(folder: Path, cells: dict[str, str], arm: str, round_: int) -> None:
     rows = [
         {
@@ -255,14 +290,10 @@ def _evaluation(folder: Path, cells: dict[str, str], arm: str, round_: int) -> N
             "problem_id": f"test-{problem:06d}",
             "sample": sample,
             "decoding": decoding,
-            "response": "1;#1",
-            "extracted": "1",
-            "correct": bool(_draw(arm, problem, sample, decoding).random() < 0.3 + 0.2 * round_),
-            "finish_reason": "stop",
-            "tokens": 4,
+            **_evaluated(arm, problem, sample, decoding, round_),
         }
         for decoding, samples in (("sampled", 2), ("greedy", 1))
-        for problem in range(20)
+        for problem in range(PROBLEMS)
         for sample in range(samples)
     ]
     cells["evaluate"] = f"c{arm}{round_}evaluate"

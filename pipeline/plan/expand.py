@@ -16,7 +16,7 @@ from pipeline.core.chosen import file_of
 from pipeline.core.errors import UserError
 from pipeline.plan import budget_caps, step_cells
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.resolved import dump, engined, method, sandboxed
+from pipeline.plan.resolved import dump, engined, method, sandboxed, who
 from pipeline.plan.rounds import Round
 from pipeline.stage import cells
 
@@ -294,5 +294,6 @@ class Plan:
                 "per_seed": first.pretrain.per_seed,
                 "notes": list(experiment.notes),
             }
+            | who(self.experiment, self.prompts(first.prepare))
             | budget_caps.summary(self.experiment, self.cap)
         )

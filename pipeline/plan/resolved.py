@@ -6,7 +6,7 @@ from pipeline.config import params
 from pipeline.config.method import Bought, Shared
 from pipeline.config.problems import TaskPrepare
 from pipeline.method.similarity import PARTIAL
-from pipeline.plan.blocks import Settings
+from pipeline.plan.blocks import Experiment, Settings
 
 UNTRACKED = {"teach": {*Bought.model_fields}, "train": {*Shared.model_fields}}
 # the order of keys in a cell's file, of which DVC compares the bytes; others follow
@@ -66,3 +66,30 @@ def method(settings: Settings) -> dict[str, Any]:
     names = settings.teach.teachers
     found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
     return {"prepare": dump(settings.prepare), **found}
+
+
+def who(experiment: Experiment, prompts: str) -> dict[str, Any]:
+    """Entries of the report: whom it is about, and the folder of the problems' cell `prompts`.
+
+    Of student and teachers what can change an answer, in words.
+    """
+    student = experiment.experiment.student
+    arms = [experiment.arm(name) for name in experiment.experiment.arms]
+    start = dump(arms[0].pretrain.models[student].init)
+    teachers = dict.fromkeys(name for arm in arms for name in arm.teach.teachers)
+    return {
+        "prompts": f"data/prepare/{prompts}",
+        "student": {"name": student, "from": _words(start)},
+        "teachers": {name: _teacher(experiment.teachers[name]) for name in teachers},
+    }
+
+
+def _teacher(teacher: params.Params) -> str:
+    found = dump(teacher)
+    return _words({k: found[k] for k in ("kind", "provider", "model") if k in found})
+
+
+def _words(found: dict[str, Any]) -> str:
+    """`llama, hidden 96, layers 2`: short values by their names, the kind as it is."""
+    rest = [f"{k} {v}" for k, v in found.items() if k != "kind" and len(str(v)) <= 80]
+    return ", ".join([str(found["kind"]).replace("_", "-"), *rest])

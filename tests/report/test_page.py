@@ -1,5 +1,6 @@
 """The report page, opened in a real browser from a file."""
 
+import hashlib
 import json
 import re
 import tomllib
@@ -62,12 +63,58 @@ def test_the_default_sections_stand_in_their_order(visit):
         "Verdicts and results",
         "Learning curves",
         "Cost against accuracy",
+        "Answers",
         "Fork browser",
         "How",
     ]
     assert "conditional on this run" in page.locator(".basis").inner_text()
     assert page.locator(".chart svg").count() == 3
     assert page.get_by_text("Made by hand, </script> & all.").count() == 1
+
+
+@pytest.mark.browser
+def test_the_page_says_whom_it_is_about_and_which_plan_made_it(visit, made):
+    page = visit()
+    assert (
+        page.title() == page.locator("h1").inner_text() == "beginner taught by carries: arithmetic"
+    )
+    about = page.locator(".about").inner_text()
+    assert "beginner (llama, hidden 8)" in about
+    assert "carries (local, model careful)" in about
+    plan = (made / "dag/cells/report/creport.yaml").read_bytes()
+    assert hashlib.md5(plan, usedforsecurity=False).hexdigest() in about
+    lock = (made / "code/report.lock").read_text()
+    assert re.findall(r"^library (numpy .*)$", lock, re.MULTILINE)[0] in about
+    above = page.evaluate(
+        "document.querySelector('.remark').compareDocumentPosition(document.querySelector('h2'))"
+    )
+    assert above == 4  # the heading of the first section follows the notes
+
+
+@pytest.mark.browser
+def test_columns_and_arms_say_what_they_are(visit):
+    page = visit()
+    heads = page.locator("#results .box:not(details) thead th[title]")
+    assert heads.count() == 12  # all but that of the marks
+    assert "length limit" in page.get_by_role("columnheader", name="cut off").get_attribute("title")
+    for name in ("What the arms are", "What the columns are"):
+        page.get_by_text(name).click()
+    words = page.locator(".meanings").first
+    assert words.locator("dt").all_inner_texts() == [
+        "base", "omniopd", "shuffled-scores", "pair", "zero-score", "grpo", "sft",
+    ]  # fmt: skip
+    assert "change places between forks" in words.inner_text()
+    assert "Dashed" in page.locator("#curves").inner_text()  # no round but the last is evaluated
+
+
+@pytest.mark.browser
+def test_a_table_that_is_too_wide_says_so_until_its_end_is_seen(visit):
+    page = visit(width=390)
+    table = page.locator("#results .scroll-box:visible").first
+    assert table.locator(".hint").is_visible()
+    assert "more" in table.get_attribute("class").split()
+    table.locator(".scroll").evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    page.wait_for_function("!document.querySelector('#results .box:not(details) .more')")
 
 
 @pytest.mark.browser

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.analysis import intervals
-from pipeline.report.page import calibration, forks, how, outcome, sections
+from pipeline.report.page import calibration, explained, forks, how, outcome, sections
 from pipeline.report.page.pieces import _by_prefix, pieces
 from tests import handmade
 
@@ -54,7 +54,7 @@ def test_no_rows_make_no_section():
     assert sections.costs([], [], []) is None
     assert sections.curves([], ["base"], "test") is None
     assert calibration.section([]) is None
-    assert how.section({}, {}, []) is None
+    assert how.section({}, {}) is None
     assert outcome.verdicts([]) == outcome.contrasts([]) == []
 
 
@@ -192,6 +192,61 @@ def test_calibration_warns_and_shows_what_arms_share_once():
     assert lines == [
         ("omniopd and 1 more", "0.250"), ("sft", "0.500"), ("omniopd", "cannot be told"),
     ]  # fmt: skip
+
+
+# ---- what the page says of itself
+
+
+def settings_of(objective, **blocks):
+    own = {"forks": {"scheduler": "peak-entropy"}, "teach": {"teacher": "carries"}}
+    own |= {"score": {"source": "similarity"}, "prior": {"source": "scores"}}
+    return own | {"train": {"objective": objective}, "prepare": {"task": "t"}} | blocks
+
+
+def test_every_column_of_the_results_is_explained():
+    heads = [head.format(k=4) for head in outcome.HEAD if head]
+    assert all(explained.column(head) for head in heads)
+    assert [head for head, _ in explained.columns([*heads, "", "arm"])] == heads
+    assert explained.column("a column of tomorrow") == ""
+
+
+def test_an_arm_is_explained_by_its_settings_and_not_by_its_name():
+    settings = {
+        "omniopd": settings_of("sft"),  # of somebody who calls it so
+        "moved": settings_of("omniopd", score={"source": "shuffled"}),
+        "wrong": settings_of("omniopd", teach={"teacher": "never", "problem": "another"}),
+        "own": settings_of("extensions.mine"),
+    }
+    said = explained.arms(["base", *settings], settings, {"carries": "", "never": ""})
+    assert said["base"] == "The student before any training."
+    assert said["omniopd"] == "Imitates whole solutions that the teacher wrote; teacher carries."
+    assert "change places between forks (a control)" in said["moved"]
+    assert "teacher never; the teacher sees another problem" in said["wrong"]
+    assert "objective extensions.mine" in said["own"]
+    alone = explained.arms(["moved"], settings, {"carries": ""})
+    assert "teacher carries" not in alone["moved"]
+
+
+def test_the_heading_has_student_teacher_and_task_of_the_first_arm():
+    student = {"name": "small", "from": "hub, name org/small"}
+    settings = {"omniopd": settings_of("omniopd", prepare={"task": "t", "datasets": {"a": {}}})}
+    assert how.title(student, settings) == "small taught by carries: t (a)"
+    assert how.facts(student, {"carries": "local"}, settings, 3, {"plan": "p"}) == [
+        ("student", "small (hub, name org/small)"), ("teacher", "carries (local)"),
+        ("task", "t (a)"), ("rounds", "3"), ("plan", "p"),
+    ]  # fmt: skip
+    assert how.title({}, {}) == "OmniOPD experiment"
+    assert how.facts({}, {}, {}, 0, {}) == []
+
+
+def test_only_lines_over_rounds_that_were_not_evaluated_are_dashed_and_say_so():
+    def points(*rounds):
+        row = {"seed": 0, "source": "evaluation", "accuracy": 0.5, "low": 0.4, "high": 0.6}
+        return [row | {"arm": "base" if not r else "omniopd", "round": r} for r in rounds]
+
+    for rounds, note in (((0, 1, 2), ""), ((0, 2), sections.GAPS)):
+        found = sections.curves(points(*rounds), ["base", "omniopd"], "test")
+        assert found.blocks[0].charts[0].note == note
 
 
 # ---- the fork browser's data

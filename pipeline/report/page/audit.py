@@ -52,7 +52,7 @@ def html(audited: Audited) -> str:
         _failures(audited),
         _cost(audited),
         _browser(audited),
-        how.section({"omniopd": audited.settings}, {}, []),
+        how.section({"omniopd": audited.settings}, {}),
     ]
     return assemble(
         "Is this teacher worth it?", _basis(audited), parts, ["omniopd"], audited.browser

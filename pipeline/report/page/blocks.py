@@ -105,11 +105,26 @@ class Quotes:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What names mean, behind a click."""
+
+    title: str
+    words: list[tuple[str, str]]
+    arms: bool = False  # the names are arms and have their marks
+    kind = "words"
+
+
+@dataclass(frozen=True)
 class Browser:
     kind = "browser"
 
 
-Block = Table | Charts | Cards | Text | Pairs | Quotes | Browser
+@dataclass(frozen=True)
+class Answers:
+    kind = "answers"
+
+
+Block = Table | Charts | Cards | Text | Pairs | Quotes | Words | Browser | Answers
 
 
 @dataclass(frozen=True)

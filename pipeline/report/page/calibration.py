@@ -133,7 +133,7 @@ def _options(points: list[Row]) -> list[Row]:
 
 
 def _table(rows: list[Row]) -> Table:
-    head = ["arm", "seed", "round", "teacher", "metric", "C", "quantity", "value", "n", ""]
+    head = ["arm", "seed", "round", "teacher", "metric", "C", "quantity", "value", "n", "note"]
     left = len(rows) - LINES
     caption = "The values" + f" (the first {LINES}; {left:,} more are in calibration.json)" * (
         left > 0

@@ -50,6 +50,12 @@ def _numbers(names: Sequence[tuple[str, str]], format_: str = ".3f") -> list[alt
     return [alt.Tooltip(f"{name}:Q", title=title, format=format_) for name, title in names]
 
 
+def gaps(points: list[Row]) -> bool:
+    """Whether rounds lie between the points that have none."""
+    rounds = sorted({point["round"] for point in points})
+    return any(b - a > 1 for a, b in itertools.pairwise(rounds))
+
+
 def curves(points: list[Row], arms: list[str], title: str) -> Row:
     """Accuracy after each round with its band, a line for each arm."""
     colours, shapes = _arms(arms)
@@ -65,8 +71,7 @@ def curves(points: list[Row], arms: list[str], title: str) -> Row:
     y = alt.Y("accuracy:Q", title=title, scale=alt.Scale(domain=[0, 1]))
     band = data.mark_area(opacity=0.13).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colours)
     # a straight line over rounds that were not evaluated is no measurement: dashed
-    gaps = any(b - a > 1 for a, b in itertools.pairwise(rounds))
-    stroke = [5, 4] if gaps else [1, 0]
+    stroke = [5, 4] if gaps(points) else [1, 0]
     line = data.mark_line(strokeWidth=2, strokeDash=stroke).encode(x, y, colours)
     dots = data.mark_point(filled=True, size=55, opacity=1).encode(
         x,

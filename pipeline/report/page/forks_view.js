@@ -4,12 +4,7 @@ const forkView = (() => {
   if (!forkData) return null;
   const { data, TOKENS, ENTROPIES, ENDED, highest, stages, rows, chunks, limits, fits } = forkData;
 
-  function element(tag, attributes = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children.filter((child) => child !== null));
-    return made;
-  }
+  const { element } = page;
 
   function written(target, text) {  // spaces and line ends can be seen; the text stays the same
     for (const part of text.split(/( |\n)/)) {
@@ -29,6 +24,7 @@ const forkView = (() => {
     const last = t === row[TOKENS].length - 1;
     if (text === "" && last && row[ENDED]) {
       made.classList.add("end");
+      made.setAttribute("role", "img");  // only what has a role may have a label
       made.setAttribute("aria-label", "end of the response");
       return made;
     }

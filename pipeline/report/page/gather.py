@@ -1,13 +1,16 @@
 """The page of a plan's evaluations: its rows from what the report has, the rest from the cells."""
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.costs import cost
 from pipeline.analysis.results import Evals, details
 from pipeline.report.page import forks, how
+from pipeline.report.page.answers import data as answers
 from pipeline.report.page.page import Content, render
 from pipeline.stage.run_records import Row, rounds, run_json
 
+CODE = Path("code")  # with a lock for each variant of the plan's cells
 SHOWN = (
     "contrasts",
     "curves",
@@ -22,10 +25,10 @@ SHOWN = (
 )
 
 
-def html(evals: Evals, found: dict[str, Any], p: Any) -> str:
+def html(evals: Evals, found: dict[str, Any], p: Any, plan: str) -> str:
     """index.html, of rows by the names of the report's JSON files; what is missing is left out.
 
-    `p` holds the report's params.
+    `p` holds the report's params, `plan` is the MD5 of the file that they stand in.
     """
     return render(
         Content(
@@ -37,10 +40,28 @@ def html(evals: Evals, found: dict[str, Any], p: Any) -> str:
             settings=p.settings,
             runs=_runs(evals),
             notes=list(p.notes),
+            student=p.student,
+            teachers=p.teachers,
+            made=_made(plan),
+            answers=answers.view(evals, Path(p.prompts) / "prompts.parquet"),
             browser=forks.browser(p.arms, p.settings),
             **{name: found[name] for name in SHOWN if name in found},
         )
     )
+
+
+def _made(plan: str) -> dict[str, str]:
+    """The plan, by what finds its commit, and the libraries that the locks of its cells name."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(CODE.glob("*.lock")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            kind, _, rest = line.partition(" ")
+            if kind == "library" and not rest.endswith(" none"):
+                name, _, version = rest.partition(" ")
+                found.setdefault(name, set()).add(version)
+    libraries = [f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)]
+    seen = {"libraries": ", ".join(libraries)} if libraries else {}
+    return seen | {"plan": f"{plan} (git log -S {plan[:12]} -- dvc.lock says from which commit on)"}
 
 
 def _detailed(evals: Evals, row: Row) -> Row:

@@ -2,20 +2,19 @@
 
 from typing import Any
 
-from pipeline.report.page.blocks import Block, Pairs, Row, Section, Text
+from pipeline.report.page.blocks import Block, Pairs, Row, Section
 
 HIDDEN = {"prepare.seed"}
 
 
-def section(settings: dict[str, Row], runs: dict[str, str], notes: list[str]) -> Section | None:
+def section(settings: dict[str, Row], runs: dict[str, str]) -> Section | None:
     """settings  of each arm, by block; runs  a sentence an arm about its optimizer and teacher."""
     if not settings:
         return None
     flat = {arm: _flat(found) for arm, found in settings.items()}
     first, *others = flat
     pairs = [(key, _text(value)) for key, value in flat[first].items() if key not in HIDDEN]
-    blocks: list[Block] = [Text(note) for note in notes]
-    blocks.append(Pairs("All settings", pairs, first, runs.get(first, ""), closed=True))
+    blocks: list[Block] = [Pairs("All settings", pairs, first, runs.get(first, ""), closed=True)]
     for arm in others:
         changed = [
             (key, _text(value))
@@ -53,3 +52,41 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def title(student: dict[str, str], settings: dict[str, Row]) -> str:
+    """The heading: student, teacher and task of the first arm."""
+    if not settings:
+        return "OmniOPD experiment"
+    first = next(iter(settings.values()))
+    asked = _text(first["teach"]["teacher"])
+    return f"{student['name']} taught by {asked}: {_task(first['prepare'])}"
+
+
+def facts(
+    student: dict[str, str],
+    teachers: dict[str, str],
+    settings: dict[str, Row],
+    rounds: int,
+    made: dict[str, str],
+) -> list[tuple[str, str]]:
+    """Name and value of what is known of the experiment, for the line below the heading.
+
+    `made` has what else is known of how it was made. No date and no commit: equal cells make an
+    equal page, whenever and from whichever commit it is made.
+    """
+    if not settings:
+        return []
+    first = next(iter(settings.values()))
+    found = [("student", f"{student['name']} ({student['from']})")]
+    asked = [f"{name} ({what})" for name, what in teachers.items()]
+    found.append(("teacher" if len(asked) == 1 else "teachers", "; ".join(asked)))
+    found += [("task", _task(first["prepare"])), ("rounds", str(rounds))]
+    return found + list(made.items())
+
+
+def _task(prepare: dict[str, Any]) -> str:
+    """The task's name, with what is drawn from where it draws from named sets."""
+    sets = prepare.get("datasets") or []
+    named = ", ".join(map(str, sets))
+    return f"{prepare['task']} ({named})" if named and len(named) < 80 else str(prepare["task"])

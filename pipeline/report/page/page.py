@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from pipeline.report import no_effect, unevaluated
 from pipeline.report.charts import COLOURS, MARKERS, look
-from pipeline.report.page import calibration, forks, how, outcome, sections
+from pipeline.report.page import calibration, explained, forks, how, outcome, sections
 from pipeline.report.page.blocks import (
+    Answers,
     Block,
     Browser,
     Cell,
@@ -25,9 +26,13 @@ from pipeline.report.page.blocks import (
     Section,
     Table,
     Text,
+    Words,
 )
 
-SCRIPTS = ("theme.js", "charts.js", "forks_data.js", "forks_view.js", "forks.js")
+SCRIPTS = (
+    *("theme.js", "wide.js", "charts.js", "answers.js"),
+    *("forks_data.js", "forks_view.js", "forks.js"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class Content:
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
     runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
     notes: list[str] = field(default_factory=list)
+    student: dict[str, str] = field(default_factory=dict)  # name, and what it was made from
+    teachers: dict[str, str] = field(default_factory=dict)  # in words, by name
+    made: dict[str, str] = field(default_factory=dict)  # what else is known of how it was made
+    answers: dict[str, Any] | None = None  # of answers.data.view
     browser: dict[str, Any] | None = None  # of forks.browser
 
 
@@ -63,10 +72,22 @@ def render(content: Content) -> str:
         sections.costs(content.costs, content.results, content.arms, content.pooled),
         calibration.section(content.calibration),
         sections.branches(content.branches),
+        _answers(content),
         _browser(content),
-        how.section(content.settings, content.runs, content.notes),
+        how.section(content.settings, content.runs),
     ]
-    return assemble("OmniOPD experiment", _basis(content), found, content.arms, content.browser)
+    last = max((row["round"] for row in content.costs or content.results), default=0)
+    return assemble(
+        how.title(content.student, content.settings),
+        _basis(content),
+        found,
+        content.arms,
+        content.browser,
+        content.answers,
+        _said(content),
+        how.facts(content.student, content.teachers, content.settings, last, content.made),
+        content.notes,
+    )
 
 
 def assemble(
@@ -75,8 +96,12 @@ def assemble(
     parts: Sequence[Section | None],
     arms: list[str],
     browser: dict[str, Any] | None,
+    answers: dict[str, Any] | None = None,
+    said: dict[str, str] | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
 ) -> str:
-    """The whole file. `arms` have their colours in this order."""
+    """The whole file. `arms` have their colours in this order; `said` has a sentence on each."""
     shown = [part for part in parts if part is not None]
     specs = {
         chart.name: chart.spec
@@ -92,12 +117,17 @@ def assemble(
         .render(
             title=title,
             basis=basis,
+            facts=facts,
+            notes=notes,
+            said=said or {},
+            column=explained.column,
             sections=shown,
             style=Markup(_source("page.css")),
             colours=list(enumerate(COLOURS)),
             scripts=[Markup(_source(name)) for name in SCRIPTS],
             vega=Markup(vega() if specs else ""),
             specs=Markup(forks.dumps(specs)),
+            answers=Markup(forks.dumps(answers)),
             browser=Markup(forks.dumps(browser)),
             looks=looks,
             looks_json=Markup(forks.dumps(looks)),
@@ -123,8 +153,18 @@ def _results(content: Content) -> Section:
     seen = seen or outcome.contrasts(content.contrasts)
     failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
-    blocks = [*failed, *seen, *outcome.results(content.results, content.pooled), *rest]
+    tables = outcome.results(content.results, content.pooled)
+    heads = [name for table in tables if isinstance(table, Table) for name in table.head]
+    words = [
+        Words("What the arms are", list(_said(content).items()), arms=True),
+        Words("What the columns are", explained.columns(heads)),
+    ]
+    blocks = [*failed, *seen, *tables, *(one for one in words if one.words), *rest]
     return Section("results", "Verdicts and results", blocks)
+
+
+def _said(content: Content) -> dict[str, str]:
+    return explained.arms(content.arms, content.settings, content.teachers)
 
 
 def _agreement(content: Content) -> Section:
@@ -136,6 +176,17 @@ def _agreement(content: Content) -> Section:
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
     blocks: list[Block] = [*failed, *tables, *rest]
     return Section("results", "Agreement with the teacher", blocks, unevaluated.LEAD)
+
+
+def _answers(content: Content) -> Section | None:
+    if content.answers is None:
+        return None
+    lead = (
+        f"What was written for the {content.split} problems: the untrained student's answer beside "
+        "that of an arm after its last round. Equal samples drew equal random numbers. Now right: "
+        "base had it wrong. Now wrong: base had it right."
+    )
+    return Section("answers", "Answers", [Answers()], lead)
 
 
 def _browser(content: Content) -> Section | None:

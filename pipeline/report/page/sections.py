@@ -43,6 +43,12 @@ PLAIN = {  # of results.json, where there is no costs.json
 }
 
 
+GAPS = (
+    "Dashed: between the marks nothing was evaluated, so these lines only lead the eye from one "
+    "mark to the next."
+)
+
+
 def curves(
     points: Sequence[Row], arms: list[str], split: str, pooled: Sequence[Row] = ()
 ) -> Section | None:
@@ -62,7 +68,8 @@ def curves(
             known = pooled if source == "evaluation" else ()
             spec = charts.curves(over_seeds(lines, (), known), arms, axis)
             alt = f"{title}: {axis} against optimised rounds, a line for each arm"
-            found.append(Chart(f"curve-{source}", spec, title, alt))
+            note = GAPS if charts.gaps(lines) else ""
+            found.append(Chart(f"curve-{source}", spec, title, alt, note))
     if not found:
         return None
     several = len({point["seed"] for point in points}) > 1
