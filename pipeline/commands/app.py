@@ -34,6 +34,8 @@ app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args"
 )
 app.command()(machines.worker)
 app.command()(exchange.export)
+app.command()(exchange.push)
+app.command()(exchange.pull)
 app.command("import")(exchange.import_)
 app.command()(verify_command.verify)
 app.add_typer(exp_command.app, name="exp")

@@ -1,4 +1,4 @@
-"""`omniopd export` and `omniopd import`: to and from other people's trainers."""
+"""`omniopd export`, `import`, `push` and `pull`: to and from other people's trainers."""
 
 import os
 import sys
@@ -20,6 +20,7 @@ REWARD = typer.Option(help="the column of a dump that is the reward, where sever
 Format = Annotated[Literal["trl", "verl", "openrlhf", "prime-rl"] | None, FORMAT]
 Reason = Annotated[Literal["stop", "length"] | None, REASON]
 Limit = Annotated[int | None, LIMIT]
+What = Annotated[Literal["checkpoint", "rollouts", "answers"], typer.Option(help="of the round")]
 Reward = Annotated[str | None, REWARD]
 
 
@@ -37,6 +38,35 @@ def export(
     from pipeline.commands.exports import source
 
     exports.export(source.find(name, seed, round_), to, out)
+    typer.echo(out)
+
+
+def push(
+    name: Annotated[str, typer.Argument(help="an arm of the plan, or the folder of an audit")],
+    to: Annotated[str, typer.Option(help="hub:USER/NAME; made if it is new")],
+    what: What = "checkpoint",
+    seed: Annotated[int | None, typer.Option(help="of the arm; by default its first")] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", help="of the arm; by default its last")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="a new repository for everyone")] = False,
+) -> None:
+    """A checkpoint with a model card, or a table of a round with a card, to the hub."""
+    from pipeline.commands.exports import hub, source
+
+    typer.echo(hub.push(source.find(name, seed, round_), to, what, public))
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="hub:USER/NAME")],
+    out: Annotated[Path, typer.Option(help="a new folder")],
+    what: What = "checkpoint",
+    revision: Annotated[str | None, typer.Option(help="a commit; by default the newest")] = None,
+) -> None:
+    """What was pushed, from the hub: checked, and without pickled weights."""
+    from pipeline.commands.exports import hub
+
+    hub.pull(name, what, out, revision)
     typer.echo(out)
 
 

@@ -20,20 +20,73 @@ before you share or use them."""
 
 def card(source: Source) -> str:
     """Front matter of the hub, then Markdown."""
+    from huggingface_hub import ModelCardData
+
     init = source.experiment.pretrain.models[source.experiment.experiment.student].init
-    front = ["library_name: transformers", "license: unknown", "tags: [omniopd]"]
-    if isinstance(init, HubInit) and not PurePath(init.name).is_absolute():
-        front.insert(1, f"base_model: {json.dumps(init.name)}")
-    where = f"arm `{source.arm}`, seed {source.seed}, round {source.round} of {source.rounds}"
+    base = init.name if isinstance(init, HubInit) else None
+    found = _rows(source)
+    data = ModelCardData(
+        library_name="transformers",
+        base_model=None if base is None or PurePath(base).is_absolute() else base,
+        license="unknown",
+        tags=["omniopd"],
+        datasets=_hub_sets(source) or None,
+        model_name=f"{source.arm}, seed {source.seed}, round {source.round}" if found else None,
+        eval_results=[_eval_result(row, source) for row in found] or None,
+    )
     parts = [
-        "\n".join(["---", *front, "---"]),
-        f"# {source.arm}, seed {source.seed}, round {source.round}",
-        f"Made by the OmniOPD pipeline: {where}.",
+        *_heading(data.to_yaml(), source),
         "\n".join(f"- **{name}**: {text}" for name, text in _facts(source, init)),
-        "## Results\n\n" + _results(source),
+        "## Results\n\n" + _results(found),
         "## Licence\n\n" + LICENSE,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def of_table(source: Source, what: str, file: str) -> str:
+    """README.md of a round's table as a dataset of the hub."""
+    from huggingface_hub import DatasetCardData
+
+    init = source.experiment.pretrain.models[source.experiment.experiment.student].init
+    configs = [{"config_name": what, "data_files": file}]
+    data = DatasetCardData(license="unknown", tags=["omniopd"], configs=configs)
+    parts = [
+        *_heading(data.to_yaml(), source, f"{what} of "),
+        "\n".join(f"- **{name}**: {text}" for name, text in _facts(source, init)),
+        "## Licence\n\n" + LICENSE,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(front: str, source: Source, what: str = "") -> list[str]:
+    where = f"arm `{source.arm}`, seed {source.seed}, round {source.round} of {source.rounds}"
+    return [
+        f"---\n{front}\n---",
+        f"# {what}{source.arm}, seed {source.seed}, round {source.round}",
+        f"Made by the OmniOPD pipeline: {what}{where}.",
+    ]
+
+
+def _hub_sets(source: Source) -> list[str]:
+    """Datasets of the hub that the problems are from."""
+    sets = getattr(source.settings.prepare, "sets", None) or {}
+    return sorted({one.hub for one in sets.values() if getattr(one, "hub", None)})
+
+
+def _eval_result(row: dict[str, Any], source: Source) -> Any:
+    from huggingface_hub import EvalResult
+
+    decoding = f"avg@{row['k']}" if row["decoding"] == "sampled" else row["decoding"]
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=row["task"],
+        dataset_name=row["task"],
+        dataset_split=source.settings.evaluate.split,
+        metric_type="accuracy",
+        metric_name=f"accuracy, {decoding}, {row['problems']} problems",
+        metric_value=row["accuracy"],
+        metric_args={"interval_95": [row["low"], row["high"]], "difference_to_base": row["diff"]},
+    )
 
 
 def _facts(source: Source, init: Any) -> list[tuple[str, str]]:
@@ -107,9 +160,12 @@ def _data(source: Source) -> str:
     return f"task {prepare.task}{names}: {count} prompts a round, {rounds} rounds so far{own}"
 
 
-def _results(source: Source) -> str:
+def _rows(source: Source) -> list[dict[str, Any]]:
     """The results in data/report, where it is of this plan and knows the round."""
-    found = [row for row in _report(source) if _is_of(row, source)]
+    return [row for row in _report(source) if _is_of(row, source)]
+
+
+def _results(found: list[dict[str, Any]]) -> str:
     if not found:
         return "None: the experiment's report does not hold this round."
     lines = [

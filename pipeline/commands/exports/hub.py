@@ -1,0 +1,116 @@
+"""`omniopd push` and `omniopd pull`: a round on the Hugging Face hub, through huggingface_hub.
+
+What is pushed is what `omniopd export --to hf` writes, or a table of the round as a dataset. The
+token is huggingface_hub's own (HF_TOKEN, or `hf auth login`), the address HF_ENDPOINT's.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pipeline.commands.exports import card, hf
+from pipeline.commands.exports.source import Source
+from pipeline.core.errors import UserError, short
+from pipeline.engines import checkpoints
+
+What = Literal["checkpoint", "rollouts", "answers"]
+SCHEME = "hub:"
+TABLES = {"rollouts": ("rollout", "rollouts.parquet"), "answers": ("teach", "answers.parquet")}
+REMEDY = "Set HF_TOKEN to a token that may write there, or run `hf auth login`."
+
+
+def repository(text: str) -> str:
+    """USER/NAME of hub:USER/NAME. Raises UserError."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    name = text.removeprefix(SCHEME)
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if not text.startswith(SCHEME) or name.count("/") != 1:
+        raise UserError(f"found {short(text)}, wanted hub:USER/NAME. Correct it.")
+    return name
+
+
+def push(source: Source, to: str, what: What, public: bool) -> str:
+    """Upload; the address of the repository, which is made if it is new. Raises UserError."""
+    from huggingface_hub import HfApi
+
+    name, kind = repository(to), "model" if what == "checkpoint" else "dataset"
+    with tempfile.TemporaryDirectory(prefix="omniopd-push-") as folder:
+        _write(source, what, Path(folder))
+        with _told(f"push to {to}"):
+            api = HfApi()
+            api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+            message = f"{what} of arm {source.arm}, seed {source.seed}, round {source.round}"
+            api.upload_folder(
+                repo_id=name, folder_path=folder, repo_type=kind, commit_message=message
+            )
+            return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{name}"
+
+
+def pull(source: str, what: What, out: Path, revision: str | None) -> None:
+    """Download a repository into a new folder, whole or not at all. Raises UserError."""
+    from huggingface_hub import snapshot_download
+
+    name, kind = repository(source), "model" if what == "checkpoint" else "dataset"
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out}: found something there, wanted a new folder. Name another.")
+    pickles = [f"*{suffix}" for suffix in checkpoints.PICKLED]  # loading one runs code
+    with checkpoints.replacing_folder(out.absolute()) as folder:
+        with _told(f"pull of {source}"):
+            snapshot_download(
+                name, repo_type=kind, revision=revision, local_dir=folder, ignore_patterns=pickles
+            )
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface_hub's notes
+        if what == "checkpoint":
+            checkpoints.check(folder)
+        elif not (folder / TABLES[what][1]).is_file():
+            raise UserError(
+                f"{source}: found no {TABLES[what][1]}, wanted a pushed table of {what}."
+            )
+
+
+def _write(source: Source, what: What, folder: Path) -> None:
+    if what == "checkpoint":
+        hf.write(source, folder)
+        return
+    stage, file = TABLES[what]
+    path = source.folder(stage) / file
+    if not path.is_file():
+        raise UserError(f"{path}: missing. Run `dvc repro`.")
+    shutil.copyfile(path, folder / file)
+    (folder / "README.md").write_text(card.of_table(source, what, file), encoding="utf-8")
+
+
+@contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """The hub's errors as ours; none of them holds the token."""
+    from httpx2 import HTTPError  # of the client that huggingface_hub 2 has
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError as error:
+        raise UserError(f"{doing}: found no token, wanted one of the hub. {REMEDY}") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise _silent(doing, error) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        said = short(str(error.server_message or "nothing more"))
+        remedy = REMEDY if status in (401, 403, 404) else "Try again later."
+        raise UserError(f"{doing}: the hub answered {status}: {said}. {remedy}") from error
+    except HTTPError as error:
+        raise _silent(doing, error) from error
+
+
+def _silent(doing: str, error: Exception) -> UserError:
+    return UserError(
+        f"{doing}: found no answer ({type(error).__name__}), wanted the hub. Check the network, "
+        "HF_HUB_OFFLINE and HF_ENDPOINT."
+    )
