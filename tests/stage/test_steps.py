@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -284,8 +283,10 @@ def test_what_was_kept_of_other_code_is_not_gone_on_from(four, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     code = project.folder / "pipeline/method/objectives/grpo.py"
-    code.write_text(code.read_text() + "\n# edited\n")
-    os.utime(code, (0, 0))
+    before = code.read_text()
+    code.write_text(before.replace("EPSILON = 1e-4\n", "EPSILON = 1e-4 + 0\n"))
+    assert code.read_text() != before
+    project.run("omniopd", "plan")
     assert started(project, key).wait() == 0
     said = (project.folder / "log").read_text()
     assert "of other params, inputs or code" in said
