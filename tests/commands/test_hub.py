@@ -48,11 +48,11 @@ def server():
         yield found
 
 
-def omniopd(server, *words, token=TOKEN):
+def omniopd(server, *words, token=TOKEN, **more):
     command = [sys.executable, "-c", "from pipeline.commands.app import main; main()", *words]
     own = {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": server.url, "HF_TOKEN": token}
     own["HF_HUB_DISABLE_XET"] = "1"  # the stand-in speaks LFS
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | own
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | own | more
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -103,6 +103,13 @@ def test_a_wrong_token_is_refused_by_name_and_not_shown(project, server):
     assert "push to hub:me/small: the hub answered 401" in done.stderr
     assert "Set HF_TOKEN" in done.stderr
     assert "hf_wrong" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hub_that_speaks_lfs_alone_is_told_how(project, server):
+    done = omniopd(server, "push", str(project), "--to", "hub:me/small", HF_HUB_DISABLE_XET="0")
+    assert done.returncode == 2
+    assert "Set HF_HUB_DISABLE_XET=1." in done.stderr
     assert "Traceback" not in done.stderr
 
 

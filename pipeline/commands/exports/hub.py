@@ -105,12 +105,13 @@ def _told(doing: str) -> Iterator[None]:
         said = short(str(error.server_message or "nothing more"))
         remedy = REMEDY if status in (401, 403, 404) else "Try again later."
         raise UserError(f"{doing}: the hub answered {status}: {said}. {remedy}") from error
-    except HTTPError as error:
+    except (HTTPError, ConnectionError) as error:  # the second is Xet's
         raise _silent(doing, error) from error
 
 
 def _silent(doing: str, error: Exception) -> UserError:
+    xet = "xet" in str(error)  # a hub of one's own may speak LFS alone
+    remedy = "Set HF_HUB_DISABLE_XET=1" if xet else "Check the network, HF_HUB_OFFLINE, HF_ENDPOINT"
     return UserError(
-        f"{doing}: found no answer ({type(error).__name__}), wanted the hub. Check the network, "
-        "HF_HUB_OFFLINE and HF_ENDPOINT."
+        f"{doing}: found no answer ({type(error).__name__}), wanted the hub. {remedy}."
     )
