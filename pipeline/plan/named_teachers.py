@@ -1,7 +1,8 @@
-"""Teachers that params.yaml names by one line: their entries, before the file is validated.
+"""Models that params.yaml names by one line: their entries, before the file is validated.
 
 `teach.teacher` takes PROVIDER:MODEL and URL#MODEL (pipeline/config/teacher_lines.py), and for a
-local one a folder (with a slash), a hub name or PACKAGE/FILE.gguf.
+local one a folder (with a slash), a hub name or PACKAGE/FILE.gguf. `experiment.student` takes what
+a local teacher is named by.
 """
 
 import importlib.util
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import teacher_lines
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, short
 from pipeline.engines import checkpoints
 
 
@@ -20,9 +21,14 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     """
     blocks = teacher_lines.blocks(values)
     lines = list(dict.fromkeys(line for block in blocks for line in teacher_lines.lines(block)))
-    if not lines:
+    student = _student(values)
+    if not lines and student is None:
         return values
     teachers, models = teacher_lines.hosted(blocks), {}
+    if student is not None:
+        models[teacher_lines.name(student)] = imported(student)
+        named = values["experiment"] | {"student": teacher_lines.name(student)}
+        values = {**values, "experiment": named}
     for line in lines:
         if not teacher_lines.is_hosted(line):
             model = teacher_lines.name(line)
@@ -37,6 +43,21 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
         "teachers": {**teachers, **(values.get("teachers") or {})},
         "pretrain": pretrain,
     }
+
+
+def _student(values: dict[str, Any]) -> str | None:
+    """The line that stands for the student. Raises UserError for one behind HTTP."""
+    block = values.get("experiment")
+    found = block.get("student") if isinstance(block, dict) else None
+    if not isinstance(found, str) or not ({"/", ":"} & {*found}):
+        return None  # a name, or what validation refuses
+    if teacher_lines.is_hosted(found):
+        raise UserError(
+            f"experiment.student: found {short(found)}, wanted a model whose weights are here: it "
+            "is trained. Write an entry of pretrain.models, a folder, a hub name or "
+            "PACKAGE/FILE.gguf; a served model can be teach.teacher."
+        )
+    return found
 
 
 def _all_named(values: dict[str, Any]) -> dict[str, Any]:
