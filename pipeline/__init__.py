@@ -19,6 +19,7 @@ plan         params.yaml as a whole, checked, expanded into cells
 report       results.md, pictures, the page
 runner       the plan in DVC: written, run, restored, kept small
 commands     the command line: estimate, audit, export and import of other people's files
+api          forks, weights and loss as functions, for other trainers
 
 tests/test_layers.py holds the layers.
 """

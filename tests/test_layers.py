@@ -14,6 +14,7 @@ LAYERS = (  # the lowest first; packages of one layer import nothing of each oth
     "plan",
     "report runner",
     "commands stages",
+    "api",
 )
 LAYER = {package: number for number, some in enumerate(LAYERS) for package in some.split()}
 FILES = {
