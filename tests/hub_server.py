@@ -15,6 +15,7 @@ from tests.servers import Server
 
 COMMIT = "c" * 40
 LARGE = (".safetensors", ".parquet")  # are sent apart, as LFS objects
+INFO = re.compile(r"/api/(model|dataset)s/([^/]+/[^/]+)$")
 API = re.compile(r"/api/(model|dataset)s/([^/]+/[^/]+)/(preupload|commit|revision|tree)/")
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)")
 
@@ -80,8 +81,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = urlsplit(self.path).path
-        if asked := API.match(path):
-            kind, name, what = asked.groups()
+        if asked := INFO.match(path) or API.match(path):
+            kind, name, what = [*asked.groups(), "info"][:3]
             repo = self.server.repos.get((kind, name))
             if repo is None:
                 return self._say({"error": "Repository not found"}, 404, "RepoNotFound")
@@ -89,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             if what == "tree":
                 return self._say([_entry(n, repo["files"][n]) for n in names])
             siblings = [{"rfilename": n} for n in names]
-            return self._say({"id": name, "sha": COMMIT, "siblings": siblings})
+            return self._say(
+                {"id": name, "sha": COMMIT, "siblings": siblings, "private": repo["private"]}
+            )
         if FILE.match(path) is None:
             return self._say({"error": "Not found"}, 404)
         data, name, file = FILE.match(path).groups()

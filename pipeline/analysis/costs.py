@@ -157,7 +157,8 @@ def rows(arms: Arms) -> list[Row]:
     owner: dict[str, str] = {}  # cell: the first arm that uses it
     totals: dict[tuple[str, int], Row] = {}
     for arm, seed, round_, cells in rounds(arms):
-        own = {stage: key for stage, key in cells.items() if "/" not in key}
+        # what only looks at a round may be the rollouts of the next one, which counts them
+        own = {s: key for s, key in cells.items() if "/" not in key and s not in LOOKS}
         others = {owner[key] for key in own.values() if key in owner}
         new = {stage: key for stage, key in own.items() if key not in owner}
         owner |= dict.fromkeys(new.values(), arm)

@@ -21,9 +21,10 @@ def rows(arms: Arms) -> list[Row]:
     `repeated` is the share of a response's stretches of four words that stand earlier in it.
     """
     found = [_row(*one) for one in _untrained(arms)]
+    last = {(arm, seed): (round_, cells) for arm, seed, round_, cells in rounds(arms)}
     found += [
-        _row(arm, seed, round_, cells[AFTER], None)
-        for arm, seed, round_, cells in rounds(arms)
+        _row(*who, round_, cells[AFTER], None)
+        for who, (round_, cells) in last.items()
         if AFTER in cells
     ]
     return found

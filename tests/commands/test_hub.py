@@ -97,6 +97,16 @@ def test_rollouts_become_a_dataset_with_a_card(project, server, tmp_path):
     assert (tmp_path / "back/rollouts.parquet").read_bytes() == own
 
 
+def test_a_repository_that_everyone_reads_is_pushed_to_only_when_told_so(project, server):
+    words = ("push", str(project), "--to", "hub:me/texts", "--what", "rollouts")
+    server.repos["dataset", "me/texts"] = {"private": False, "files": {}}
+    done = omniopd(server, *words)
+    assert done.returncode == 2
+    assert "found a public repository, wanted --public" in done.stderr
+    assert server.repos["dataset", "me/texts"]["files"] == {}
+    assert omniopd(server, *words, "--public").returncode == 0
+
+
 def test_a_wrong_token_is_refused_by_name_and_not_shown(project, server):
     done = omniopd(server, "push", str(project), "--to", "hub:me/small", token="hf_wrong")
     assert done.returncode == 2

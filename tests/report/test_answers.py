@@ -1,6 +1,7 @@
 """The answers view: its data beside the tables, and its filters in a real browser."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -78,6 +79,20 @@ def test_the_view_stays_within_its_limits_and_says_of_how_many_it_shows_some(mad
         assert 0 < len(found["problems"]) < handmade.PROBLEMS
         assert found["kinds"] == ["sample 1", "greedy"]
         assert all(len(one["tally"]) == 2 for one in found["views"])
+
+
+def test_answers_that_not_every_arm_gave_cannot_be_chosen(made, monkeypatch):
+    monkeypatch.chdir(made)
+    plan = plan_of(made)
+    evals = Evals(plan["arms"])
+    for who in [("base", 0, 0), ("sft", 0, 2)]:
+        table = evals.tables[who]
+        fewer = pc.or_(pc.equal(table["decoding"], "greedy"), pc.equal(table["sample"], 0))
+        evals.tables[who] = table.filter(fewer)
+    found = answers.view(evals, made / plan["prompts"] / "prompts.parquet")
+    assert found["kinds"] == ["sample 1", "greedy"]
+    for one in found["views"]:
+        assert [sum(tally) for tally in one["tally"]] == [handmade.PROBLEMS] * 2
 
 
 def test_problems_are_drawn_by_their_ids_and_the_tasks_in_turn():

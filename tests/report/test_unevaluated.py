@@ -79,6 +79,14 @@ def test_a_look_at_the_trained_student_costs_its_arm_nothing(made):
     assert costs.of_cell("rollout", json.loads(run)) != costs.Cost()
 
 
+def test_an_arm_that_was_looked_at_after_every_round_is_told_of_once(made, monkeypatch):
+    monkeypatch.chdir(made)
+    arms = plan_of(made)["arms"]
+    rounds = arms["sft"]["seed-0"]
+    rounds["round-1"] = {**rounds["round-1"], "rollout-after": "cmissing"}
+    assert [row["round"] for row in written.rows(arms) if row["arm"] == "sft"] == [2]
+
+
 @pytest.mark.parametrize(
     ("text", "share"),
     [("", 0), ("a b c", 0), ("a b c d e", 0), ("a b c d a b c d", 1 / 5), ("a a a a a", 1 / 2)],

@@ -47,6 +47,11 @@ def push(source: Source, to: str, what: What, public: bool) -> str:
         with _told(f"push to {to}"):
             api = HfApi()
             api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+            if not public and not api.repo_info(name, repo_type=kind).private:
+                raise UserError(
+                    f"{to}: found a public repository, wanted --public to push there. Add it, or "
+                    "name another."
+                )
             message = f"{what} of arm {source.arm}, seed {source.seed}, round {source.round}"
             api.upload_folder(
                 repo_id=name, folder_path=folder, repo_type=kind, commit_message=message
@@ -69,11 +74,21 @@ def pull(source: str, what: What, out: Path, revision: str | None) -> None:
             )
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface_hub's notes
         if what == "checkpoint":
-            checkpoints.check(folder)
+            _checked(folder, source)
         elif not (folder / TABLES[what][1]).is_file():
             raise UserError(
                 f"{source}: found no {TABLES[what][1]}, wanted a pushed table of {what}."
             )
+
+
+def _checked(folder: Path, source: str) -> None:
+    try:
+        checkpoints.check(folder)
+    except UserError as error:
+        raise UserError(
+            f"{source}: found no whole checkpoint with safetensors, wanted one that was pushed. "
+            "Name another, or --what rollouts."
+        ) from error
 
 
 def _write(source: Source, what: What, folder: Path) -> None:
@@ -81,6 +96,12 @@ def _write(source: Source, what: What, folder: Path) -> None:
         hf.write(source, folder)
         return
     stage, file = TABLES[what]
+    several = [name for name in source.cells if name.startswith(f"{stage}-")]
+    if stage not in source.cells and several:
+        raise UserError(
+            f"arm {source.arm}: found answers of {len(several)} teachers, wanted one. Push the "
+            "answers of an arm with one teacher."
+        )
     path = source.folder(stage) / file
     if not path.is_file():
         raise UserError(f"{path}: missing. Run `dvc repro`.")
@@ -103,7 +124,8 @@ def _told(doing: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         said = short(str(error.server_message or "nothing more"))
-        remedy = REMEDY if status in (401, 403, 404) else "Try again later."
+        remedy = REMEDY if status in (401, 403, 404) else "Correct what it names."
+        remedy = "Try again later." if status == 429 or status >= 500 else remedy
         raise UserError(f"{doing}: the hub answered {status}: {said}. {remedy}") from error
     except (HTTPError, ConnectionError) as error:  # the second is Xet's
         raise _silent(doing, error) from error

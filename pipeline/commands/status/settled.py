@@ -164,6 +164,8 @@ class Settling:
 
 
 def _on_disk(path: str) -> str | None:
+    if Path(path).is_dir():
+        return _hashed(dvc_objects.listed(Path(path))) + dvc_objects.FOLDER
     return dvc_objects.md5(path) if Path(path).is_file() else None
 
 

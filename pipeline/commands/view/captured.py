@@ -5,7 +5,7 @@ Taken at the descriptors: stages, DVC and libraries write there past any stream 
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
@@ -13,20 +13,22 @@ from pipeline.processes import stopping
 
 STDERR = 2
 CHUNK = 1 << 16
+Lines = Callable[[Sequence[str]], None]
 END = b"\0the end of the captured lines\0\n"
 
 
 @contextmanager
-def captured(descriptors: Collection[int], line: Callable[[str], None]) -> Iterator[None]:
-    """Hand each line to `line`, in a thread, until the end of the block.
+def captured(descriptors: Collection[int], lines: Lines) -> Iterator[None]:
+    """Hand the lines, some at a time, to `lines` in a thread until the end of the block.
 
-    What a process that outlives the block still writes goes where it would have gone.
+    What a process that outlives the block still writes goes where it would have gone, as long as
+    this process lives: after that its writes fail.
     """
     _flush()
     kept = {number: os.dup(number) for number in descriptors}
     source, sink = os.pipe()
     over = Event()
-    Thread(target=_read, args=[source, min(kept.values()), line, over], daemon=True).start()
+    Thread(target=_read, args=[source, min(kept.values()), lines, over], daemon=True).start()
     try:
         for number in descriptors:
             os.dup2(sink, number)
@@ -49,7 +51,7 @@ def _flush() -> None:
             stream.flush()
 
 
-def _read(source: int, after: int, line: Callable[[str], None], over: Event) -> None:
+def _read(source: int, after: int, lines: Lines, over: Event) -> None:
     rest = b""
     try:
         while chunk := os.read(source, CHUNK):
@@ -60,20 +62,24 @@ def _read(source: int, after: int, line: Callable[[str], None], over: Event) -> 
             ended = END in rest
             rest, _, late = rest.partition(END)
             *whole, rest = rest.split(b"\n")
-            for one in [*whole, rest] if ended and rest else whole:
-                _hand(one, line, after)
+            if not ended and (at := rest.rfind(b"\r", 0, -1)) > 0:
+                rest = rest[at:]  # a bar that was drawn over itself
+            _hand([*whole, rest] if ended and rest else whole, lines, after)
             if ended:
                 over.set()
                 _pass(after, late)
     finally:
         over.set()
+        os.close(source)  # where this died, who writes is told so and does not wait
+        os.close(after)
 
 
-def _hand(one: bytes, line: Callable[[str], None], after: int) -> None:
+def _hand(some: list[bytes], lines: Lines, after: int) -> None:
     try:
-        line(_shown(one))
+        if some:
+            lines([_shown(one) for one in some])
     except Exception:  # noqa: BLE001 - who writes would wait for ever for who reads
-        _pass(after, one + b"\n")
+        _pass(after, b"".join(one + b"\n" for one in some))
 
 
 def _pass(to: int, chunk: bytes) -> None:

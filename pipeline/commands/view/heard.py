@@ -14,7 +14,7 @@ from pipeline.core import dag_names
 
 BEGUN = re.compile(r"^(?:\S+ \| )?Running stage '([^']+)'")
 NEXT = re.compile(r"^Stage '[^']+' ")  # of DVC alone: it is through with the one before
-SAID = re.compile(r"^(\S+@\S+) \| (.*)")  # of a flow
+SAID = re.compile(r"^([a-z][a-z0-9-]*@c[0-9a-f]{8}) \| (.*)")  # of a flow
 OVER = re.compile(r"^cell \d+ of \d+: .*\((c[0-9a-f]{8})\) (.*)$")
 DONE = re.compile(r"[\d.]+ s|unchanged")
 TAIL = 12  # lines that are kept of a cell

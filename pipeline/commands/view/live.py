@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 
@@ -46,12 +46,13 @@ def shown(quiet: bool) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     heard, tail = Heard(), deque[str](maxlen=TAIL)
 
-    def line(text: str) -> None:
-        tail.append(text)
-        heard.line(text)
+    def lines(some: Sequence[str]) -> None:
+        tail.extend(some)
+        for text in some:
+            heard.line(text)
 
     try:
-        with captured((STDOUT, STDERR), line):
+        with captured((STDOUT, STDERR), lines):
             yield
     except Exception as error:
         if not isinstance(error, stopping.Stopped):  # then nothing failed
@@ -66,12 +67,13 @@ def _live() -> Iterator[None]:
     screen, heard = Screen(os.dup(STDOUT), sys.stdout.encoding or "ascii"), Heard()
     over = Event()
 
-    def line(text: str) -> None:
-        screen.say(f"{text}\n")
-        heard.line(text)
+    def lines(some: Sequence[str]) -> None:
+        screen.say("".join(f"{text}\n" for text in some))
+        for text in some:
+            heard.line(text)
 
     drawer = Thread(target=_draw, args=[screen, heard, over], daemon=True)
-    with captured(streams, line):
+    with captured(streams, lines):
         drawer.start()
         try:
             yield
@@ -90,10 +92,11 @@ def _same_terminal() -> bool:
 
 
 def _draw(screen: Screen, heard: Heard, over: Event) -> None:
-    looker, begun, wait, failed = Looker(), time.monotonic(), 0.0, 0
+    looker, begun, wait, failed = None, time.monotonic(), 0.0, 0
     while not over.wait(wait):
         start = time.monotonic()
         try:
+            looker = looker or Looker()
             found = heard.over(looker.look())
             width, height = screen.size()
             sheet = Sheet(width, int(height * OF_LINES), screen.plain)

@@ -23,13 +23,14 @@ from pipeline.stage.run_records import folder
 
 MOST = 300  # problems shown
 BUDGET = 1_200_000  # bytes of the embedded JSON
-PAIRS = 12_000  # problems times arms times seeds; bounds what is held in memory
+PAIRS = 40_000  # answers of all arms and seeds; bounds, with BEGIN and END, what memory holds
 CELLS = 200  # evaluations shown; above it those of the first seed alone
 SAMPLES = 4  # sampled answers of a problem that can be chosen, beside the greedy one
 BEGIN, END = 4_000, 1_500  # characters shown of a longer text
 COLUMNS = ["task", "problem_id", "sample", "decoding", "response", "extracted"]
 COLUMNS += ["correct", "finish_reason", "tokens"]
 Kind = tuple[str, int]  # decoding and sample
+Shown = str | tuple[str, int, str]  # a text, or of a long one begin, characters left out, end
 Table = dict[tuple[Kind, str], dict[str, Any]]  # rows by kind and problem
 
 
@@ -47,13 +48,13 @@ class _Texts:
     """Texts that repeat, by number; of a long one begin, count left out and end."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[Shown, int] = {}
 
-    def __call__(self, text: str | None) -> int:
+    def __call__(self, text: Shown | None) -> int:
         return -1 if text is None else self.numbers.setdefault(text, len(self.numbers))
 
-    def shown(self) -> list[Any]:
-        return [_cut(text) for text in self.numbers]
+    def shown(self) -> list[Shown]:
+        return [*self.numbers]
 
 
 def view(
@@ -68,8 +69,11 @@ def view(
     if not trained:
         return None
     asked = problems(evals.tables[chosen[0].arm, chosen[0].seed, chosen[0].round])
-    drawn = draw(asked, max(1, min(most, PAIRS // len(chosen))))
-    kinds = _kinds(evals.tables[trained[0].arm, trained[0].seed, trained[0].round])
+    every = [_kinds(evals.tables[one.arm, one.seed, one.round]) for one in chosen]
+    kinds = [kind for kind in every[0] if all(kind in own for own in every)]  # of all arms
+    if not kinds:
+        return None
+    drawn = draw(asked, max(1, min(most, PAIRS // (len(chosen) * len(kinds)))))
     rows = {one: _rows(one, drawn, kinds) for one in tqdm(chosen, desc="answers", disable=None)}
     texts = _prompts(prompts, drawn)
     tallies = {one: _tallies(evals, one, kinds) for one in trained}
@@ -136,17 +140,18 @@ def _rows(one: Evaluated, drawn: list[tuple[str, str]], kinds: list[Kind]) -> Ta
         for row in group.filter(pc.is_in(group["problem_id"], wanted)).to_pylist():
             kind = (row["decoding"], row["sample"])
             if kind in known:
+                row["response"] = _cut(row["response"])
                 found[kind, row["problem_id"]] = row
     return found
 
 
-def _prompts(path: Path, drawn: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+def _prompts(path: Path, drawn: list[tuple[str, str]]) -> dict[str, tuple[Shown, Shown]]:
     """Problem and wanted answer by id."""
     wanted = pa.array([name for _, name in drawn], pa.string())
     found = {}
     for group in tables.stream(path, schemas.PROMPTS, ["prompt_id", "prompt", "answer"]):
         for row in group.filter(pc.is_in(group["prompt_id"], wanted)).to_pylist():
-            found[row["prompt_id"]] = (row["prompt"], row["answer"])
+            found[row["prompt_id"]] = (_cut(row["prompt"]), _cut(row["answer"]))
     return found
 
 
@@ -170,7 +175,7 @@ def _grades(table: pa.Table, kind: Kind) -> np.ndarray:
 
 def _encode(
     rows: dict[Evaluated, Table],
-    prompts: dict[str, tuple[str, str]],
+    prompts: dict[str, tuple[Shown, Shown]],
     asked: list[tuple[str, str]],
     drawn: list[tuple[str, str]],
     kinds: list[Kind],
@@ -205,10 +210,15 @@ def _answer(row: dict[str, Any] | None, texts: _Texts) -> list[int] | None:
     if row is None:
         return None
     flags = int(row["correct"]) + 2 * (row["finish_reason"] != "stop")
-    return [texts(row["response"]), texts(row["extracted"]), flags, row["tokens"]]
+    return [
+        texts(row["response"]),
+        texts(None if row["extracted"] is None else _cut(row["extracted"])),
+        flags,
+        row["tokens"],
+    ]
 
 
-def _cut(text: str) -> str | list[Any]:
+def _cut(text: str) -> Shown:
     if len(text) <= BEGIN + END:
         return text
-    return [text[:BEGIN], len(text) - BEGIN - END, text[-END:]]
+    return text[:BEGIN], len(text) - BEGIN - END, text[-END:]
