@@ -145,7 +145,7 @@ def _ungraded(p: ReportParams) -> dict[str, Any]:
     """What can be said where no task can grade."""
     return {
         "agreement": agreement.rows(p.arms, p.settings),
-        "written": written.rows(p.arms),
+        "written": written.rows(p.arms, p.settings),
     }
 
 

@@ -157,8 +157,7 @@ def rows(arms: Arms) -> list[Row]:
     owner: dict[str, str] = {}  # cell: the first arm that uses it
     totals: dict[tuple[str, int], Row] = {}
     for arm, seed, round_, cells in rounds(arms):
-        # what only looks at a round may be the rollouts of the next one, which counts them
-        own = {s: key for s, key in cells.items() if "/" not in key and s not in LOOKS}
+        own = {stage: key for stage, key in cells.items() if "/" not in key}
         others = {owner[key] for key in own.values() if key in owner}
         new = {stage: key for stage, key in own.items() if key not in owner}
         owner |= dict.fromkeys(new.values(), arm)

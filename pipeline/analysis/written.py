@@ -5,6 +5,7 @@ round again where these were the last: plan/rounds.py. The untrained one answere
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -15,26 +16,29 @@ READ = ("round", "text", "token_ids", "finish_reason")
 WORDS = 4  # of a stretch that counts as repeated where the response had it before
 
 
-def rows(arms: Arms) -> list[Row]:
+def rows(arms: Arms, settings: dict[str, Any]) -> list[Row]:
     """One row per arm and seed that answered, arm base first: shares, and means over responses.
 
     `repeated` is the share of a response's stretches of four words that stand earlier in it.
     """
-    found = [_row(*one) for one in _untrained(arms)]
-    last = {(arm, seed): (round_, cells) for arm, seed, round_, cells in rounds(arms)}
+    found = [_row(*one) for one in _untrained(arms, settings)]
     found += [
-        _row(*who, round_, cells[AFTER], None)
-        for who, (round_, cells) in last.items()
+        _row(arm, seed, round_, cells[AFTER], None)
+        for arm, seed, round_, cells in rounds(arms)
         if AFTER in cells
     ]
     return found
 
 
-def _untrained(arms: Arms) -> Iterator[tuple[str, int, int, str, int]]:
-    """The rollouts of round 1 under each seed, which all arms share, as of arm base."""
+def _untrained(arms: Arms, settings: dict[str, Any]) -> Iterator[tuple[str, int, int, str, int]]:
+    """Rollouts of round 1 under each seed as of arm base: those of the first arm that has some.
+
+    Those of another trainer (prepare.responses) are not the student's.
+    """
     seen = set()
-    for _, seed, _, cells in rounds(arms):
-        if "rollout" in cells and seed not in seen:
+    for arm, seed, _, cells in rounds(arms):
+        imported = settings.get(arm, {}).get("prepare", {}).get("responses", False)
+        if "rollout" in cells and seed not in seen and not imported:
             seen.add(seed)
             yield "base", seed, 0, cells["rollout"], 1
 

@@ -50,7 +50,7 @@ def weights(
     logprobs_F: Sequence[Sequence[float]],
     metric: str = "edit",
     alpha: float = 1.0,
-    weight: str = "excess",
+    weight: str = "posterior",
 ) -> np.ndarray:
     """The weight (F,), float64 in [0, 1], of each of a round's F chunks.
 

@@ -140,12 +140,12 @@ def _teacher(name: str | None) -> tuple[blocks.Experiment, Hosted]:
     file = experiment.load()
     name = name or file.teach.teachers[0]
     if teacher_lines.is_line(name) and teacher_lines.is_hosted(name):
-        values, entry = (
-            experiment.read_yaml(blocks.PARAMS),
+        entry, values = (
             teacher_lines.entry(name, "teacher check"),
+            experiment.read_yaml(blocks.PARAMS),
         )
         name = teacher_lines.name(name)
-        entries = {name: entry} | (values.get("teachers") or {})
+        entries = {name: entry, **(values.get("teachers") or {})}
         file = experiment.of({**values, "teachers": entries}, str(blocks.PARAMS))
     config = file.teachers.get(name)
     if config is None:

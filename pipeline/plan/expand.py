@@ -247,7 +247,7 @@ class Plan:
         reads evaluations and rollouts, comes after every train cell without reading weights.
         """
         if not settings.prepare.graded:
-            if not round_:  # the base student's answers are the rollouts of round 1
+            if round_ < self.experiment.experiment.rounds:  # those are the next round's rollouts
                 return {}
             return Round.after(self, settings, seed, round_, prompts, policy)
         resolved = dump(settings.evaluate)

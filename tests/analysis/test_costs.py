@@ -140,18 +140,6 @@ def test_a_round_that_was_cut_says_so_and_counts_what_was_trained_on(rows):
     assert (row["kept_prompts"], row["cut_prompts"]) == (1, 3)
 
 
-def test_a_look_that_is_the_next_round_costs_there(monkeypatch):
-    run = {"seconds": 10.0, "student_tokens": 7, "rows_out": 7}
-    monkeypatch.setattr(costs, "run_json", lambda stage, key: run)
-    rounds = {
-        "round-1": {"rollout": "c1", "rollout-after": "c2"},
-        "round-2": {"rollout": "c2", "rollout-after": "c3"},
-    }
-    found = costs.rows({"omniopd": {"seed-0": rounds}})
-    assert [row["seconds"] for row in found] == [10.0, 10.0]
-    assert [row["seconds_spent"] for row in found] == [10.0, 10.0]
-
-
 def test_results_keep_counting_a_shared_cell_for_every_arm(rows):
     found = costs.cost(ARMS, "control", 0, 1)
     assert (found.tokens_used, found.tokens_bought, found.usd) == (54, 60, 0.5)

@@ -107,6 +107,17 @@ def test_a_repository_that_everyone_reads_is_pushed_to_only_when_told_so(project
     assert omniopd(server, *words, "--public").returncode == 0
 
 
+def test_a_table_of_several_rounds_is_not_pushed_as_one(project, server):
+    plan = YAML(typ="safe").load((project / "plan.yaml").read_text())
+    plan["cells"]["steps"] = {"croll": {"params": {"rounds": [1, 2], "stages": {}}}}
+    with (project / "plan.yaml").open("w") as file:
+        YAML().dump(plan, file)
+    done = omniopd(server, "push", str(project), "--to", "hub:me/texts", "--what", "rollouts")
+    assert done.returncode == 2
+    assert "found a table of several rounds" in done.stderr
+    assert server.repos == {}
+
+
 def test_a_wrong_token_is_refused_by_name_and_not_shown(project, server):
     done = omniopd(server, "push", str(project), "--to", "hub:me/small", token="hf_wrong")
     assert done.returncode == 2

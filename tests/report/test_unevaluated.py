@@ -79,12 +79,12 @@ def test_a_look_at_the_trained_student_costs_its_arm_nothing(made):
     assert costs.of_cell("rollout", json.loads(run)) != costs.Cost()
 
 
-def test_an_arm_that_was_looked_at_after_every_round_is_told_of_once(made, monkeypatch):
+def test_the_text_of_another_trainer_is_not_told_as_the_students(made, monkeypatch):
     monkeypatch.chdir(made)
     arms = plan_of(made)["arms"]
-    rounds = arms["sft"]["seed-0"]
-    rounds["round-1"] = {**rounds["round-1"], "rollout-after": "cmissing"}
-    assert [row["round"] for row in written.rows(arms) if row["arm"] == "sft"] == [2]
+    settings = {arm: {"prepare": {"responses": True}} for arm in arms}
+    assert "base" in {row["arm"] for row in written.rows(arms, {})}
+    assert "base" not in {row["arm"] for row in written.rows(arms, settings)}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,7 @@ def test_the_trained_student_answers_the_next_prompts_where_there_are_some(
         tmp_path, ["omniopd", "sft"], train=(2 + more) * size, rounds=2, steps_per_cell=steps
     )
     cells = expand.expand(found)["cells"]
+    assert not any("rollout-after" in r for r in list(cells["arms"]["sft"]["seed-0"].values())[:-1])
     for arm in ("omniopd", "sft"):
         last = cells["arms"][arm]["seed-0"]["round-2"]
         cell = cells["rollout"][last["rollout-after"]]
@@ -140,6 +141,11 @@ def test_no_train_cell_is_left_that_the_report_does_not_wait_for():
                    for k in cells[n]}  # fmt: skip
         assert trained, path
         assert trained <= read, path
+
+
+def test_branches_which_compare_accuracies_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"experiment\.branch: .*no checker"):
+        own_prompts(tmp_path, ["omniopd"], branch=["shuffled-scores"])
 
 
 @pytest.mark.parametrize("arm", ["grpo", "rft"])

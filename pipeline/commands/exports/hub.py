@@ -25,7 +25,7 @@ REMEDY = "Set HF_TOKEN to a token that may write there, or run `hf auth login`."
 def repository(text: str) -> str:
     """USER/NAME of hub:USER/NAME. Raises UserError."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     name = text.removeprefix(SCHEME)
     try:
@@ -103,6 +103,11 @@ def _write(source: Source, what: What, folder: Path) -> None:
             "answers of an arm with one teacher."
         )
     path = source.folder(stage) / file
+    if source.of_several(stage):
+        raise UserError(
+            f"arm {source.arm}: found a table of several rounds, wanted one. Push {what} of an "
+            "experiment with experiment.steps_per_cell: 1."
+        )
     if not path.is_file():
         raise UserError(f"{path}: missing. Run `dvc repro`.")
     shutil.copyfile(path, folder / file)

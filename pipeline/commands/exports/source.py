@@ -54,6 +54,12 @@ class Source:
         found = groups[group][key]
         return as_one(key, found, stage) if group.startswith("steps") else dict(found)
 
+    def of_several(self, stage: str) -> bool:
+        """Whether the round's cell of a stage holds other rounds as well."""
+        groups = self.plan["cells"]
+        steps = (name for name in GROUPS if name.partition("-")[0] == "steps" and name in groups)
+        return any(self.cells[stage] in groups[name] for name in steps)
+
     @property
     def train(self) -> dict[str, Any]:
         """Params of its train cell; an audit trains nothing, and has those of params.yaml."""

@@ -13,8 +13,6 @@ from typing import Any
 from pipeline.core.errors import UserError
 from pipeline.stage import dataflow, multi_step, resume
 
-LENGTH_BYTES = 8  # of the header of a safetensors file, which says how long the rest of it is
-MOST_HEADER = 1 << 28
 LOSSES = 40  # of the last steps, that are told
 SHOWN = {"train/loss": "loss", "train/drift": "drift"}
 LOG = "metrics.jsonl"
@@ -95,12 +93,14 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _header(path: Path) -> list[dict[str, Any]]:
     """The metrics in the metadata of a safetensors file, whose weights are not read."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if size > MOST_HEADER:
-            raise ValueError(f"{path}: a header of {size} bytes")
-        header = json.loads(file.read(size))
-    return list(json.loads(header["__metadata__"]["values"]))
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return list(json.loads(metadata["values"]))
 
 
 def _responses(path: Path) -> dict[str, float]:

@@ -40,6 +40,9 @@ def branches(file: Experiment) -> None:
         refuse(key, list(listed), "each control once", "Remove the repeats.")
     if listed and METHOD not in file.experiment.arms:
         refuse(key, list(listed), f"{METHOD} in experiment.arms", f"Add {METHOD} there.")
+    if listed and not file.arm(METHOD).prepare.graded:
+        wanted = f"none, as task {file.arm(METHOD).prepare.task} has no checker"
+        refuse(key, list(listed), wanted, "Branches compare accuracies: leave it out.")
     for name in listed:
         changed = file.branch(name)
         others = set(file.arms[name]) - {"score", "prior"}
