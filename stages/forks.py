@@ -1,6 +1,7 @@
 """forks: pick the positions where the student was least sure.
 
-reads   rollouts, the student's tokenizer; for embedding-variance the round's checkpoint
+reads   rollouts, the student's tokenizer; for embedding-variance the round's checkpoint; with a
+        gate the grades of the teacher's whole solutions, of prompts that it fails there is no fork
 writes  forks  at most max_forks rows per rollout, by position; none for a shorter response
 source  arXiv 2606.01476, peak-entropy scheduler; the others are in pipeline/method/schedulers/
 """
@@ -8,8 +9,10 @@ source  arXiv 2606.01476, peak-entropy scheduler; the others are in pipeline/met
 import argparse
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.config import params, params_file
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
 
 BLOCK = 128  # responses that are looked at, continued and embedded together
-READ = ["rollout_id", "prompt_token_ids", "token_ids", "entropies", "text", "finish_reason"]
+READ = ["rollout_id", "prompt_id", "prompt_token_ids", "token_ids", "entropies", "text"]
+READ += ["finish_reason"]
 
 
 class ForksParams(Placed):
     seed: int
     round: params.Count
+    gate: params.Share | None = None  # share of whole solutions that has to be right
 
 
 class AskingParams(Continued, ForksParams):
@@ -77,19 +82,33 @@ def _asking(args: argparse.Namespace, p: ForksParams) -> Continue | None:
     return functools.partial(_continued, student, p)
 
 
+def gated(scores: Path, least: float) -> set[str]:
+    """Prompts of which the teacher's whole solutions are right less often than `least`."""
+    found: dict[str, list[float]] = {}
+    for group in tables.stream(scores, schemas.SCORES, ["rollout_id", "similarity"]):
+        for name, right in zip(*(group[x].to_pylist() for x in group.column_names), strict=True):
+            found.setdefault(name, []).append(right)
+    return {name for name, rights in found.items() if sum(rights) < least * len(rights)}
+
+
 @cells.entry
 def main() -> None:
-    args = cells.arguments("forks", "rollouts", "tokenizer", "policy?")
+    args = cells.arguments("forks", "rollouts", "tokenizer", "policy?", "gate?")
     p = cells.params("forks", args.cell, AskingParams if args.policy else ForksParams)
     with cells.running("forks", args) as run:
         tokenizer, continued = checkpoints.tokenizer(args.tokenizer), _asking(args, p)
         run.rows_in = tables.rows(args.rollouts, schemas.ROLLOUTS)
+        closed: set[str] = set() if p.gate is None else gated(args.gate, p.gate)
+        if p.gate is not None:
+            run.counts["gated_prompts"] = len(closed)
         with (
             tqdm(total=run.rows_in, desc="forks", disable=None) as progress,
             tables.growing(args.out / "forks.parquet", schemas.FORKS) as add,
         ):
             for rollouts in tables.stream(args.rollouts, schemas.ROLLOUTS, READ, BLOCK):
-                forks_table = forks(rollouts, tokenizer, p, p.seed, p.round, continued)
+                open_ = [name not in closed for name in rollouts["prompt_id"].to_pylist()]
+                kept = rollouts.filter(pa.array(open_, pa.bool_()))
+                forks_table = forks(kept, tokenizer, p, p.seed, p.round, continued)
                 add(forks_table)
                 progress.update(rollouts.num_rows)
                 run.rows_out += len(forks_table)

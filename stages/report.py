@@ -25,10 +25,18 @@ from pipeline.config.method import Split
 from pipeline.core import verified
 from pipeline.core.dag_names import cell_file
 from pipeline.data import aligned, schemas, tables
-from pipeline.report import calibration_picture, charts, cost_chart, dvc_views, markdown, no_effect
+from pipeline.report import (
+    calibration_picture,
+    charts,
+    collapse_section,
+    cost_chart,
+    dvc_views,
+    markdown,
+    no_effect,
+)
 from pipeline.report.page import gather
 from pipeline.stage import cells
-from pipeline.stage.run_records import Arms, Row, folder, rounds
+from pipeline.stage.run_records import GATE, Arms, Row, folder, rounds
 
 BINS = 40
 HIGHEST = 6.0  # nats; entropies above it fall into the last bin
@@ -81,7 +89,7 @@ def similarities(arms: Arms) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     edges = np.linspace(0, 1, BINS // 2 + 1)
     by_arm: dict[str, tuple[np.ndarray, float]] = {}
     for arm, _, _, own in rounds(arms):
-        for stage in (name for name in own if name.startswith("score")):
+        for stage in (name for name in own if name.startswith("score") and name != GATE):
             path = folder(stage, own[stage]) / "scores.parquet"
             for group in tables.stream(path, schemas.SCORES):
                 values = group["similarity"].to_numpy()
@@ -169,6 +177,7 @@ def main() -> None:
             "curves": points,
             "losses": steps,
             "no_effect": without,
+            "collapse": collapse_section.rows(p.arms),
         }
         for name, value in parts.items():
             text = json.dumps(value, indent=1, allow_nan=False) + "\n"

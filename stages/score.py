@@ -1,7 +1,8 @@
 """score: compare each teacher continuation with the chunk that the student wrote.
 
 reads   forks, answers, rollouts (only which prompt a rollout answers); zero reads forks alone;
-        a metric of token ids the rollouts' and the student's tokenizer
+        a metric of token ids the rollouts' and the student's tokenizer; outcome, which grades what
+        answers end with, the prompts, of whole solutions no forks
 writes  scores  one row per answer, in the order of forks and samples
 source  arXiv 2606.01476; the paper leaves phi open, so the metric is a parameter
 """
@@ -16,10 +17,11 @@ from tokenizers import Tokenizer
 
 from pipeline.config import params
 from pipeline.config.method import Compared, Within
+from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Spool
 from pipeline.core.errors import UserError
-from pipeline.data import aligned, schemas, tables
+from pipeline.data import aligned, prompts, schemas, tables
 from pipeline.method import scoring, similarity
 from pipeline.method.scoring import IDS, Answers
 from pipeline.stage import cells
@@ -27,6 +29,7 @@ from pipeline.stage import cells
 PLACE = ["rollout_id", "position"]
 CHUNK = [*PLACE, "chunk_text", "ended"]
 ANSWER = [*PLACE, "sample", "text", "ended"]
+OUTCOME = "outcome"  # in the column of the metric
 
 
 class ScoreParams(Compared):
@@ -36,6 +39,13 @@ class ScoreParams(Compared):
     samples: params.Count  # N
     seed: int
     round: params.Count
+
+
+class OutcomeParams(ScoreParams):
+    """The params of a cell that grades."""
+
+    prepare: Prepare
+    prompts_per_round: params.Count
 
 
 def check_seen(unseen: int, texts: int, p: ScoreParams) -> None:
@@ -59,6 +69,9 @@ def scored(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator
                 yield scoring.table(forks, zeros, p.teacher, p.metric)
         case "shuffled":
             yield from _shuffled(args, p, run)
+        case "outcome":
+            assert isinstance(p, OutcomeParams)
+            yield from _graded(args, p, run)
         case _:
             yield from _own(args, p, run)
 
@@ -123,13 +136,13 @@ def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[p
         scoring.check_flat(k_F[:, None], levels, p.metric)
 
 
-def _prompts(rollouts: Path, wanted: set[str]) -> dict[str, str]:
-    """prompt_id of the responses `wanted`."""
+def _prompts(rollouts: Path, wanted: set[str] | None = None) -> dict[str, str]:
+    """prompt_id of the responses `wanted`, or of all."""
     return {
         name: prompt
         for group in tables.stream(rollouts, schemas.ROLLOUTS, ["rollout_id", "prompt_id"])
         for name, prompt in zip(*(group[x].to_pylist() for x in group.column_names), strict=True)
-        if name in wanted
+        if wanted is None or name in wanted
     }
 
 
@@ -169,10 +182,46 @@ def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
     return numbers
 
 
+def _graded(args: argparse.Namespace, p: OutcomeParams, run: cells.Run) -> Iterator[pa.Table]:
+    """1 for each answer that ends right behind the student's prefix, else 0."""
+    from pipeline import tasks
+
+    count, checker = p.prompts_per_round, tasks.load(p.prepare)
+    found = prompts.read(args.prompts, "train", (p.round - 1) * count, count)
+    asked = {prompt.prompt_id: prompt for prompt in found}
+
+    def right(prompt_id: str, text: str) -> float:
+        prompt = asked[prompt_id]
+        return float(tasks.grade(checker, prompt.task, text, prompt.answer, run.counts).correct)
+
+    answers = aligned.Side(args.answers, schemas.ANSWERS, "forks", ANSWER)
+    prompt_ids = _prompts(args.rollouts) if args.rollouts else {name: name for name in asked}
+    for forks in _places(args, list(asked)):
+        own = scoring.by_fork(forks, answers.of(forks["rollout_id"]), p.samples)
+        prefixes = dict(zip(own, forks["prefix_text"].to_pylist(), strict=True))
+        values = [
+            [right(prompt_ids[place[0]], prefixes[place] + row["text"]) for row in rows]
+            for place, rows in own.items()
+        ]
+        yield scoring.table(forks, np.reshape(values, (-1, p.samples)), p.teacher, OUTCOME)
+    answers.end()
+
+
+def _places(args: argparse.Namespace, names: list[str]) -> Iterator[pa.Table]:
+    """Places with the text before them, some at a time; of whole solutions those of prompts."""
+    if args.forks is not None:
+        yield from aligned.blocks(args.forks, schemas.FORKS, [*PLACE, "prefix_text"])
+        return
+    zeros = pa.array(np.zeros(len(names), np.int32))
+    yield pa.table({"rollout_id": names, "position": zeros, "prefix_text": [""] * len(names)})
+
+
 @cells.entry
 def main() -> None:
-    args = cells.arguments("score", "forks", "answers?", "rollouts?", "tokenizer?")
-    p = cells.params("score", args.cell, ScoreParams)
+    inputs = ("forks?", "answers?", "rollouts?", "tokenizer?", "prompts?")
+    args = cells.arguments("score", *inputs)
+    graded = args.prompts is not None
+    p = cells.params("score", args.cell, OutcomeParams if graded else ScoreParams)
     with (
         cells.running("score", args) as run,
         tables.growing(args.out / "scores.parquet", schemas.SCORES) as add,
@@ -180,7 +229,7 @@ def main() -> None:
         for scores_table in scored(args, p, run):
             add(scores_table)
             run.rows_out += len(scores_table)
-        run.rows_in = tables.rows(args.forks, schemas.FORKS)
+        run.rows_in = tables.rows(args.forks, schemas.FORKS) if args.forks else run.rows_out
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """train: one round of optimizer steps on the round's evidence.
 
 reads   policy      the round's checkpoint and optimizer moments
-        rollouts    what it wrote (prompts and answers instead for sft)
-        targets     chunk weights (omniopd); forks and answers for imitate-forks
+        rollouts    what it wrote (prompts and answers instead for sft, beside them for soda)
+        targets     chunk weights (omniopd); forks and answers for imitate-forks, preference
         answers     of the forks, for baseline teacher-agreement, and where experiment.match counts
                     what the evidence took
-        reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks)
+        reference   the round-0 checkpoint for the KL anchor (omniopd, imitate-forks, opd-forks,
+                    preference, one-sided), or to compare with (preference, soda)
         teacher     a checkpoint with logits (opd, opd-sampled, gkd, opd-forks)
 writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer step); of a round
         without a signal the first two are those that it read, byte for byte
@@ -24,7 +25,7 @@ from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
 from pipeline.method.objectives import Objective, declared
 from pipeline.stage import cells, resume
-from pipeline.training import launcher, no_signal, process_group
+from pipeline.training import collapse, launcher, no_signal, process_group
 from pipeline.training.evidence import train_params
 from pipeline.training.evidence.gathering import Work, gather
 from pipeline.training.evidence.train_params import TrainParams
@@ -46,7 +47,7 @@ def train(
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
 
-    from pipeline.training import optimizer_steps, students
+    from pipeline.training import optimizer_steps, relative, students
     from pipeline.training.gradients import gradients, recompute
     from pipeline.training.optimizer import Optimizer
 
@@ -72,9 +73,12 @@ def train(
     bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=quiet)
     for number, batch in enumerate(bar, done):
         examples = [work.examples[i] for i in batch]
+        if work.relative:
+            examples = relative.weighed(student, frozen, examples, step, work.relative)
         sums, found = gradients(student, frozen, examples, step)
         taken = no_signal.step(optimizer, sums, found, examples, objective)
         metrics.append({"round": p.round, "step": number, **taken})
+        collapse.of_step(args, metrics[-1])
         students.keep_step(optimizer, state, group, metrics)
     moved, made = no_signal.of_round(metrics) is None, (p.adapter, p.seed)
     students.write(student, policy, optimizer, carry, args.out, group, made, moved)
@@ -127,11 +131,14 @@ def main() -> None:
     if process_group.follows():
         _trained(p, objective, args, None)
         return
+    signs = collapse.of_round(args)
     with resume.state("train", args, runtime) as state, cells.running("train", args) as run:
         work, metrics = _trained(p, objective, args, state)
         lines = [json.dumps(line, allow_nan=False) for line in metrics]
         cells.write_text(args.out / "metrics.jsonl", "\n".join(lines) + "\n")
         _tell(run, work, metrics)
+        signs |= collapse.drift(metrics)
+        run.counts |= {f"collapse/{name}": round(value, 6) for name, value in signs.items()}
         no_signal.tell(args.cell, metrics, work.left_out)
         run.earlier_seconds = state.earlier
 

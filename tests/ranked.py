@@ -22,7 +22,7 @@ from pipeline.training.optimizer import Optimizer
 from pipeline.training.optimizer_steps import Step
 from tests import naive
 from tests.training.test_lora import adapted
-from tests.training.test_training import ANCHORED, TERMS, examples, step
+from tests.training.test_training import PAIRED, REFERENCED, TERMS, examples, step, weighed
 
 
 class Case(NamedTuple):
@@ -67,8 +67,8 @@ def untie(policy: Policy) -> Policy:
 
 def policies(case: Case) -> tuple[Policy, Frozen]:
     student = adapted() if case.lora else naive.tiny(1)
-    anchored = case.objective in ANCHORED
-    reference = (student if case.lora else naive.tiny(2)) if anchored else None
+    compared = case.objective in REFERENCED
+    reference = (student if case.lora else naive.tiny(2)) if compared else None
     white_box = case.objective.startswith(("opd", "gkd"))
     frozen = Frozen(reference, naive.tiny(3) if white_box else None)
     for policy in (student, *frozen) if case.untied else ():
@@ -97,7 +97,10 @@ def found(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Metrics of the case's step, and this rank's shard of the gradients of both terms."""
     student, frozen = group.spread(*policies(case))
-    sums, metrics = gradients(student, frozen, evidence(case), how(case, group))
+    given, taken = evidence(case), how(case, group)
+    if case.objective in PAIRED:
+        given = weighed(case.objective, student, frozen, given, taken)
+    sums, metrics = gradients(student, frozen, given, taken)
     for weight in (w for p in (student, *frozen) if p for w in p.model.parameters()):
         if hasattr(weight, "to_local"):  # nowhere does a rank still hold the whole of a weight
             held = weight.to_local().untyped_storage().nbytes()

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.analysis import bootstrap
 from pipeline.data import schemas, tables
-from pipeline.stage.run_records import Arms, Row, folder, rounds
+from pipeline.stage.run_records import GATE, Arms, Row, folder, rounds
 
 
 def rows(arms: Arms, settings: dict[str, Any]) -> list[Row]:
@@ -21,9 +21,9 @@ def rows(arms: Arms, settings: dict[str, Any]) -> list[Row]:
     return [
         _row(arm, seed, round_, stage, cells)
         for arm, seed, round_, cells in rounds(arms)
-        if arm in settings and settings[arm]["score"]["source"] != "zero"
+        if arm in settings and settings[arm]["score"]["source"] not in ("zero", "outcome")
         for stage in cells
-        if stage.partition("-")[0] == "score"
+        if stage.partition("-")[0] == "score" and stage != GATE
     ]
 
 

@@ -79,7 +79,7 @@ def _words(part: Part) -> list[str]:
 def _chosen(stage: str, group: str, cell: dict[str, Any]) -> Iterator[tuple[str, set[str]]]:
     """Yield what the cell chooses on each axis; an axis that is left out counts as a whole."""
     p = cell["params"]
-    if stage in ("prepare", "pretrain", "rollout", "evaluate"):
+    if stage in ("prepare", "pretrain", "rollout", "evaluate") or p.get("source") == "outcome":
         yield "task", {file_of(p["prepare"]["task"])}
     else:  # the blocks of tasks are in reach of every params model, and are not loaded
         yield "task", set()
@@ -102,7 +102,8 @@ def _chosen(stage: str, group: str, cell: dict[str, Any]) -> Iterator[tuple[str,
             yield "teacher", {p["kind"]}
             yield "engine", {p.get("engine", "hf")} if p["kind"] not in HOSTED else set()
         case "score":
-            yield "metric", set() if p["source"] == "zero" else {file_of(p["metric"])}
+            compares = p["source"] not in ("zero", "outcome")
+            yield "metric", {file_of(p["metric"])} if compares else set()
         case "prior":
             yield "model", {"model"} if p["source"] == "teacher" else set()
         case "train":

@@ -47,8 +47,17 @@ class Continued(Params):
     continuations: Annotated[int, Field(ge=2)] = 4  # of each place that may become a fork
 
 
+class Gate(Params):
+    """Which prompts are audited: those that the teacher itself solves often enough."""
+
+    samples: Count = 2  # whole solutions of each prompt, bought and graded first
+    least: Share = 0.5  # share of them that has to be right
+
+
 class Forks(Continued, Placed):
     """Block forks."""
+
+    gate: Gate | None = None  # null: every prompt
 
 
 class Answered(Params):
@@ -91,7 +100,8 @@ class Compared(Params):
     """The keys of block score that every cell of scores has."""
 
     metric: Metric
-    source: Literal["similarity", "shuffled", "zero"]
+    # outcome: whether an answer that runs to the end is right, in place of a similarity
+    source: Literal["similarity", "shuffled", "zero", "outcome"]
     allow_flat: bool
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field, ValidationError, create_model
 
 from pipeline.config import method, params
+from pipeline.config.alarms import Alarms
 from pipeline.config.machines import Machines
 from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach
 from pipeline.config.models import Pretrain
@@ -28,7 +29,9 @@ M = TypeVar("M", bound=Params)
 if TYPE_CHECKING:
     from pipeline.config.method import Train
 else:  # with the keys that single objectives add
-    own = (x for x in objectives.settings() if not issubclass(method.Train, x))
+    own = objectives.settings()
+    # without those that Train or another one extends: a base may not stand before what extends it
+    own = [x for x in own if not any(issubclass(y, x) for y in (method.Train, *own) if y is not x)]
     Train = create_model("Train", __base__=(method.Train, *own))
 
 
@@ -46,6 +49,12 @@ class Settings(Params):
     train: Train
     evaluate: Evaluate
 
+    @property
+    def answer_tokens(self) -> int:
+        """The most student tokens of an answer at a fork: a chunk's, or of one to the end."""
+        to_end = self.score.source == "outcome"
+        return self.rollout.max_new_tokens if to_end else self.forks.chunk_tokens
+
 
 class Sweep(Params):
     """Arms once more at every combination of values: pipeline/plan/sweeps.py."""
@@ -60,6 +69,7 @@ class Experiment(Settings):
     experiment: params.Experiment
     sweep: dict[params.Name, Sweep] = Field(default_factory=dict)
     runtime: Machines = Machines()
+    alarms: Alarms = Alarms()
     arms: dict[params.Name, dict[str, Any]]
     teachers: dict[params.Name, Teacher]
 

@@ -44,7 +44,7 @@ def ceiling(settings: Settings, resource: str) -> int:
     responses = settings.rollout.prompts_per_round * of_a_prompt
     match resource:
         case "teacher_output_tokens":
-            length = longest if solutions else settings.forks.chunk_tokens
+            length = longest if solutions else settings.answer_tokens
             imitated = declared(settings.train.objective).imitated
             used = getattr(settings.train, imitated) if imitated else settings.teach.samples
             return prefixes(settings) * used * length

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from pipeline.config.method import Optimised
+from pipeline.config.method import Gate, Optimised
 from pipeline.config.renamed import in_cells
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.chosen import file_of
@@ -11,7 +11,7 @@ from pipeline.method.similarity import OF_IDS
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.resolved import dump, engined, sandboxed, scored, tracked
-from pipeline.stage.run_records import AFTER
+from pipeline.stage.run_records import AFTER, GATE
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
 
@@ -81,7 +81,7 @@ class Round:
             inputs |= self._input(read)
         if self.objective.teacher:  # objectives that read no targets have one teacher
             inputs["teacher"] = self.teacher(self.settings.teach.teachers[0])
-        if self.objective.anchor:
+        if self.objective.reference:
             inputs["reference"] = self.base
         for read in self.also:
             inputs |= self._input(read)
@@ -101,6 +101,8 @@ class Round:
                 return {"prompts": self.prompts}
             case "rollouts":
                 return {"rollouts": self.rollout()}
+            case "snapshot":
+                return {"rollouts": self.rollout(self.base)}
             case "forks":
                 return {"forks": self.forks()}
             case "targets":
@@ -131,16 +133,21 @@ class Round:
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
-    def rollout(self) -> str:
+    def rollout(self, policy: str | None = None) -> str:
+        """The round's prompts answered by its checkpoint, or by `policy`."""
         prepare = self.settings.prepare
         resolved = dump(self.settings.rollout) | {"prepare": prepare.resolved()} | self.where
-        inputs = {"prompts": self.prompts, "policy": self.policy, "task": file_of(prepare.task)}
+        policy = policy or self.policy
+        inputs = {"prompts": self.prompts, "policy": policy, "task": file_of(prepare.task)}
         stage = engined("rollout", self.settings.rollout.engine)
         return self._add(sandboxed(stage, prepare), "rollout", resolved, **inputs)
 
     def forks(self) -> str:
         resolved = dump(self.settings.forks) | self.where
         inputs = {"rollouts": self.rollout(), "student": self.base}
+        if self.settings.forks.gate is not None:
+            inputs["gate"] = self.gate(self.settings.forks.gate)
+            resolved["gate"] = self.settings.forks.gate.least
         if resolved["scheduler"] == "embedding-variance":
             return self._add("forks-student", "forks", resolved, **inputs, policy=self.policy)
         del resolved["continuations"]
@@ -164,27 +171,32 @@ class Round:
             who["engine"] = teacher.engine
         if self.settings.teach.problem == "another":  # which one is drawn from the seed
             who["seed"] = self.where["seed"]
-        return (
-            tracked(self.settings, "teach")
-            | who
-            | {
-                "round": self.where["round"],
-                "prompts_per_round": self.settings.rollout.prompts_per_round,
-            }
-        )
+        where = {"round": self.where["round"]}
+        where["prompts_per_round"] = self.settings.rollout.prompts_per_round
+        return tracked(self.settings, "teach") | who | where
 
     def teach(self, name: str) -> str:
         """The answers of one teacher at the round's forks."""
-        resolved = self._teach_params(name) | {"chunk_tokens": self.settings.forks.chunk_tokens}
+        resolved = self._teach_params(name) | {"chunk_tokens": self.settings.answer_tokens}
         inputs = {"rollouts": self.rollout(), "forks": self.forks()}
         return self._teach("teach", name, resolved, **inputs)
+
+    def gate(self, gate: Gate) -> str:
+        """The grades of whole solutions of the round's prompts, bought before anything is asked."""
+        name, longest = self.settings.teach.teachers[0], self.settings.rollout.max_new_tokens
+        more = {"samples": gate.samples, "chunk_tokens": longest}
+        resolved = self._teach_params(name) | more
+        answers = self._teach("solutions", name, resolved, stage="teach-gate")
+        return self._outcome(GATE, name, gate.samples, answers=answers)
 
     def solutions(self, name: str) -> str:
         """Full solutions of the round's prompts: no rollout is read."""
         longest = {"chunk_tokens": self.settings.rollout.max_new_tokens}
         return self._teach("solutions", name, self._teach_params(name) | longest)
 
-    def _teach(self, what: str, name: str, resolved: dict[str, Any], **inputs: str) -> str:
+    def _teach(
+        self, what: str, name: str, resolved: dict[str, Any], stage: str = "", **inputs: str
+    ) -> str:
         inputs |= {"prompts": self.prompts, "student": self.base, "kind": resolved["kind"]}
         group = "teach" if resolved["kind"] == "local" else "teach-hosted"
         if resolved["kind"] == "local":
@@ -192,13 +204,34 @@ class Round:
             group = engined(group, resolved.get("engine", "hf"))
         if what == "solutions":
             group += "-solutions"
-        return self._add(group, self._named("teach", name), resolved, **inputs)
+        return self._add(group, stage or self._named("teach", name), resolved, **inputs)
 
     def _named(self, stage: str, teacher: str) -> str:
         """How an arm's links call a stage that it has once for each of several teachers."""
         return stage if len(self.settings.teach.teachers) == 1 else f"{stage}-{teacher}"
 
+    def _outcome(self, stage: str, name: str, samples: int, **inputs: str) -> str:
+        """Whether each of a teacher's answers ends right."""
+        prepare = self.settings.prepare
+        resolved = {
+            "metric": "outcome",
+            "source": "outcome",
+            "allow_flat": True,
+            "teacher": name,
+            "samples": samples,
+            "prompts_per_round": self.settings.rollout.prompts_per_round,
+            "prepare": prepare.resolved(),
+            **self.where,
+        }
+        inputs |= {"prompts": self.prompts, "task": file_of(prepare.task)}
+        return self._add("score-outcome", stage, resolved, **inputs)
+
     def score(self, name: str) -> str:
+        if self.settings.score.source == "outcome":
+            asked, stage = self.settings.teach.samples, self._named("score", name)
+            places = (self.rollout(), self.forks(), self.teach(name))
+            named = dict(zip(("rollouts", "forks", "answers"), places, strict=True))
+            return self._outcome(stage, name, asked, **named)
         resolved = scored(self.settings) | self.where
         resolved["samples"] = self.settings.teach.samples
         resolved["teacher"] = name
@@ -240,7 +273,8 @@ class Round:
         """What the round's answers can tell; nothing of it is trained on."""
         block, round_ = self.settings.calibrate, self.where["round"]
         wanted = block.rounds == "all" or (block.rounds == "first" and round_ == 1)
-        scored = self.settings.prior.of_scores and self.settings.score.source != "zero"
+        compared = self.settings.score.source in ("similarity", "shuffled")
+        scored = self.settings.prior.of_scores and compared
         if not (wanted and scored):
             return
         forks = self.settings.forks

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.core.chosen import file_of
 from pipeline.core.errors import refuse
+from pipeline.method.objectives import declared
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.rounds import Cells, Round
 from pipeline.stage.multi_step import STAGES
@@ -47,6 +48,14 @@ def check(file: Experiment, name: str, settings: Settings) -> None:
         if given:
             wanted = f"1 with experiment.{other}, which needs every round by itself"
             refuse(key, block.steps_per_cell, wanted, f"Set it to 1, or take {other} out.")
+    graded = settings.score.source == "outcome" and settings.prior.of_scores
+    for setting, found in (("forks.gate", settings.forks.gate), ("score.source outcome", graded)):
+        if found:
+            wanted = f"1 with {setting}, as arm {name} has it"
+            refuse(key, block.steps_per_cell, wanted, "A step has one table of each kind.")
+    if "snapshot" in declared(settings.train.objective).reads:
+        wanted = f"1 with objective {settings.train.objective}, as arm {name} has"
+        refuse(key, block.steps_per_cell, wanted, "Its responses are of no step's student.")
     if len(settings.teach.teachers) > 1:
         wanted = f"1 with several teachers, as arm {name} has"
         remedy = "Set it to 1, or take the arm out of experiment.arms."

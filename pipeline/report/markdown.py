@@ -13,7 +13,7 @@ from pipeline.calibration import summary
 from pipeline.calibration.summary import Calibrated
 from pipeline.config.method import Train
 from pipeline.method.objectives import declared
-from pipeline.report import cost_section, no_effect, unevaluated, verdict_text
+from pipeline.report import collapse_section, cost_section, no_effect, unevaluated, verdict_text
 from pipeline.stage.run_records import Row, rounds, run_json
 
 HEAD = (
@@ -75,6 +75,7 @@ def render(
     parts.append(summary.section(calibrated))
     if found["branches"]:
         parts.append(score_effects.section(found["branches"]))
+    parts.append(collapse_section.section(found.get("collapse", [])))
     parts.append("## What it cost\n\n" + cost_section.render(found["costs"], p.match))
     parts.append("## How\n\n" + _how(evals, settings))
     if p.notes:

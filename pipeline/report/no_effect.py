@@ -65,7 +65,8 @@ def _controls(s: Row) -> bool:
     if s["teach"].get("problem", "own") != "own":
         return True
     source, prior = s["score"]["source"], s["prior"]["source"]
-    changed = source != "similarity" or prior in ("constant", "random", "none", "shuffled-weights")
+    own = prior not in ("constant", "random", "none", "shuffled-weights")
+    changed = source in ("shuffled", "zero") or not own
     return bool("targets" in declared(s["train"]["objective"]).reads and changed)
 
 

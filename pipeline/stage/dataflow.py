@@ -35,6 +35,7 @@ INPUTS = {
     "forks": _file("forks", "data/forks/{}/forks.parquet"),
     "answers": _file("answers", "data/teach/{}/answers.parquet"),
     "scores": _file("scores", "data/score/{}/scores.parquet"),
+    "gate": _file("gate", "data/score/{}/scores.parquet"),  # of whole solutions of the prompts
     **{f"scores{i}": _file(f"scores{i}", "data/score/{}/scores.parquet") for i in range(1, 5)},
     "targets": _file("targets", "data/prior/{}/targets.parquet"),
     "controlled": _file("controlled", "data/prior/{}/targets.parquet"),

@@ -10,6 +10,7 @@ from pipeline.core.errors import UserError
 
 DATA = Path("data")
 AFTER = "rollout-after"  # how an arm's links call the rollouts of what its last round trained
+GATE = "score-gate"  # and the grades that say which prompts are audited
 Arms = dict[str, dict[str, dict[str, dict[str, str]]]]  # arm: seed-S: round-R: stage: key
 Row = dict[str, Any]
 

@@ -59,7 +59,7 @@ def gradients(
         step.beta / max(sums.anchor_tokens if step.token_mean else sums.responses, 1),
     )
     size, batch_tokens = step.micro_batch_size, step.batch_tokens
-    cut = functools.partial(_micro_batches, size=size, batch_tokens=batch_tokens)
+    cut = functools.partial(micro_batches, size=size, batch_tokens=batch_tokens)
     for batch in step.group.batches(sequences, cut):
         _accumulate(student, frozen, batch, step, scales, sums, parameters, (signal, anchor))
     mine = [sums.signal, sums.anchor, sums.drift, sums.own_tokens]
@@ -71,7 +71,7 @@ def gradients(
     return sums, _metrics(sums, scales, step)
 
 
-def _micro_batches(
+def micro_batches(
     sequences: list[Sequence], size: int, batch_tokens: int | None
 ) -> Iterator[list[Sequence]]:
     """Sequences of like length together: less padding, the same sums.
@@ -101,8 +101,8 @@ def _accumulate(
     grads: tuple[Grads, Grads],
 ) -> None:
     with torch.no_grad():
-        frozen_TH = [_frozen(p, student, batch, step.bfloat16) for p in frozen]
-    hidden_TH, piece = _hidden(student, batch, step.bfloat16)
+        frozen_TH = [frozen_hidden(p, student, batch, step.bfloat16) for p in frozen]
+    hidden_TH, piece = hidden(student, batch, step.bfloat16)
     with step.group.heads(student, frozen) as head:
         to_hidden, to_head = _through_head(
             student, frozen, hidden_TH, frozen_TH, piece, step, scales, sums, head
@@ -202,17 +202,17 @@ def _or_zeros(grad: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
 
-def _frozen(
+def frozen_hidden(
     policy: Policy | None, student: Policy, batch: list[Sequence], bfloat16: bool
 ) -> torch.Tensor | None:
     """Hidden states of a policy that is only read; the student stands for what it adapts."""
     if policy is not student:
-        return None if policy is None else _hidden(policy, batch, bfloat16)[0]
+        return None if policy is None else hidden(policy, batch, bfloat16)[0]
     with adapters.switched_off(student.model):
-        return _hidden(student, batch, bfloat16)[0]
+        return hidden(student, batch, bfloat16)[0]
 
 
-def _hidden(
+def hidden(
     policy: Policy, batch: list[Sequence], bfloat16: bool
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Hidden states (T, H) from which each token with a term, or with an old logp, was produced."""
@@ -238,6 +238,9 @@ def _hidden(
         "old_logp_T": torch.from_numpy(np.concatenate(old).astype(np.float32)).to(device),
         "own_T": torch.from_numpy(np.concatenate(own)).to(device),
     }
+    if any(s.value_T is not None for s in batch):
+        value = [np.zeros(len(s.token_ids)) if s.value_T is None else s.value_T for s in batch]
+        piece["value_T"] = torch.from_numpy(np.concatenate(value).astype(np.float32)).to(device)
     return hidden[row_T, column_T - 1], piece
 
 

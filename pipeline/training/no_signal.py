@@ -21,6 +21,7 @@ REASONS = {  # by how much there was: a round has the last of the reasons of its
     "no-examples": "no response or answer was left to train on",
     "no-forks": "no response has a fork with tokens to train on",
     "zero-weights": "every weight is zero",
+    "equal-values": "no stretch changes the teacher's share of right endings",
     "equal-rewards": "the responses to each prompt have equal rewards",
     "zero-gradient": "the gradient of the signal is exactly zero",
 }
@@ -28,6 +29,7 @@ REMEDIES = {
     "no-examples": "Raise rollout.max_new_tokens, or use easier problems or a stronger student.",
     "no-forks": "Lower forks.chunk_tokens, or raise rollout.max_new_tokens.",
     "zero-weights": "Look at score.metric, prior.alpha and train.baseline.",
+    "equal-values": "Use problems that the teacher ends right sometimes, or raise teach.samples.",
     "equal-rewards": "Use problems that the student solves sometimes, or sample more responses.",
     "zero-gradient": "Use a teacher that differs from the student.",
 }

@@ -59,6 +59,22 @@ def test_uniform_forks_are_apart_and_belong_to_their_generator():
     assert taken(1) == taken(1) != taken(2)
 
 
+def test_confident_mistakes_take_a_peak_and_a_sure_place_in_turn():
+    def taken(entropies, most, seed=0, eligible=anywhere):
+        draw, values = np.random.default_rng(seed), np.array(entropies, np.float32)
+        return schedulers.load("confident-mistakes")(Response(values, most, 2, eligible, draw))
+
+    entropies = [0.0, 0.1, 0.9, 0.2, 0.0, 0.8, 0.9, 0.1]
+    assert taken(entropies, 1) == [6]  # ties go to the later token
+    seen = {tuple(taken(entropies, 2, seed)) for seed in range(30)}
+    assert seen == {(t, 6) for t in (0, 1, 4)}  # at most the median, a chunk apart
+    first = next(seed for seed in range(30) if taken(entropies, 2, seed) == [0, 6])
+    assert taken(entropies, 3, first) == [0, 2, 6]  # the next peak
+    assert taken(entropies, 2, 3) == taken(entropies, 2, 3)
+    assert taken(entropies, 2, 3, lambda t: t not in (0, 1, 3, 4)) == [2, 6]  # none sure: a peak
+    assert taken([0.5], 2) == []
+
+
 def rollout(ids, text, entropies, reason="stop"):
     values = {
         "rollout_id": "r",

@@ -44,6 +44,9 @@ MISTAKES = [
     ("rollout.engine", "sglang", ["rollout.engine: found 'sglang'", "'hf' or 'vllm'"]),
     ("rollout.samples_per_prompt", 1, ["samples_per_prompt: found 1", "at least 2", "grpo"]),
     ("runtime.device", "gpu", ["runtime.device: found 'gpu'", "cuda"]),
+    ("alarms", {"most_drfit": 1}, ["alarms.most_drfit: unknown key", "Is it most_drift?"]),
+    ("alarms", {"most_repeated": 2}, ["alarms.most_repeated: found 2", "less than or equal to 1"]),
+    ("forks.gate", {"least": 2}, ["forks.gate.least: found 2", "less than or equal to 1"]),
 ]  # fmt: skip
 
 
@@ -62,6 +65,66 @@ def test_a_mistake_is_refused_with_key_value_and_remedy(key, value, said):
     with pytest.raises(UserError, match=".*".join(map(re.escape, said))) as found:
         experiment.of(written(key, value), "params.yaml")
     assert len(str(found.value).splitlines()) == 1
+
+
+OUTCOME = {"source": "outcome"}
+OF_ARMS = [  # what an arm overrides, and what the message says of it, in order
+    ({"score": OUTCOME}, ["score.source: found 'outcome'", "similarity", "state-value"]),
+    ({"train": {"objective": "state-value"}}, ["score.source: found 'similarity'", "outcome"]),
+    (
+        {"score": OUTCOME, "train": {"objective": "state-value"}},
+        ["train.importance_ratio: found 'none'", "objective state-value", "ever lower"],
+    ),
+    (
+        {"score": OUTCOME, "prior": {"source": "none"}, "train": {"objective": "state-value"}},
+        ["prior.source: found 'none'", "scores"],
+    ),
+    ({"train": {"objective": "one-sided"}}, ["train.importance_ratio: found 'none'", "one-sided"]),
+    (
+        {"train": {"objective": "preference", "answers": 9}},
+        ["train.answers: found 9", "at most teach.samples = 8"],
+    ),
+    (
+        {"train": {"objective": "preference", "pair_beta": 0}},
+        ["train.pair_beta: found 0", "greater than 0"],
+    ),
+    (
+        {"forks": {"gate": {}}, "train": {"objective": "grpo"}},
+        ["forks.gate: found 'a gate'", "null with train.objective grpo"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("over", "said"), OF_ARMS)
+def test_a_mistake_of_an_arm_is_refused_likewise(over, said):
+    values = copy.deepcopy(BASE)
+    values["arms"]["mine"], values["experiment"]["arms"] = over, ["omniopd", "mine"]
+    with pytest.raises(UserError, match=".*".join(map(re.escape, said))) as found:
+        experiment.of(values, "params.yaml")
+    assert str(found.value).startswith("params.yaml") or "arms.mine" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("over", "key"),
+    [
+        ({"forks": {"gate": {}}}, "forks.gate"),
+        ({"train": {"objective": "soda"}}, "objective soda"),
+        (
+            {
+                "score": OUTCOME,
+                "train": {"objective": "state-value", "importance_ratio": "ratio"},
+            },
+            "score.source outcome",
+        ),
+    ],
+)
+def test_what_a_cell_of_several_steps_cannot_hold_is_refused(over, key):
+    values = copy.deepcopy(BASE)
+    values["arms"]["mine"], values["experiment"]["arms"] = over, ["omniopd", "mine"]
+    experiment.of(values, "params.yaml")
+    values["experiment"]["steps_per_cell"] = 2
+    with pytest.raises(UserError, match=rf"steps_per_cell: found 2, wanted 1 with {key}"):
+        expand.expand(experiment.of(values, "params.yaml"))
 
 
 def omniopd(folder, *words):

@@ -17,7 +17,7 @@ from pipeline.training.gradients import gradients, recompute
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.optimizer_steps import Step
 from tests import naive
-from tests.training.test_training import ANCHORED, BETA, TERMS, close, examples, step
+from tests.training.test_training import BETA, REFERENCED, TERMS, close, examples, step
 
 SETTINGS = Lora(rank=3, alpha=5.0, targets=("q_proj", "v_proj", "down_proj"))
 
@@ -73,7 +73,7 @@ def expected(objective, student, frozen, found):
 
 def beside(objective, student):
     return Frozen(
-        student if objective in ANCHORED else None,
+        student if objective in REFERENCED else None,
         naive.tiny(3) if objective.startswith(("opd", "gkd")) else None,
     )
 

@@ -321,9 +321,10 @@ def test_match_null_leaves_the_plan_as_it_is_without_the_key(tmp_path):
 
 
 def test_only_arms_that_use_the_resource_are_capped(tmp_path):
-    free = {"opd", "opd-sampled", "opd-forks", "gkd", "grpo", "rft"}
+    free = {"opd", "opd-sampled", "opd-forks", "gkd", "grpo", "rft", "one-sided"}
     free |= {"zero-score", "prior-only", "chunk-logprob"}  # omniopd that asks for no answer
-    arms = [name for name in ARMS if name != "multi-teacher"]
+    refused = ("multi-teacher", "prompt-gate")
+    arms = [name for name in ARMS if name not in refused]
     before = train_cells(expand.expand(matched(tmp_path, None, arms=arms)))
     expanded = expand.expand(matched(tmp_path, "teacher_output_tokens", arms=arms))
     found = train_cells(expanded)

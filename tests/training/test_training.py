@@ -21,7 +21,7 @@ from pipeline.method.objectives import (
     rft,
 )
 from pipeline.method.objectives.weighted import everywhere
-from pipeline.training import students
+from pipeline.training import relative, students
 from pipeline.training.gradients import gradients
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.optimizer_steps import Step, order
@@ -38,7 +38,9 @@ def terms(name, correct=False, **settings):
 TERMS = {name: partial(terms, name) for name in OBJECTIVES if name != "gkd"}
 TERMS |= {f"gkd{beta}": partial(terms, "gkd", jsd_beta=beta) for beta in (0.0, 0.3, 1.0)}
 BETA = 0.3
-ANCHORED = ("omniopd", "imitate-forks", "opd-forks")
+ANCHORED = ("omniopd", "imitate-forks", "opd-forks", "preference", "one-sided")
+PAIRED = ("preference", "soda")
+REFERENCED = (*ANCHORED, *PAIRED)
 
 
 def sequence(draw, objective, length):
@@ -53,6 +55,8 @@ def sequence(draw, objective, length):
         anchor = ~signal
     if objective == "grpo":
         weight[:] = draw.normal()
+    if objective == "one-sided":
+        weight = -weight
     if objective == "sft":
         old = None
     ids = draw.integers(2, 18, length).tolist()
@@ -62,12 +66,43 @@ def sequence(draw, objective, length):
 def examples(objective, seed=0):
     draw = np.random.default_rng(seed)
     lengths = [7, 12, 1, 9, 5]
+    if objective in PAIRED:
+        return [pairs(draw, objective, length) for length in lengths]
     return [Example([sequence(draw, objective, length)]) for length in lengths]
+
+
+def pairs(draw, objective, length):
+    """A response with a chunk or two, and what is preferred to each."""
+    response = sequence(draw, objective, length)
+    number_T = np.ones(length, np.float32)
+    if objective == "preference":
+        signal_T = np.arange(length) >= length // 3
+        number_T = signal_T + (np.arange(length) >= 2 * length // 3).astype(np.float32)
+        response = response._replace(signal_T=signal_T, anchor_T=~signal_T)
+    answers = [
+        sequence(draw, "sft", 4)._replace(weight_T=np.full(4, number, np.float32))
+        for number in sorted({*number_T.tolist(), number_T[-1]} - {0.0})
+        for _ in range(2 if objective == "preference" and number == 1 else 1)
+    ]
+    return Example([response._replace(weight_T=number_T), *answers])
 
 
 def step(objective, size=3, token_mean=False, correct=False):
     beta = BETA if objective in ANCHORED else 0.0
     return Step(TERMS[objective](correct=correct), beta, token_mean, size)
+
+
+def weighed(objective, student, frozen, found, how):
+    """The pairs with the weights that they have as a step begins."""
+    declaration = declared(objective)
+    own = declaration.settings.model_construct(pair_beta=0.7)
+    return relative.weighed(
+        student,
+        frozen,
+        found,
+        how,
+        lambda example, ratios: declaration.relative(example, ratios, own),
+    )
 
 
 def expected(objective, student, frozen, found, token_mean=False, correct=False):
@@ -98,7 +133,7 @@ def close(ours, theirs):
 def frozen_for(objective):
     """Two different models where the objective reads two."""
     return Frozen(
-        naive.tiny(2) if objective in ANCHORED else None,
+        naive.tiny(2) if objective in REFERENCED else None,
         naive.tiny(3) if objective.startswith(("opd", "gkd")) else None,
     )
 

@@ -183,8 +183,8 @@ class Experimental:
         return Cell("evaluate", folder, cost, memory, {"tables": table})
 
     def _teach(self, folder: Path, group: str, cell: dict[str, Any], settings: Settings) -> Cell:
-        samples, solutions = settings.teach.samples, group.endswith("solutions")
-        length = settings.rollout.max_new_tokens if solutions else settings.forks.chunk_tokens
+        own, solutions = cell["params"], group.endswith("solutions")
+        samples, length = own["samples"], own["chunk_tokens"]
         places = settings.rollout.prompts_per_round if solutions else budget_caps.prefixes(settings)
         cache = {"tables": float(places * samples * (ROW + TOKEN * length))}
         config = self.experiment.teachers[cell["params"]["teacher"]]
@@ -226,7 +226,7 @@ class Experimental:
             block.moment_bits or 32,
             2 if objective.anchor and block.beta > 0 else 1,
             self.sizes[teacher] if teacher else None,
-            objective.anchor,
+            objective.reference,
             block.processes,
         )
         runtime, label = self.experiment.runtime, f"train {block.objective}"

@@ -195,10 +195,12 @@ def _guessed(
     solutions = group.endswith("solutions")
     problem = problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
     longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
-    forks, prefixes = budget_caps.forks(settings), budget_caps.prefixes(settings)
+    prompts, forks = settings.rollout.prompts_per_round, budget_caps.forks(settings)
+    prefixes = prompts if solutions else budget_caps.prefixes(settings)
     size = problem
     if not solutions:
-        size += longest - chunk * (forks + 1) / 2  # on average, where they are as late as fits
+        # on average, where they are as late as fits
+        size += longest - settings.forks.chunk_tokens * (forks + 1) / 2
     limit = chunk
     if not isinstance(config, LocalTeacher):
         limit = -(-3 * chunk // 2) + 8  # another tokenizer, as far as we know yet

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = (
     *("omniopd", "opd", "opd-sampled", "opd-forks", "gkd", "sft", "imitate-forks", "grpo", "rft"),
+    *("preference", "soda", "one-sided", "state-value"),
 )
 RATIO_CAP = 2.0  # `importance_ratio: ratio` multiplies a token's gradient by min(ratio, cap)
 S = TypeVar("S", bound=Params)
@@ -40,7 +41,8 @@ S = TypeVar("S", bound=Params)
 class Objective:
     """What plan, estimate, report and stage train need to know of an objective."""
 
-    # of a round: prompts, rollouts, forks, targets, answers (at forks), solutions (whole ones)
+    # of a round: prompts, rollouts, forks, targets, answers (at forks), solutions (whole ones),
+    # snapshot (the round's prompts answered by the untrained student, in place of rollouts)
     reads: tuple[str, ...]
     # its keys of block train that not all objectives have. Anchored: it has a second term, towards
     # the round-0 checkpoint. Corrected: it reads train.importance_ratio
@@ -55,6 +57,14 @@ class Objective:
     # by its own settings, what it reads besides
     also: Callable[[Any], tuple[str, ...]] = lambda own: ()
     checked: bool = False  # has `check(where, arm)`: raises UserError because of an arm's settings
+    # of a loss that is no sum over tokens: an example with the weights and values of its tokens, by
+    # log(pi_theta / pi_ref) of each token of its sequences, nats, as an optimizer step begins
+    relative: "Callable[[Example, list[np.ndarray], Any], Example] | None" = None
+
+    @property
+    def reference(self) -> bool:
+        """Whether it reads the round-0 checkpoint."""
+        return self.anchor or self.relative is not None
 
     @property
     def anchor(self) -> bool:
@@ -108,6 +118,7 @@ class Sequence(NamedTuple):
     weight_T: np.ndarray  # float32: the target's, advantage or 1; meaningless where signal is false
     anchor_T: np.ndarray  # bool: KL(reference || student) acts here
     old_logp_T: np.ndarray | None  # nats, of the policy that wrote the tokens; None: not its own
+    value_T: np.ndarray | None = None  # nats: the loss, where weight_T says its gradient alone
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,7 @@ class Slice(NamedTuple):
     weight_T: "torch.Tensor"
     anchor_T: "torch.Tensor"
     old_logp_T: "torch.Tensor"  # zeros where there is none
+    value_T: "torch.Tensor | None" = None  # zeros where a sequence has none
 
     def logp_T(self) -> "torch.Tensor":
         return self.student_TV.gather(1, self.tokens_T[:, None])[:, 0]
@@ -155,6 +167,10 @@ class Evidence(Protocol):
 
     def each(self, name: str) -> "Iterator[pa.Table]":
         """One table by row groups."""
+        ...
+
+    def by_prompt(self, name: str) -> "Iterator[tuple[pa.Table, pa.Table]]":
+        """Some rollouts with the rows of a table of prompts that are of theirs."""
         ...
 
     def columns(self, name: str, columns: list[str]) -> "pa.Table":

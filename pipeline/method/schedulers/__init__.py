@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.core.chosen import chosen, file_of
 
-SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance")
+SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance", "confident-mistakes")
 
 Eligible = Callable[[int], bool]  # may a chunk start at token t?
 

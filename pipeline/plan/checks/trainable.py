@@ -6,6 +6,7 @@ Each check raises UserError with the key, the value found, the value wanted and 
 from pipeline.core.chosen import chosen, file_of
 from pipeline.core.errors import refuse
 from pipeline.method.objectives import declared, omniopd, own
+from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
 
 # the coldest; below it logits / temperature leave float32, and vLLM samples at .01 all the same
@@ -21,6 +22,8 @@ def arm(file: Experiment, where: str, arm: Settings) -> None:
         chosen("pipeline.method.objectives", file_of(arm.train.objective), "check")(where, arm)
     _baseline(where, arm)
     _problem(where, arm)
+    _outcome(where, arm)
+    _gate(file, where, arm)
 
 
 def _signal(file: Experiment, where: str, arm: Settings) -> None:
@@ -176,3 +179,32 @@ def _problem(where: str, arm: Settings) -> None:
             f"at least 2 with teach.problem {arm.teach.problem}",
             "A round of one problem has no other to show.",
         )
+
+
+def _outcome(where: str, arm: Settings) -> None:
+    """Grades of what answers end with are for who reads them as values of states."""
+    name = arm.train.objective
+    if arm.score.source == "outcome" and arm.prior.of_scores and name != "state-value":
+        refuse(
+            f"{where}score.source",
+            "outcome",
+            f"similarity with train.objective {name}",
+            "Whether the teacher ends right says nothing of the student's chunk. Use objective "
+            "state-value, or compare texts.",
+        )
+
+
+def _gate(file: Experiment, where: str, arm: Settings) -> None:
+    """What is bought to skip prompts has to be gradable, to change something, and to be counted."""
+    if arm.forks.gate is None:
+        return
+    key, match = f"{where}forks.gate", file.experiment.match
+    if not arm.prepare.graded:
+        wanted = f"null, as task {arm.prepare.task} has no checker"
+        refuse(key, "a gate", wanted, "Nothing says which of the teacher's solutions are right.")
+    if not declared(arm.train.objective).at_forks:
+        wanted = f"null with train.objective {arm.train.objective}"
+        refuse(key, "a gate", wanted, "It keeps prompts from being audited, and this audits none.")
+    if match in budget_caps.PRICED:
+        wanted = f"null with experiment.match {match}"
+        refuse(key, "a gate", wanted, "What it buys is no answer that is trained on.")

@@ -40,6 +40,11 @@ OBJECTIVES = {
     "responses",
     "sft": "imitates whole solutions that the teacher wrote",
     "imitate-forks": "imitates the teacher's continuations at the forks",
+    "preference": "prefers the teacher's continuations at the forks to its own chunks, by pairs",
+    "soda": "prefers the teacher's whole solutions to the untrained student's responses, by pairs",
+    "state-value": "reinforces the stretches of its responses after which more of the teacher's "
+    "continuations end right",
+    "one-sided": "makes its own improbable tokens rarer; no teacher is asked (a control)",
     "grpo": "reinforces its own responses that the checker finds better than others of the problem",
     "rft": "imitates its own responses that the checker finds right",
 }
@@ -55,6 +60,7 @@ PRIORS = {
     "shuffled-weights": "the weights change places between chunks (a control)",
 }
 SCORED = ("omniopd",)  # objectives that the scores reach
+AT_FORKS = (*SCORED, "imitate-forks", "preference", "state-value")
 
 
 def column(head: str) -> str:
@@ -81,9 +87,11 @@ def _arm(own: dict[str, Any], several: bool) -> str:
     if objective in SCORED:
         found = SCORES.get(own["score"]["source"]), PRIORS.get(own["prior"]["source"])
         parts += [text for text in found if text]
-    if own["forks"]["scheduler"] != "peak-entropy" and objective in (*SCORED, "imitate-forks"):
+    if own["forks"]["scheduler"] != "peak-entropy" and objective in AT_FORKS:
         parts.append(f"forks are placed by {own['forks']['scheduler']}")
-    if several and objective not in ("grpo", "rft"):
+    if own["forks"].get("gate"):
+        parts.append("prompts that the teacher itself fails are not audited")
+    if several and objective not in ("grpo", "rft", "one-sided"):
         names = own["teach"]["teacher"]
         asked = [names] if isinstance(names, str) else names
         parts.append(f"teacher {' and '.join(asked)}")

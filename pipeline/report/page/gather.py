@@ -20,6 +20,7 @@ SHOWN = (
     "calibration",
     "branches",
     "no_effect",
+    "collapse",
     "agreement",
     "written",
 )

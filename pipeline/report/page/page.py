@@ -52,6 +52,7 @@ class Content:
     calibration: list[Row] = field(default_factory=list)  # of calibration.json
     branches: list[Row] = field(default_factory=list)  # of branches.json
     no_effect: list[Row] = field(default_factory=list)  # of no_effect.json
+    collapse: list[Row] = field(default_factory=list)  # of collapse.json
     agreement: list[Row] = field(default_factory=list)  # of agreement.json, without evaluations
     written: list[Row] = field(default_factory=list)  # of written.json, likewise
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
@@ -72,6 +73,7 @@ def render(content: Content) -> str:
         sections.costs(content.costs, content.results, content.arms, content.pooled),
         calibration.section(content.calibration),
         sections.branches(content.branches),
+        sections.collapse(content.collapse),
         _answers(content),
         _browser(content),
         how.section(content.settings, content.runs),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from pipeline.analysis.intervals import bracket, number
+from pipeline.report import collapse_section
 from pipeline.report.page import charts
 from pipeline.report.page.blocks import (
     Block,
@@ -219,3 +220,12 @@ def _branch(row: Row, scale: Scale) -> list[Cell | Forest]:
         Cell(number(row["diff"], low, high, "+"), small=bracket(low, high, "+")),
         scale.forest(row["diff"], low, high),
     ]
+
+
+def collapse(rows: Sequence[Row]) -> Section | None:
+    """Signs of collapse, of collapse.json: a line for the first and last round of each arm."""
+    if not rows:
+        return None
+    head, body = collapse_section.table(rows)
+    lines: list[list[Cell | Forest]] = [[Cell(arm, "arm"), *map(Cell, rest)] for arm, *rest in body]
+    return Section("collapse", "Signs of collapse", [Table(head, lines)], collapse_section.LEAD)

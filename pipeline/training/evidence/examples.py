@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.disk_rows import Spool
 from pipeline.data import aligned, prompts, schemas, tables
@@ -61,6 +62,18 @@ class Evidence:
     def each(self, name: str) -> Iterator[pa.Table]:
         """One table by row groups."""
         return map(self._kept, tables.stream(getattr(self.args, name), SCHEMAS[name]))
+
+    def by_prompt(self, name: str) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Some rollouts with the rows of a table of prompts, as whole solutions are, of theirs."""
+        side, held = aligned.Side(getattr(self.args, name), SCHEMAS[name], "prompts"), None
+        for rollouts in aligned.responses(self.args.rollouts):
+            found = side.of(rollouts["prompt_id"])
+            if held is not None:  # a prompt's responses may lie in two of the blocks
+                again = pc.is_in(held["rollout_id"], pc.unique(rollouts["prompt_id"]))
+                found = pa.concat_tables([held.filter(again), found])
+            held = found
+            yield rollouts, self._kept(found)
+        side.end()
 
     def columns(self, name: str, columns: list[str]) -> pa.Table:
         """Narrow columns of all rows: for what is relative to the whole round."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
     from pipeline.method.objectives import Parts, TermsOf
     from pipeline.training.evidence.examples import Evidence, Examples
+    from pipeline.training.relative import Relative
 
 
 class Work(NamedTuple):
@@ -24,6 +25,7 @@ class Work(NamedTuple):
     left_out: int  # answers that could not be used
     steps: tuple[np.ndarray, ...] = ()  # examples of each optimizer step
     matched: budget_matching.Counts | None = None  # what the cap kept and cut, for run.json
+    relative: "Relative | None" = None  # weights of a step's examples, where it has to begin first
 
 
 def gather(
@@ -39,8 +41,15 @@ def gather(
     for part, out in parts:
         examples.extend(everywhere(part) if getattr(p, "kl_scope", "") == "all" else part)
         left_out += out
-    work = Work(examples, terms, left_out)
+    work = Work(examples, terms, left_out, relative=_relative(p, objective))
     return _steps(p, work._replace(matched=budget_matching.counts(cut, args.targets)))
+
+
+def _relative(p: TrainParams, objective: Objective) -> "Relative | None":
+    if objective.relative is None:
+        return None
+    weigh, its = objective.relative, own(p, objective.settings)
+    return lambda example, ratios: weigh(example, ratios, its)
 
 
 def _steps(p: TrainParams, work: Work) -> Work:
@@ -65,7 +74,8 @@ def _cut(
     """The responses that experiment.match leaves, None where it cuts no prompt."""
     if p.match in (None, "optimizer_steps") or p.cap is None:
         return None
-    paths = (args.rollouts, args.answers)
+    # whole solutions are of prompts, also where they are compared with responses
+    paths = (None if "solutions" in objective.reads else args.rollouts, args.answers)
     if p.match == "student_tokens":
         priced = budget_matching.student_tokens(*paths, objective.accepted)
     else:

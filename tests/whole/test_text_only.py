@@ -1,0 +1,121 @@
+"""The tables of arms that use a teacher's text otherwise, of the miniature, by short scripts."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.training.optimizer_steps import order
+
+ARM = "state-value"
+
+
+def table(full, arm, stage, name):
+    return pd.read_parquet(full.cell(arm, 1, stage) / f"{name}.parquet")
+
+
+def answers_of(full):
+    """The right answer of each prompt."""
+    (prepare,) = (full.folder / "data/prepare").iterdir()
+    return pd.read_parquet(prepare / "prompts.parquet").set_index("prompt_id").answer
+
+
+def right(text, answer):
+    return float(text.rpartition("#")[2] == answer and "#" in text)
+
+
+def test_an_outcome_is_whether_prefix_and_continuation_end_right(full):
+    forks, answers = table(full, ARM, "forks", "forks"), table(full, ARM, "teach", "answers")
+    scores = table(full, ARM, "score", "scores")
+    prompt_of = table(full, ARM, "rollout", "rollouts").set_index("rollout_id").prompt_id
+    truth = answers_of(full)
+    merged = forks.merge(answers, on=["rollout_id", "position"], suffixes=("", "_teacher"))
+    whole = merged.prefix_text + merged.text
+    expected = [
+        right(text, truth[prompt_of[name]])
+        for name, text in zip(merged.rollout_id, whole, strict=True)
+    ]
+    assert list(scores.similarity) == expected
+    assert 0 < sum(expected) < len(expected)
+    assert merged.ended_teacher.mean() > 0.9  # they run to the end, not for a chunk
+    assert set(scores.metric) == {"outcome"}
+    targets = table(full, ARM, "prior", "targets")
+    shares = scores.groupby(["rollout_id", "position"], sort=False).similarity.sum()
+    assert list(targets.k_sem) == list(shares)
+
+
+def test_what_state_value_trains_on_is_the_change_of_the_share(full):
+    """The signal of a first step, whose ratio is 1, by the tables alone."""
+    rollouts = table(full, ARM, "rollout", "rollouts")
+    targets = table(full, ARM, "prior", "targets")
+    values = {n: g.assign(v=g.k_sem / g.n) for n, g in targets.groupby("rollout_id")}
+    worth = {
+        row.rollout_id: values[row.rollout_id].v.iloc[0] if row.rollout_id in values else row.reward
+        for row in rollouts.itertuples()
+    }
+    signals = []
+    for row in rollouts.itertuples():
+        others = rollouts[
+            (rollouts.prompt_id == row.prompt_id) & (rollouts.rollout_id != row.rollout_id)
+        ]
+        before = float(np.mean([worth[name] for name in others.rollout_id]))
+        own = values.get(row.rollout_id)
+        starts = [0, *([] if own is None else own.position), len(row.token_ids)]
+        states = [before, *([] if own is None else own.v), row.reward]
+        credit = sum(
+            (b - a) * float(np.sum(row.logprobs[i:j]))
+            for a, b, i, j in zip(states, states[1:], starts, starts[1:], strict=False)
+        )
+        signals.append(-credit)
+    lines = (full.cell(ARM, 1, "train") / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert len(lines) == 2
+    batch = next(order(32, 16, 1, 0, "train", 1))
+    expected = sum(signals[i] for i in batch) / 16
+    assert first["train/signal"] == pytest.approx(expected, rel=1e-4)
+    assert expected
+
+
+def test_prompts_that_the_teacher_fails_have_no_forks_and_the_others_theirs(full):
+    own = full.plan()["cells"]["arms"]["prompt-gate"]["seed-0"]["round-1"]
+    data = full.folder / "data"
+    scores = pd.read_parquet(data / "score" / own["score-gate"] / "scores.parquet")
+    solved = pd.read_parquet(data / "teach" / own["teach-gate"] / "answers.parquet")
+    truth = answers_of(full)
+    expected = [right(row.text, truth[row.rollout_id]) for row in solved.itertuples()]
+    assert list(scores.similarity) == expected
+    assert list(solved["sample"]) == [0, 1] * 8
+    closed = {n for n, g in scores.groupby("rollout_id") if g.similarity.mean() < 1}
+    assert 0 < len(closed) < 8  # of this teacher: `careful` in miniature fails some
+    run = json.loads((full.cell("prompt-gate", 1, "forks") / "run.json").read_text())
+    assert run["gated_prompts"] == len(closed)
+    plain, gated = (table(full, arm, "forks", "forks") for arm in ("omniopd", "prompt-gate"))
+    prompt_of = table(full, "omniopd", "rollout", "rollouts").set_index("rollout_id").prompt_id
+    kept = plain[[prompt_of[name] not in closed for name in plain.rollout_id]]
+    assert gated.equals(kept.reset_index(drop=True))
+    assert 0 < len(gated) < len(plain)
+
+
+def test_confident_forks_are_in_turn_where_the_student_was_unsure_and_sure(full):
+    rollouts = table(full, "omniopd", "rollout", "rollouts").set_index("rollout_id").entropies
+    plain, mixed = (table(full, arm, "forks", "forks") for arm in ("omniopd", "confident-mistakes"))
+    changed = 0
+    for name, own in mixed.groupby("rollout_id"):
+        peaks, median = set(plain[plain.rollout_id == name].position), np.median(rollouts[name])
+        highest = max(range(len(rollouts[name]) - 5), key=lambda t: (rollouts[name][t], t))
+        assert highest in set(own.position)
+        sure = [p for p in own.position if rollouts[name][p] <= median]
+        assert len(sure) >= len(own) // 2 or len(own) == len(peaks)
+        assert all(np.diff(sorted(own.position)) >= 6)
+        changed += set(own.position) != peaks
+    assert changed
+
+
+def test_pairs_of_soda_are_of_the_untrained_students_responses(full):
+    assert full.cell("soda", 1, "rollout") == full.cell("omniopd", 1, "rollout")
+    run = json.loads((full.cell("soda", 1, "train") / "run.json").read_text())
+    lines = (full.cell("soda", 1, "train") / "metrics.jsonl").read_text().splitlines()
+    # at the reference every margin is 0
+    assert json.loads(lines[0])["train/signal"] == pytest.approx(np.log(2), abs=1e-6)
+    assert 0 < run["rows_in"] + run["left_out"] <= 32  # but for pairs of equal tokens
