@@ -5,7 +5,9 @@ rollout_vllm        `stages.rollout.through_vllm`; peer: `LLM.generate` of vLLM 
 rollout_vllm_same   the same; peer: with our seeds and log-probabilities: the same tokens
 rollout_generate    the same; peer: transformers' `generate`, all rows in one batch
 rollout_hf_generate our engine hf; peer: the same
-rollout_vllm_whole  sampling and then the exact pass; peer: `LLM.generate`, which has no such pass
+rollout_vllm_full   the same with log-probabilities and entropies, and all that stage rollout does
+                    behind it: some rows once more through the exact pass, text, grades, the table;
+                    peer: `LLM.generate`, which has none of it
 rollout_exact       the exact pass, tokens/s of prompts and responses; peer: the model's own forward
                     with all logits, float32, the same batches
 
@@ -28,7 +30,7 @@ from benchmarks import student
 from benchmarks.measure import Row, in_turn, row, seconds, threads
 
 PROMPTS, SAMPLES, NEW = 12, 4, 48
-REPEATS, SLOW_REPEATS = 3, 1  # of vLLM, of transformers
+REPEATS, SLOW_REPEATS = 5, 1  # of vLLM, of transformers
 
 
 class Raw:
@@ -71,7 +73,8 @@ def rows(scratch: Path) -> list[Row]:
     from stages.rollout import RolloutParams
 
     runtime = Runtime(threads=threads(), batch_tokens=1 << 20)
-    told = {"engine": "vllm", "samples_per_prompt": SAMPLES, "max_new_tokens": NEW}
+    told = {"engine": "vllm", "exact": "engine"}
+    told |= {"samples_per_prompt": SAMPLES, "max_new_tokens": NEW}
     p = RolloutParams(**{**student.params_of("rollout"), **told})
     asked, folder = student.problems(PROMPTS), student.checkpoint(scratch)
     found, sampled = _vllm(folder, asked, p, runtime)
@@ -80,19 +83,26 @@ def rows(scratch: Path) -> list[Row]:
 
 def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Row], Sequence[Any]]:
     from pipeline.core import seeds
-    from stages.rollout import through_vllm
+    from pipeline.engines.torch_setup import start
 
+    start(runtime)
+    from pipeline.engines.hf import load
+    from stages.rollout import rollout, through_vllm
+
+    policy = load(folder)
     numbers = [
         seeds.number(p.seed, "rollout", p.round, x.prompt_id, i)
         for x in asked
         for i in range(p.samples_per_prompt)
     ]
-    ours, plain, same, sampled = [], [], [], []
-    with _warm(folder, runtime, p) as engine, contextlib.closing(Raw(folder)) as raw:
+    ours, whole, plain, same, sampled = [], [], [], [], []
+    with _warm(folder, runtime) as engine, contextlib.closing(Raw(folder)) as raw:
         ids = [engine.prompt_ids(x.messages) for x in asked for _ in range(p.samples_per_prompt)]
         told = {"prompts": ids, "max_tokens": p.max_new_tokens, "ends": engine.ends}
         for repeat in range(REPEATS + 1):
             taken = seconds(lambda: sampled.append(through_vllm(folder, asked, p, runtime, {})))
+            how = (p, runtime.batch_tokens, {}, None, sampled[-1])
+            behind = seconds(lambda: list(rollout(policy, asked, *how)))  # noqa: B023
             free = raw.generate(**told, seeds=None, logprobs=False)
             equal = raw.generate(**told, seeds=numbers, logprobs=True)
             mine = [one.token_ids for one in sampled[-1]]
@@ -100,11 +110,13 @@ def _vllm(folder: Path, asked: list[Any], p: Any, runtime: Any) -> tuple[list[Ro
             assert alike > 0.9, f"{alike:.0%} of the rows are the same"  # the rest: last bits
             if repeat:  # the first warms all three
                 ours.append(_count(mine) / taken)
+                whole.append(_count(mine) / (taken + behind))
                 plain.append(_count(free["tokens"]) / free["seconds"])
                 same.append(_count(equal["tokens"]) / equal["seconds"])
     unit, words = "tokens/s", "vLLM's LLM.generate"
     return [
         row("rollout_vllm", unit, "higher", words, ours, plain),
+        row("rollout_vllm_full", unit, "higher", words, whole, plain),
         row("rollout_vllm_same", unit, "higher", f"{words}, same seeds, log-probs", ours, same),
     ], sampled[-1]
 
@@ -114,13 +126,12 @@ def _count(rows_: list[list[int]]) -> int:
 
 
 @contextlib.contextmanager
-def _warm(folder: Path, runtime: Any, p: Any) -> Iterator[Any]:
+def _warm(folder: Path, runtime: Any) -> Iterator[Any]:
     """The stage's own engine, started once: `through_vllm` finds it running."""
-    from pipeline.engines.sampling import Sampler
     from pipeline.engines.vllm import vllm_student
 
     original = vllm_student.Student
-    with original(folder, runtime, reported=Sampler(p.temperature, p.top_p, p.top_k)) as running:
+    with original(folder, runtime, exact=True) as running:
         found: Any = lambda *_, **__: contextlib.nullcontext(running)  # noqa: E731
         vllm_student.Student = found  # type: ignore[misc]
         try:
@@ -156,7 +167,6 @@ def _transformers(
         row("rollout_hf_generate", "tokens/s", "higher", words, [a for a, _ in rates], peer),
     ]
     responses = [one.token_ids for one in sampled]
-    found.append(_whole(policy, prompts, responses, through_vllm))
     return [*found, _exact(policy, prompts[:PROMPTS], responses[:PROMPTS])]
 
 
@@ -175,20 +185,6 @@ def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> 
     written = found[:, width:]
     ended = (written == pad).int().cumsum(-1) - (written == pad).int()
     return int((ended == 0).sum())
-
-
-def _whole(
-    policy: Any, prompts: list[list[int]], responses: list[list[int]], through_vllm: Row
-) -> Row:
-    """The exact pass of all responses once, its seconds on top of those of their sampling."""
-    from pipeline.engines.scoring_pass import exact
-
-    tokens, words = _count(responses), "vLLM's LLM.generate, no exact pass"
-    taken = seconds(lambda: list(exact(policy, prompts, responses, 1 << 20)))
-    rate = tokens / (tokens / through_vllm["value"] + taken)
-    return row(
-        "rollout_vllm_whole", "tokens/s", "higher", words, [rate], [through_vllm["peer_value"]]
-    )
 
 
 def _exact(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> Row:

@@ -2,14 +2,14 @@
 
 reads   prompts, the round's checkpoint; where prepare.responses, another trainer's rollouts
 writes  rollouts  samples_per_prompt rows per prompt, in prompt and sample order
-source  arXiv 2606.01476; entropies and log-probabilities from one teacher-forced pass of the
-        same checkpoint over the finished responses, untempered. What engine vllm says of its own
-        samples is a diagnostic in run.json; of entropies it gives estimates, if asked
+source  arXiv 2606.01476; entropies and log-probabilities are untempered, of the full vocabulary:
+        from one teacher-forced pass of the same checkpoint over the finished responses or, with
+        rollout.exact engine, as vLLM had them when it sampled, some rows checked by that pass
 """
 
 import argparse
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from pipeline.config.method import Rollout
 from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, Spool, integers
+from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.chat import prerendered
@@ -51,26 +52,66 @@ def rollout(
     """Sample, score and check samples_per_prompt responses to each prompt; some rows at a time.
 
     `counts` gets the reasons of answers that could not be graded, and how far an engine's own
-    log-probabilities are from the exact ones. `sampled_B` is what another engine sampled. What is
-    `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
+    values are from the exact ones. `sampled_B` is what another engine sampled. What is `kept` of a
+    killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
     """
     prerendered.refuse_all(asked, policy.tokenizer)
     contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
     found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
-    responses_B = Each(found_B, lambda response: response.token_ids)
-    exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
-    if sampled_B:
-        from pipeline.method.elsewhere import gaps
-
-        counts |= gaps((x.logprobs for x in sampled_B), _column(exact_B, 0))
-        counts |= _forks_elsewhere(policy, sampled_B, _column(exact_B, 1))
-    rows = _described(policy, asked, contexts_B, found_B, exact_B, p, counts)
+    if sampled_B and p.exact == "engine":
+        values_B = _of_engine(policy, contexts_B, sampled_B, p, batch_tokens, counts, kept)
+    else:
+        responses_B = Each(found_B, lambda response: response.token_ids)
+        exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
+        values_B = Each(range(len(exact_B)), lambda i: exact_B[i])
+        if sampled_B:
+            counts |= _compared(policy, sampled_B, values_B)
+    rows = _described(policy, asked, contexts_B, found_B, values_B, p, counts)
     return tables.parts(rows, schemas.ROLLOUTS)
 
 
-def _column(exact_B: Spool, column: int) -> Iterator[np.ndarray]:
-    return (exact_B[i][column] for i in range(len(exact_B)))
+def _of_engine(
+    policy: "Policy",
+    contexts_B: Sequence[list[int]],
+    sampled_B: "Sequence[Sampled]",
+    p: RolloutParams,
+    batch_tokens: int,
+    counts: dict[str, Any],
+    kept: resume.State | None,
+) -> "Sequence[Row]":
+    """The engine's own values, after some rows were read once more. Raises UserError."""
+    from pipeline.method.elsewhere import chosen, refuse_far
+
+    rows = chosen(len(sampled_B), p.samples_per_prompt, p.seed, "rollout-check", p.round)
+    contexts, some = [contexts_B[i] for i in rows], [sampled_B[i] for i in rows]
+    exact_B = _exact(policy, contexts, [one.token_ids for one in some], batch_tokens, None)
+    counts |= _compared(policy, some, [exact_B[i] for i in range(len(rows))])
+    counts["engine_checked_rows"] = len(rows)
+    try:
+        refuse_far(counts, len(rows), str(policy.model.dtype).removeprefix("torch."))
+    except UserError:
+        if kept is not None:
+            kept.remove()  # or the next run would go on from it
+        raise
+    return Each(sampled_B, lambda one: (np.asarray(one.logprobs), np.asarray(one.entropies)))
+
+
+def _compared(
+    policy: "Policy", sampled_B: "Sequence[Sampled]", exact_B: Sequence[Row]
+) -> dict[str, float | int]:
+    from pipeline.method.elsewhere import Seen, Values, compared
+
+    seen = (
+        Seen(
+            one.token_ids,
+            policy.decode(one.token_ids),
+            Values(*row),
+            Values(*map(np.array, one[2:])),
+        )
+        for one, row in zip(sampled_B, exact_B, strict=True)
+    )
+    return compared(seen, policy.decode)
 
 
 def _described(
@@ -78,14 +119,14 @@ def _described(
     asked: Sequence[prompts.Prompt],
     contexts_B: Sequence[list[int]],
     found_B: "Sequence[Generated | Sampled]",
-    exact_B: Spool,
+    values_B: Sequence[Row],
     p: RolloutParams,
     counts: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     checker = tasks.load(p.prepare)
     for i, (context, response) in enumerate(zip(contexts_B, found_B, strict=True)):
         prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
-        (logps, entropies), text = exact_B[i], policy.decode(response.token_ids)
+        (logps, entropies), text = values_B[i], policy.decode(response.token_ids)
         yield {
             "rollout_id": f"{prompt.prompt_id}-{sample}",
             "prompt_id": prompt.prompt_id,
@@ -155,7 +196,7 @@ def through_vllm(
     from pipeline.engines.vllm.vllm_student import Student
 
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
-    with Student(folder, runtime, reported=sampler) as student:
+    with Student(folder, runtime, exact=True) as student:
         prerendered.refuse_all(asked, student.tokenizer)
         contexts = prompts.token_ids(asked, student, p.max_new_tokens)
         contexts_B = Each(contexts, integers, p.samples_per_prompt)
@@ -165,9 +206,8 @@ def through_vllm(
         def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
             asked_for = (contexts_B, numbers, sampler, p.max_new_tokens, done)
             for i, one in student.generate(*asked_for):
-                told = (one.logprobs, one.entropies)
-                others = (np.asarray(x) for x in told if x is not None)
-                yield i, (np.asarray(one.token_ids, np.int32), *others)
+                told = (np.asarray(x, np.float32) for x in (one.logprobs, one.entropies))
+                yield i, (np.asarray(one.token_ids, np.int32), *told)
 
         sampled = resume.rows(kept, "vllm", len(rows), stream)
         counts |= student.counts
@@ -177,21 +217,6 @@ def through_vllm(
         return Sampled(ids, generated(student.ends, ids).finish_reason, *rest)
 
     return Each(sampled, told)
-
-
-def _forks_elsewhere(
-    policy: "Policy", sampled_B: "Sequence[Sampled]", entropies_B: Iterable[np.ndarray]
-) -> dict[str, float | int]:
-    """How often the engine's entropies would have chosen other forks, where it was asked."""
-    if any(x.entropies is None for x in sampled_B):
-        return {}
-    from pipeline.method.elsewhere import Seen, elsewhere
-
-    pairs = zip(sampled_B, entropies_B, strict=True)
-    seen = (
-        Seen(x.token_ids, policy.decode(x.token_ids), h, np.array(x.entropies)) for x, h in pairs
-    )
-    return elsewhere(seen, policy.decode)
 
 
 def _policy(folder: Path, p: RolloutParams, runtime: params.Runtime) -> "Policy":

@@ -9,6 +9,7 @@ from pipeline.config.params import (
     Count,
     Decay,
     Engine,
+    Exact,
     Metric,
     Mode,
     Name,
@@ -31,6 +32,10 @@ class Rollout(Params):
     temperature: NonNegative  # 0 is refused with its reason, by pipeline/plan/checks/trainable.py
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Annotated[int, Field(ge=0)]  # 0 is off
+    # engine vllm: where log-probabilities and entropies come from. engine: kept while it samples,
+    # and some rows read once more; pass: a forward pass over all that it wrote. null: engine where
+    # both compute in float32 (pipeline/plan/blocks.py)
+    exact: Exact | None = None
 
 
 class Placed(Params):

@@ -18,6 +18,7 @@ Mode = Literal["completions", "prefill", "instruct"]
 Problem = Literal["own", "another"]
 Transport = Literal["live", "batch"]
 Engine = Literal["hf", "vllm"]
+Exact = Literal["engine", "pass"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM 0.32 has room for
 METHOD = "omniopd"  # the arm that the base blocks are, and that experiment.branch branches off
 Named = Literal["base", "shuffled-scores", "opd", "sft", "imitate-forks"]  # omniopd minus these
@@ -120,8 +121,5 @@ class Runtime(Params):
     # engine vllm:
     tensor_parallel: Count = 1  # GPUs that share one copy of a model
     data_parallel: Count = 1  # copies, each with its own share of the requests
-    # rollout: top log-probabilities of each token from which the engine's own entropies are
-    # estimated, to say in run.json how many forks they would have put elsewhere; 0: none
-    engine_entropies: Annotated[int, Field(ge=0, le=20)] = 0
     # share of a device's memory that a copy may take; null: see pipeline/engines/vllm/engine.py
     engine_memory: Annotated[float, Field(gt=0, le=1)] | None = None

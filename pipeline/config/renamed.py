@@ -16,6 +16,13 @@ from pydantic import AliasChoices, BaseModel, Field
 from pipeline.core.errors import UserError
 
 Names = dict[str, dict[str, str]]  # of each block: new names by old ones
+# settings that are no more, of blocks: why. Read for one release too, and then unknown
+GONE = {
+    "runtime": {
+        "engine_entropies": "the engine's entropies are those of the full vocabulary now, and "
+        "run.json always says how many forks they put elsewhere"
+    }
+}
 SET = re.compile(r"([+~]*)([\w.-]+)(.*)", re.DOTALL)  # as Hydra takes it: `train.beta=0.2`
 log = logging.getLogger("omniopd")
 
@@ -48,12 +55,24 @@ def current(values: dict[str, Any], known: Names, where: str) -> dict[str, Any]:
 
     Warns once of each old name. Raises UserError where a setting has both.
     """
-    found, arms = _current(values, known, where, ""), values.get("arms")
+    found, arms = _current(_without(values), known, where, ""), values.get("arms")
     if isinstance(arms, dict):
         found["arms"] = {
             arm: _current(over, known, where, f"arms.{arm}.") if isinstance(over, dict) else over
             for arm, over in arms.items()
         }
+    return found
+
+
+def _without(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` but for settings that are no more; warns once of each."""
+    found = dict(values)
+    for block, gone in GONE.items():
+        own = values.get(block)
+        if isinstance(own, dict):
+            for name in gone.keys() & own.keys():
+                _warn_gone(f"{block}.{name}", gone[name])
+            found[block] = {name: value for name, value in own.items() if name not in gone}
     return found
 
 
@@ -122,3 +141,8 @@ def _holds(values: Any, path: list[str]) -> bool:
 def _warn(old: str, new: str) -> None:
     """Once of each key, however often params.yaml is read."""
     log.warning(f"{old} is {new} now. Rename it: the next release no longer reads {old}.")
+
+
+@functools.cache
+def _warn_gone(key: str, why: str) -> None:
+    log.warning(f"{key} is no setting any more: {why}. Remove it: the next release refuses it.")

@@ -1,61 +1,115 @@
-"""An engine's word on its own samples, beside the exact pass: diagnostics of rollouts.
+"""An engine's word on its own samples, beside the exact pass.
 
-How far its log-probabilities are from the exact ones; with `runtime.engine_entropies` also where
-the forks would lie if its entropies chose them. That is no part of a cell: scheduler peak-entropy
-at the forks' sizes that params.yaml has now, which are said beside the counts.
+rollout.exact engine: the table has what the engine kept, and some rows of a cell are read through
+the exact pass, which stops the stage where they are too far apart. pass: all rows are read, and
+what is said here is a diagnostic. Where the forks would lie if the engine's entropies chose them is
+no part of a cell: scheduler peak-entropy at the forks' sizes that params.yaml has now, which are
+said beside the counts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.config import params_file
 from pipeline.config.method import Placed
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
 from pipeline.data.text import starts
 from pipeline.method.schedulers import Response, peak_entropy
 
+SHARE, FEWEST, MOST = 0.05, 4, 32  # of a cell's rows that are read once more
+Counts = dict[str, float | int]
+
+
+class Values(NamedTuple):
+    """Of each token of a response, nats."""
+
+    logps_T: np.ndarray
+    entropies_T: np.ndarray
+
 
 class Seen(NamedTuple):
-    """A response with its entropies, nats, once exact and once as the engine has them."""
+    """A response with its values, once exact and once as the engine has them."""
 
     token_ids: list[int]
     text: str
-    exact_T: np.ndarray
-    engine_T: np.ndarray
+    exact: Values
+    engine: Values
 
 
-def gaps(
-    engine_B: Iterable[Sequence[float] | None], exact_B: Iterable[np.ndarray]
-) -> dict[str, float]:
-    """Mean and largest distance (nats) of the engine's log-probabilities from the exact ones."""
-    total, largest, tokens = 0.0, 0.0, 0
-    for own_T, logps_T in zip(engine_B, exact_B, strict=True):
-        gap_T = np.abs(np.array(own_T) - logps_T)
-        total, tokens = total + float(gap_T.sum()), tokens + len(gap_T)
-        largest = max(largest, float(gap_T.max()))
-    return {"engine_gap_mean": total / tokens, "engine_gap_max": largest}
+class Limit(NamedTuple):
+    """The largest distance from the exact pass that is taken for rounding, nats."""
+
+    mean: float
+    most: float
 
 
-def elsewhere(
-    responses: Iterable[Seen], decode: Callable[[list[int]], str]
-) -> dict[str, float | int]:
-    """Forks that the engine's entropies choose, and how many of them the exact ones do not."""
-    sizes = params_file.free("forks", Placed)
-    chosen = moved = tokens = 0
-    below = 0.0
+# of float32 about ten times what was seen (LOG.md); else what another trainer's rollouts may be
+# off before a warning
+LIMITS = {"float32": Limit(2e-4, 2e-3)}
+COARSE = Limit(0.05, math.inf)
+VALUES = {"engine_gap": "log-probabilities", "engine_entropy_gap": "entropies"}
+
+
+def count(total: int) -> int:
+    """How many of a cell's rows are read once more."""
+    return min(total, MOST, max(FEWEST, math.ceil(SHARE * total)))
+
+
+def chosen(total: int, samples: int, *names: str | int) -> list[int]:
+    """Rows to read once more, ascending: the `samples` of prompts that are drawn by `names`, as a
+    prompt is read once for all of them."""
+    prompts = seeds.generator(*names).permutation(total // samples)
+    rows = (prompts[:, None] * samples + np.arange(samples)).ravel()
+    return sorted(rows[: count(total)].tolist())
+
+
+def compared(responses: Iterable[Seen], decode: Callable[[list[int]], str]) -> Counts:
+    """How far the engine's values are from the exact ones, nats, and of the forks that its
+    entropies choose how many the exact ones do not; none where params.yaml has no forks."""
+    sizes = params_file.free("forks", Placed) if params_file.untracked("forks") else None
+    sums, largest, tokens = np.zeros(2), np.zeros(2), 0
+    forks = moved = 0
     for seen in responses:
-        ours, theirs = (set(_starts(seen, x, sizes, decode)) for x in (seen.exact_T, seen.engine_T))
-        chosen, moved = chosen + len(theirs), moved + len(theirs - ours)
-        below += float((seen.exact_T - seen.engine_T).sum())
-        tokens += len(seen.exact_T)
-    return {
-        "engine_entropy_below_mean": below / max(tokens, 1),  # nats that the estimate lacks
-        "engine_forks": chosen,
-        "engine_forks_elsewhere": moved / max(chosen, 1),
-        "engine_forks_max": sizes.max_forks,
-        "engine_forks_chunk_tokens": sizes.chunk_tokens,
-    }
+        gaps = np.abs(np.array(seen.engine, np.float64) - np.array(seen.exact, np.float64))
+        sums, largest = sums + gaps.sum(1), np.maximum(largest, gaps.max(1))
+        tokens += gaps.shape[1]
+        if sizes is not None:
+            both = (seen.exact.entropies_T, seen.engine.entropies_T)
+            ours, theirs = (set(_starts(seen, x, sizes, decode)) for x in both)
+            forks, moved = forks + len(theirs), moved + len(theirs - ours)
+    found: Counts = {}
+    for name, total, most in zip(VALUES, sums.tolist(), largest.tolist(), strict=True):
+        found |= {f"{name}_mean": total / max(tokens, 1), f"{name}_max": most}
+    if sizes is not None:
+        found |= {
+            "engine_forks": forks,
+            "engine_forks_elsewhere": moved / max(forks, 1),
+            "engine_forks_max": sizes.max_forks,
+            "engine_forks_chunk_tokens": sizes.chunk_tokens,
+        }
+    return found
+
+
+def refuse_far(counts: Counts, rows: int, dtype: str) -> None:
+    """Raise UserError where the engine's values in `rows` responses are too far from exact ones.
+
+    `dtype`: in which both were computed.
+    """
+    limit = LIMITS.get(dtype, COARSE)
+    for name, what in VALUES.items():
+        mean, most = counts[f"{name}_mean"], counts[f"{name}_max"]
+        if not (mean <= limit.mean and most <= limit.most):  # what is no number is refused, too
+            raise UserError(
+                f"engine vllm: found its {what} {mean:.2g} nats off those of the exact pass on "
+                f"average and {most:.2g} at most, over {rows} responses, wanted at most "
+                f"{limit.mean:g} and {limit.most:g} in {dtype}. It computes something else than "
+                "the checkpoint says, so nothing of it was kept. Set rollout.exact: pass, which "
+                "reads every response, or rollout.engine: hf."
+            )
 
 
 def _starts(

@@ -102,10 +102,20 @@ class Experiment(Settings):
         for arm in (*below, name):
             values = merge(values, self.arms[arm])
         settings = validated(Settings, values, f"{PARAMS}, arm {name}")
-        train = adapter_default.resolved(
-            settings.train, settings.pretrain.models, self.experiment.student
-        )
-        return settings.model_copy(update={"train": train})
+        models, student = settings.pretrain.models, self.experiment.student
+        train = adapter_default.resolved(settings.train, models, student)
+        rollout = settings.rollout.model_copy(update={"exact": self._exact(settings)})
+        return settings.model_copy(update={"train": train, "rollout": rollout})
+
+    def _exact(self, settings: Settings) -> params.Exact | None:
+        """rollout.exact, where params do not say: `engine` if vLLM and the exact pass both compute
+        in float32. None where nothing is sampled through vLLM."""
+        if settings.rollout.engine != "vllm" or settings.prepare.imported:
+            return settings.rollout.exact if settings.rollout.exact == "engine" else None
+        student = settings.pretrain.models.get(self.experiment.student)
+        # on a CPU both compute in float32 whatever the checkpoint's dtype is, else in that
+        wide = self.runtime.device == "cpu" or (student and student.dtype == "float32")
+        return settings.rollout.exact or ("engine" if wide else "pass")
 
 
 def validated(model: type[M], values: Any, where: str) -> M:

@@ -43,6 +43,8 @@ def tracked(settings: Settings, block: str) -> dict[str, Any]:
     found = dump(getattr(settings, block))
     if found.get("problem") == "own":  # cells of the time before there was a choice
         del found["problem"]
+    if found.get("exact") == "pass":  # likewise, and engine hf has no other
+        del found["exact"]
     if block == "prior":
         found["alpha"] = settings.prior.strength(settings.teach.samples)
     found = {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
@@ -61,8 +63,9 @@ def engined(stage: str, engine: str) -> str:
 
 def method(settings: Settings) -> dict[str, Any]:
     """The settings that the report prints of an arm: every number of the method."""
-    blocks = ("rollout", "forks", "teach", "score", "prior", "train")
-    found = {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
+    blocks = ("forks", "teach", "score", "prior", "train")
+    found = {"rollout": dump(settings.rollout)}  # with rollout.exact, whatever it is
+    found |= {name: tracked(settings, name) for name in blocks} | {"score": scored(settings)}
     names = settings.teach.teachers
     found["teach"]["teacher"] = names[0] if len(names) == 1 else list(names)
     return {"prepare": dump(settings.prepare), **found}

@@ -136,7 +136,7 @@ class Round:
     def rollout(self, policy: str | None = None) -> str:
         """The round's prompts answered by its checkpoint, or by `policy`."""
         prepare = self.settings.prepare
-        resolved = dump(self.settings.rollout) | {"prepare": prepare.resolved()} | self.where
+        resolved = tracked(self.settings, "rollout") | {"prepare": prepare.resolved()} | self.where
         policy = policy or self.policy
         inputs = {"prompts": self.prompts, "policy": policy, "task": file_of(prepare.task)}
         stage = engined("rollout", self.settings.rollout.engine)

@@ -37,6 +37,8 @@ QUESTIONS = (  # arm, versus, is it meant to be above?
     ("wrong-teacher", "base", False),
 )
 
+EXACT = {"engine": "engine as it sampled", "pass": "exact pass"}
+
 
 def render(
     evals: Evals,
@@ -242,6 +244,8 @@ def _method(s: dict[str, Any]) -> str:
         parts.append(f"correction {train['correction']}")
     if objective.anchor:
         parts.append(f"beta={train['beta']} {train['anchor']}")
+    if exact := s["rollout"].get("exact"):
+        parts.append(f"entropies of the {EXACT[exact]}")
     its = objective.settings.model_fields.keys() - Train.model_fields.keys()
     parts += [f"{name} {train[name]}" for name in sorted(its)]
     parts += [f"objective {train['objective']}", f"lr={train['lr']}", f"reduce {train['reduce']}"]

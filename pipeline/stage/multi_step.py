@@ -27,7 +27,11 @@ TABLES = {
 OWN = {"rollouts", "forks", "answers", "scores", "targets"}  # inputs that come from the same step
 POLICY = "policy"  # the cell's in its first step, then the step's before
 CONTROLLED = "controlled"  # another arm's cell of the same steps
-LARGEST, SUMMED = ("engine_gap_max",), ("seconds", "usd", "usd_alone")
+LARGEST = (
+    *("engine_gap_max", "engine_entropy_gap_max"),
+    *("engine_forks_max", "engine_forks_chunk_tokens"),  # sizes that all steps share
+)
+SUMMED = ("seconds", "usd", "usd_alone")
 RATE = "continuation_failure_rate"
 REASON = "no_signal"  # of the steps that trained nothing; rounds_without_signal counts them
 

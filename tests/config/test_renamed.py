@@ -161,3 +161,14 @@ def test_exp_run_sets_train_clip(tmp_path, monkeypatch, caplog):
     assert text == exp_run.overridden(["train.max_grad_norm=0.5"])
     assert "max_grad_norm: 0.5" in text
     assert "train.clip is train.max_grad_norm now" in caplog.text
+
+
+def test_a_setting_that_is_no_more_is_left_out_with_one_warning(caplog):
+    values = miniature()
+    values["runtime"]["engine_entropies"] = 20
+    for _ in range(2):
+        assert experiment.of(values, "here") == experiment.of(miniature(), "here")
+    assert values["runtime"]["engine_entropies"] == 20
+    (said,) = [x.getMessage() for x in caplog.records]
+    assert said.startswith("runtime.engine_entropies is no setting any more: the engine's")
+    assert said.endswith("Remove it: the next release refuses it.")

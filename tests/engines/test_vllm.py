@@ -24,7 +24,7 @@ from pipeline.engines.sampling import GREEDY
 from pipeline.engines.scoring_pass import exact
 from pipeline.engines.vllm import engine as vllm
 from pipeline.judgments.store import Store
-from pipeline.method.elsewhere import gaps
+from pipeline.method.elsewhere import Seen, Values, compared
 from pipeline.teachers.protocol import Asked
 from pipeline.teachers.providers.local import LocalTeacher, runs
 from pipeline.teachers.purchase.budget import Budget
@@ -79,6 +79,17 @@ def jobs():
     return [vllm.Job(prompt, 1000 + i, group=i) for i, prompt in enumerate(PROMPTS)]
 
 
+def apart(policy, rows, prompts=PROMPTS):
+    """How far rows are from what the exact pass says of them."""
+    read = exact(policy, prompts, [row.token_ids for row in rows], 999)
+    values = {i: Values(*found) for i, *found in read}
+    seen = (
+        Seen(row.token_ids, policy.decode(row.token_ids), values[i], Values(*row[2:]))
+        for i, row in enumerate(rows)
+    )
+    return compared(seen, policy.decode)
+
+
 def children():
     return psutil.Process().children(recursive=True)
 
@@ -86,9 +97,9 @@ def children():
 @services
 def test_rollouts_are_what_transformers_says_they_are(folder, installed):
     policy, before = load(folder), children()
-    with vllm.Engine(folder, CPU, processed=True) as engine:
-        found = dict(engine.sample(jobs(), settings(), logprobs=True))
-        again = dict(engine.sample(jobs(), settings(), logprobs=True))
+    with vllm.Engine(folder, CPU, exact=True) as engine:
+        found = dict(engine.sample(jobs(), settings()))
+        again = dict(engine.sample(jobs(), settings()))
         greedy = dict(engine.sample(jobs(), settings(temperature=0.0)))
         (several,) = dict(engine.sample([vllm.Job(PROMPTS[5], 1003, n=4)], settings())).values()
         assert len(children()) > len(before)
@@ -103,9 +114,9 @@ def test_rollouts_are_what_transformers_says_they_are(folder, installed):
         assert row.finish_reason == "stop" or len(row.token_ids) == 20
     assert {row.finish_reason for row in rows} == {"stop", "length"}
     assert {row.token_ids[-1] for row in rows} >= set(ENDS) == set(policy.ends)
-    read = {i: logps for i, logps, _ in exact(policy, PROMPTS, [r.token_ids for r in rows], 999)}
-    apart = gaps([row.logprobs for row in rows], [read[i] for i in range(len(rows))])
-    assert 0 < apart["engine_gap_mean"] <= apart["engine_gap_max"] < 1e-3
+    gaps = apart(policy, rows)
+    assert 0 < gaps["engine_gap_mean"] <= gaps["engine_gap_max"] < 1e-4
+    assert 0 < gaps["engine_entropy_gap_mean"] <= gaps["engine_entropy_gap_max"] < 1e-4
     own = dict(generate(policy, PROMPTS, [np.zeros(20)] * len(PROMPTS), GREEDY, 20, 9999))
     assert {i: g.token_ids for i, g in own.items()} == {
         i: g[0].token_ids for i, g in greedy.items()
@@ -189,23 +200,20 @@ def test_each_copy_sees_gpus_of_its_own():
 
 
 def test_on_a_gpu_the_checkpoint_keeps_its_dtype(folder):
-    sent = vllm.arguments(folder, params.Runtime(device="cuda", engine_memory=0.5), False)
+    sent = vllm.arguments(folder, params.Runtime(device="cuda", engine_memory=0.5))
     assert (sent["dtype"], sent["gpu_memory_utilization"]) == ("float32", 0.5)
     assert "enforce_eager" not in sent
-    assert vllm.arguments(folder, CPU, True)["generation_config"] == "vllm"
+    assert vllm.arguments(folder, CPU)["generation_config"] == "vllm"
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_rollouts_are_what_transformers_says_they_are(folder):
     policy = load(folder, "cuda")
-    with vllm.Engine(folder, params.Runtime(device="cuda"), processed=True) as engine:
-        found = dict(engine.sample(jobs(), settings(), logprobs=True))
+    with vllm.Engine(folder, params.Runtime(device="cuda"), exact=True) as engine:
+        found = dict(engine.sample(jobs(), settings()))
     rows = [found[i][0] for i in range(len(PROMPTS))]
-    read = {i: logps for i, logps, _ in exact(policy, PROMPTS, [r.token_ids for r in rows], 999)}
-    assert (
-        gaps([row.logprobs for row in rows], [read[i] for i in range(len(rows))])["engine_gap_max"]
-        < 1e-2
-    )
+    gaps = apart(policy, rows)
+    assert max(gaps["engine_gap_max"], gaps["engine_entropy_gap_max"]) < 1e-2
 
 
 def teacher(folder, engine):
@@ -302,14 +310,14 @@ def test_the_smollm2_profile_samples_teaches_and_evaluates_through_vllm(packages
         score__allow_flat=True,
         calibrate={"rounds": "none"},
         runtime__threads=1,
-        runtime__engine_entropies=20,
     )
     project.run("omniopd", "repro", PYTHONPATH=f"{PYTHONPATH}{os.pathsep}{packages}")
     cell = project.cell("omniopd", 1, "rollout")
     run = json.loads((cell / "run.json").read_text())
-    assert 0 < run["engine_gap_mean"] <= run["engine_gap_max"] < 1e-3
-    assert 0 <= run["engine_forks_elsewhere"] <= 1 <= run["engine_forks"]
-    assert 0 < run["engine_entropy_below_mean"] < 1
+    for name in ("engine_gap", "engine_entropy_gap"):
+        assert 0 < run[f"{name}_mean"] <= run[f"{name}_max"] < 1e-3
+    assert (run["engine_checked_rows"], run["engine_forks_elsewhere"]) == (4, 0)
+    assert run["engine_forks"] >= 1
     assert run["engine_prompt_tokens"] > 0
     rows = tables.read(cell / "rollouts.parquet", schemas.ROLLOUTS).to_pylist()
     policy = load(project.cell("base", 0, "policy") / "checkpoint", dtype=torch.float32)

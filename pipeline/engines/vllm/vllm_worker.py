@@ -5,46 +5,26 @@
 
 import ctypes
 import json
-import math
 import os
 import signal
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import IO, Any
 
-import torch
-from tokenizers import Tokenizer
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.sample.logits_processor import LogitsProcessor
+
+from pipeline.engines.vllm.vllm_processor import KEEP, take
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class MaskUnused(LogitsProcessor):  # type: ignore[misc]
-    """Forbid ids of the head that stand for no token: padding rows, such as Qwen's."""
+def parameters(settings: dict[str, Any], kept: int | None, seed: int, n: int) -> SamplingParams:
+    """Every setting written out. A turn ends with the ends that are given, and no others.
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        config = vllm_config.model_config
-        mask_V = torch.ones(config.get_vocab_size(), dtype=torch.bool)
-        known = Tokenizer.from_file(str(Path(config.model) / "tokenizer.json")).get_vocab()
-        mask_V[[token for token in known.values() if token < len(mask_V)]] = False
-        self.mask_V = mask_V.to(device) if mask_V.any() else None
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits if self.mask_V is None else logits.masked_fill_(self.mask_V, -torch.inf)
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        """The mask is every request's."""
-
-
-def parameters(settings: dict[str, Any], logprobs: int | None, seed: int, n: int) -> SamplingParams:
-    """Every setting written out. A turn ends with the ends that are given, and no others."""
+    `kept`: the request's number, where the processor is to keep what it knows of its tokens.
+    """
     return SamplingParams(
         n=n,
         seed=seed,
@@ -59,7 +39,8 @@ def parameters(settings: dict[str, Any], logprobs: int | None, seed: int, n: int
         min_tokens=0,
         ignore_eos=True,
         stop_token_ids=settings["ends"],
-        logprobs=logprobs,
+        logprobs=None,
+        extra_args=None if kept is None else {KEEP: kept},
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -69,16 +50,18 @@ def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
     """Take `count` jobs from standard input; write an answer for each, then counts."""
     _wake(engine)
     counts = Counter(engine_prompt_tokens=0, engine_cached_tokens=0)
+    seeds = {}
     for _ in range(asked["count"]):
         index, prompt, seed, n = json.loads(sys.stdin.readline())
-        wanted = parameters(asked["settings"], asked["logprobs"], seed, n)
+        seeds[index] = seed
+        wanted = parameters(asked["settings"], index if asked["exact"] else None, seed, n)
         engine.add_request(
             str(index), {"prompt_token_ids": prompt}, wanted, lora_request=adapter(asked["adapter"])
         )
     while engine.has_unfinished_requests():
         for output in engine.step():
-            found = [sample(choice, asked["logprobs"]) for choice in output.outputs]
-            say(out, [int(output.request_id), found])
+            index = int(output.request_id)
+            say(out, [index, samples(engine, output, seeds.pop(index) if asked["exact"] else None)])
             counts["engine_prompt_tokens"] += len(output.prompt_token_ids)
             counts["engine_cached_tokens"] += output.num_cached_tokens or 0
     say(out, counts)
@@ -106,23 +89,19 @@ def adapter(folder: str | None) -> LoRARequest | None:
     return None if folder is None else LoRARequest("adapter", 1, folder)
 
 
-def sample(choice: Any, top: int | None) -> tuple[list[int], str, Any, Any]:
-    """Ids, finish reason and, of each token, log-probability and estimated entropy or None."""
-    ids = list(choice.token_ids)
-    if choice.logprobs is None:
-        return ids, choice.finish_reason, None, None
-    found = zip(ids, choice.logprobs, strict=True)
-    logprobs = [at[token].logprob for token, at in found]
-    if not top:
-        return ids, choice.finish_reason, logprobs, None
-    return ids, choice.finish_reason, logprobs, [bounded(at, top) for at in choice.logprobs]
-
-
-def bounded(at: dict[int, Any], top: int) -> float:
-    """Entropy in nats from the `top` most likely tokens, all others as one: a lower bound."""
-    probs = [math.exp(one.logprob) for one in at.values() if one.rank <= top]
-    probs.append(max(1 - sum(probs), 0.0))
-    return -sum(p * math.log(p) for p in probs if p > 0)
+def samples(engine: LLMEngine, output: Any, seed: int | None) -> list[tuple[Any, ...]]:
+    """Ids and finish reason of each sample of a request, the first of which has the seed `seed`;
+    log-probabilities and entropies too, where they were kept: then it is not None."""
+    choices = sorted(output.outputs, key=lambda choice: choice.index)
+    found = [(list(choice.token_ids), choice.finish_reason) for choice in choices]
+    if seed is None:
+        return [(*one, None, None) for one in found]
+    keys = [(int(output.request_id), seed + choice.index) for choice in choices]
+    kept = engine.collective_rpc(take, args=(keys,))[0]  # the ranks of one engine keep the same
+    for (ids, _), (logprobs, _) in zip(found, kept, strict=True):
+        if len(ids) != len(logprobs):
+            raise RuntimeError(f"error: {len(ids)} tokens, and {len(logprobs)} were kept")
+    return [(*one, *of_tokens) for one, of_tokens in zip(found, kept, strict=True)]
 
 
 def say(out: IO[str], what: Any) -> None:

@@ -19,6 +19,7 @@ MOST_TEACHERS = 4  # stage prior has an argument for each
 def arm(file: Experiment, name: str, arm: Settings) -> None:
     where = "" if not file.arms[name] else f"arms.{name}: "
     _rank(where, arm)
+    _exact(where, arm)
     _sizes(file.experiment.rounds, where, arm)
     _teachers(file, name, where, arm)
     _models(file, where, arm)
@@ -43,6 +44,13 @@ def _rank(where: str, arm: Settings) -> None:
     rank, most = arm.train.adapter.rank if arm.train.adapter else 0, params.VLLM_RANKS[-1]
     if rank > most and "vllm" in (arm.rollout.engine, arm.evaluate.engine):
         refuse(f"{where}train.lora.rank", rank, f"at most {most} with engine vllm", "Lower it.")
+
+
+def _exact(where: str, arm: Settings) -> None:
+    """Only vLLM keeps what it knows of its own samples."""
+    by = "imported rollouts" if arm.prepare.imported else f"rollout.engine {arm.rollout.engine}"
+    if arm.rollout.exact == "engine" and by != "rollout.engine vllm":
+        refuse(f"{where}rollout.exact", "engine", f"pass with {by}", "Remove it.")
 
 
 def _sizes(rounds: int, where: str, arm: Settings) -> None:
