@@ -62,6 +62,8 @@ def main() -> None:
         paths = (args.rollouts, args.forks, args.answers)
         rows = calibrate(sample.read(paths, chosen, p.samples, tokenizer), tokenizer, p)
         for row in rows:
+            if row["quantity"] == "recommended" and row["note"]:
+                cells.log.info(f"calibrate, teacher {p.teacher}: {row['note']}")
             if warns(row):
                 cells.log.warning(f"calibrate, teacher {p.teacher}: {row['note']}")
         table = pa.Table.from_pylist(rows, schema=schemas.CALIBRATION)

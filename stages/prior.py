@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import params, params_file
-from pipeline.config.method import Weighed
+from pipeline.config.method import Adaptive, Weighed
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Spool, integers
 from pipeline.data import aligned, schemas, tables
 from pipeline.method import targets
+from pipeline.method.adaptive import most
 from pipeline.method.posterior import pi_bar
 from pipeline.method.weight import weights
 from pipeline.stage import cells
@@ -33,7 +34,7 @@ TOKENS = ["prompt_token_ids", "token_ids"]
 
 class PriorParams(Weighed):
     alpha: params.NonNegative
-    samples: params.Count  # N
+    samples: params.Count | Adaptive  # N
     seed: int
     round: params.Count
 
@@ -78,14 +79,17 @@ def _confidence(args: argparse.Namespace, of: Spool | None = None) -> np.ndarray
     return np.concatenate(parts)
 
 
-def _k_sem(args: argparse.Namespace, scores: Path, samples: int) -> np.ndarray:
-    """k_sem of every fork (F,)."""
+def _k_sem(
+    args: argparse.Namespace, scores: Path, samples: int | Adaptive
+) -> tuple[np.ndarray, np.ndarray]:
+    """k_sem of every fork, and n, (F,) each."""
     side = aligned.Side(scores, schemas.SCORES, "forks", [*PLACE, "sample", "similarity"])
-    found = [np.zeros(0)]
+    found = [(np.zeros(0), np.zeros(0, np.int64))]
     for forks in aligned.blocks(args.forks, schemas.FORKS, PLACE):
         found.append(targets.k_sem(forks, side.of(forks["rollout_id"]), samples))
     side.end()
-    return np.concatenate(found)
+    k, n = zip(*found, strict=True)
+    return np.concatenate(k), np.concatenate(n)
 
 
 def _controlled(args: argparse.Namespace, name: str) -> np.ndarray:
@@ -94,13 +98,13 @@ def _controlled(args: argparse.Namespace, name: str) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(group[name].to_numpy() for group in groups)])
 
 
-def _own(args: argparse.Namespace, p: PriorParams) -> np.ndarray:
-    """k_sem of every fork (F,) by the arm's own scores."""
+def _own(args: argparse.Namespace, p: PriorParams) -> tuple[np.ndarray, np.ndarray]:
+    """k_sem of every fork and n, (F,) each, by the arm's own scores."""
     if not p.combine:
         return _k_sem(args, args.scores, p.samples)
     paths = [args.scores1, args.scores2, args.scores3, args.scores4]
-    k_sems = [_k_sem(args, path, p.samples) for path in paths if path]
-    return targets.combined(np.array(k_sems), p.samples, p.combine)
+    k_sems, counts = zip(*(_k_sem(args, x, p.samples) for x in paths if x), strict=True)
+    return targets.combined(np.array(k_sems), most(p.samples), p.combine), counts[0]
 
 
 def _weighed(args: argparse.Namespace, p: PriorParams) -> tuple[targets.Beliefs, np.ndarray]:
@@ -108,22 +112,24 @@ def _weighed(args: argparse.Namespace, p: PriorParams) -> tuple[targets.Beliefs,
     bar = _confidence(args)
     match p.source:
         case "scores" | "shuffled-weights":
-            found = targets.by_scores(p.samples, _own(args, p), bar, p.alpha)
-            weight_F = weights(p.weight, found.k / p.samples, found.hat)
+            k, n = _own(args, p)
+            found = targets.by_scores(n, k, bar, p.alpha)
+            weight_F = weights(p.weight, found.k / found.n, found.hat)
             if p.source == "shuffled-weights":
                 weight_F = seeds.generator(p.seed, p.source, p.round).permutation(weight_F)
             return found, weight_F
         case "random":
-            draw, k = seeds.generator(p.seed, "random-scores", p.round), _controlled(args, "k_sem")
+            draw = seeds.generator(p.seed, "random-scores", p.round)
+            k, n = (_controlled(args, name) for name in ("k_sem", "n"))
             drawn = draw.choice(len(k), len(bar)) if len(bar) else np.zeros(0, np.int64)
-            found = targets.by_scores(p.samples, k[drawn], bar, p.alpha)
+            found = targets.by_scores(n[drawn], k[drawn], bar, p.alpha)
             if p.weight == "posterior":  # by the student's own confidence at the fork
                 return found, found.hat
             return found, _controlled(args, "weight")[drawn]
         case "constant":
             means = [_controlled(args, name) for name in ("pi_hat", "weight")]
             hat, weight = (float(np.mean(one)) if len(one) else 0.0 for one in means)
-            return targets.constant(p.samples, bar, p.alpha, hat), np.full(len(bar), weight)
+            return targets.constant(most(p.samples), bar, p.alpha, hat), np.full(len(bar), weight)
         case "teacher":
             found = targets.by_teacher(bar, _confidence(args, by_teacher(args)))
         case "none":
@@ -132,7 +138,7 @@ def _weighed(args: argparse.Namespace, p: PriorParams) -> tuple[targets.Beliefs,
 
 
 def prior(args: argparse.Namespace, p: PriorParams) -> Iterator[pa.Table]:
-    """The targets of the cell's source by row groups; in memory 40 bytes a fork."""
+    """The targets of the cell's source by row groups; in memory 48 bytes a fork."""
     found, weight_F = _weighed(args, p)
     first = 0
     for forks in tables.stream(args.forks, schemas.FORKS, CHUNK):

@@ -16,13 +16,14 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pipeline.config import params
-from pipeline.config.method import Compared, Within
+from pipeline.config.method import Adaptive, Compared, Within
 from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Spool
 from pipeline.core.errors import UserError
 from pipeline.data import aligned, prompts, schemas, tables
 from pipeline.method import scoring, similarity
+from pipeline.method.adaptive import most
 from pipeline.method.scoring import IDS, Answers
 from pipeline.stage import cells
 
@@ -36,7 +37,7 @@ class ScoreParams(Compared):
     within: Within | None = None  # of shuffled scores alone
     max_unseen: params.Share | None = None  # of metrics that may be blind to a text
     teacher: str
-    samples: params.Count  # N
+    samples: params.Count | Adaptive  # N
     seed: int
     round: params.Count
 
@@ -65,7 +66,7 @@ def scored(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator
     match p.source:
         case "zero":
             for forks in tables.stream(args.forks, schemas.FORKS, PLACE):
-                zeros = np.zeros((len(forks), p.samples))
+                zeros = np.zeros((len(forks), most(p.samples)))
                 yield scoring.table(forks, zeros, p.teacher, p.metric)
         case "shuffled":
             yield from _shuffled(args, p, run)
@@ -104,7 +105,8 @@ def _compared(
     answers, unseen, texts = aligned.Side(args.answers, schemas.ANSWERS, "forks", columns), 0, 0
     for forks in _forks(args, tokenizer):
         own = scoring.by_fork(forks, answers.of(forks["rollout_id"]), p.samples)
-        yield forks, own, scoring.similarities(forks, own, p.samples, p.metric, tokenizer)
+        n = most(p.samples)
+        yield forks, own, scoring.similarities(forks, own, n, p.metric, tokenizer)
         read = [row["text"] for rows in own.values() for row in rows]
         read += forks["chunk_text"].to_pylist()
         unseen, texts = unseen + sum(similarity.unseen(read, p.metric)), texts + len(read)
@@ -124,11 +126,11 @@ def _own(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Iterator[p
         places = zip(*scoring.columns(forks), strict=True)
         chosen = {x for i, x in enumerate(places, first) if i in probes}
         answers |= {place: rows[:2] for place, rows in own.items() if place in chosen}
-        k_sems.append(scores.sum(1))
+        k_sems.append(np.nansum(scores, 1))
         first += len(forks)
         yield scoring.table(forks, scores, p.teacher, p.metric)
     prompts = _prompts(args.rollouts, {name for name, _ in answers})
-    levels = scoring.contrast(answers, prompts, p.samples, p.metric, tokenizer)
+    levels = scoring.contrast(answers, prompts, most(p.samples), p.metric, tokenizer)
     if levels is not None:
         run.counts["same_fork"], run.counts["other_problem"] = levels
     if not p.allow_flat:
@@ -163,7 +165,8 @@ def _shuffled(args: argparse.Namespace, p: ScoreParams, run: cells.Run) -> Itera
     for forks in tables.stream(args.forks, schemas.FORKS, PLACE):
         moved = [kept[i][0] for i in order[first : first + len(forks)].tolist()]
         first += len(forks)
-        yield scoring.table(forks, np.reshape(moved, (-1, p.samples)), p.teacher, p.metric)
+        values = np.reshape(moved, (-1, most(p.samples)))
+        yield scoring.table(forks, values, p.teacher, p.metric)
 
 
 def _groups(args: argparse.Namespace, total: int) -> np.ndarray:
@@ -203,7 +206,7 @@ def _graded(args: argparse.Namespace, p: OutcomeParams, run: cells.Run) -> Itera
             [right(prompt_ids[place[0]], prefixes[place] + row["text"]) for row in rows]
             for place, rows in own.items()
         ]
-        yield scoring.table(forks, np.reshape(values, (-1, p.samples)), p.teacher, OUTCOME)
+        yield scoring.table(forks, scoring.padded(values, most(p.samples)), p.teacher, OUTCOME)
     answers.end()
 
 

@@ -1,12 +1,14 @@
 """teach: the teacher continues the student's text at every fork, N times.
 
 reads   prompts, rollouts, forks; for full solutions (sft) the prompts alone
-writes  answers  N rows per fork, or per prompt, cut to C student tokens
+writes  answers  N rows per fork, or per prompt, cut to C student tokens; with adaptive N as many
+        as pipeline/method/adaptive.py wants
 source  arXiv 2606.01476. Answers come from the judgment store where it has them; only the rest
         is asked for. The cut makes the table independent of what the store held before.
 """
 
 import argparse
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +21,15 @@ from tqdm import tqdm
 
 from pipeline import teachers
 from pipeline.config import params, params_file, teacher_lines
-from pipeline.config.method import Answered, Bought
+from pipeline.config.method import Adaptive, Answered, Bought
 from pipeline.config.teachers import LocalTeacher, Teacher
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
+from pipeline.method import adaptive
+from pipeline.method.adaptive import least
 from pipeline.stage import cells
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase import requests
@@ -62,7 +66,31 @@ def teach(
 ) -> Iterator[pa.Table]:
     """The answers, a block of `size` responses at a time. `lead`: see Prefix."""
     while block := list(itertools.islice(asked, size)):
-        yield _table(block, judging.judge(block), p, judging.teacher, student, lead)
+        table = functools.partial(_table, block, p=p, teacher=judging.teacher, student=student)
+        found = judging.judge(block)
+        made = table(found, lead=lead)
+        while more := _more(block, made, p.samples):
+            found |= judging.judge(block, more)
+            made = table(found, lead=lead)
+        yield made
+
+
+def _more(
+    block: list[Response], made: pa.Table, samples: int | Adaptive
+) -> dict[tuple[int, int], int]:
+    """The next sample of each place of a block that wants one; none where N is a number."""
+    if not isinstance(samples, Adaptive):
+        return {}
+    said: dict[tuple[str, int], list[adaptive.Said]] = {}
+    names = ("rollout_id", "position", "text", "ended")
+    for name, position, text, ended in zip(*(made[x].to_pylist() for x in names), strict=True):
+        said.setdefault((name, position), []).append((text.lstrip(), ended))
+    return {
+        (r, position): len(own)
+        for r, response in enumerate(block)
+        for position in response.prompts
+        if adaptive.wanted(samples, own := said[response.id, position]) > len(own)
+    }
 
 
 def _lead(teacher: protocol.Teacher, student: Path) -> str:
@@ -123,7 +151,8 @@ def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     asked = protocol.Asked(p.continuation, p.temperature, free.transport, params_file.runtime())
     teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
     limit = teacher.limit(p.chunk_tokens)
-    wanted = Wanted(p.samples, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)
+    first = least(p.samples)
+    wanted = Wanted(first, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)
     budget = Budget(store, free.max_requests, free.max_usd)
     judging = Judging(teacher, wanted, budget)
     if p.kind != "local":

@@ -19,6 +19,11 @@ both are cut to `chunk_tokens` student tokens. n counts forks unless it says oth
     auroc/other-fork        fork or problem, a tie counting half
     reliability             of k_sem: correlation over forks of the sums over random halves of the
                             N samples, corrected by Spearman-Brown, mean over splits
+    variance/within         of one similarity at a fork, mean over forks
+    variance/between        of the share k_sem / N that a fork would have with endless answers: of
+                            the forks' shares, less within / N; 0 where that is negative
+    recommended             the fewest answers a fork whose mean has this reliability:
+                            between / (between + within / N) at least 0.8; the note says it
     posterior-sd            mean sd of pi_hat;                        bin is alpha
     shrinkage               alpha / (N + alpha);                      bin is alpha
     move                    mean |pi_hat - k_sem / N|;                bin is alpha

@@ -1,5 +1,6 @@
 """The quantities of one metric and chunk length: the rows that have a metric."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from pipeline.core import seeds
 from pipeline.method import similarity
 from pipeline.method.posterior import confidence, posterior
 
+RELIABLE = 0.8  # reliability of a fork's mean that is enough
+ROUNDING = 1e-9
 SPLITS = 20  # random halves of a fork's samples
 POSITIONS = 10  # bins of the profile over position
 ENTROPIES = 5  # bins of the profile over entropy, with as many forks each
@@ -60,7 +63,8 @@ class Measured:
 
 def rows(m: Measured, *names: str | int) -> list[Row]:
     """Every row of one metric at one chunk length. `names` seed the split halves."""
-    found = [*levels(m), within_state(m), reliability(m, *names), *beliefs(m), *profiles(m)]
+    found = [*levels(m), within_state(m), reliability(m, *names), *variances(m)]
+    found += [*beliefs(m), *profiles(m)]
     return [*found, *correctness(m), *unseen(m), *warnings(found)]
 
 
@@ -129,6 +133,31 @@ def reliability(m: Measured, *names: str | int) -> Row:
     interval = percentiles(mean_R, len(set(m.problem_F.tolist())))
     note = "k_sem does not vary between forks" if interval.value is None else None
     return m.row("reliability", interval, forks, note=note)
+
+
+def variances(m: Measured) -> Iterator[Row]:
+    """Yield how k_sem / N varies within and between forks, and how many answers are enough."""
+    forks = len(m.own_FN)
+    if m.samples < 2 or forks < 2:
+        why = "one continuation a fork" if m.samples < 2 else "one fork"
+        names = ("variance/within", "variance/between", "recommended")
+        yield from (m.nothing(name, why) for name in names)
+        return
+    within_F = m.own_FN.var(1, ddof=1)
+    within = float(within_F.mean())
+    between = max(0.0, float(m.own_FN.mean(1).var(ddof=1)) - within / m.samples)
+    yield m.row("variance/within", m.problems.mean(within_F, m.problem_F), forks)
+    yield m.row("variance/between", Interval(between), forks)
+    if between == 0:
+        yield m.nothing("recommended", "k_sem does not vary between forks", forks)
+        return
+    answers = max(1, math.ceil(RELIABLE / (1 - RELIABLE) * within / between - ROUNDING))
+    note = (
+        f"{m.metric} at {m.tokens} tokens: k_sem / N varies by {between:.4f} between forks and by "
+        f"{within:.4f} within one; N = {answers} is enough for a reliability of {RELIABLE}, and "
+        f"{m.samples} were looked at."
+    )
+    yield m.row("recommended", Interval(float(answers)), forks, note=note)
 
 
 def beliefs(m: Measured) -> Iterator[Row]:

@@ -116,7 +116,8 @@ def read(
         audited[row["rollout_id"]].append(row)
     said: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in _only(answers, schemas.ANSWERS, "rollout_id", set(chosen), OF_ANSWERS):
-        said.setdefault((row["rollout_id"], row["position"]), []).append(row)
+        if row["sample"] < samples:  # beyond these not every fork has one
+            said.setdefault((row["rollout_id"], row["position"]), []).append(row)
     return [
         Response(
             id=row["rollout_id"],

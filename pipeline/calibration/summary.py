@@ -21,20 +21,21 @@ COLUMNS = {  # of results.md, by quantity
     "contrast/within-state": "in a state",
     "auroc/other-fork": "AUROC fork",
     "reliability": "reliability",
+    "recommended": "N enough",
     "correct/response": "AUROC correct",
 }
 INTERVALS = {"contrast/other-fork", "correct/response"}
 LEGEND = (
     "Similarity of the student's chunk with the teacher's continuations of its own fork, of "
-    "another fork of the same response, and of another problem; of two continuations, and of two "
-    "of the student's chunks in one state. Contrast is own minus other fork: what a metric knows "
-    "of the fork rather than of the topic. In a state: how far the scores of different chunks at "
-    "one prefix lie apart, which noise in N answers holds above 0 even without a contrast. AUROC "
-    "fork: chance that a continuation of the own fork is more similar than one of another. AUROC "
-    "correct: how well a response's mean score tells that it is "
-    "correct. A contrast with other forks below 0.03, or whose interval holds zero, predicts no "
-    "learning. Every quantity with its interval, for every arm, seed and calibrated round, is in "
-    "calibration.json."
+    "another fork of the same response, and of another problem; of two continuations, and of "
+    "two of the student's chunks in one state. Contrast is own minus other fork: what a metric "
+    "knows of the fork rather than of the topic. In a state: how far the scores of different "
+    "chunks at one prefix lie apart, which noise in N answers holds above 0 even without a "
+    "contrast. AUROC fork: chance that a continuation of the own fork is more similar than one "
+    "of another. N enough: answers a fork whose mean has a reliability of .8. AUROC correct: "
+    "how well a response's mean score tells that it is correct. A contrast with other forks "
+    "below 0.03, or whose interval holds zero, predicts no learning. Every quantity with its "
+    "interval, for every arm, seed and calibrated round, is in calibration.json."
 )
 
 

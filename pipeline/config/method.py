@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.params import (
     Chosen,
@@ -65,10 +66,37 @@ class Forks(Continued, Placed):
     gate: Gate | None = None  # null: every prompt
 
 
+class Agree(Params):
+    """When enough answers were bought at a fork."""
+
+    agree: Annotated[float, Field(gt=0, le=1)]  # share of them that are the most frequent one
+
+
+class Adaptive(Params):
+    """How many answers a fork gets, by those that it has: pipeline/method/adaptive.py."""
+
+    first: Annotated[int, Field(ge=2)]  # that each fork gets
+    most: Count
+    until: Agree
+
+    @model_validator(mode="after")
+    def _room(self) -> "Adaptive":
+        if self.most <= self.first:
+            raise PydanticCustomError("most", "more in most than first. Or write one number")
+        return self
+
+
+def _rule(found: object) -> str:
+    """The tag of what is written for a number of answers: it stands in the key of an error."""
+    return "{}" if isinstance(found, dict | Adaptive) else ""
+
+
 class Answered(Params):
     """The keys of block teach that every cell of a teacher's answers has, but for its teacher."""
 
-    samples: Count
+    samples: Annotated[
+        Annotated[Count, Tag("")] | Annotated[Adaptive, Tag("{}")], Discriminator(_rule)
+    ]
     temperature: NonNegative  # as rollout.temperature
     continuation: Mode
     max_attempts: Count  # draws of one sample, where a draw fails
@@ -92,6 +120,11 @@ class Teach(Bought, Answered):
     teacher: Name | tuple[Name, ...]  # several: arm multi-teacher, see prior.combine
     # whose messages the teacher sees before the student's text; another: arm wrong-teacher
     problem: Problem = "own"
+
+    @property
+    def most(self) -> int:
+        """Answers that a fork has at most."""
+        return self.samples.most if isinstance(self.samples, Adaptive) else self.samples
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def pi_bar(rollouts: pa.Table, forks: pa.Table) -> np.ndarray:
 
 
 def posterior(
-    k_F: np.ndarray, bar_F: np.ndarray, n: int, alpha: float
+    k_F: np.ndarray, bar_F: np.ndarray, n: int | np.ndarray, alpha: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of Beta(k + alpha pi_bar, n - k + alpha (1 - pi_bar)), each (F,)."""
     total = n + alpha

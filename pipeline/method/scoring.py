@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from pipeline.config.method import Adaptive
 from pipeline.core.errors import UserError
 from pipeline.data import schemas
 from pipeline.data.text import chunk
-from pipeline.method import similarity
+from pipeline.method import adaptive, similarity
 
 PROBES = 1000  # forks on which agreement between teacher answers is measured
 MOST_ZERO = 0.9  # share of forks with k_sem = 0 above which exactness says nothing
@@ -30,8 +31,9 @@ def with_chunk_ids(forks: pa.Table, rollouts: pa.Table, tokenizer: Tokenizer) ->
     return forks.append_column(IDS, pa.array(ids, schemas.ANSWERS.field(IDS).type))
 
 
-def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
-    """Answers of each fork by sample. Raises UserError unless every fork has exactly N."""
+def by_fork(forks: pa.Table, answers: pa.Table, samples: int | Adaptive) -> Answers:
+    """Answers of each fork by sample. Raises UserError unless every fork has exactly N, or as many
+    as the rule wants where N is adaptive."""
     by_place: Answers = {place: [] for place in zip(*columns(forks), strict=True)}
     for row in answers.to_pylist():
         place = (row["rollout_id"], row["position"])
@@ -42,12 +44,30 @@ def by_fork(forks: pa.Table, answers: pa.Table, samples: int) -> Answers:
         by_place[place].append(row)
     for place, rows in by_place.items():
         rows.sort(key=lambda row: row["sample"])
-        if [row["sample"] for row in rows] != list(range(samples)):
+        wanted = _wanted(rows, samples)
+        if [row["sample"] for row in rows] != list(range(wanted)):
             raise UserError(
                 f"answers: fork {place} has {len(rows)} continuations, wanted samples 0 to "
-                f"{samples - 1} once each. Rerun teach."
+                f"{wanted - 1} once each. Rerun teach."
             )
     return by_place
+
+
+def _wanted(rows: list[dict[str, Any]], samples: int | Adaptive) -> int:
+    """How many of these answers there should be: the fewest after which none is wanted."""
+    if isinstance(samples, int):
+        return samples
+    said = [(row["text"].lstrip(), row["ended"]) for row in rows]
+    enough = (n for n in range(len(said) + 1) if adaptive.wanted(samples, said[:n]) == n)
+    return next(enough, adaptive.wanted(samples, said))
+
+
+def padded(values: Sequence[Sequence[float] | np.ndarray], samples: int) -> np.ndarray:
+    """Values (F, N) of forks with up to N answers each, NaN where one has fewer."""
+    found = np.full((len(values), samples), np.nan)
+    for row, own in zip(found, values, strict=True):
+        row[: len(own)] = own
+    return found
 
 
 def similarities(
@@ -57,14 +77,15 @@ def similarities(
     metric: str,
     tokenizer: Tokenizer | None = None,
 ) -> np.ndarray:
-    """phi (F, N) of each fork's N answers with its chunk, float64 in [0, 1]."""
+    """phi (F, N) of each fork's answers with its chunk, float64 in [0, 1]; NaN beyond them."""
     pairs = [
         similarity.paired(fork | {"text": fork["chunk_text"]}, answer)
         for fork in forks.to_pylist()
         for answer in answers[fork["rollout_id"], fork["position"]]
     ]
     values = np.array(similarity.similarities(pairs, metric, tokenizer), np.float64)
-    return values.reshape(len(forks), samples)
+    counts_F = [len(answers[place]) for place in zip(*columns(forks), strict=True)]
+    return padded(np.split(values, np.cumsum(counts_F)[:-1]) if counts_F else [], samples)
 
 
 def probes(count: int) -> list[int]:
@@ -140,15 +161,17 @@ def columns(forks: pa.Table) -> tuple[list[str], list[int]]:
 
 
 def table(forks: pa.Table, values: np.ndarray, teacher: str, metric: str) -> pa.Table:
-    """The rows of similarities (F, N), in the order of forks and samples."""
+    """The rows of similarities (F, N), in the order of forks and samples; NaN has none."""
     ids, positions = columns(forks)
-    samples, count = values.shape[1], values.size
+    here_FN, samples = ~np.isnan(values), values.shape[1]
+    counts_F, count = here_FN.sum(1), int(here_FN.sum())
+    sample_FN = np.tile(np.arange(samples, dtype=np.int32), (len(ids), 1))
     arrays = [
-        pa.array(np.repeat(np.array(ids, dtype=object), samples), pa.string()),
-        np.repeat(np.array(positions, np.int32), samples),
-        np.tile(np.arange(samples, dtype=np.int32), len(ids)),
+        pa.array(np.repeat(np.array(ids, dtype=object), counts_F), pa.string()),
+        np.repeat(np.array(positions, np.int32), counts_F),
+        sample_FN[here_FN],
         pa.repeat(teacher, count),
         pa.repeat(metric, count),
-        values.reshape(-1),
+        values[here_FN],
     ]
     return pa.Table.from_arrays([pa.array(c) for c in arrays], schema=schemas.SCORES)

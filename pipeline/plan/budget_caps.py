@@ -40,13 +40,13 @@ def prefixes(settings: Settings) -> int:
 def ceiling(settings: Settings, resource: str) -> int:
     """A round's ceiling in the resource's unit. Dollars have none: prompts' length is no param."""
     solutions, longest = _solutions(settings), settings.rollout.max_new_tokens
-    of_a_prompt = settings.teach.samples if solutions else settings.rollout.samples_per_prompt
+    of_a_prompt = settings.teach.most if solutions else settings.rollout.samples_per_prompt
     responses = settings.rollout.prompts_per_round * of_a_prompt
     match resource:
         case "teacher_output_tokens":
             length = longest if solutions else settings.answer_tokens
             imitated = declared(settings.train.objective).imitated
-            used = getattr(settings.train, imitated) if imitated else settings.teach.samples
+            used = getattr(settings.train, imitated) if imitated else settings.teach.most
             return prefixes(settings) * used * length
         case "student_tokens":
             return responses * longest

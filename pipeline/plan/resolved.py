@@ -46,7 +46,7 @@ def tracked(settings: Settings, block: str) -> dict[str, Any]:
     if found.get("exact") == "pass":  # likewise, and engine hf has no other
         del found["exact"]
     if block == "prior":
-        found["alpha"] = settings.prior.strength(settings.teach.samples)
+        found["alpha"] = settings.prior.strength(settings.teach.most)
     found = {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}
     return {key: found[key] for key in (*ORDER.get(block, ()), *found) if key in found}
 

@@ -6,6 +6,7 @@ from pipeline.config.method import Gate, Optimised
 from pipeline.config.renamed import in_cells
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.chosen import file_of
+from pipeline.method.adaptive import least
 from pipeline.method.objectives import declared, own
 from pipeline.method.similarity import OF_IDS
 from pipeline.plan import budget_caps
@@ -53,8 +54,8 @@ class Round:
         self.where = {"seed": seed, "round": round_}
         self.found: dict[str, str] = {}
         self.objective = declared(settings.train.objective)
-        its = own(settings.train, self.objective.settings)
-        self.also = self.objective.also(its)
+        self.also = self.objective.also(own(settings.train, self.objective.settings))
+        self.asked = dump(settings.teach)["samples"]  # N, as cells hold it
 
     @classmethod
     def after(
@@ -129,7 +130,7 @@ class Round:
         kept = {k: v for k, v in tracked(self.settings, "train").items() if k in read}
         if "similarity" in self.also:
             kept["metric"] = self.settings.score.metric
-            kept["samples"] = self.settings.teach.samples
+            kept["samples"] = self.settings.teach.most
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
@@ -210,7 +211,7 @@ class Round:
         """How an arm's links call a stage that it has once for each of several teachers."""
         return stage if len(self.settings.teach.teachers) == 1 else f"{stage}-{teacher}"
 
-    def _outcome(self, stage: str, name: str, samples: int, **inputs: str) -> str:
+    def _outcome(self, stage: str, name: str, samples: Any, **inputs: str) -> str:
         """Whether each of a teacher's answers ends right."""
         prepare = self.settings.prepare
         resolved = {
@@ -228,12 +229,12 @@ class Round:
 
     def score(self, name: str) -> str:
         if self.settings.score.source == "outcome":
-            asked, stage = self.settings.teach.samples, self._named("score", name)
+            asked, stage = self.asked, self._named("score", name)
             places = (self.rollout(), self.forks(), self.teach(name))
             named = dict(zip(("rollouts", "forks", "answers"), places, strict=True))
             return self._outcome(stage, name, asked, **named)
         resolved = scored(self.settings) | self.where
-        resolved["samples"] = self.settings.teach.samples
+        resolved["samples"] = self.asked
         resolved["teacher"] = name
         if resolved["source"] != "shuffled":
             del resolved["within"]
@@ -248,7 +249,7 @@ class Round:
 
     def prior(self) -> str:
         resolved = tracked(self.settings, "prior") | self.where
-        resolved["samples"] = self.settings.teach.samples
+        resolved["samples"] = self.asked
         inputs = {"rollouts": self.rollout(), "forks": self.forks()}
         teachers = self.settings.teach.teachers
         if len(teachers) == 1:
@@ -274,8 +275,7 @@ class Round:
         block, round_ = self.settings.calibrate, self.where["round"]
         wanted = block.rounds == "all" or (block.rounds == "first" and round_ == 1)
         compared = self.settings.score.source in ("similarity", "shuffled")
-        scored = self.settings.prior.of_scores and compared
-        if not (wanted and scored):
+        if not (wanted and compared and self.settings.prior.of_scores):
             return
         forks = self.settings.forks
         resolved = {
@@ -286,7 +286,7 @@ class Round:
             "scheduler": forks.scheduler,
             "max_forks": forks.max_forks,
             "chunk_tokens": forks.chunk_tokens,
-            "samples": self.settings.teach.samples,
+            "samples": least(self.settings.teach.samples),
             **self.where,
         }
         inputs = {"rollouts": self.rollout(), "forks": self.forks(), "student": self.base}

@@ -216,6 +216,12 @@ def _failures(spent: Cost) -> str:
     return "" if rate is None else f", continuation_failure_rate {rate:.4f}"
 
 
+def _asked(samples: Any) -> str:
+    if not isinstance(samples, dict):
+        return f"{samples}"
+    return f"{samples['first']} to {samples['most']} until {samples['until']['agree']:.0%} agree"
+
+
 def _teachers(s: dict[str, Any]) -> str:
     found = s["teach"]["teacher"]
     return found if isinstance(found, str) else f"{' and '.join(found)}, {s['prior']['combine']}"
@@ -233,7 +239,8 @@ def _method(s: dict[str, Any]) -> str:
             f"{s['forks']['scheduler']} M={s['forks']['max_forks']} C={s['forks']['chunk_tokens']}"
         )
     if not {"targets", "answers"}.isdisjoint(objective.reads):
-        parts.append(f"N={s['teach']['samples']} of {_teachers(s)} ({s['teach']['continuation']})")
+        asked = _asked(s["teach"]["samples"])
+        parts.append(f"N={asked} of {_teachers(s)} ({s['teach']['continuation']})")
     if "targets" in objective.reads:
         parts += [
             f"metric {s['score']['metric']} ({s['score']['source']})",

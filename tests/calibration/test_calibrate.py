@@ -357,6 +357,32 @@ def test_reliability_is_the_corrected_correlation_of_halves(tmp_path, samples):
     assert 0 < row["low"] < row["value"] < row["high"] <= 1
 
 
+def test_variances_and_the_answers_that_are_enough_are_hand_computed(tmp_path):
+    """Four answers a fork, of which 4, 3, 1 and 0 are the student's chunk."""
+    said = {4: ["abc"] * 4, 3: ["abc"] * 3 + ["xyz"], 1: ["abc"] + ["xyz"] * 3, 0: ["xyz"] * 4}
+    rows = [response(f"p{n}", "abcdef", {0: texts}) for n, texts in said.items()]
+    found_rows = calibrated(tmp_path, rows, 3, 4)
+    within = (0 + 0.25 + 0.25 + 0) / 4  # each variance with N - 1
+    share = np.array([1, 0.75, 0.25, 0])
+    between = share.var(ddof=1) - within / 4
+    assert found(found_rows, "variance/within")["value"] == pytest.approx(within)
+    assert found(found_rows, "variance/between")["value"] == pytest.approx(between)
+    enough = found(found_rows, "recommended")
+    assert enough["value"] == math.ceil(4 * within / between) == 3
+    assert between / (between + within / 3) >= 0.8 > between / (between + within / 2)
+    assert "N = 3 is enough for a reliability of 0.8, and 4 were looked at" in enough["note"]
+
+
+def test_forks_that_differ_by_noise_alone_recommend_nothing(tmp_path):
+    rows = [response(f"p{n}", "abcdef", {0: ["abc", "xyz"]}) for n in range(3)]
+    rows = calibrated(tmp_path, rows, 3, 2)
+    assert found(rows, "variance/between")["value"] == 0
+    assert found(rows, "recommended")["value"] is None
+    (tmp_path / "sure").mkdir()
+    sure = [response(f"p{n}", "abcdef", {0: [text] * 2}) for n, text in enumerate(("abc", "xyz"))]
+    assert found(calibrated(tmp_path / "sure", sure, 3, 2), "recommended")["value"] == 1
+
+
 def test_shrinkage_and_posterior_are_hand_computed(tmp_path):
     rows = calibrated(tmp_path, TWO, 3, 2, alphas=[0.0, 2.0])
     bars = [math.exp(r["logp"]) for r in TWO for _ in r["forks"]]

@@ -53,10 +53,8 @@ def test_pi_hat_outside_the_unit_interval_is_an_error():
 
 
 def test_scores_must_be_n_for_every_fork_and_in_range():
-    assert targets.k_sem(fork_table(2), score_table([[0.5, 1.0], [0.0, 0.25]]), 2).tolist() == [
-        1.5,
-        0.25,
-    ]
+    k, n = targets.k_sem(fork_table(2), score_table([[0.5, 1.0], [0.0, 0.25]]), 2)
+    assert (k.tolist(), n.tolist()) == ([1.5, 0.25], [2, 2])
     with pytest.raises(UserError, match=r"fork \('r1', 1\) has 1 scores, wanted 2"):
         targets.k_sem(fork_table(2), score_table([[0.5, 1.0], [0.0]]), 2)
     with pytest.raises(UserError, match="wanted 0 to 1"):

@@ -44,6 +44,8 @@ MISTAKES = [
     ("rollout.engine", "sglang", ["rollout.engine: found 'sglang'", "'hf' or 'vllm'"]),
     ("rollout.samples_per_prompt", 1, ["samples_per_prompt: found 1", "at least 2", "grpo"]),
     ("runtime.device", "gpu", ["runtime.device: found 'gpu'", "cuda"]),
+    ("teach.samples", {"first": 2}, ["teach.samples.{}.most: missing"]),
+    ("teach.samples", {"first": 3, "most": 3, "until": {"agree": 1}}, ["more in most than first"]),
     ("alarms", {"most_drfit": 1}, ["alarms.most_drfit: unknown key", "Is it most_drift?"]),
     ("alarms", {"most_repeated": 2}, ["alarms.most_repeated: found 2", "less than or equal to 1"]),
     ("forks.gate", {"least": 2}, ["forks.gate.least: found 2", "less than or equal to 1"]),
@@ -67,6 +69,7 @@ def test_a_mistake_is_refused_with_key_value_and_remedy(key, value, said):
     assert len(str(found.value).splitlines()) == 1
 
 
+RULE = {"teach": {"samples": {"first": 2, "most": 8, "until": {"agree": 1.0}}}}
 OUTCOME = {"source": "outcome"}
 OF_ARMS = [  # what an arm overrides, and what the message says of it, in order
     ({"score": OUTCOME}, ["score.source: found 'outcome'", "similarity", "state-value"]),
@@ -87,6 +90,15 @@ OF_ARMS = [  # what an arm overrides, and what the message says of it, in order
     (
         {"train": {"objective": "preference", "pair_beta": 0}},
         ["train.pair_beta: found 0", "greater than 0"],
+    ),
+    (
+        RULE | {"train": {"objective": "sft"}},
+        ["teach.samples: found 'a rule'", "a number with sft"],
+    ),
+    (RULE | {"prior": {"alpha": {"per_answer": 0.1}}}, ["found 'a rule'", "alpha per answer"]),
+    (
+        RULE | {"train": {"objective": "imitate-forks", "answers": 3}},
+        ["train.answers: found 3", "at most teach.samples = 2"],
     ),
     (
         {"forks": {"gate": {}}, "train": {"objective": "grpo"}},

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.training.optimizer_steps import order
 
-ARM = "state-value"
+ARM, ARM_OF_THREE = "state-value", "omniopd"
 
 
 def table(full, arm, stage, name):
@@ -119,3 +119,47 @@ def test_pairs_of_soda_are_of_the_untrained_students_responses(full):
     # at the reference every margin is 0
     assert json.loads(lines[0])["train/signal"] == pytest.approx(np.log(2), abs=1e-6)
     assert 0 < run["rows_in"] + run["left_out"] <= 32  # but for pairs of equal tokens
+
+
+def test_a_fork_gets_answers_until_they_agree_or_there_are_most_of_them(full):
+    """The answers are those of omniopd as far as it has them, so they were bought once."""
+    found, plain = (table(full, arm, "teach", "answers") for arm in ("adaptive", ARM_OF_THREE))
+    place, said = ["rollout_id", "position"], ["text", "ended"]
+    counts = set()
+    for key, own in found.groupby(place):
+        texts = [(text.lstrip(), ended) for text, ended in own[said].itertuples(index=False)]
+        assert list(own["sample"]) == list(range(len(texts)))
+        assert len(texts) == (2 if texts[0] == texts[1] else 4)  # agree 1: all or none
+        counts.add(len(texts))
+        other = plain[(plain.rollout_id == key[0]) & (plain.position == key[1])]
+        assert list(own.text)[: len(other)] == list(other.text)[: len(own)]
+        # and of the same rows of the store
+        assert list(own.request_key)[: len(other)] == list(other.request_key)[: len(own)]
+    assert counts == {2, 4}
+    run = json.loads((full.cell("adaptive", 1, "teach") / "run.json").read_text())
+    assert run["answers"] == len(found)
+    once = found.drop_duplicates("request_key")  # equal prefixes share answers
+    assert run["tokens_alone"] == once.completion_tokens.sum()
+    scores, targets = (
+        table(full, "adaptive", stage, name)
+        for stage, name in (("score", "scores"), ("prior", "targets"))
+    )
+    by_fork = scores.groupby(place, sort=False).similarity
+    assert list(targets.n) == list(by_fork.size()) == list(found.groupby(place, sort=False).size())
+    assert list(targets.k_sem) == pytest.approx(list(by_fork.sum()))
+    expected = (targets.k_sem + targets.pi_bar) / (targets.n + 1)
+    assert list(targets.pi_hat) == pytest.approx(list(expected))
+    assert targets.weight.between(0, 1).all()
+
+
+def test_shuffled_scores_of_different_numbers_stay_together(full):
+    real, moved = (table(full, arm, "score", "scores") for arm in ("adaptive", "adaptive-shuffled"))
+    place = ["rollout_id", "position"]
+    blocks = [
+        sorted(tuple(own.similarity) for _, own in scores.groupby(place))
+        for scores in (real, moved)
+    ]
+    assert blocks[0] == blocks[1]
+    assert list(real.similarity) != list(moved.similarity)
+    targets = table(full, "adaptive-shuffled", "prior", "targets")
+    assert list(targets.n) == list(moved.groupby(place, sort=False).size())

@@ -151,7 +151,7 @@ class Experimental:
                     ROW + TOKEN * settings.rollout.max_new_tokens / 2
                 )
             case "score":
-                tables = budget_caps.prefixes(settings) * settings.teach.samples * ROW
+                tables = budget_caps.prefixes(settings) * settings.teach.most * ROW
             case _:
                 tables = 0.0
         return Cell(stage, folder, cache={"tables": tables})
@@ -188,7 +188,7 @@ class Experimental:
 
     def _teach(self, folder: Path, group: str, cell: dict[str, Any], settings: Settings) -> Cell:
         own, solutions = cell["params"], group.endswith("solutions")
-        samples, length = own["samples"], own["chunk_tokens"]
+        samples, length = settings.teach.most, own["chunk_tokens"]
         places = settings.rollout.prompts_per_round if solutions else budget_caps.prefixes(settings)
         cache = {"tables": float(places * samples * (ROW + TOKEN * length))}
         config = self.experiment.teachers[cell["params"]["teacher"]]
@@ -221,7 +221,7 @@ class Experimental:
         per_prompt = settings.rollout.samples_per_prompt
         objective = declared(block.objective)
         if "solutions" in objective.reads:
-            per_prompt = settings.teach.samples
+            per_prompt = settings.teach.most
         count = settings.rollout.prompts_per_round * per_prompt * block.epochs
         found = Training(
             self.rows(count, settings.rollout.max_new_tokens),

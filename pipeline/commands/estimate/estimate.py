@@ -125,10 +125,16 @@ def _cell(
     )
     teacher = teachers.load(config, p["teacher"], asked, base, folder)
     limit = teacher.limit(p["chunk_tokens"])
-    wanted = Wanted(p["samples"], limit, p["epoch"], p["max_attempts"], 1.0, True)
+    wanted = Wanted(_most(p), limit, p["epoch"], p["max_attempts"], 1.0, True)
     judging = Judging(teacher, wanted, Budget(store))
     transport = settings.teach.transport
-    return _counted(judging, _asked(teacher, cell, base), config, transport, counted), "exactly"
+    basis = "exactly" if p["samples"] == _most(p) else "at most, from the forks"
+    return _counted(judging, _asked(teacher, cell, base), config, transport, counted), basis
+
+
+def _most(p: dict[str, Any]) -> int:
+    """Answers of a place at most; how many an adaptive N buys, the answers themselves decide."""
+    return int(p["samples"]["most"] if isinstance(p["samples"], dict) else p["samples"])
 
 
 def _asked(teacher: protocol.Teacher, cell: dict[str, Any], student: Path) -> Iterator[Response]:
@@ -207,8 +213,8 @@ def _guessed(
     if p["continuation"] == "instruct":
         limit = 2 * chunk + 24
         size += len(continuations.INSTRUCTION) / CHARACTERS_PER_TOKEN
-    cost = _priced(config, [(size, p["samples"])] * prefixes, limit, settings.teach.transport)
-    return cost + Cost(answers=prefixes * p["samples"])
+    cost = _priced(config, [(size, _most(p))] * prefixes, limit, settings.teach.transport)
+    return cost + Cost(answers=prefixes * _most(p))
 
 
 def problem_tokens(path: Path) -> float:

@@ -9,6 +9,7 @@ from pipeline.commands.exports.source import Source
 from pipeline.config.models import GgufInit, HubInit, Init, LlamaInit, ModelInit
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core import verified
+from pipeline.method.adaptive import least
 from pipeline.method.objectives import declared
 from pipeline.stage import run_records
 
@@ -139,11 +140,13 @@ def _teacher(source: Source) -> Any:
 
 def _evidence(source: Source) -> str:
     s = source.settings
+    few, many = least(s.teach.samples), s.teach.most
+    asked = f"{many}" if few == many else f"{few} to {many}"
     return (
         f"{s.forks.scheduler} forks, up to {s.forks.max_forks} a response, {s.forks.chunk_tokens} "
-        f"tokens each; {s.teach.samples} continuations a fork in mode {s.teach.continuation}; "
+        f"tokens each; {asked} continuations a fork in mode {s.teach.continuation}; "
         f"metric {s.score.metric}; scores: {s.score.source}; prior: {s.prior.source}, alpha "
-        f"{s.prior.strength(s.teach.samples):g}, weight {s.prior.weight}"
+        f"{s.prior.strength(many):g}, weight {s.prior.weight}"
     )
 
 

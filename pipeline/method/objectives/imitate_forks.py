@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.config.method import Anchored
 from pipeline.config.params import Count
 from pipeline.core.errors import refuse
+from pipeline.method.adaptive import least
 from pipeline.method.objectives import (
     Evidence,
     Example,
@@ -34,11 +35,11 @@ class Settings(Anchored):
 
 
 def check(where: str, arm: Any) -> None:
-    if arm.train.answers > arm.teach.samples:
+    if arm.train.answers > (bought := least(arm.teach.samples)):
         refuse(
             f"{where}train.answers",
             arm.train.answers,
-            f"at most teach.samples = {arm.teach.samples}",
+            f"at most teach.samples = {bought}",
             "Imitate no more continuations than are bought.",
         )
 

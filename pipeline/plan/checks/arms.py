@@ -214,7 +214,7 @@ def _prior(file: Experiment, name: str, where: str, arm: Settings) -> None:
             "Without scores there is no share of answers to exceed.",
         )
     match arm.prior.source:
-        case "none" if arm.prior.strength(arm.teach.samples) == 0:
+        case "none" if arm.prior.strength(arm.teach.most) == 0:
             refuse(f"{where}prior.alpha", 0, "above 0 for source none", "pi_hat would be 0/0.")
         case "constant" | "random":
             controlled = arm.prior.controls

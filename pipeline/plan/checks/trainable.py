@@ -3,6 +3,7 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
+from pipeline.config.method import Adaptive, PerAnswer
 from pipeline.core.chosen import chosen, file_of
 from pipeline.core.errors import refuse
 from pipeline.method.objectives import declared, omniopd, own
@@ -24,6 +25,7 @@ def arm(file: Experiment, where: str, arm: Settings) -> None:
     _problem(where, arm)
     _outcome(where, arm)
     _gate(file, where, arm)
+    _adaptive(where, arm)
 
 
 def _signal(file: Experiment, where: str, arm: Settings) -> None:
@@ -31,7 +33,7 @@ def _signal(file: Experiment, where: str, arm: Settings) -> None:
     remedy, objective = "No round would train anything.", declared(arm.train.objective)
     zero = arm.score.source == "zero" and arm.prior.of_scores
     if "targets" in objective.reads and zero:  # less their mean they are 0, too
-        if arm.prior.strength(arm.teach.samples) == 0:
+        if arm.prior.strength(arm.teach.most) == 0:
             refuse(f"{where}prior.alpha", 0, "above 0 with score.source zero", remedy)
         if arm.prior.weight == "excess":
             key, wanted = f"{where}prior.weight", "another one with score.source zero"
@@ -122,10 +124,10 @@ def _centred(where: str, arm: Settings, baseline: str) -> None:
 
 def _agreement(where: str, arm: Settings) -> None:
     baseline = "with train.baseline teacher-agreement"
-    if arm.teach.samples < 2:
+    if arm.teach.most < 2:
         refuse(
             f"{where}teach.samples",
-            arm.teach.samples,
+            arm.teach.most,
             f"at least 2 {baseline}",
             "One answer agrees with no other.",
         )
@@ -208,3 +210,27 @@ def _gate(file: Experiment, where: str, arm: Settings) -> None:
     if match in budget_caps.PRICED:
         wanted = f"null with experiment.match {match}"
         refuse(key, "a gate", wanted, "What it buys is no answer that is trained on.")
+
+
+def _adaptive(where: str, arm: Settings) -> None:
+    """An N that the answers decide is for who can use a number of answers of each fork."""
+    if not isinstance(arm.teach.samples, Adaptive):
+        return
+    found, objective = "a rule", declared(arm.train.objective)
+    for key, wrong, whom in (
+        ("train.objective", "solutions" in objective.reads, arm.train.objective),
+        ("teach.teacher", len(arm.teach.teachers) > 1, "several teachers"),
+        ("prior.alpha", isinstance(arm.prior.alpha, PerAnswer), "alpha per answer"),
+        ("train.baseline", _agreed(arm), "baseline teacher-agreement"),
+        ("teach.transport", arm.teach.transport == "batch", "transport batch"),
+    ):
+        if wrong:
+            wanted = f"a number with {whom}"
+            remedy = f"Write one number, or change {key}."
+            refuse(f"{where}teach.samples", found, wanted, remedy)
+
+
+def _agreed(arm: Settings) -> bool:
+    if declared(arm.train.objective).settings is not omniopd.Settings:
+        return False
+    return own(arm.train, omniopd.Settings).baseline == "teacher-agreement"

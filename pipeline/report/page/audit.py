@@ -146,7 +146,26 @@ def _price(audited: Audited) -> str:
     known += [f"{hours:,.1f} hours of the teacher"] if hours is not None else []
     if not known:
         return "What the full run would cost is not known without --price."
-    return f"The full run of {audited.full:,} responses: {' and '.join(known)}."
+    said = f"The full run of {audited.full:,} responses: {' and '.join(known)}."
+    enough = _enough(audited)
+    return f"{said} {enough}" if enough else said
+
+
+def _enough(audited: Audited) -> str:
+    """How many answers a fork are enough, and what the full run would cost with them."""
+    row = _value(audited, "recommended", audited.metric, audited.chunk_tokens)
+    if row is None or row["value"] is None:
+        return ""
+    now, enough = int(audited.settings["teach"]["samples"]), int(row["value"])
+    said = f"{enough} of {now} answers a fork would be enough for a reliability of .8"
+    if enough > now:
+        said = f"{enough} answers a fork, not {now}, would give a reliability of .8"
+    if audited.price is None:
+        return f"{said}."
+    read, written = (audited.teach[n] for n in ("prompt_tokens_alone", "tokens_alone"))
+    each = read * audited.price["input"] + written * enough / now * audited.price["output"]
+    usd = each / 1e6 * audited.full / max(audited.responses, 1)
+    return f"{said}: {usd:,.2f} dollars, if a fork is one request."
 
 
 def _totals(audited: Audited) -> tuple[float | None, float | None]:
@@ -247,6 +266,8 @@ def _cost(audited: Audited) -> Section:
         "by proportion: every round's prefixes are new after an update, so a round's answers are "
         "bought once. A prompt counts once for each request."
     )
+    if enough := _enough(audited):
+        lead += f" {enough}"
     if usd is None:
         lead += " The teacher has no price: give --price, dollars for a million tokens in and out."
     head = ["", "this audit", f"{audited.full:,} responses"]

@@ -25,6 +25,7 @@ TOLD_SECONDS = 30.0  # of waiting for others, before it is said
 SHORT = "failed-short"  # reason of an answer that was cut before it has the tokens that are wanted
 log = logging.getLogger("omniopd")
 Place = tuple[int, int, int]  # response in its block, position, sample
+More = dict[tuple[int, int], int]  # response in its block, position: sample
 
 
 @dataclass(frozen=True)
@@ -52,31 +53,30 @@ class Judging:
     lacking: Callable[[Response, int, Judgment], str | None] = lambda *_: None
     _may_spend: bool = False
     _short: bool = False  # whether an answer was too short, which was said
-    _counted: set[str] = field(default_factory=set)  # keys of this block and the one before
+    _counted: set[str] = field(default_factory=set)  # keys of this block
+    _known: set[str] = field(default_factory=set)  # and of the one before
     _arrivals: Arrivals = field(init=False)
 
     def __post_init__(self) -> None:
         self._arrivals = Arrivals(self.teacher, self.wanted.limit, self.budget, self.ledger)
 
-    def judge(self, block: list[Response]) -> dict[Place, Judgment]:
+    def judge(self, block: list[Response], more: More | None = None) -> dict[Place, Judgment]:
         """N judgments for each prefix of each response, none of them a failure.
+
+        With `more`, the sample of this number at each of these places of the same block alone.
 
         A failed draw stays in the store with its reason and is drawn again as the next attempt.
         Raises UserError naming response, position and reason when the attempts are used up.
         """
         self.fits(block)
-        pending: list[Place] = [
-            (r, position, sample)
-            for r, response in enumerate(block)
-            for position in response.prompts
-            for sample in range(self.wanted.samples)
-        ]
+        if more is None:  # equal prefixes are of one prompt: neighbours
+            self._known, self._counted = self._counted, set()
+        pending = self._places(block, more)
         done: dict[Place, Judgment] = {}
-        known, self._counted = self._counted, set()  # equal prefixes are of one prompt: neighbours
         for attempt in range(self.wanted.max_attempts):
             requests = dict(self.requests(block, pending, attempt))
             found = self._acquire(block, requests)
-            self._alone(requests, found, known)
+            self._alone(requests, found)
             pending = []
             first = {request.key: place for place, request in reversed(requests.items())}
             for place, request in requests.items():
@@ -102,6 +102,13 @@ class Judging:
             "other places. Look at these prefixes, raise teach.max_attempts, or use another "
             f"teacher or continuation mode{', or a shorter forks.chunk_tokens' if lacks else ''}."
         )
+
+    def _places(self, block: list[Response], more: More | None) -> list[Place]:
+        if more is not None:
+            return [(*place, sample) for place, sample in more.items()]
+        samples = range(self.wanted.samples)
+        asked = ((r, position) for r, one in enumerate(block) for position in one.prompts)
+        return [(*place, sample) for place in asked for sample in samples]
 
     def _judged(self, block: list[Response], place: Place, judgment: Judgment) -> Judgment:
         """The judgment as it counts at a place: whether it is long enough depends on what is wanted
@@ -135,13 +142,11 @@ class Judging:
                         "prompts, or a teacher that reads more.",
                     )
 
-    def _alone(
-        self, requests: dict[Place, Request], found: dict[str, Judgment], known: set[str]
-    ) -> None:
+    def _alone(self, requests: dict[Place, Request], found: dict[str, Judgment]) -> None:
         """Count each different draw as if it were bought now."""
         drawn: dict[tuple[int, int], list[Judgment]] = {}
         for (r, position, _), request in requests.items():
-            if request.key not in known and request.key not in self._counted:
+            if request.key not in self._known and request.key not in self._counted:
                 drawn.setdefault((r, position), []).append(found[request.key])
                 self._counted.add(request.key)
         self.ledger.alone(drawn, self.wanted.limit)
