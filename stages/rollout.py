@@ -51,9 +51,9 @@ def rollout(
 ) -> Iterator[pa.Table]:
     """Sample, score and check samples_per_prompt responses to each prompt; some rows at a time.
 
-    `counts` gets the reasons of answers that could not be graded, and how far an engine's own
-    values are from the exact ones. `sampled_B` is what another engine sampled. What is `kept` of a
-    killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
+    `counts` gets reasons of answers that could not be graded, and how far an engine's own values
+    are from the exact ones. `sampled_B`: another engine sampled it, or a teacher repaired it. What
+    is `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
     """
     prerendered.refuse_all(asked, policy.tokenizer)
     contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
@@ -65,7 +65,7 @@ def rollout(
         responses_B = Each(found_B, lambda response: response.token_ids)
         exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
         values_B = Each(range(len(exact_B)), lambda i: exact_B[i])
-        if sampled_B:
+        if sampled_B and p.engine == "vllm":
             counts |= _compared(policy, sampled_B, values_B)
     rows = _described(policy, asked, contexts_B, found_B, values_B, p, counts)
     return tables.parts(rows, schemas.ROLLOUTS)
@@ -148,9 +148,7 @@ def _names(asked: Sequence[prompts.Prompt], p: RolloutParams, i: int) -> tuple[s
     return p.seed, "rollout", p.round, prompt.prompt_id, sample
 
 
-def _reward(
-    checker: tasks.Task, prompt: prompts.Prompt, text: str, counts: dict[str, Any]
-) -> float:
+def _reward(checker: tasks.Task, prompt: prompts.Prompt, text: str, counts: Any) -> float:
     return float(tasks.grade(checker, prompt.task, text, prompt.answer, counts).correct)
 
 
@@ -269,7 +267,7 @@ def _imported(
 
 @cells.entry
 def main() -> None:
-    args = cells.arguments("rollout", "prompts", "policy")
+    args = cells.arguments("rollout", "prompts", "policy", "rollouts?", "forks?", "answers?")
     p = cells.params("rollout", args.cell, RolloutParams)
     runtime = params_file.runtime()
     with resume.state("rollout", args, runtime) as kept, cells.running("rollout", args) as run:
@@ -278,22 +276,24 @@ def main() -> None:
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
         folder = args.policy / "checkpoint"
-        sampled = None
-        if p.engine == "vllm" and not p.prepare.imported:
-            sampled = through_vllm(folder, asked, p, runtime, run.counts, kept)
+        vllm = p.engine == "vllm" and not p.prepare.imported
+        sampled = through_vllm(folder, asked, p, runtime, run.counts, kept) if vllm else None
         policy = _policy(folder, p, runtime)
         if p.prepare.imported:
             _imported(policy, asked, p, args, run)
             return
+        if args.answers is not None:
+            from pipeline.engines.repaired_rollouts import repaired
+
+            sampled = repaired(policy, args, p, runtime.batch_tokens, run.counts)
         run.rows_in, tokens = len(asked), 0
         with tables.growing(args.out / "rollouts.parquet", schemas.ROLLOUTS) as add:
-            how = (runtime.batch_tokens, run.counts, kept, sampled)
-            for table in rollout(policy, asked, p, *how):
+            for table in rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept, sampled):
                 add(table)
                 run.rows_out += table.num_rows
                 tokens += len(table["token_ids"].combine_chunks().values)
         run.earlier_seconds = kept.earlier
-        run.counts["student_tokens"] = tokens
+        run.counts["student_tokens"] = run.counts.pop("repair_tokens", tokens)
 
 
 if __name__ == "__main__":

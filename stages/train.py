@@ -1,7 +1,8 @@
 """train: one round of optimizer steps on the round's evidence.
 
 reads   policy      the round's checkpoint and optimizer moments
-        rollouts    what it wrote (prompts and answers instead for sft, beside them for soda)
+        rollouts    what it wrote (prompts and answers instead for sft, beside them for soda;
+                    repaired by the teacher for repair)
         targets     chunk weights (omniopd); forks and answers for imitate-forks, preference
         answers     of the forks, for baseline teacher-agreement, and where experiment.match counts
                     what the evidence took

@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, frozenset[str]]] = {
     "pipeline.teachers.purchase.preflight": {"teacher": HOSTED},
     "pipeline.method.teacher_agreement": {"baseline": frozenset({"teacher-agreement"})},
     "pipeline.training.external_rollouts": {"rows": frozenset({"imported"})},
+    "pipeline.engines.repaired_rollouts": {"rows": frozenset({"repaired"})},
     "pipeline.engines.vllm.engine": {"engine": frozenset({"vllm"})},
     "pipeline.engines.vllm.vllm_student": {"engine": frozenset({"vllm"})},
     "pipeline.method.elsewhere": {"engine": frozenset({"vllm"})},

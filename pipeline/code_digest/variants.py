@@ -90,7 +90,8 @@ def _chosen(stage: str, group: str, cell: dict[str, Any]) -> Iterator[tuple[str,
             yield "init", {cell["source"]} if "source" in cell else set()
         case "rollout":
             yield "engine", {p.get("engine", "hf")}
-            yield "rows", {"imported"} if p["prepare"].get("responses") else set()
+            imported = {"imported"} if p["prepare"].get("responses") else set()
+            yield "rows", {"repaired"} if "answers" in cell else imported
         case "evaluate":
             yield "engine", {p.get("engine", "hf")}
         case "forks":

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from pipeline.config.method import Gate, Optimised
+from pipeline.config.method import Gate, Optimised, Placed
 from pipeline.config.renamed import in_cells
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.chosen import file_of
@@ -104,6 +104,8 @@ class Round:
                 return {"rollouts": self.rollout()}
             case "snapshot":
                 return {"rollouts": self.rollout(self.base)}
+            case "repaired":
+                return {"rollouts": self.rollout(None, **self._audited(teacher))}
             case "forks":
                 return {"forks": self.forks()}
             case "targets":
@@ -134,12 +136,13 @@ class Round:
         kept["prompts_per_round"] = self.settings.rollout.prompts_per_round
         return kept | self.where
 
-    def rollout(self, policy: str | None = None) -> str:
-        """The round's prompts answered by its checkpoint, or by `policy`."""
+    def rollout(self, policy: str | None = None, **repaired: str) -> str:
         prepare = self.settings.prepare
         resolved = tracked(self.settings, "rollout") | {"prepare": prepare.resolved()} | self.where
         policy = policy or self.policy
         inputs = {"prompts": self.prompts, "policy": policy, "task": file_of(prepare.task)}
+        if repaired:
+            return self._add("rollout-repair", "rollout-repair", resolved, **inputs, **repaired)
         stage = engined("rollout", self.settings.rollout.engine)
         return self._add(sandboxed(stage, prepare), "rollout", resolved, **inputs)
 
@@ -227,22 +230,20 @@ class Round:
         inputs |= {"prompts": self.prompts, "task": file_of(prepare.task)}
         return self._add("score-outcome", stage, resolved, **inputs)
 
+    def _audited(self, name: str) -> dict[str, str]:
+        return {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
+
     def score(self, name: str) -> str:
+        stage = self._named("score", name)
         if self.settings.score.source == "outcome":
-            asked, stage = self.asked, self._named("score", name)
-            places = (self.rollout(), self.forks(), self.teach(name))
-            named = dict(zip(("rollouts", "forks", "answers"), places, strict=True))
-            return self._outcome(stage, name, asked, **named)
+            return self._outcome(stage, name, self.asked, **self._audited(name))
         resolved = scored(self.settings) | self.where
-        resolved["samples"] = self.asked
-        resolved["teacher"] = name
+        resolved |= {"samples": self.asked, "teacher": name}
         if resolved["source"] != "shuffled":
             del resolved["within"]
-        stage = self._named("score", name)
         if resolved["source"] == "zero":
             return self._add("score-zero", stage, resolved, forks=self.forks())
-        inputs = {"rollouts": self.rollout(), "forks": self.forks(), "answers": self.teach(name)}
-        inputs["similarity"] = file_of(resolved["metric"])
+        inputs = self._audited(name) | {"similarity": file_of(resolved["metric"])}
         if resolved["metric"] in OF_IDS:
             return self._add("score-ids", stage, resolved, **inputs, student=self.base)
         return self._add("score", stage, resolved, **inputs)
@@ -283,9 +284,7 @@ class Round:
             "lengths": list(block.lengths(forks.chunk_tokens)),
             "alphas": list(block.alphas),
             "forks": block.forks,
-            "scheduler": forks.scheduler,
-            "max_forks": forks.max_forks,
-            "chunk_tokens": forks.chunk_tokens,
+            **{name: getattr(forks, name) for name in Placed.model_fields},
             "samples": least(self.settings.teach.samples),
             **self.where,
         }

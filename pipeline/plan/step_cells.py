@@ -53,9 +53,9 @@ def check(file: Experiment, name: str, settings: Settings) -> None:
         if found:
             wanted = f"1 with {setting}, as arm {name} has it"
             refuse(key, block.steps_per_cell, wanted, "A step has one table of each kind.")
-    if "snapshot" in declared(settings.train.objective).reads:
+    if not {"snapshot", "repaired"}.isdisjoint(declared(settings.train.objective).reads):
         wanted = f"1 with objective {settings.train.objective}, as arm {name} has"
-        refuse(key, block.steps_per_cell, wanted, "Its responses are of no step's student.")
+        refuse(key, block.steps_per_cell, wanted, "A step samples once, by its own student.")
     if len(settings.teach.teachers) > 1:
         wanted = f"1 with several teachers, as arm {name} has"
         remedy = "Set it to 1, or take the arm out of experiment.arms."

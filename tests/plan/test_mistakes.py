@@ -82,6 +82,7 @@ OF_ARMS = [  # what an arm overrides, and what the message says of it, in order
         {"score": OUTCOME, "prior": {"source": "none"}, "train": {"objective": "state-value"}},
         ["prior.source: found 'none'", "scores"],
     ),
+    ({"train": {"objective": "repair"}}, ["teach.samples: found 8", "1 with", "repair"]),
     ({"train": {"objective": "one-sided"}}, ["train.importance_ratio: found 'none'", "one-sided"]),
     (
         {"train": {"objective": "preference", "answers": 9}},
@@ -121,6 +122,7 @@ def test_a_mistake_of_an_arm_is_refused_likewise(over, said):
     [
         ({"forks": {"gate": {}}}, "forks.gate"),
         ({"train": {"objective": "soda"}}, "objective soda"),
+        ({"train": {"objective": "repair"}, "teach": {"samples": 1}}, "objective repair"),
         (
             {
                 "score": OUTCOME,

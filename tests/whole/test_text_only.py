@@ -163,3 +163,45 @@ def test_shuffled_scores_of_different_numbers_stay_together(full):
     assert list(real.similarity) != list(moved.similarity)
     targets = table(full, "adaptive-shuffled", "prior", "targets")
     assert list(targets.n) == list(moved.groupby(place, sort=False).size())
+
+
+def test_a_repaired_response_is_the_students_then_the_teachers_then_the_students(full):
+    """Behind the teacher's stretch the student goes on by numbers of its own, as it is."""
+    own = full.plan()["cells"]["arms"]["repair"]["seed-0"]["round-1"]
+    data = full.folder / "data/rollout"
+    plain, fixed = (
+        pd.read_parquet(data / own[stage] / "rollouts.parquet").set_index("rollout_id")
+        for stage in ("rollout", "rollout-repair")
+    )
+    forks, answers = (
+        table(full, "repair", "forks", "forks"),
+        table(full, "repair", "teach", "answers"),
+    )
+    place = ["rollout_id", "position"]
+    merged = forks.merge(answers, on=place, suffixes=("", "_teacher")).sort_values(place)
+    apart = merged[(merged.chunk_text != merged.text) | (merged.ended != merged.ended_teacher)]
+    first = apart.drop_duplicates("rollout_id").set_index("rollout_id")
+    assert list(fixed.index) == list(plain.index)
+    went_on = 0
+    for name, row in fixed.iterrows():
+        if name not in first.index:
+            assert list(row.token_ids) == list(plain.token_ids[name])
+            continue
+        stretch = first.loc[name]
+        head = [*plain.token_ids[name][: stretch.position], *stretch.token_ids]
+        assert list(row.token_ids[: len(head)]) == head
+        if stretch.ended_teacher:
+            assert list(row.token_ids[len(head) :]) == [1]
+        went_on += len(row.token_ids) > len(head) + 1
+        assert len(row.token_ids) <= 20
+    assert 0 < len(first) < len(fixed)
+    assert went_on
+    truth = answers_of(full)
+    graded = [right(row.text, truth[row.prompt_id]) for row in fixed.itertuples()]
+    assert list(fixed.reward) == graded
+    run = json.loads((data / own["rollout-repair"] / "run.json").read_text())
+    assert run["repaired"] == len(first)
+    lines = (full.cell("repair", 1, "train") / "metrics.jsonl").read_text().splitlines()
+    batch = next(order(32, 16, 1, 0, "train", 1))
+    expected = -sum(float(np.sum(fixed.logprobs.iloc[i])) for i in batch) / 16
+    assert json.loads(lines[0])["train/signal"] == pytest.approx(expected, rel=1e-4)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = (
     *("omniopd", "opd", "opd-sampled", "opd-forks", "gkd", "sft", "imitate-forks", "grpo", "rft"),
-    *("preference", "soda", "one-sided", "state-value"),
+    *("preference", "soda", "one-sided", "state-value", "repair"),
 )
 RATIO_CAP = 2.0  # `importance_ratio: ratio` multiplies a token's gradient by min(ratio, cap)
 S = TypeVar("S", bound=Params)
@@ -42,7 +42,7 @@ class Objective:
     """What plan, estimate, report and stage train need to know of an objective."""
 
     # of a round: prompts, rollouts, forks, targets, answers (at forks), solutions (whole ones),
-    # snapshot (the round's prompts answered by the untrained student, in place of rollouts)
+    # in place of rollouts: snapshot (answers of the untrained student), repaired (see repair)
     reads: tuple[str, ...]
     # its keys of block train that not all objectives have. Anchored: it has a second term, towards
     # the round-0 checkpoint. Corrected: it reads train.importance_ratio

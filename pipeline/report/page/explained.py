@@ -44,6 +44,7 @@ OBJECTIVES = {
     "soda": "prefers the teacher's whole solutions to the untrained student's responses, by pairs",
     "state-value": "reinforces the stretches of its responses after which more of the teacher's "
     "continuations end right",
+    "repair": "imitates its own responses, in which the teacher wrote a stretch where it disagreed",
     "one-sided": "makes its own improbable tokens rarer; no teacher is asked (a control)",
     "grpo": "reinforces its own responses that the checker finds better than others of the problem",
     "rft": "imitates its own responses that the checker finds right",
@@ -60,7 +61,7 @@ PRIORS = {
     "shuffled-weights": "the weights change places between chunks (a control)",
 }
 SCORED = ("omniopd",)  # objectives that the scores reach
-AT_FORKS = (*SCORED, "imitate-forks", "preference", "state-value")
+AT_FORKS = (*SCORED, "imitate-forks", "preference", "state-value", "repair")
 
 
 def column(head: str) -> str:
