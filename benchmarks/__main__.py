@@ -1,7 +1,7 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
-    python -m benchmarks [TOPIC ...]      topics: loss train_step rollout teach score text dag
-                                          status verify stages and, only where it is named,
+    python -m benchmarks [TOPIC ...]      topics: loss train_step rollout engine teach score text
+                                          dag status verify stages and, only where it is named,
                                           growth (half an hour), and workers (10
                                           minutes) and thousands with extra ray
 
@@ -32,6 +32,7 @@ TOPICS = {  # and how the names of their rows begin
     "loss": "loss_",
     "train_step": "train_step",
     "rollout": "rollout_",
+    "engine": "engine_",
     "teach": "teach_",
     "score": "score",
     "text": "text_",
@@ -95,7 +96,7 @@ def topic_of(row: Row) -> str:
 
 def _environment(topic: str) -> dict[str, str]:
     """vLLM from the tests' own environment: their versions are the same."""
-    if topic not in ("rollout", "teach"):
+    if topic not in ("rollout", "engine", "teach"):
         return dict(os.environ)
     paths = [str(HERE.parent)]
     if importlib.util.find_spec("vllm") is None:

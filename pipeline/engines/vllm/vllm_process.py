@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 from pipeline.processes import subprocesses
 from pipeline.processes.fork_server import WORD, exactly, word
@@ -23,13 +23,25 @@ CLOSING_SECONDS = 30.0  # for an idle engine to end by itself
 TAIL = 60  # lines of the engine's own log that an error shows
 SHOWN = 1 << 16  # bytes, where they are long
 REST = "rest"  # to an engine that nobody has, until it is asked again
+WEIGHTS = "weights"  # beside vLLM's own arguments: the checkpoint that they begin with
+# what of the arguments says which weights, and not which engine
+LOADED = ("model", WEIGHTS)
+NEW, USED = b"\0", b"\1"  # how one is lent
 BUSY, IDLE, LOST = b"\0", b"\1", b"\2"  # how a lent engine is given back
+
+
+class Resident(NamedTuple):
+    """What a lent engine is asked for by, beside vLLM's arguments."""
+
+    role: Literal["student", "teacher"]  # an engine of each may wait for its next stage
+    model: str  # a teacher's fingerprint; of a student, whose weights change, its shape
 
 
 class Process(Protocol):
     asks: IO[str]  # to the engine, a line each
     answers: IO[str]  # from it
     log: IO[str]  # what it writes apart from answers
+    used: bool  # another stage had it before
 
     def end(self, idle: bool) -> None:
         """Have no more to do with it. `idle`: it has answered all that it was asked."""
@@ -42,6 +54,8 @@ class Process(Protocol):
 
 class Child:
     """A process of its own, with vLLM in it."""
+
+    used = False
 
     def __init__(self, started: Mapping[str, Any], env: Mapping[str, str]) -> None:
         answers, out = os.pipe()
@@ -83,19 +97,17 @@ class Lent:
     """An engine of the process that started this stage, for as long as the connection stands."""
 
     def __init__(
-        self, address: str, resident: str, started: Mapping[str, Any], env: Mapping[str, str]
+        self, address: str, resident: Resident, started: Mapping[str, Any], env: Mapping[str, str]
     ) -> None:
-        """`resident` says what is asked for beside vLLM's arguments: the checkpoint's fingerprint.
-
-        Raises OSError if nobody lends engines at `address`.
-        """
+        """Raises OSError if nobody lends engines at `address`."""
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(address)
         content = json.dumps([resident, dict(started), dict(env)]).encode()
         self._connection.sendall(WORD.pack(len(content)) + content)
-        _, files, *_ = socket.recv_fds(self._connection, 1, 3)
+        said, files, *_ = socket.recv_fds(self._connection, 1, 3)
         if not files:
             raise ConnectionResetError("no engine came")
+        self.used = said == USED
         asks, answers, log = files
         self.asks: IO[str] = os.fdopen(asks, "w", encoding="utf-8")
         self.answers: IO[str] = os.fdopen(answers, encoding="utf-8")
@@ -114,7 +126,7 @@ class Lent:
         return word(self._connection)
 
 
-def start(started: Mapping[str, Any], env: Mapping[str, str], resident: str | None) -> Process:
+def start(started: Mapping[str, Any], env: Mapping[str, str], resident: Resident | None) -> Process:
     """An engine with vLLM's arguments `started`; see Lent for `resident`, None is a child."""
     address = os.environ.get(ENV)
     if resident is not None and address:
@@ -136,8 +148,8 @@ def tail(log: IO[str]) -> list[str]:
     return last.decode(errors="replace").splitlines()[-TAIL:]
 
 
-def asked(connection: socket.socket) -> tuple[str, dict[str, Any], dict[str, str]]:
+def asked(connection: socket.socket) -> tuple[Resident, dict[str, Any], dict[str, str]]:
     """Read what a Lent wrote. Raises OSError if it is gone."""
     size = word(connection)
     resident, started, env = json.loads(exactly(connection, size))
-    return resident, started, env
+    return Resident(*resident), started, env

@@ -1,6 +1,6 @@
 """The process that vLLM runs in: jobs on standard input, a line each; answers on a pipe of its own.
 
-`vllm.py` starts it. It ends when its input does, or with the process that started it.
+`vllm_process.py` starts it. It ends when its input does, or with the process that started it.
 """
 
 import ctypes
@@ -8,13 +8,17 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
+from pathlib import Path
 from typing import IO, Any
 
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
+from pipeline.engines.vllm import vllm_weights
+from pipeline.engines.vllm.vllm_process import WEIGHTS
 from pipeline.engines.vllm.vllm_processor import KEEP, take
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -46,8 +50,40 @@ def parameters(settings: dict[str, Any], kept: int | None, seed: int, n: int) ->
     )
 
 
-def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
+class Served:
+    """An engine and what it has loaded."""
+
+    def __init__(self, started: dict[str, Any]) -> None:
+        self.weights = started.pop(WEIGHTS, None)  # the folder and sha256 of a checkpoint
+        self.engine = LLMEngine.from_engine_args(EngineArgs(**started))
+        self._numbers: dict[str, int] = {}  # of adapters, by sha256: vLLM knows one by nothing else
+
+    def load(self, weights: dict[str, str]) -> bool:
+        """Have the weights of a checkpoint; whether they were put in the place of others."""
+        swaps = bool(weights["sha256"] != self.weights["sha256"])
+        if swaps:
+            _wake(self.engine)
+            vllm_weights.swap(self.engine, Path(weights["folder"]), Path(self.weights["folder"]))
+        self.weights = weights
+        return swaps
+
+    def adapter(self, asked: dict[str, str] | None) -> LoRARequest | None:
+        """A number and a name of its own for each adapter: those of another round are others."""
+        if asked is None:
+            return None
+        sha256 = asked["sha256"]
+        number = self._numbers.setdefault(sha256, len(self._numbers) + 1)
+        return LoRARequest(f"adapter-{sha256}", number, asked["folder"])
+
+    def prompt(self, token_ids: list[int]) -> dict[str, Any]:
+        """Blocks that other weights read have another salt."""
+        salt = {} if self.weights is None else {"cache_salt": self.weights["sha256"]}
+        return {"prompt_token_ids": token_ids, **salt}
+
+
+def answer(served: Served, asked: dict[str, Any], out: IO[str]) -> None:
     """Take `count` jobs from standard input; write an answer for each, then counts."""
+    engine, lora = served.engine, served.adapter(asked["adapter"])
     _wake(engine)
     counts = Counter(engine_prompt_tokens=0, engine_cached_tokens=0)
     seeds = {}
@@ -55,9 +91,7 @@ def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
         index, prompt, seed, n = json.loads(sys.stdin.readline())
         seeds[index] = seed
         wanted = parameters(asked["settings"], index if asked["exact"] else None, seed, n)
-        engine.add_request(
-            str(index), {"prompt_token_ids": prompt}, wanted, lora_request=adapter(asked["adapter"])
-        )
+        engine.add_request(str(index), served.prompt(prompt), wanted, lora_request=lora)
     while engine.has_unfinished_requests():
         for output in engine.step():
             index = int(output.request_id)
@@ -69,7 +103,7 @@ def answer(engine: LLMEngine, asked: dict[str, Any], out: IO[str]) -> None:
 
 def rest(engine: LLMEngine) -> None:
     """Forget what was asked, and leave a GPU to others."""
-    engine.reset_prefix_cache()
+    vllm_weights.forget(engine)
     if engine.vllm_config.model_config.enable_sleep_mode:
         _sleep(engine)
 
@@ -82,11 +116,6 @@ def _sleep(engine: LLMEngine) -> None:
 def _wake(engine: LLMEngine) -> None:
     if engine.is_sleeping():
         engine.wake_up()
-
-
-def adapter(folder: str | None) -> LoRARequest | None:
-    """An engine serves one adapter at most, so its number is always 1."""
-    return None if folder is None else LoRARequest("adapter", 1, folder)
 
 
 def samples(engine: LLMEngine, output: Any, seed: int | None) -> list[tuple[Any, ...]]:
@@ -113,15 +142,19 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     out = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
-    engine = LLMEngine.from_engine_args(EngineArgs(**json.loads(sys.stdin.readline())))
+    served = Served(json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         match json.loads(line):
             case str():
-                rest(engine)
+                rest(served.engine)
                 say(out, None)
+            case {"load": weights}:
+                start = time.perf_counter()
+                swapped = served.load(weights)
+                say(out, {"swapped": swapped, "seconds": time.perf_counter() - start})
             case asked:
-                answer(engine, asked, out)
-    engine.engine_core.shutdown()
+                answer(served, asked, out)
+    served.engine.engine_core.shutdown()
 
 
 if __name__ == "__main__":
