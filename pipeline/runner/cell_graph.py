@@ -94,8 +94,8 @@ class Ready:
     """
 
     def __init__(self, graph: dict[str, Cell]) -> None:
-        following = waiting_chains(graph)
-        names = sorted(graph, key=lambda name: -following[name])
+        self.following = waiting_chains(graph)
+        names = sorted(graph, key=lambda name: -self.following[name])
         self._place = {name: place for place, name in enumerate(names)}
         self._missing = {name: len(cell.reads) for name, cell in graph.items()}
         self._readers: dict[str, list[str]] = {name: [] for name in graph}

@@ -22,7 +22,7 @@ from pipeline.config import machines
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 from pipeline.engines.vllm.resident import lending
-from pipeline.processes import cell_log, fork_server, reaper, stopping
+from pipeline.processes import cell_log, fork_server, memory, reaper, stopping
 from pipeline.processes.launch.client import RUNS, WAITS
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 RESULTS = Path("data/report/results.md")
 FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
 RETRY_SECONDS = 5.0
+TIDY = 50  # cells after which freed memory goes back to the system
 LOCAL = "local"  # where cells are made: here
 Workers = Callable[[Callable[[], None]], AbstractContextManager["pool.Pool"]]
 
@@ -153,7 +154,7 @@ class _Flow:
 
     def schedule(self) -> None:
         """Start each cell when all that it reads is done, those with the most to follow first."""
-        ready = Ready(self.graph)
+        self.ready = ready = Ready(self.graph)
         running: set[str] = set()
         over: set[str] = set()  # done, failed or skipped
         while len(over) < len(self.graph):
@@ -171,12 +172,15 @@ class _Flow:
             outcome = self.outcome(name, error)
             self.project.drop(self.keep.over(self.done))
             typer.echo(f"cell {len(over)} of {len(self.graph)}: {self.graph[name].label} {outcome}")
+            if self.pool:
+                self.pool.turns.ended(name)
+            if not len(over) % TIDY:
+                memory.give_back()
 
     def may_start(self, name: str, running: set[str]) -> bool:
         """Whether there is a place for one more cell, and on the GPU for one that wants it."""
         if self.pool and pool.remote(self.graph[name]):
-            others = [self.graph[one] for one in running]
-            return self.pool.room(self.graph[name], [one for one in others if pool.remote(one)])
+            return self.pool.turns.takes(self.graph[name], self.ready.following[name])
         busy = sum(self.graph[one].gpu for one in running)
         return len(running) < self.parallel and (
             not self.graph[name].gpu or busy < self.mirror.gpu_cells

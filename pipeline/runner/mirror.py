@@ -184,6 +184,7 @@ class Mirror:
                     self._why = text
                 case "done":
                     self._left = self._whole = True
+                    break  # Prefect's own end takes seconds, in which nothing is told any more
         if not self._left:
             more = WITHOUT if self._untold is None else f"{WITHOUT} {LATER}"
             typer.echo(f"Prefect does not show this run to its end: {self._why}. {more}")

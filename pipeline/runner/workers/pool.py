@@ -16,11 +16,13 @@ from pipeline.config.machines import Machines, cards
 from pipeline.config.params_file import PARAMS
 from pipeline.core import dag_names
 from pipeline.core.errors import UserError
+from pipeline.processes.launch.client import WAITS
 from pipeline.processes.subprocesses import Stopped
 from pipeline.runner.cell_graph import Cell
 from pipeline.runner.workers import cluster, objects, record
 from pipeline.runner.workers.nodes import CARDS, CELL, KIND, Nodes
 from pipeline.runner.workers.task import LOST, Desk, carry
+from pipeline.runner.workers.turns import Turns
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
@@ -51,6 +53,7 @@ class Pool:
         self._places: dict[str, str] = {}  # path of an out: the node that made it
         self._holders: dict[str, str] = {}  # node of each cell's
         self._over = threading.Event()
+        self.turns = Turns(self.room)
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
 
@@ -74,7 +77,10 @@ class Pool:
             asked = self._asked(cell, project, stage)
         self._lines[cell.name] = line
         try:
+            self.turns.wait(cell.name, lambda: line(f"{WAITS}a worker"))
             result = self._held(cell, asked, line)
+            self.turns.brought(cell.name)
+            self._changed()
         finally:
             self._say()
             del self._lines[cell.name]
@@ -103,6 +109,7 @@ class Pool:
     def stop(self) -> None:
         """End every cell; nothing more is given to a worker."""
         self._over.set()
+        self.turns.stop()
         with self._lock:
             refs = list(self._refs)
         for ref in refs:
@@ -206,6 +213,7 @@ class Pool:
                 self._say()
                 if self._nodes.look():
                     self._changed()
+            self.turns.look()
             if self._nodes.room[CELL]:
                 said = time.monotonic()
             elif time.monotonic() - said > 60:
