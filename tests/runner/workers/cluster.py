@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,20 @@ class Hosts:
         return [sys.executable, "-m", "tests.runner.workers.sleeping", self.address]
 
     def sleep(
-        self, seconds: float, reads: dict[str, list[str]], runtime: str = "{device: cpu}"
+        self,
+        seconds: float,
+        reads: dict[str, list[str]],
+        runtime: str = "{device: cpu}",
+        work: str = "sleep",
     ) -> None:
-        """Make the head a project of cells that sleep, with the remote."""
+        """Make the head a project of cells that sleep, or do `work`, with the remote."""
         self.head.mkdir()
         words = ["dvc", "init", "--no-scm", "-q"]
         subprocess.run(words, cwd=self.head, env=self.environment, check=True)
         settings = "".join(f"    {k} = {v}\n" for k, v in self.remote.settings.items())
         with (self.head / ".dvc" / "config").open("a") as config:
             config.write(f"    remote = all\n['remote \"all\"']\n{settings}")
-        sleeping.write(self.head, seconds, reads, runtime)
+        sleeping.write(self.head, seconds, reads, runtime, work)
 
     def start(self, name: str, *command: str) -> "subprocess.Popen[str]":
         with (self.folder / f"{name}.said").open("a") as said:
@@ -142,7 +147,8 @@ def listening(processes: Sequence[psutil.Process]) -> set[str]:
     """Addresses at which any of them takes connections."""
     found = set()
     for process in processes:
-        for one in process.net_connections("tcp"):
-            if one.status == psutil.CONN_LISTEN:
-                found.add(one.laddr.ip)
+        with suppress(psutil.NoSuchProcess):  # of a cell that has ended since
+            for one in process.net_connections("tcp"):
+                if one.status == psutil.CONN_LISTEN:
+                    found.add(one.laddr.ip)
     return found

@@ -106,7 +106,7 @@ def _left(hosts: Hosts) -> list[str]:
         return [f"processes left: {found}"]
 
 
-def _family(hosts: Hosts, draw: random.Random) -> tuple[int, list[psutil.Process]]:
+def family(hosts: Hosts, draw: random.Random) -> tuple[int, list[psutil.Process]]:
     number = draw.choice([1, 2])
     first = psutil.Process(hosts.processes[f"worker-{number}"].pid)
     return number, [first, *first.children(recursive=True)]
@@ -114,8 +114,8 @@ def _family(hosts: Hosts, draw: random.Random) -> tuple[int, list[psutil.Process
 
 def kill(hosts: Hosts, draw: random.Random) -> None:
     """-9 for all of a worker but its reaper; after a while it is started again."""
-    number, family = _family(hosts, draw)
-    family[0].kill()
+    number, own = family(hosts, draw)
+    own[0].kill()
     hosts.processes[f"worker-{number}"].wait()
     time.sleep(draw.uniform(0, 10))
     if hosts.processes["head"].poll() is None:
@@ -123,14 +123,14 @@ def kill(hosts: Hosts, draw: random.Random) -> None:
 
 
 def freeze(hosts: Hosts, draw: random.Random) -> None:
-    _, family = _family(hosts, draw)
-    for one in family:
+    _, own = family(hosts, draw)
+    for one in own:
         with suppress(psutil.NoSuchProcess):
             one.suspend()
     limit = time.monotonic() + FROZEN_SECONDS
     while time.monotonic() < limit and hosts.processes["head"].poll() is None:
         time.sleep(0.2)
-    for one in family:
+    for one in own:
         with suppress(psutil.NoSuchProcess):
             one.resume()
 

@@ -31,18 +31,22 @@ def cells(arms: int = ARMS, seeds: int = SEEDS, rounds: int = ROUNDS) -> dict[st
     return found
 
 
-def write(folder: Path, seconds: float, reads: dict[str, list[str]], runtime: str) -> None:
+def write(
+    folder: Path, seconds: float, reads: dict[str, list[str]], runtime: str, work: str = "sleep"
+) -> None:
     """A dvc.yaml for each chain; outs are small files of text that name what was read.
 
-    `runtime`: the block, in params.yaml.
+    `runtime`: the block, in params.yaml. `work`: the command that takes `seconds`, its last word;
+    what it prints is part of the out.
     """
     files: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, before in reads.items():
         one = name.replace("@", "-")
         deps = [f"out/{x.replace('@', '-')}" for x in before]
-        text = f"(cat {' '.join(deps)} /dev/null; echo {one}) > out/{one}"
+        text = f"(cat {' '.join(deps)} said-{one}; echo {one}) > out/{one}"
         card = "echo $CUDA_VISIBLE_DEVICES $(date +%s.%N) >> cards"
-        cmd = f"mkdir -p out; echo {one} >> runs; {card}; sleep {seconds}; {card}; {text}"
+        does = f"{work.format(cell=one)} {seconds} > said-{one}"
+        cmd = f"mkdir -p out; echo {one} >> runs; {card}; {does} && {card} && {text}"
         wdir = "../../.."
         files[name.partition("@")[2]][one] = {
             "cmd": cmd,
