@@ -44,18 +44,50 @@ def main() -> None:
         there = range(store.stats().answers, rows, FILLED)
         for first in tqdm(there, desc="fill", unit="chunk", disable=None):
             stop = min(first + FILLED, rows)
-            store.adopt(list(_again(drawn, first, stop) if drawn else answers(first, stop)))
+            if drawn:
+                _fill(store, drawn, first, stop)
+            else:
+                store.adopt(list(answers(first, stop)))
         _say("ready")
         for line in sys.stdin:
             what, number = line.split()
             _say(" ".join(map(str, COMMANDS[what](store, rows, int(number)))))
 
 
-def _again(drawn: list[Judgment], start: int, stop: int) -> Iterator[Judgment]:
+def again(drawn: list[Judgment], start: int, stop: int) -> Iterator[Judgment]:
     """Answers of their own requests, with texts and token ids of those that were drawn."""
     for i in range(start, stop):
         like = drawn[i % len(drawn)]
         yield like._replace(**request_columns(_request(i)), seed_sent=i)
+
+
+def _fill(store: Store, drawn: list[Judgment], start: int, stop: int) -> None:
+    """What `store.adopt` makes of `again`, where each text is packed once: three times as fast.
+
+    Raises RuntimeError where a row is not what the store itself makes of it.
+    """
+    from pipeline.judgments.rows import packed, places
+
+    writer = store._writer
+    if not hasattr(writer, "drawn"):
+        writer.drawn = [writer.ready([one])[0].values for one in again(drawn, 0, len(drawn))]
+    (own,) = writer.ready([*again(drawn, start, start + 1)])
+    settings, attempt, limit = own.prefix[0], own.prefix[2], own.prefix[4]
+    asked, ready = places.settings(_request(start)), []
+    for i in range(start, stop):
+        sample = i % REPLY
+        if not sample or not ready:
+            prompt = bytes.fromhex(_request(i).prompt_hash)
+            keys = places.Keys(asked, prompt, attempt)
+            prefix = (settings, prompt, attempt, i - sample, limit)
+        *values, _ = writer.drawn[i % len(drawn)]
+        values[3] = i  # seed_sent
+        sum_ = packed.checksum(keys.key(sample, i), limit, (0, *values, b""))
+        ready.append(type(own)(prefix, sample, (*values, sum_)))
+    if ready[0] != own:
+        raise RuntimeError(f"answer {start}: found {ready[0]}, wanted {own}")
+    ready.sort(key=lambda one: (one.prefix, one.sample))
+    store.database.write(lambda connection: writer.insert(connection, ready))
 
 
 def _request(number: int) -> Request:
