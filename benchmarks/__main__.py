@@ -1,7 +1,7 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
-    python -m benchmarks [TOPIC ...]      topics: loss train_step rollout engine teach score text
-                                          dag status verify stages and, only where it is named,
+    python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach score
+                                          text dag status verify stages and, only where it is named,
                                           growth (half an hour), and workers (10
                                           minutes) and thousands with extra ray
 
@@ -30,7 +30,8 @@ RESULTS, TABLE = HERE / "results.json", HERE / "results.md"
 _APART = f"(memory|time)_({'|'.join(LONG)})_100x"
 TOPICS = {  # and how the names of their rows begin
     "loss": "loss_",
-    "train_step": "train_step",
+    "train_step": "(train_)?step_",
+    "exact": "exact_pass",
     "rollout": "rollout_",
     "engine": "engine_",
     "teach": "teach_",

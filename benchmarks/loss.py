@@ -6,6 +6,10 @@ gives the hidden states, so that nothing else is measured. Each figure comes fro
 own; what is compared is the peak above what stood before the loss was asked for. Before anything is
 timed the three gradients are compared on a small vocabulary.
 
+loss_memory_omniopd  of the method's loss: half the tokens weighted, the others anchored to the
+                     other model; peer: a5430f8
+loss_memory_norms    the same, of a step that measures the norm of each term
+
     python -m benchmarks.loss ours 4096      one measurement, as JSON
 """
 
@@ -15,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import before
 from benchmarks.measure import Row, alone, peak, row, threads
 
 VOCABULARY, HIDDEN = 151_936, 896  # of Qwen2.5-0.5B; Qwen3 has the same vocabulary
@@ -45,6 +50,18 @@ def rows(scratch: Path) -> list[Row]:
         name, words = f"loss_{measure}_{longest // shortest}x", f"1x: {shortest} tokens"
         ends = [[runs["ours", length][key]] for length in (longest, shortest)]
         found.append(row(name, unit, "lower", words, *ends))
+    return [*found, *_omniopd(scratch)]
+
+
+def _omniopd(scratch: Path) -> list[Row]:
+    code = [before.code(scratch / "before", "pipeline"), before.HERE]
+    told = ("benchmarks.loss", "omniopd-before", str(MANDATORY))
+    theirs = alone(*told, code=code)["mib"]
+    found = []
+    for name, way in (("omniopd", "omniopd"), ("norms", "omniopd-norms")):
+        mib = alone("benchmarks.loss", way, str(MANDATORY))["mib"]
+        words = f"{before.COMMIT}, {MANDATORY} tokens, vocabulary {VOCABULARY}"
+        found.append(row(f"loss_memory_{name}", "MiB", "lower", words, [mib], [theirs]))
     return found
 
 
@@ -120,7 +137,48 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, 1)
     sums, found = gradients(policies[0], Frozen(None, policies[1]), [Example([one])], step)
     names = [name for name, p in student.named_parameters() if p.requires_grad]
-    return {"loss": found["train/loss"], **dict(zip(names, sums.signal_grads, strict=True))}
+    return {"loss": found["train/loss"], **dict(zip(names, sums.grads, strict=True))}
+
+
+def omniopd(student: Any, reference: Any, ids: list[int], norms: bool = False) -> None:
+    from pipeline.engines.hf import Frozen
+    from pipeline.method.objectives import Example, Sequence, omniopd
+    from pipeline.training.gradients import gradients
+    from pipeline.training.optimizer_steps import Step
+
+    own = omniopd.Settings(beta=0.1, importance_ratio="none")
+    terms = functools.partial(omniopd.terms, own=own)
+    policies, one = _two_terms(student, reference, ids, Sequence)
+    step = Step(terms, 0.1, True, 1, norms=norms)
+    gradients(policies[0], Frozen(policies[1], None), [Example([one])], step)
+
+
+def omniopd_before(student: Any, reference: Any, ids: list[int]) -> None:
+    """The same, of the code at benchmarks.before.COMMIT, which this process imports."""
+    import importlib
+
+    old, training = (
+        importlib.import_module(f"pipeline.{name}") for name in ("objectives", "training")
+    )
+    terms = importlib.import_module("pipeline.objectives.omniopd").terms
+    policies, one = _two_terms(student, reference, ids, old.Sequence)
+    step = training.Step(terms, 0.1, True, False, 1)
+    frozen = training.Frozen(policies[1], None)
+    training.gradients(policies[0], frozen, [old.Example([one])], step)
+
+
+def _two_terms(student: Any, reference: Any, ids: list[int], sequence: Any) -> tuple[Any, Any]:
+    """Both as policies, and the ids as one response, every second token of it in a chunk."""
+    import numpy as np
+    import torch
+
+    from pipeline.engines.hf import Policy
+
+    length = len(ids) - 1
+    chunks, weight = np.arange(length) % 2 == 0, np.full(length, 0.5, np.float32)
+    unused = torch.zeros(student.config.vocab_size, dtype=torch.bool)
+    policies: Any = [Policy(m, None, unused) for m in (student, reference)]
+    return policies, sequence(ids[:1], ids[1:], chunks, weight, ~chunks, None)
 
 
 def _states(student: Any, teacher: Any, ids: list[int]) -> tuple[Any, Any]:
@@ -171,7 +229,14 @@ def main() -> None:
     torch.set_num_threads(threads())
     student, teacher = models(VOCABULARY, HIDDEN)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, length + 1).tolist()
-    run = {"ours": ours, "naive": naive, "trl": trl}[which]
+    run = {
+        "ours": ours,
+        "naive": naive,
+        "trl": trl,
+        "omniopd": omniopd,
+        "omniopd-norms": functools.partial(omniopd, norms=True),
+        "omniopd-before": omniopd_before,
+    }[which]
     run(student, teacher, ids[:65])  # imports and buffers of the libraries
     sys.stdout.write(json.dumps(peak(functools.partial(run, student, teacher, ids))) + "\n")
 

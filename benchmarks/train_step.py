@@ -1,10 +1,13 @@
 """An optimizer step on SmolLM2 against TRL's DistillationTrainer: same model, batch and objective.
 
 train_step_trl       seconds of forward, loss, backward, clipping and AdamW; reverse KL to a teacher
-                     with other weights, float32, no recomputed layers, all in one micro-batch
-train_step_omniopd   the same, of omniopd: half the tokens weighted, the others anchored to a
-                     reference of the same size; a backward pass for each of its two terms, as the
-                     norm of each is reported
+                     with other weights, float32 on both sides, no recomputed layers, all in one
+                     micro-batch; without generation. Equal learning rate, betas and clipping, which
+                     its defaults would set otherwise
+step_omniopd_trl     the same, of omniopd: half the tokens weighted, the others anchored to a
+                     reference of the same size. The mean of train.norms_every = 16 steps, one of
+                     which measures the norm of each term and so goes back twice
+step_omniopd_norms   that step alone; peer: a step without it
 train_step_trl_loss  the loss of the first step of both, which must agree to 1e-4 of it, as must the
                      gradients to 1e-3 of theirs
 
@@ -18,9 +21,10 @@ from typing import Any
 
 from benchmarks import student
 from benchmarks.measure import Row, row, seconds, threads
+from pipeline.config.method import NORMS_EVERY
 
 BATCH, TOKENS = 4, 128
-REPEATS = 3
+REPEATS = 5
 RATE, BETAS, CLIP = 1e-6, (0.9, 0.98), 1.0
 
 
@@ -36,17 +40,21 @@ def rows(scratch: Path) -> list[Row]:
     _perturb(teacher.model)
     batch = _batch(mine)
     ours = functools.partial(_ours, mine, teacher, batch, _optimizer(mine.model))
-    two = functools.partial(_two_terms, mine, teacher, batch, _optimizer(mine.model))
+    told = (mine, teacher, batch, _optimizer(mine.model))
+    two, measured = (functools.partial(_two_terms, *told, norms=x) for x in (False, True))
     trl = _trl(trained, teacher, batch, scratch)
     first, other = ours(), trl()  # also warms both
     _agree(first, other)
-    two()
-    taken = [[seconds(f) for f in (ours, two, trl)] for _ in range(REPEATS)]
-    one, both, theirs = zip(*taken, strict=True)
+    two(), measured()
+    taken = [[seconds(f) for f in (ours, two, measured, trl)] for _ in range(REPEATS)]
+    one, plain, norms, theirs = zip(*taken, strict=True)
+    pairs = zip(plain, norms, strict=True)
+    both = [((NORMS_EVERY - 1) * a + b) / NORMS_EVERY for a, b in pairs]
     words = "TRL's DistillationTrainer"
     return [
         row("train_step_trl", "s", "lower", words, one, theirs),
-        row("train_step_omniopd", "s", "lower", f"{words}, one term", both, theirs),
+        row("step_omniopd_trl", "s", "lower", f"{words}, one term", both, theirs),
+        row("step_omniopd_norms", "s", "lower", "without norms", norms, plain),
         row("train_step_trl_loss", "nats per token", "lower", words, [first[0]], [other[0]]),
     ]
 
@@ -92,13 +100,13 @@ def _ours(policy: Any, teacher: Any, batch: Any, optimizer: Any) -> tuple[float,
 
     every, weight = np.ones(TOKENS, bool), np.ones(TOKENS, np.float32)
     examples = [Example([Sequence(p, r, every, weight, ~every, None)]) for p, r in batch]
-    step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, BATCH)
+    step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, BATCH, norms=False)
     sums, found = gradients(policy, Frozen(None, teacher), examples, step)
-    optimizer.step(sums.signal_grads)  # clips them in place
-    return found["train/loss"], sums.signal_grads
+    optimizer.step(sums.grads)  # clips them in place
+    return found["train/loss"], sums.grads
 
 
-def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
+def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any, norms: bool) -> None:
     import numpy as np
 
     from pipeline.engines.hf import Frozen
@@ -109,10 +117,9 @@ def _two_terms(policy: Any, reference: Any, batch: Any, optimizer: Any) -> None:
     chunks, weight = np.arange(TOKENS) % 2 == 0, np.full(TOKENS, 0.5, np.float32)
     examples = [Example([Sequence(p, r, chunks, weight, ~chunks, None)]) for p, r in batch]
     own = omniopd.Settings(beta=0.1, importance_ratio="none")
-    step = Step(functools.partial(omniopd.terms, own=own), 0.1, True, BATCH)
+    step = Step(functools.partial(omniopd.terms, own=own), 0.1, True, BATCH, norms=norms)
     sums, _ = gradients(policy, Frozen(reference, None), examples, step)
-    pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
-    optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
+    optimizer.step(sums.grads)
 
 
 def _trl(policy: Any, teacher: Any, batch: Any, scratch: Path) -> Any:

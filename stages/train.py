@@ -15,6 +15,7 @@ writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer
 
 import argparse
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -76,7 +77,8 @@ def train(
         examples = [work.examples[i] for i in batch]
         if work.relative:
             examples = relative.weighed(student, frozen, examples, step, work.relative)
-        sums, found = gradients(student, frozen, examples, step)
+        norms = p.norms_every > 0 and number % p.norms_every == 0
+        sums, found = gradients(student, frozen, examples, replace(step, norms=norms))
         taken = no_signal.step(optimizer, sums, found, examples, objective)
         metrics.append({"round": p.round, "step": number, **taken})
         collapse.of_step(args, metrics[-1])

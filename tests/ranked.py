@@ -110,7 +110,7 @@ def found(
             )
     names = [n for n, p in student.model.named_parameters() if p.requires_grad]
     grads = {}
-    for term, several in (("signal", sums.signal_grads), ("anchor", sums.anchor_grads)):
+    for term, several in (("signal", sums.signal_grads), ("whole", sums.grads)):
         for name, grad in zip(names, several, strict=True):
             shard: Any = grad
             grads[f"{term}.{name}"] = shard.to_local() if hasattr(shard, "to_local") else shard
@@ -129,8 +129,7 @@ def trained(
     metrics = []
     for seed in range(optimizer.steps, STEPS):
         sums, _ = gradients(student, frozen, evidence(case, seed), how(case, group))
-        pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
-        metrics.append(optimizer.step([signal.add_(anchor) for signal, anchor in pairs]))
+        metrics.append(optimizer.step(sums.grads))
         if state is None and seed == 0:
             state = {n: t.clone() for n, t in optimizer.state(keep_weights=True).items()}
     full = group.gathered(student, lambda: policies(case)[0])

@@ -222,6 +222,11 @@ class Lora(Params):
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+# steps from one on which the gradient norm of each term is measured to the next; 0: never
+NormsEvery = Annotated[int, Field(ge=0)]
+NORMS_EVERY = 16  # the backward pass more that they take is then a thirtieth of the work
+
+
 class Optimised(Params):
     """The keys of block train that every objective has."""
 
@@ -272,6 +277,8 @@ class Shared(Params):
 
 class Train(Optimised, Anchored, Corrected, Shared):
     """Block train, without the keys that single objectives add (pipeline/plan/blocks.py)."""
+
+    norms_every: NormsEvery = NORMS_EVERY
 
 
 Split = Literal["dev", "test"]

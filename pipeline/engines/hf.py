@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config import params_file
 from pipeline.core.errors import UserError
 from pipeline.data.text import characters
-from pipeline.engines import adapters, checkpoints
+from pipeline.engines import adapters, checkpoints, kv_cache
 from pipeline.engines.chat import templates, tokenizer_files
 from pipeline.engines.sampling import Sampler, sample
 
@@ -72,7 +72,8 @@ class Policy:
         if weight.dtype != torch.float32:
             weight = self._float_head
         logits: torch.Tensor = hidden.float() @ weight.T
-        return logits.masked_fill(self.unused_vocab_mask, torch.finfo(torch.float32).min)
+        # in place: it is as large as the product, and nothing else has it
+        return logits.masked_fill_(self.unused_vocab_mask, torch.finfo(torch.float32).min)
 
 
 class Frozen(NamedTuple):
@@ -166,6 +167,7 @@ def policy_of(model: Any, tokenizer: Any, device: str) -> Policy:
     unused = torch.ones(rows, dtype=torch.bool)
     # some tokenizers know more tokens than the head has rows
     unused[[token for token in tokenizer.get_vocab().values() if token < rows]] = False
+    kv_cache.use(model)
     return Policy(model.to(device).eval(), tokenizer, unused.to(device))
 
 
@@ -263,6 +265,7 @@ def decode(
     Finished rows leave the batch when they are half of it.
     """
     device, width, ends = hidden_BH.device, cache.get_seq_length(), policy.ends
+    kv_cache.with_room(cache, max_new_tokens)
     tokens: list[list[int]] = [[] for _ in range(len(lengths))]
     alive = torch.arange(len(lengths))
     mask = (torch.arange(width) < lengths[:, None]).long().to(device)

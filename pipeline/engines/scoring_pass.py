@@ -1,40 +1,97 @@
 """The exact pass: log-probabilities and entropies of finished responses, teacher-forced.
 
-Float32 logits, only ids that the tokenizer can emit, untempered, in slices over positions so
-that (tokens, vocabulary) never stands in memory.
+A prompt is read once for all of its responses, which then go through the model behind its keys and
+values. Float32 logits, only ids that the tokenizer can emit, untempered, in slices over positions
+so that (tokens, vocabulary) never stands in memory.
+
+Axes: B responses, R prompts, P prompt tokens, T response tokens, H hidden size, V vocabulary.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from pipeline.engines.hf import Policy, padded
+from pipeline.engines.prefix_sharing import copies, read
 
 LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
+# tokens that one forward pass holds. On a CPU so many that its hidden states are of this many
+# numbers: beyond it, what one layer hands the next leaves the processor's cache
+CPU_HIDDEN, GPU_TOKENS = 1 << 21, 1 << 14
+
+Ids = Sequence[Sequence[int]]
+Found = tuple[int, np.ndarray, np.ndarray]
 
 
 def exact(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    batch_tokens: int,
-    done: Collection[int] = (),
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    policy: Policy, prompts: Ids, responses: Ids, batch_tokens: int, done: Collection[int] = ()
+) -> Iterator[Found]:
     """(index, log pi(y_t) (T,), H_t (T,)) of each response, nats; H_t is of the distribution
-    that produced y_t. Rows are packed by length, so they come out of order; batches of which
-    all rows are `done` are left out."""
-    both = (len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-    lengths = np.fromiter(both, np.int64, len(prompts))
-    for batch in _batches(lengths, batch_tokens):
-        if not all(i in done for i in batch):
-            yield from _batch(policy, prompts, responses, batch)
+    that produced y_t. They come out of order, packed by prompt and length; batches of which all
+    rows are `done` are left out."""
+    length_B = np.fromiter(map(len, responses), np.int64, len(responses))
+    most = _most(policy, batch_tokens)
+    if not _shares(policy):
+        length_B += np.fromiter(map(len, prompts), np.int64, len(prompts))
+        for batch in _batches(range(len(prompts)), length_B, most, batch_tokens):
+            if not all(i in done for i in batch):
+                yield from _whole(policy, prompts, responses, batch)
+        return
+    for rows, longest in _by_prompt(prompts, most):
+        found = _batches(rows, length_B, most, batch_tokens, longest)
+        batches = [batch for batch in found if not all(i in done for i in batch)]
+        if batches:
+            yield from _shared(policy, prompts, responses, batches)
 
 
-def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
+def _most(policy: Policy, batch_tokens: int) -> int:
+    """Tokens, padding included, that one forward pass holds."""
+    if policy.model.device.type != "cpu":
+        return min(batch_tokens, GPU_TOKENS)
+    return min(batch_tokens, CPU_HIDDEN // policy.model.get_output_embeddings().weight.shape[1])
+
+
+def _shares(policy: Policy) -> bool:
+    """Whether rows of several lengths may stand behind keys and values with padding.
+
+    Not where a layer looks a number of slots back, or keeps a state instead.
+    """
+    layers = DynamicCache(config=policy.model.config).layers
+    return all(hasattr(layer, "keys") and not layer.is_sliding for layer in layers)
+
+
+def _by_prompt(prompts: Ids, most: int) -> Iterator[tuple[list[int], int]]:
+    """Rows whose prompts are read together, all rows of a prompt at once; the longest prompt."""
+    length_B, same_B = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.uint64)
+    for i, prompt in enumerate(prompts):
+        ids = np.asarray(prompt, np.int64)
+        length_B[i] = len(ids)
+        same_B[i] = int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "big")
+    rows: list[int] = []
+    count, last = 0, -1
+    for i in map(int, np.lexsort((same_B, length_B))):  # stable
+        new = last < 0 or (length_B[i], same_B[i]) != (length_B[last], same_B[last])
+        if rows and new and (count + 1) * length_B[i] > most:
+            yield rows, int(length_B[last])
+            rows, count = [], 0
+        rows.append(i)
+        count, last = count + new, i
+    if rows:
+        yield rows, int(length_B[last])
+
+
+def _batches(
+    rows: Iterable[int], length_B: np.ndarray, most: int, held: int, before: int = 0
+) -> Iterator[list[int]]:
+    """Rows of like length together: at most `most` tokens with padding and, with the `before`
+    that stand in front of each, `held`, unless one alone is longer."""
     batch: list[int] = []
-    for index in map(int, np.argsort(lengths, kind="stable")):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+    for index in sorted(rows, key=lambda i: int(length_B[i])):
+        count, longest = len(batch) + 1, int(length_B[index])
+        if batch and (count * longest > most or count * (before + longest) > held):
             yield batch
             batch = []
         batch.append(index)
@@ -43,21 +100,70 @@ def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _batch(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    batch: list[int],
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
+def _whole(policy: Policy, prompts: Ids, responses: Ids, batch: list[int]) -> Iterator[Found]:
+    """A batch of rows each of which is read from its first token on."""
     rows = [[*prompts[i], *responses[i]] for i in batch]
     ids, mask = padded(rows, policy.model.device)
     hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     spans = [range(len(prompts[i]) - 1, len(row) - 1) for i, row in zip(batch, rows, strict=True)]
-    before = torch.cat([hidden[b, span.start : span.stop] for b, span in enumerate(spans)])
-    tokens = torch.cat([ids[b, span.start + 1 : span.stop + 1] for b, span in enumerate(spans)])
-    logps, entropies = logps_and_entropies(policy, before, tokens)
-    cuts = np.cumsum([len(span) for span in spans])[:-1]
-    return list(zip(batch, np.split(logps, cuts), np.split(entropies, cuts), strict=True))
+    before = [hidden[b, span.start : span.stop] for b, span in enumerate(spans)]
+    yield from _found(policy, batch, before, responses)
+
+
+@torch.inference_mode()
+def _shared(
+    policy: Policy, prompts: Ids, responses: Ids, batches: list[list[int]]
+) -> Iterator[Found]:
+    """Batches of rows behind their prompts, which are read together and once each."""
+    own = {i: tuple(map(int, prompts[i])) for batch in batches for i in batch}
+    place = {prompt: r for r, prompt in enumerate(dict.fromkeys(own.values()))}
+    cache, hidden_RPH = read(policy, list(place))
+    for batch in batches:
+        prompt_B = torch.tensor([place[own[i]] for i in batch])
+        length_B = torch.tensor([len(own[i]) for i in batch])
+        last_BH = hidden_RPH[prompt_B, length_B - 1]
+        rest_BTH = _behind(policy, cache, prompt_B, length_B, [responses[i] for i in batch])
+        states_BTH = torch.cat([last_BH[:, None], rest_BTH], dim=1)
+        before = [states_BTH[b, : len(responses[i])] for b, i in enumerate(batch)]
+        yield from _found(policy, batch, before, responses)
+
+
+def _behind(
+    policy: Policy,
+    cache: DynamicCache,
+    prompt_B: torch.Tensor,
+    length_B: torch.Tensor,
+    responses: Ids,
+) -> torch.Tensor:
+    """Hidden states (B, T - 1, H) of all tokens but each row's last."""
+    rows = [response[:-1] for response in responses]
+    wide = policy.model.get_output_embeddings().weight.shape[1]
+    if not any(map(len, rows)):
+        return torch.zeros(len(rows), 0, wide, device=policy.model.device)
+    device, width = policy.model.device, int(length_B.max())
+    ids, own_mask = padded(rows, device)
+    first_B = length_B.to(device)[:, None]
+    mask = torch.cat([(torch.arange(width, device=device) < first_B).long(), own_mask], dim=1)
+    out = policy.model.base_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=first_B + torch.arange(ids.shape[1], device=device),
+        past_key_values=copies(policy, cache, prompt_B, width),
+        use_cache=True,
+    )
+    hidden: torch.Tensor = out.last_hidden_state
+    return hidden
+
+
+def _found(
+    policy: Policy, batch: list[int], before: list[torch.Tensor], responses: Ids
+) -> Iterator[Found]:
+    """What a batch comes to, from the hidden states (T, H) that each row's tokens came from."""
+    tokens_T = torch.tensor([int(t) for i in batch for t in responses[i]])
+    tokens_T = tokens_T.to(policy.model.device)
+    logps, entropies = logps_and_entropies(policy, torch.cat(before), tokens_T)
+    cuts = np.cumsum([len(own) for own in before])[:-1]
+    yield from zip(batch, np.split(logps, cuts), np.split(entropies, cuts), strict=True)
 
 
 def logps_and_entropies(
@@ -66,12 +172,12 @@ def logps_and_entropies(
     """Log-probability of each token and entropy of its distribution, both (T,), nats."""
     step = max(1, LOGITS_PER_CHUNK // len(policy.unused_vocab_mask))
     logps, entropies = [], []
-    for start in range(0, len(tokens_T), step):
-        logp_TV = torch.log_softmax(policy.head(hidden_TH[start : start + step]), dim=-1)
-        prob_TV = logp_TV.exp()
-        # with AVX2 alone torch's log_softmax over 150,000 ids leaves a mass 3e-5 off 1
-        mass_T = prob_TV.sum(-1)
-        own_T = logp_TV.gather(1, tokens_T[start : start + step, None])[:, 0]
-        logps.append(own_T - mass_T.log())
-        entropies.append(mass_T.log() - (prob_TV * logp_TV).sum(-1) / mass_T)
+    for part_TH, ids_T in zip(hidden_TH.split(step), tokens_T.split(step), strict=True):
+        logits_TV = policy.head(part_TH)
+        logits_TV -= logits_TV.amax(-1, keepdim=True)  # in place: it is a slice's 64 MiB
+        own_T = logits_TV.gather(1, ids_T[:, None])[:, 0]
+        odds_TV = logits_TV.exp()
+        total_T = odds_TV.sum(-1)
+        logps.append(own_T - total_T.log())
+        entropies.append(total_T.log() - odds_TV.mul_(logits_TV).sum(-1) / total_T)
     return torch.cat(logps).cpu().numpy(), torch.cat(entropies).clamp(min=0).cpu().numpy()

@@ -3,12 +3,18 @@
 from typing import Any
 
 from pipeline.config import params
-from pipeline.config.method import Bought, Shared
+from pipeline.config.method import NORMS_EVERY, Bought, Shared
 from pipeline.config.problems import TaskPrepare
 from pipeline.method.similarity import PARTIAL
 from pipeline.plan.blocks import Experiment, Settings
 
 UNTRACKED = {"teach": {*Bought.model_fields}, "train": {*Shared.model_fields}}
+# what a cell means that has no such key: of the time before there was a choice
+ABSENT: dict[str, dict[str, Any]] = {
+    "rollout": {"exact": "pass"},
+    "teach": {"problem": "own"},
+    "train": {"norms_every": NORMS_EVERY},
+}
 # the order of keys in a cell's file, of which DVC compares the bytes; others follow
 ORDER = {
     "teach": (
@@ -41,10 +47,9 @@ def scored(settings: Settings) -> dict[str, Any]:
 def tracked(settings: Settings, block: str) -> dict[str, Any]:
     """A block without what cannot change a result."""
     found = dump(getattr(settings, block))
-    if found.get("problem") == "own":  # cells of the time before there was a choice
-        del found["problem"]
-    if found.get("exact") == "pass":  # likewise, and engine hf has no other
-        del found["exact"]
+    for key, value in ABSENT.get(block, {}).items():
+        if found.get(key) == value:
+            del found[key]
     if block == "prior":
         found["alpha"] = settings.prior.strength(settings.teach.most)
     found = {key: value for key, value in found.items() if key not in UNTRACKED.get(block, ())}

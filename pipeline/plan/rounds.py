@@ -128,7 +128,7 @@ class Round:
         return str(rounds[f"round-{self.where['round']}"]["teach"])
 
     def _train_params(self) -> dict[str, Any]:
-        read = in_cells(Optimised) | in_cells(self.objective.settings)
+        read = {*in_cells(Optimised), *in_cells(self.objective.settings), "norms_every"}
         kept = {k: v for k, v in tracked(self.settings, "train").items() if k in read}
         if "similarity" in self.also:
             kept["metric"] = self.settings.score.metric

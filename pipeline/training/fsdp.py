@@ -3,7 +3,7 @@
 FSDP2 (`fully_shard`) keeps a shard of each weight, gradient and moment on each rank and gathers a
 layer's weights while it computes. We use it directly and not through accelerate, which wants to
 own the model, the optimizer and one backward pass from one scalar: our loop goes through the body
-of the model without its head, and back through it once per term of the loss.
+of the model without its head, and back through it from the gradients of its hidden states.
 
 The head is no unit of FSDP2, as its forward never runs: its weight is gathered for the slices of a
 micro-batch, and its gradient summed afterwards. A step's sequences are dealt out by length, so
@@ -12,7 +12,7 @@ one token that carries no term, as every rank has to take part in every exchange
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -71,6 +71,12 @@ class Shards(Policy):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = hidden.float() @ self.gathered["head"].T
         return logits.masked_fill(self.unused_vocab_mask, torch.finfo(torch.float32).min)
+
+
+def _local(grad: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a gradient, which all are."""
+    assert isinstance(grad, DTensor)
+    return grad.to_local()
 
 
 class Sharded:
@@ -165,10 +171,8 @@ class Sharded:
         found = DTensor.from_local(full, self.mesh, [Partial()], run_check=False)
         return found.redistribute(placements=[Shard(0)])
 
-    def norm(self, grads: list[torch.Tensor]) -> float:
-        parts = [g.to_local() for g in grads if isinstance(g, DTensor)]
-        assert len(parts) == len(grads)
-        return math.sqrt(self.all_reduce_sum([squares(parts)])[0])
+    def norm(self, grads: Iterable[torch.Tensor]) -> float:
+        return math.sqrt(self.all_reduce_sum([squares(map(_local, grads))])[0])
 
     def number(self, scalar: torch.Tensor) -> float:
         return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)

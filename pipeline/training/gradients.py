@@ -3,9 +3,10 @@
 A step's loss is (1/R) * sum over its R responses, R counted over the whole step, so that its
 gradient does not depend on how the step is cut into micro-batches. Logits exist for one slice of
 tokens at a time: the loss is differentiated slice by slice down to the hidden states and the head,
-and the hidden states' gradient is then carried through the model once per term, which also gives
-the gradient norm of each. With an adapter only its weights have a gradient, and the reference is
-the student's own model with the adapter off.
+and the hidden states' gradient is then carried through the model once, for both terms together.
+Where the norm of each term is wanted, the signal's is carried through once more and kept beside;
+what is trained on is the same to the bit. With an adapter only its weights have a gradient, and
+the reference is the student's own model with the adapter off.
 
 Axes: T tokens that carry a term, H hidden size, V vocabulary.
 """
@@ -40,15 +41,16 @@ def recompute(model: Any) -> None:
 
 def gradients(
     student: Policy, frozen: Frozen, examples: list[Example], step: Step
-) -> tuple[Sums, dict[str, float]]:
-    """Unscaled sums with the gradients of (1/R) sum signal and of beta (1/R) sum anchor, metrics.
+) -> tuple[Sums, dict[str, float | None]]:
+    """Unscaled sums with the gradient of (1/R) sum signal + beta (1/R) sum anchor, and metrics.
 
-    With token_mean each term is over its own token count instead of R.
+    With token_mean each term is over its own token count instead of R. With `step.norms` the
+    signal's gradient comes beside it, and the metrics have the norm of each term; else null.
     """
     sequences = [s for example in examples for s in example.sequences]
     parameters = [p for p in student.model.parameters() if p.requires_grad]
+    whole: Grads = [None] * len(parameters)
     signal: Grads = [None] * len(parameters)
-    anchor: Grads = [None] * len(parameters)
     sums = Sums(
         responses=sum(any(len(s.token_ids) for s in e.sequences) for e in examples),
         signal_tokens=sum(int(s.signal_T.sum()) for s in sequences),
@@ -61,13 +63,15 @@ def gradients(
     size, batch_tokens = step.micro_batch_size, step.batch_tokens
     cut = functools.partial(micro_batches, size=size, batch_tokens=batch_tokens)
     for batch in step.group.batches(sequences, cut):
-        _accumulate(student, frozen, batch, step, scales, sums, parameters, (signal, anchor))
+        _accumulate(student, frozen, batch, step, scales, sums, parameters, (whole, signal))
     mine = [sums.signal, sums.anchor, sums.drift, sums.own_tokens]
     sums.signal, sums.anchor, sums.drift, sums.own_tokens = step.group.all_reduce_sum(mine)
-    # without an anchor a second set of gradients would take a model's size to be zero
-    shapes = [p if step.beta else p.new_zeros(()) for p in parameters]
-    sums.signal_grads = [_or_zeros(g, p) for g, p in zip(signal, parameters, strict=True)]
-    sums.anchor_grads = [_or_zeros(g, p) for g, p in zip(anchor, shapes, strict=True)]
+    (sums.has_signal,) = step.group.any_rank([sums.has_signal])
+    sums.grads = [_or_zeros(g, p) for g, p in zip(whole, parameters, strict=True)]
+    if step.apart:
+        sums.signal_grads = [_or_zeros(g, p) for g, p in zip(signal, parameters, strict=True)]
+    elif step.norms:  # there is no other term
+        sums.signal_grads = sums.grads
     return sums, _metrics(sums, scales, step)
 
 
@@ -107,9 +111,9 @@ def _accumulate(
         to_hidden, to_head = _through_head(
             student, frozen, hidden_TH, frozen_TH, piece, step, scales, sums, head
         )
-    # all processes that share the step carry the same terms through the model
+    # all processes that share the step carry the same gradients through the model
     some = step.group.any_rank([bool(grad_TH.any()) for grad_TH in to_hidden])
-    active = [which for which in (0, 1) if some[which]]
+    active = [which for which, found in enumerate(some) if found]
     head = student.model.get_output_embeddings().weight
     for which in active:
         weight_grads = step.group.backward(
@@ -136,16 +140,22 @@ def _through_head(
     sums: Sums,
     head: torch.Tensor,
 ) -> tuple[list[torch.Tensor], Grads]:
-    """Each term's gradient with respect to hidden states and, where it is trained, the head."""
-    to_hidden = [torch.zeros_like(hidden_TH) for _ in scales]
-    to_head: Grads = [None for _ in scales]
+    """The loss's gradient with respect to hidden states and, where it is trained, the head.
+
+    One of each; where the step keeps the signal's apart, two, the second of the signal alone.
+    """
+    count = 2 if step.apart else 1
+    to_hidden = [torch.zeros_like(hidden_TH) for _ in range(count)]
+    to_head: Grads = [None] * count
     width = max(1, LOGITS_PER_CHUNK // len(student.unused_vocab_mask))
     for start in range(0, len(hidden_TH), width):
         cut = slice(start, start + width)
         part_TH = hidden_TH[cut].detach().requires_grad_()
         logits_TV = student.head(part_TH)
         inputs = (student, frozen, logits_TV, frozen_TH, piece, cut)
-        for which, grad_TV in _to_logits(*inputs, step, scales, sums):
+        for which, grad_TV in enumerate(_to_logits(*inputs, step, scales, sums)):
+            if grad_TV is None:
+                continue
             (part,) = torch.autograd.grad(logits_TV, part_TH, grad_TV, retain_graph=True)
             to_hidden[which][cut] += part
             if head.requires_grad:  # an adapter leaves it alone
@@ -163,18 +173,27 @@ def _to_logits(
     step: Step,
     scales: tuple[float, float],
     sums: Sums,
-) -> list[tuple[int, torch.Tensor]]:
-    """The gradient of each term that has one; what else a slice takes is gone with it."""
+) -> Grads:
+    """The gradient of a slice's loss, None where it has none; what else a slice takes is gone.
+
+    Where the step keeps the signal's apart, that is the second.
+    """
     leaf_TV, grads = logits_TV.detach().requires_grad_(), []
     terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums))
     sums.signal += float(terms.signal_T.detach().double().sum())
     sums.anchor += float(terms.anchor_T.detach().double().sum())
     for which, term_T in enumerate(terms):
+        grad_TV = None
         if scales[which] and term_T.requires_grad:
             loss = term_T.sum() * scales[which]
             (grad_TV,) = torch.autograd.grad(loss, leaf_TV, retain_graph=which == 0)
-            grads.append((which, grad_TV.masked_fill_(student.unused_vocab_mask, 0.0)))
-    return grads
+            grad_TV.masked_fill_(student.unused_vocab_mask, 0.0)
+        grads.append(grad_TV)
+    signal, anchor = grads
+    # a sum of terms would not show it: the anchor alone is no reason to train
+    sums.has_signal = sums.has_signal or (signal is not None and bool(signal.any()))
+    whole = signal if anchor is None else anchor if signal is None else signal + anchor
+    return [whole, signal] if step.apart else [whole]
 
 
 def _to_head(
@@ -269,17 +288,27 @@ def _slice(
     return sliced
 
 
-def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float]:
+def _norms(sums: Sums, step: Step) -> dict[str, float | None]:
+    """The gradient norm of each term, null where the step does not ask for them."""
+    signal = anchor = None
+    if step.norms:
+        pairs = zip(sums.grads, sums.signal_grads, strict=True)
+        signal = step.group.norm(sums.signal_grads)
+        # a difference at a time: a third set of gradients would take a model's size
+        anchor = step.group.norm(all_ - own for all_, own in pairs) if step.apart else 0.0
+    return {"train/signal_grad_norm": signal, "train/anchor_grad_norm": anchor}
+
+
+def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float | None]:
     signal = sums.signal / max(sums.responses, 1)
     anchor = sums.anchor / max(sums.responses, 1)
-    metrics = {
+    metrics: dict[str, float | None] = {
         "train/loss": sums.signal * scales[0] + sums.anchor * scales[1],
         "train/signal": signal,  # per response, not scaled
         "train/anchor": anchor,  # per response, not scaled by beta
         "train/signal_per_token": sums.signal / max(sums.signal_tokens, 1),
         "train/anchor_per_token": sums.anchor / max(sums.anchor_tokens, 1),
-        "train/signal_grad_norm": step.group.norm(sums.signal_grads),
-        "train/anchor_grad_norm": step.group.norm(sums.anchor_grads),
+        **_norms(sums, step),
         "train/responses": sums.responses,
         "train/signal_tokens": sums.signal_tokens,
         "train/anchor_tokens": sums.anchor_tokens,

@@ -58,10 +58,9 @@ def step(
 
     Returns `found` with what the optimizer did and, of a step that was not taken, the reason.
     """
-    if found["train/signal_grad_norm"] == 0:
+    if not sums.has_signal:
         return found | optimizer.stay() | {LINE: reason(examples, objective)}
-    pairs = zip(sums.signal_grads, sums.anchor_grads, strict=True)
-    return found | optimizer.step([signal.add_(anchor) for signal, anchor in pairs])
+    return found | optimizer.step(sums.grads)
 
 
 def of_round(metrics: Sequence[Metrics]) -> str | None:

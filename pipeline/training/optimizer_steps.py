@@ -22,6 +22,12 @@ class Step:
     bfloat16: bool = False  # matrix products of the body in bfloat16; weights and losses float32
     batch_tokens: int | None = None  # tokens, padding included, that a forward pass may hold
     group: Group = field(default_factory=One)  # of processes that share the step
+    norms: bool = True  # of each term's gradient are measured: a backward pass and a set more
+
+    @property
+    def apart(self) -> bool:
+        """Whether the signal's gradient is kept beside the whole one."""
+        return self.norms and self.beta > 0
 
 
 @dataclass
@@ -35,8 +41,9 @@ class Sums:
     signal: float = 0.0
     anchor: float = 0.0
     drift: float = 0.0
-    signal_grads: list[torch.Tensor] = field(default_factory=list)
-    anchor_grads: list[torch.Tensor] = field(default_factory=list)  # without beta: scalars, 0
+    has_signal: bool = False  # a token whose signal has a gradient
+    grads: list[torch.Tensor] = field(default_factory=list)
+    signal_grads: list[torch.Tensor] = field(default_factory=list)  # of the signal alone, if asked
 
 
 def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterator[np.ndarray]:

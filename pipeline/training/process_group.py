@@ -7,7 +7,7 @@ pipeline/training/fsdp.py has the group of several, and pipeline/training/launch
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -69,7 +69,7 @@ class Group(Protocol):
     def reduce_scatter(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
         """Sum gradients of a full weight over processes; return this one's shard, as `like` is."""
 
-    def norm(self, grads: "list[torch.Tensor]") -> float:
+    def norm(self, grads: "Iterable[torch.Tensor]") -> float:
         """The Euclidean norm of all gradients together."""
 
     def number(self, scalar: "torch.Tensor") -> float:
@@ -131,7 +131,7 @@ class One:
     def reduce_scatter(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
         return full
 
-    def norm(self, grads: "list[torch.Tensor]") -> float:
+    def norm(self, grads: "Iterable[torch.Tensor]") -> float:
         return math.sqrt(squares(grads))
 
     def number(self, scalar: "torch.Tensor") -> float:
@@ -150,7 +150,7 @@ class One:
         return kept
 
 
-def squares(grads: "list[torch.Tensor]") -> float:
+def squares(grads: "Iterable[torch.Tensor]") -> float:
     """The sum of squares in float64, a piece of a gradient at a time to save memory."""
     import torch
 

@@ -105,7 +105,7 @@ def ours(folder, train, **options):
     correct = p["correction"] == "ratio"
     step = Step(terms("omniopd", correct), p["beta"], p["reduce"] == "token_mean", 2)
     sums, metrics = gradients(student, Frozen(reference), found, step)
-    grads = [s + a for s, a in zip(sums.signal_grads, sums.anchor_grads, strict=True)]
+    grads = sums.grads
     return metrics["train/loss"], grads
 
 

@@ -101,6 +101,98 @@ def test_exact_pass_equals_naive_float64():
         assert entropies == pytest.approx(entropy.detach().numpy(), abs=1e-5)
 
 
+def same_as_naive(policy, prompts, responses, found):
+    assert sorted(i for i, _, _ in found) == list(range(len(prompts)))
+    for i, logps, entropies in found:
+        assert len(logps) == len(entropies) == len(responses[i])
+        if not responses[i]:
+            continue
+        logp_TV = naive.logps(naive.double(policy), prompts[i], responses[i], VOCABULARY)
+        own = logp_TV.gather(1, torch.tensor(responses[i])[:, None])[:, 0]
+        assert logps == pytest.approx(own.detach().numpy(), abs=1e-5)
+        entropy = -(logp_TV.exp() * logp_TV).sum(-1)
+        assert entropies == pytest.approx(entropy.detach().numpy(), abs=1e-5)
+
+
+def several():
+    """Responses of one token, of none and of many, of prompts that are not side by side."""
+    draw = np.random.default_rng(3)
+    own = [draw.integers(2, VOCABULARY, n).tolist() for n in (4, 1, 9, 4, 6)]
+    prompts = [own[i % 5] for i in range(23)]
+    responses = [draw.integers(2, VOCABULARY, n % 8).tolist() for n in range(23)]
+    return prompts, responses
+
+
+def read_tokens(policy, monkeypatch):
+    """Rows and slots of each forward pass from now on."""
+    shapes, forward = [], policy.model.base_model.forward
+
+    def noted(*args, **kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(policy.model.base_model, "forward", noted)
+    return shapes
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 60, 10_000])
+def test_prompts_that_several_responses_share_change_no_value(batch_tokens):
+    policy, (prompts, responses) = naive.tiny(1), several()
+    same_as_naive(policy, prompts, responses, list(exact(policy, prompts, responses, batch_tokens)))
+
+
+def test_a_prompt_is_read_once_for_all_its_responses(monkeypatch):
+    policy, (prompts, responses) = naive.tiny(1), several()
+    shapes = read_tokens(policy, monkeypatch)
+    list(exact(policy, prompts, responses, 10_000))
+    assert shapes == [(5, 9), (23, 6)]  # five prompts of at most 9; all tokens but each row's last
+
+
+def test_a_pass_on_a_cpu_holds_no_more_than_stays_in_its_cache(monkeypatch):
+    policy, (prompts, responses) = naive.tiny(1), several()
+    wide = policy.model.get_output_embeddings().weight.shape[1]
+    monkeypatch.setattr("pipeline.engines.scoring_pass.CPU_HIDDEN", 12 * wide)
+    shapes = read_tokens(policy, monkeypatch)
+    same_as_naive(policy, prompts, responses, list(exact(policy, prompts, responses, 10_000)))
+    assert max(rows * slots for rows, slots in shapes if rows > 2) <= 12
+
+
+def test_where_a_layer_looks_a_number_of_slots_back_each_row_is_read_whole(monkeypatch):
+    policy, (prompts, responses) = naive.tiny(1), several()
+    plain = {i: x for i, x, _ in exact(policy, prompts, responses, 60)}
+    policy.model.config.sliding_window = 4  # of the cache; the layers still see everything
+    policy.model.config.layer_types = ["sliding_attention"] * policy.model.config.num_hidden_layers
+    shapes = read_tokens(policy, monkeypatch)
+    found = {i: x for i, x, _ in exact(policy, prompts, responses, 60)}
+    assert max(slots for _, slots in shapes) == 9 + 7
+    for i, logps in plain.items():
+        assert found[i] == pytest.approx(logps, abs=1e-5)
+
+
+def test_prompts_whose_hash_is_equal_are_told_apart(monkeypatch):
+    policy, (prompts, responses) = naive.tiny(1), several()
+
+    class Same:
+        def __init__(self, *_args, **_kwargs):
+            pass
+
+        def digest(self):
+            return bytes(8)
+
+    monkeypatch.setattr("pipeline.engines.scoring_pass.hashlib.blake2b", Same)
+    same_as_naive(policy, prompts, responses, list(exact(policy, prompts, responses, 60)))
+
+
+def test_what_is_left_out_as_done_changes_no_bit_of_the_rest():
+    policy, (prompts, responses) = naive.tiny(1), several()
+    whole = {i: (a, b) for i, a, b in exact(policy, prompts, responses, 40)}
+    rest = list(exact(policy, prompts, responses, 40, done=set(range(0, 23, 2)) | {3, 5, 7}))
+    assert 0 < len(rest) < 23
+    for i, logps, entropies in rest:
+        assert np.array_equal(logps, whole[i][0])
+        assert np.array_equal(entropies, whole[i][1])
+
+
 def test_the_exact_pass_in_slices_is_the_same(monkeypatch):
     policy = naive.tiny(1)
     prompts, responses = [[2, 3], [4, 5, 6]], [[8, 9, 1], [10, 11, 12, 13]]

@@ -258,7 +258,7 @@ def test_a_run_that_was_killed_before_its_first_signal_goes_on_from_there():
 
     def trained(policy: hf.Policy, optimizer: Optimizer) -> dict[str, torch.Tensor]:
         sums, _ = gradients(policy, Frozen(naive.tiny(2)), examples("omniopd"), step("omniopd"))
-        optimizer.step(sums.signal_grads)
+        optimizer.step(sums.grads)
         return optimizer.state(keep_weights=True)
 
     straight, broken = naive.tiny(1), naive.tiny(3)

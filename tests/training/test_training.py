@@ -25,6 +25,7 @@ from pipeline.training import relative, students
 from pipeline.training.gradients import gradients
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.optimizer_steps import Step, order
+from pipeline.training.process_group import One
 from tests import naive
 
 
@@ -146,8 +147,54 @@ def test_loss_and_gradient_equal_naive_float64(objective, token_mean):
     sums, metrics = gradients(student, frozen, found, step(objective, token_mean=token_mean))
     loss, grads = expected(objective, student, frozen, found, token_mean)
     assert metrics["train/loss"] == pytest.approx(loss, abs=1e-5)
-    close([s + a for s, a in zip(sums.signal_grads, sums.anchor_grads, strict=True)], grads)
+    close(sums.grads, grads)
     assert max(float(g.abs().max()) for g in grads) > 1e-3  # there is something to compare
+
+
+@pytest.mark.parametrize("objective", ["omniopd", "opd-forks", "opd"])
+def test_what_is_trained_on_is_the_same_to_the_bit_whether_norms_are_measured_or_not(objective):
+    student, frozen, found = naive.tiny(1), frozen_for(objective), examples(objective)
+    measured, with_norms = gradients(student, frozen, found, step(objective))
+    silent = dataclasses.replace(step(objective), norms=False)
+    plain, without = gradients(student, frozen, found, silent)
+    assert all(torch.equal(a, b) for a, b in zip(measured.grads, plain.grads, strict=True))
+    assert plain.signal_grads == []
+    assert (measured.has_signal, plain.has_signal) == (True, True)
+    norms = {"train/signal_grad_norm", "train/anchor_grad_norm"}
+    assert {name for name, value in without.items() if value is None} == norms
+    assert {n: v for n, v in with_norms.items() if n not in norms} == {
+        n: v for n, v in without.items() if n not in norms
+    }
+
+
+def test_each_norm_is_that_of_its_term_alone():
+    student, frozen, found = naive.tiny(1), frozen_for("omniopd"), examples("omniopd")
+    _, metrics = gradients(student, frozen, found, step("omniopd"))
+    for term, other in (("signal", "anchor_T"), ("anchor", "signal_T")):
+        alone = [
+            Example([s._replace(**{other: np.zeros_like(s.anchor_T)}) for s in e.sequences])
+            for e in found
+        ]
+        grads = expected("omniopd", student, frozen, alone)[1]
+        norm = sum(float(g.square().sum()) for g in grads) ** 0.5
+        assert metrics[f"train/{term}_grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_second_backward_pass_is_taken_for_norms_alone(monkeypatch):
+    passes = []
+    backward = One.backward
+
+    def counted(self, *args):
+        passes.append(args)
+        return backward(self, *args)
+
+    monkeypatch.setattr(One, "backward", counted)
+    student, frozen, found = naive.tiny(1), frozen_for("omniopd"), examples("omniopd")
+    one = dataclasses.replace(step("omniopd", size=5), norms=False)
+    gradients(student, frozen, found, one)
+    assert len(passes) == 1
+    gradients(student, frozen, found, dataclasses.replace(one, norms=True))
+    assert len(passes) == 3
 
 
 @pytest.mark.parametrize("objective", ["omniopd", "opd-sampled"])
@@ -158,7 +205,7 @@ def test_ratio_correction_equals_naive_float64(objective):
     loss, grads = expected(objective, student, frozen, found, correct=True)
     plain = expected(objective, student, frozen, found)[1]
     assert metrics["train/loss"] == pytest.approx(loss, abs=1e-5)
-    close([s + a for s, a in zip(sums.signal_grads, sums.anchor_grads, strict=True)], grads)
+    close(sums.grads, grads)
     assert max(float((a - b).abs().max()) for a, b in zip(grads, plain, strict=True)) > 1e-3
 
 
@@ -170,7 +217,7 @@ def test_gradient_does_not_depend_on_the_micro_batch_split(objective, how):
     whole, _ = gradients(student, frozen, found, whole_step)
     split, _ = gradients(student, frozen, found, dataclasses.replace(whole_step, **how))
     close(whole.signal_grads, [g.double() for g in split.signal_grads])
-    close(whole.anchor_grads, [g.double() for g in split.anchor_grads])
+    close(whole.grads, [g.double() for g in split.grads])
 
 
 @pytest.mark.parametrize("objective", list(TERMS))
@@ -183,7 +230,7 @@ def test_slices_over_tokens_change_nothing(monkeypatch, objective):
     sliced, after = gradients(student, frozen, examples(objective), step(objective))
     assert after["train/loss"] == pytest.approx(before["train/loss"], rel=1e-6)
     close(whole.signal_grads, [g.double() for g in sliced.signal_grads])
-    close(whole.anchor_grads, [g.double() for g in sliced.anchor_grads])
+    close(whole.grads, [g.double() for g in sliced.grads])
 
 
 def test_nothing_is_learned_where_both_masks_are_empty():
@@ -193,7 +240,7 @@ def test_nothing_is_learned_where_both_masks_are_empty():
     silent = Example([only._replace(signal_T=off, anchor_T=off)])
     sums, metrics = gradients(naive.tiny(1), Frozen(naive.tiny(2)), [silent], step("omniopd"))
     assert metrics["train/loss"] == 0
-    assert all(not g.any() for g in [*sums.signal_grads, *sums.anchor_grads])
+    assert all(not g.any() for g in [*sums.signal_grads, *sums.grads])
 
 
 def test_the_anchor_vanishes_at_the_reference_itself():
@@ -223,7 +270,7 @@ def test_a_step_on_pi_hat_1_raises_the_chunk_and_on_0_leaves_it():
         student = naive.tiny(1)
         weighted = item._replace(weight_T=np.full(4, weight, np.float32))
         sums, _ = gradients(student, Frozen(), [Example([weighted])], step("sft"))
-        Optimizer(student.model, 1e-3, (0.9, 0.98), 0, 1.0).step(sums.signal_grads)
+        Optimizer(student.model, 1e-3, (0.9, 0.98), 0, 1.0).step(sums.grads)
         after = naive.logps(student.model, item.context_ids, ids, 18).gather(
             1, torch.tensor(ids)[:, None]
         )
@@ -381,7 +428,9 @@ def test_gkd_at_its_ends_is_the_forward_and_the_reverse_kl():
     anchored = Step(terms("omniopd"), 1.0, False, 3)
     forward = gradients(student, Frozen(reference=teacher), swapped, anchored)[0]
     start = gradients(student, frozen, found, step("gkd0.0"))[0]
-    close(start.signal_grads, [g.double() for g in forward.anchor_grads])
+    pairs = zip(forward.grads, forward.signal_grads, strict=True)
+    anchor = [(whole - signal).double() for whole, signal in pairs]
+    close(start.signal_grads, anchor)
 
 
 def test_the_sampled_estimate_averages_to_the_full_reverse_kl():

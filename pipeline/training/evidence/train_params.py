@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import create_model
 
 from pipeline.config import params
-from pipeline.config.method import Optimised
+from pipeline.config.method import NORMS_EVERY, NormsEvery, Optimised
 from pipeline.config.teachers import Price
 from pipeline.method.objectives import Objective
 
@@ -21,6 +21,7 @@ class TrainParams(Optimised):
     match: params.Resource | None = None  # the resource that the round's evidence is cut by
     cap: params.Positive | None = None  # of it, a round
     price: Price | None = None  # of the teacher, where the resource is usd
+    norms_every: NormsEvery = NORMS_EVERY
 
 
 def of(objective: Objective) -> type[TrainParams]:
