@@ -103,19 +103,36 @@ def operations(model, ids, backward=False):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("terms", [1, 2])
-def test_operations_are_those_that_torch_counts(terms):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_operations_are_those_that_torch_counts(passes):
     model, size, length = built(TINY), Size(TINY, 4, ""), 12
     model.set_attn_implementation("eager")
     rows = Rows(3, 0, length)  # every token has logits, as in the plain model
     ids = torch.zeros(rows.number, length, dtype=torch.long)
     half = rows.number * length * size.attention(length / 2)  # the masked half, counted by torch
     assert footprint.read(size, rows).operations + half == operations(model, ids)
-    found = Training(rows, 1, None, 32, terms)
+    found = Training(rows, 1, None, 32, norms_every=passes - 1)  # 1: each step goes back twice
     per_pass = operations(built(TINY), ids, backward=True) - operations(model, ids)
-    wanted = operations(model, ids) + terms * per_pass
+    wanted = operations(model, ids) + passes * per_pass
     # attention through a kernel counts otherwise: within it
     assert footprint.trained(size, found, CPU).operations == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_prompt_that_rows_share_is_read_once():
+    size, rows = Size(TINY, 4, ""), Rows(8, 30, 10)
+    alone, shared = (footprint.read(size, rows, each).operations for each in (1, 4))
+    body = 2 * size.body + size.attention(20)
+    assert alone - shared == 6 * 30 * body  # of eight prompts six are not read again
+
+
+def test_the_exact_pass_holds_rows_and_a_part_of_them_at_work():
+    size, rows = Size(TINY, 4, ""), Rows(5000, 20, 80)
+    parts = footprint.exact(size, rows, CPU.model_copy(update={"batch_tokens": 200_000}))
+    most = (1 << 21) // TINY.hidden
+    assert parts["KV cache"] == (200_000 + most) * size.cached
+    few = footprint.exact(size, rows._replace(number=3), CPU)
+    assert few["KV cache"] == 2 * 300 * size.cached
+    assert parts["activations"] == most / 300 * few["activations"]
 
 
 def test_recomputing_layers_takes_memory_and_gives_operations():
@@ -132,7 +149,7 @@ def test_memory_of_training_is_the_hand_count():
     found = Training(Rows(8, 10, 90), 4, None, 32, 2, None, True)
     parts = footprint.training(size, found, CPU)
     assert parts["weights"] == 4 * w
-    assert parts["gradients"] == 3 * 4 * w + 2 * 4 * v  # two terms and one on its way; the head's
+    assert parts["gradients"] == 3 * 4 * w + 2 * 4 * v  # one beside, one on its way; the head's
     assert parts["moments"] == 8 * w
     assert parts["reference"] == 2 * w + 4 * v  # bfloat16, and a head in float32
     eight = footprint.training(size, found._replace(moment_bits=8), CPU)

@@ -124,7 +124,7 @@ class Experimental:
             self.prompt,
             self.experiment.rollout.max_new_tokens,
         )
-        train = Training(rows._replace(number=rows.number * model.steps), 1, None, 32, 1)
+        train = Training(rows._replace(number=rows.number * model.steps), 1, None, 32)
         parts = footprint.pretraining(size, rows, self.experiment.runtime)
         runtime = self.experiment.runtime.model_copy(update={"gradient_checkpointing": False})
         cost = footprint.trained(size, train, runtime)
@@ -159,10 +159,11 @@ class Experimental:
     def _rollout(self, folder: Path, settings: Settings) -> Cell:
         block, runtime, size = settings.rollout, self.experiment.runtime, self.student
         rows = self.rows(block.prompts_per_round * block.samples_per_prompt, block.max_new_tokens)
-        read = rows
+        read, each = rows, block.samples_per_prompt
         if block.exact == "engine":  # which says itself what it sampled; some rows are checked
-            read = rows._replace(number=elsewhere.count(rows.number))
-        cost = footprint.sampled(size, rows, block.engine, runtime) + footprint.read(size, read)
+            read, each = rows._replace(number=elsewhere.count(rows.number)), 1
+        cost = footprint.sampled(size, rows, block.engine, runtime)
+        cost += footprint.read(size, read, each)
         memory = {
             f"rollout, sampling ({block.engine})": self._sampling(size, rows, block.engine),
             "rollout, exact pass": footprint.with_process(
@@ -228,7 +229,7 @@ class Experimental:
             block.micro_batch_size,
             block.adapter,
             block.moment_bits or 32,
-            2 if objective.anchor and block.beta > 0 else 1,
+            block.norms_every if objective.anchor and block.beta > 0 else 0,
             self.sizes[teacher] if teacher else None,
             objective.reference,
             block.processes,

@@ -12,7 +12,9 @@ from pipeline.config.method import Lora
 from pipeline.engines.vllm.engine import CPU_CACHE
 from pipeline.plan.model_shapes import Size
 
-CHUNK_BYTES = 4 << 24  # LOGITS_PER_CHUNK of pipeline/engines/scoring_pass.py in float32
+# of pipeline/engines/scoring_pass.py: LOGITS_PER_CHUNK in float32, and tokens of a forward pass
+CHUNK_BYTES = 4 << 24
+CPU_HIDDEN, GPU_TOKENS = 1 << 21, 1 << 14
 SAMPLING = 28  # bytes for each logit of a step: logits, masked, softmax, in float64, its sum
 PROCESS = 0.36e9  # bytes of a process that has imported torch and transformers, measured
 AT_ONCE = 8  # responses that an engine with less room for their keys and values is too small for
@@ -65,7 +67,7 @@ def sampling(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Pa
     return {
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
-        # a layer's are copied to be one token longer
+        # a layer's at a time are moved to where they have room
         "KV cache": rows_B * rows.length * size.cached * (1 + 1 / size.shape.layers),
         "logits of a step": rows_B * size.shape.vocabulary * SAMPLING,
     }
@@ -89,19 +91,24 @@ def sampled(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Cos
 
 
 def exact(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
-    """A pass over finished responses, in slices of logits."""
-    tokens = rows.together(runtime.batch_tokens) * rows.length
+    """A pass over finished responses behind their prompts, in slices of logits."""
+    most = CPU_HIDDEN // size.shape.hidden if runtime.device == "cpu" else GPU_TOKENS
+    held = rows.together(runtime.batch_tokens) * rows.length
+    tokens = max(rows.length, min(most, held))
     return {
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
         "activations": tokens * _passing(size),
+        "KV cache": (held + tokens) * size.cached,  # of the rows, and of the prompts they share
         "slices of logits": 5 * CHUNK_BYTES,
     }
 
 
-def read(size: Size, rows: Rows) -> Cost:
+def read(size: Size, rows: Rows, each: int = 1) -> Cost:
+    """The cost of reading `rows`, of which `each` share a prompt that is read once."""
     body = 2 * size.body + size.attention(rows.length / 2)
-    return Cost(rows.number * (rows.length * body + rows.new * 2 * size.head))
+    once = rows.prompt / each + rows.new
+    return Cost(rows.number * (once * body + rows.new * 2 * size.head))
 
 
 # training
@@ -114,7 +121,8 @@ class Training(NamedTuple):
     micro_batch: int
     lora: Lora | None
     moment_bits: int
-    terms: int  # of the loss that have a gradient of their own
+    # steps from one that measures the norm of each of two terms to the next; 0: none does
+    norms_every: int = 0
     teacher: Size | None = None  # whose logits are read
     reference: bool = False
     processes: int = 1  # that share the models and the work
@@ -125,17 +133,18 @@ def training(size: Size, t: Training, runtime: params.Runtime) -> Parts:
     process."""
     longest = t.rows.length
     tokens = max(longest, min(t.micro_batch * longest, runtime.batch_tokens))
-    moments = 2 * t.moment_bits / 8
+    moments, sets = 2 * t.moment_bits / 8, 2 if t.norms_every else 1
     if t.lora is None:
-        # float32 weights, a gradient for each term and one that is on its way, moments
+        # float32 weights, their gradient and one that is on its way, moments; another gradient
+        # where the signal's is kept beside
         found: Parts = {"weights": size.weights * 4}
-        found["gradients"] = size.weights * 4 * (t.terms + 1) + t.terms * size.head * 4
+        found["gradients"] = size.weights * 4 * (sets + 1) + sets * size.head * 4
         found["moments"] = size.weights * moments
         found["weights cast to bfloat16"] = size.body * 2 if size.width == 2 else 0
     else:
         adapter = size.adapter(t.lora)
         found = {"weights": size.weights * size.width, "head in float32": _float_head(size)}
-        found["adapter"] = adapter * (4 * (t.terms + 2) + moments)
+        found["adapter"] = adapter * (4 * (sets + 2) + moments)
     if t.reference and t.lora is None:  # with an adapter it is the student
         found["reference"] = size.weights * size.width + _float_head(size)
     if t.teacher:
@@ -154,12 +163,13 @@ def _gathered(size: Size) -> float:
 
 
 def trained(size: Size, t: Training, runtime: params.Runtime) -> Cost:
-    """A process's share of a forward pass, one backward pass a term, and what is read beside; an
-    adapter spares the gradients of the frozen weights."""
+    """A process's share of a forward pass, a backward pass, and what is read beside; an adapter
+    spares the gradients of the frozen weights. A step that measures norms goes back twice."""
+    passes = 1 + 1 / t.norms_every if t.norms_every else 1
     body = 2 * size.body + size.attention(t.rows.length / 2)
-    backward = t.terms * body * ((1 if t.lora else 2) + runtime.gradient_checkpointing)
+    backward = passes * body * ((1 if t.lora else 2) + runtime.gradient_checkpointing)
     operations = t.rows.length * (body * (1 + t.reference) + backward)
-    operations += t.rows.new * 2 * size.head * (1 + t.terms * (1 if t.lora else 2) + t.reference)
+    operations += t.rows.new * 2 * size.head * (1 + passes * (1 if t.lora else 2) + t.reference)
     found = Cost(t.rows.number * operations)
     if t.teacher is not None:
         found = found + read(t.teacher, t.rows)

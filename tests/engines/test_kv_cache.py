@@ -1,0 +1,114 @@
+"""Decoding with keys and values where they stand, against transformers' own cache and attention."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from pipeline.engines import hf, kv_cache
+from pipeline.engines.sampling import Sampler
+from tests import naive
+
+NEW = 9
+HEADS = {"one key for each query": 4, "two queries a key": 2, "four queries a key": 1}
+
+
+def policy(heads, how):
+    """A model whose 4 query heads share `heads` of keys; attention as `how` has it."""
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=heads, attn_implementation=how,
+    )  # fmt: skip
+    tiny = naive.tiny(1)
+    return hf.Policy(LlamaForCausalLM(config).eval(), tiny.tokenizer, torch.arange(20) >= 18)
+
+
+def logits(model, attention, room):
+    """Logits of some tokens after padded prompts, one token at a time."""
+    model.set_attn_implementation(attention)
+    prompts = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]]
+    ids, mask = hf.padded(prompts, "cpu")
+    cache, found = DynamicCache(config=model.config), []
+    with torch.inference_mode():
+        model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        if room:
+            kv_cache.with_room(cache, NEW)
+        for step in range(NEW):
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            out = model(
+                input_ids=torch.tensor([[5 + step], [6], [7]]),
+                attention_mask=mask,
+                position_ids=torch.tensor([[5 + step], [2 + step], [3 + step]]),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            found.append(out.logits[:, -1])
+            if step == 4:  # rows leave, and the others change places
+                cache.batch_select_indices(torch.tensor([2, 0, 1]))
+                mask = mask[[2, 0, 1]]
+    return torch.stack(found), cache
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=list(HEADS))
+def test_room_and_grouped_heads_change_no_logit(heads):
+    model = policy(heads, "sdpa").model
+    plain, _ = logits(model, "sdpa", room=False)
+    ours, cache = logits(model, kv_cache.GROUPED, room=True)
+    assert all(isinstance(layer, kv_cache.Room) for layer in cache.layers)
+    assert torch.allclose(ours, plain, atol=1e-5)
+    assert float(plain.std()) > 1e-3  # there is something to compare
+
+
+def test_nothing_is_copied_as_tokens_come():
+    model = policy(2, "sdpa").model
+    ids, mask = hf.padded([[3, 4, 5], [6, 7]], "cpu")
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        kv_cache.with_room(cache, 2)
+        places = [layer.keys.data_ptr() for layer in cache.layers]
+        for _ in range(2):
+            new = torch.ones(2, 2, 1, 8)
+            for index in range(len(cache.layers)):
+                cache.update(new, new, index)
+        assert [layer.keys.data_ptr() for layer in cache.layers] == places
+        assert cache.get_seq_length() == 5
+
+
+def test_more_than_there_is_room_for_is_refused():
+    model = policy(2, "sdpa").model
+    ids, mask = hf.padded([[3, 4, 5], [6, 7]], "cpu")
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        kv_cache.with_room(cache, 1)
+        new = torch.ones(2, 2, 2, 8)
+        with pytest.raises(RuntimeError):
+            cache.update(new, new, 0)
+
+
+def test_every_policy_attends_so_and_no_checkpoint_says_it(tmp_path):
+    tiny = naive.tiny(1)
+    hf.save(tiny.model, tiny.tokenizer, tmp_path / "checkpoint", torch.float32)
+    loaded = hf.load(tmp_path / "checkpoint")
+    assert loaded.model.config._attn_implementation == kv_cache.GROUPED
+    hf.save(loaded.model, loaded.tokenizer, tmp_path / "again", torch.float32)
+    texts = [(tmp_path / x / "config.json").read_text() for x in ("checkpoint", "again")]
+    assert texts[0] == texts[1]
+    assert kv_cache.GROUPED not in texts[0]
+
+
+def test_a_response_that_is_generated_is_what_transformers_own_cache_gives(monkeypatch):
+    draws = [np.random.default_rng(i).random(NEW) for i in range(6)]
+    prompts = [[2 + i] * (1 + i % 3) for i in range(6)]
+    found = {}
+    for how in ("sdpa", kv_cache.GROUPED):
+        if how == "sdpa":
+            monkeypatch.setattr(kv_cache, "with_room", lambda cache, more: None)
+        one = policy(2, "sdpa")
+        one.model.set_attn_implementation(how)
+        made = hf.generate(one, prompts, draws, Sampler(1.0), NEW, 10_000)
+        found[how] = {i: x.token_ids for i, x in made}
+        monkeypatch.undo()
+    assert found["sdpa"] == found[kv_cache.GROUPED]
