@@ -7,7 +7,7 @@ than the weights are.
 Axes: B rows, Q heads of queries, K heads of keys, S slots, D head size.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import AttentionInterface, DynamicCache
@@ -23,15 +23,19 @@ class Room(DynamicLayer):
 
     def __init__(self, filled: DynamicLayer, more: int) -> None:
         """Take those of `filled`, which is left empty, and room for `more` slots."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device, self.is_initialized = filled.dtype, filled.device, True
         width = filled.get_seq_length()
+        assert filled.keys is not None
+        assert filled.values is not None
         self._keys, self._values = _room(filled.keys, more), _room(filled.values, more)
         filled.reset()
         self._show(width)
 
-    def _show(self, width: int) -> None:
-        self.keys, self.values = self._keys[:, :, :width], self._values[:, :, :width]
+    def _show(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self._keys[:, :, :width], self._values[:, :, :width]
+        self.keys, self.values = found
+        return found
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -39,8 +43,7 @@ class Room(DynamicLayer):
         begin = self.get_seq_length()
         end = begin + key_states.shape[-2]
         self._keys[:, :, begin:end], self._values[:, :, begin:end] = key_states, value_states
-        self._show(end)
-        return self.keys, self.values
+        return self._show(end)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         width = self.get_seq_length()
@@ -55,11 +58,25 @@ def _room(filled_BKSD: torch.Tensor, more: int) -> torch.Tensor:
     return found
 
 
+def keeps_all(layer: object) -> TypeGuard[DynamicLayer]:
+    """Whether a layer keeps every slot: it has no window and no state instead."""
+    return type(layer) is DynamicLayer
+
+
 def with_room(cache: DynamicCache, more: int) -> None:
     """Give each layer that keeps all slots room for `more`; the others stay as they are."""
     for index, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer and layer.is_initialized:
+        if keeps_all(layer) and layer.is_initialized:
             cache.layers[index] = Room(layer, more)
+
+
+def copies(model: Any, cache: DynamicCache, row_B: torch.Tensor, width: int) -> DynamicCache:
+    """The first `width` slots of some rows of a model's cache, each as often as it is named."""
+    found = DynamicCache(config=model.config)
+    layers: list[Any] = cache.layers
+    for index, layer in enumerate(layers):
+        found.update(layer.keys[row_B, :, :width], layer.values[row_B, :, :width], index)
+    return found
 
 
 def grouped(

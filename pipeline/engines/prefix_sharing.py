@@ -4,7 +4,6 @@ Axes: B rows being decoded, R texts read, P prefix tokens, H hidden size.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from transformers import DynamicCache
 
 from pipeline.engines.asks import Ask
 from pipeline.engines.hf import Generated, Policy, decode, padded
+from pipeline.engines.kv_cache import copies
 from pipeline.engines.sampling import Sampler
 
 
@@ -44,7 +44,7 @@ def _branch(
     policy: Policy, asks: Sequence[Ask], sampler: Sampler, limit: int
 ) -> Iterator[Generated]:
     texts, places = _texts(asks)
-    cache, hidden_RPH = read(policy, texts)
+    cache, hidden_RPH = _read(policy, texts)
     rows = [places[a, draw.position] for a, ask in enumerate(asks) for draw in ask.draws]
     seeds = [draw.seed for ask in asks for draw in ask.draws]
     if len(rows) == 1:  # one row alone differs in the last bits from the same row in a batch
@@ -54,7 +54,7 @@ def _branch(
     uniforms_BT = np.stack([np.random.default_rng(seed).random(limit) for seed in seeds])
     found = decode(
         policy,
-        copies(policy, cache, text_B, int(length_B.max())),
+        copies(policy.model, cache, text_B, int(length_B.max())),
         hidden_RPH[text_B, length_B - 1],
         length_B,
         torch.from_numpy(uniforms_BT),
@@ -86,20 +86,11 @@ def _texts(asks: Sequence[Ask]) -> tuple[list[list[int]], dict[tuple[int, int], 
     return texts, places
 
 
-def read(policy: Policy, texts: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
+def _read(policy: Policy, texts: list[list[int]]) -> tuple[DynamicCache, torch.Tensor]:
     """KV cache and hidden states (R, P, H) of right-padded texts."""
-    ids, mask = padded(texts if len(texts) > 1 else [*texts, *texts], policy.model.device)
+    ids, mask = padded(texts if len(texts) > 1 else texts * 2, policy.model.device)
     cache = DynamicCache(config=policy.model.config)
     out = policy.model.base_model(
         input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
     )
     return cache, out.last_hidden_state
-
-
-def copies(policy: Policy, cache: DynamicCache, text_B: torch.Tensor, width: int) -> DynamicCache:
-    """Keys and values of the first `width` slots of some texts, a row each."""
-    copies = DynamicCache(config=policy.model.config)
-    layers: list[Any] = cache.layers
-    for index, layer in enumerate(layers):
-        copies.update(layer.keys[text_B, :, :width], layer.values[text_B, :, :width], index)
-    return copies

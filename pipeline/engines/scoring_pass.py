@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from pipeline.engines.hf import Policy, padded
-from pipeline.engines.prefix_sharing import copies, read
+from pipeline.engines import kv_cache
+from pipeline.engines.hf import Policy, padded, prefill
 
 LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
 # tokens that one forward pass holds. On a CPU so many that its hidden states are of this many
@@ -51,7 +51,8 @@ def _most(policy: Policy, batch_tokens: int) -> int:
     """Tokens, padding included, that one forward pass holds."""
     if policy.model.device.type != "cpu":
         return min(batch_tokens, GPU_TOKENS)
-    return min(batch_tokens, CPU_HIDDEN // policy.model.get_output_embeddings().weight.shape[1])
+    wide: int = policy.model.get_output_embeddings().weight.shape[1]
+    return min(batch_tokens, max(1, CPU_HIDDEN // wide))
 
 
 def _shares(policy: Policy) -> bool:
@@ -59,8 +60,7 @@ def _shares(policy: Policy) -> bool:
 
     Not where a layer looks a number of slots back, or keeps a state instead.
     """
-    layers = DynamicCache(config=policy.model.config).layers
-    return all(hasattr(layer, "keys") and not layer.is_sliding for layer in layers)
+    return all(map(kv_cache.keeps_all, DynamicCache(config=policy.model.config).layers))
 
 
 def _by_prompt(prompts: Ids, most: int) -> Iterator[tuple[list[int], int]]:
@@ -117,13 +117,12 @@ def _shared(
     """Batches of rows behind their prompts, which are read together and once each."""
     own = {i: tuple(map(int, prompts[i])) for batch in batches for i in batch}
     place = {prompt: r for r, prompt in enumerate(dict.fromkeys(own.values()))}
-    cache, hidden_RPH = read(policy, list(place))
+    cache, last_RH = prefill(policy, list(place))
     for batch in batches:
         prompt_B = torch.tensor([place[own[i]] for i in batch])
         length_B = torch.tensor([len(own[i]) for i in batch])
-        last_BH = hidden_RPH[prompt_B, length_B - 1]
         rest_BTH = _behind(policy, cache, prompt_B, length_B, [responses[i] for i in batch])
-        states_BTH = torch.cat([last_BH[:, None], rest_BTH], dim=1)
+        states_BTH = torch.cat([last_RH[prompt_B, None], rest_BTH], dim=1)
         before = [states_BTH[b, : len(responses[i])] for b, i in enumerate(batch)]
         yield from _found(policy, batch, before, responses)
 
@@ -148,7 +147,7 @@ def _behind(
         input_ids=ids,
         attention_mask=mask,
         position_ids=first_B + torch.arange(ids.shape[1], device=device),
-        past_key_values=copies(policy, cache, prompt_B, width),
+        past_key_values=kv_cache.copies(policy.model, cache, prompt_B, width),
         use_cache=True,
     )
     hidden: torch.Tensor = out.last_hidden_state
@@ -172,7 +171,9 @@ def logps_and_entropies(
     """Log-probability of each token and entropy of its distribution, both (T,), nats."""
     step = max(1, LOGITS_PER_CHUNK // len(policy.unused_vocab_mask))
     logps, entropies = [], []
-    for part_TH, ids_T in zip(hidden_TH.split(step), tokens_T.split(step), strict=True):
+    for part_TH, ids_T in zip(
+        torch.split(hidden_TH, step), torch.split(tokens_T, step), strict=True
+    ):
         logits_TV = policy.head(part_TH)
         logits_TV -= logits_TV.amax(-1, keepdim=True)  # in place: it is a slice's 64 MiB
         own_T = logits_TV.gather(1, ids_T[:, None])[:, 0]
