@@ -113,7 +113,8 @@ def found(
     for term, several in (("signal", sums.signal_grads), ("whole", sums.grads)):
         for name, grad in zip(names, several, strict=True):
             shard: Any = grad
-            grads[f"{term}.{name}"] = shard.to_local() if hasattr(shard, "to_local") else shard
+            own = shard.to_local() if hasattr(shard, "to_local") else shard
+            grads[f"{term}.{name}"] = own.clone()  # of one term, both are one tensor
     return metrics, grads
 
 

@@ -23,7 +23,7 @@ from pipeline.engines import adapters
 from pipeline.engines.hf import Frozen, Policy, padded
 from pipeline.engines.scoring_pass import LOGITS_PER_CHUNK
 from pipeline.method.objectives import Example, Sequence, Slice
-from pipeline.training.optimizer_steps import Step, Sums
+from pipeline.training.optimizer_steps import Step, Sums, metrics
 
 Grads = list[torch.Tensor | None]  # None: nothing yet
 
@@ -72,7 +72,7 @@ def gradients(
         sums.signal_grads = [_or_zeros(g, p) for g, p in zip(signal, parameters, strict=True)]
     elif step.norms:  # there is no other term
         sums.signal_grads = sums.grads
-    return sums, _metrics(sums, scales, step)
+    return sums, metrics(sums, scales, step)
 
 
 def micro_batches(
@@ -286,33 +286,3 @@ def _slice(
     sums.drift += float((gap_T.exp() - 1 - gap_T).sum())
     sums.own_tokens += int(own_T.sum())
     return sliced
-
-
-def _norms(sums: Sums, step: Step) -> dict[str, float | None]:
-    """The gradient norm of each term, null where the step does not ask for them."""
-    signal = anchor = None
-    if step.norms:
-        pairs = zip(sums.grads, sums.signal_grads, strict=True)
-        signal = step.group.norm(sums.signal_grads)
-        # a difference at a time: a third set of gradients would take a model's size
-        anchor = step.group.norm(all_ - own for all_, own in pairs) if step.apart else 0.0
-    return {"train/signal_grad_norm": signal, "train/anchor_grad_norm": anchor}
-
-
-def _metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float | None]:
-    signal = sums.signal / max(sums.responses, 1)
-    anchor = sums.anchor / max(sums.responses, 1)
-    metrics: dict[str, float | None] = {
-        "train/loss": sums.signal * scales[0] + sums.anchor * scales[1],
-        "train/signal": signal,  # per response, not scaled
-        "train/anchor": anchor,  # per response, not scaled by beta
-        "train/signal_per_token": sums.signal / max(sums.signal_tokens, 1),
-        "train/anchor_per_token": sums.anchor / max(sums.anchor_tokens, 1),
-        **_norms(sums, step),
-        "train/responses": sums.responses,
-        "train/signal_tokens": sums.signal_tokens,
-        "train/anchor_tokens": sums.anchor_tokens,
-    }
-    if sums.own_tokens:
-        metrics["train/drift"] = sums.drift / sums.own_tokens  # nats per token
-    return metrics

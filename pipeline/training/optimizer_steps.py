@@ -51,3 +51,34 @@ def order(count: int, batch_size: int, epochs: int, *names: str | int) -> Iterat
     for epoch in range(epochs):
         shuffled = seeds.generator(*names, epoch).permutation(count)
         yield from (shuffled[i : i + batch_size] for i in range(0, count, batch_size))
+
+
+def metrics(sums: Sums, scales: tuple[float, float], step: Step) -> dict[str, float | None]:
+    """The metrics of a step; `scales`: what each term is multiplied with in the loss."""
+    signal = sums.signal / max(sums.responses, 1)
+    anchor = sums.anchor / max(sums.responses, 1)
+    found: dict[str, float | None] = {
+        "train/loss": sums.signal * scales[0] + sums.anchor * scales[1],
+        "train/signal": signal,  # per response, not scaled
+        "train/anchor": anchor,  # per response, not scaled by beta
+        "train/signal_per_token": sums.signal / max(sums.signal_tokens, 1),
+        "train/anchor_per_token": sums.anchor / max(sums.anchor_tokens, 1),
+        **_norms(sums, step),
+        "train/responses": sums.responses,
+        "train/signal_tokens": sums.signal_tokens,
+        "train/anchor_tokens": sums.anchor_tokens,
+    }
+    if sums.own_tokens:
+        found["train/drift"] = sums.drift / sums.own_tokens  # nats per token
+    return found
+
+
+def _norms(sums: Sums, step: Step) -> dict[str, float | None]:
+    """The gradient norm of each term, null where the step does not ask for them."""
+    signal = anchor = None
+    if step.norms:
+        pairs = zip(sums.grads, sums.signal_grads, strict=True)
+        signal = step.group.norm(sums.signal_grads)
+        # a difference at a time: a third set of gradients would take a model's size
+        anchor = step.group.norm(all_ - own for all_, own in pairs) if step.apart else 0.0
+    return {"train/signal_grad_norm": signal, "train/anchor_grad_norm": anchor}
