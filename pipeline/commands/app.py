@@ -88,14 +88,19 @@ def plan(
 
 
 @app.command()
-def repro(quiet: QUIET = False) -> None:
-    """Plan, then plain `dvc repro`, counting its stages."""
+def repro(
+    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1, quiet: QUIET = False
+) -> None:
+    """Plan, then plain `dvc repro`, counting its stages; or the same, several cells at a time."""
     from pipeline.commands import reruns
     from pipeline.commands.view import live
     from pipeline.report import ending
     from pipeline.runner import repro
     from pipeline.runner.dag import plan_files
 
+    if parallel > 1:
+        _side_by_side(quiet, parallel, prefect=False)
+        return
     before = ending.stamp()
     wanted = plan_files.write(buying=True)
     with live.shown(quiet):
@@ -115,19 +120,24 @@ def run(
     quiet: QUIET = False,
 ) -> None:
     """The same cells as a Prefect flow, independent ones side by side, or on workers."""
+    machines.checked(on, listen)
+    _side_by_side(quiet, parallel, on, listen)
+
+
+def _side_by_side(quiet: bool, *how: Any, **more: Any) -> None:
+    """Plan, then `pipeline.runner.flow.run` as `how` and `more` say."""
     from pipeline.commands import reruns
     from pipeline.commands.view import live
     from pipeline.report import ending
     from pipeline.runner import flow
     from pipeline.runner.dag import plan_files
 
-    machines.checked(on, listen)
     before = ending.stamp()
     wanted = plan_files.write(buying=True)
     with live.shown(quiet):
         reruns.tell(wanted)
         typer.echo(_detectable())
-        flow.run(parallel, on, listen)
+        flow.run(*how, **more)
     typer.echo(ending.result(before) or ending.PAGE)
     typer.echo(_took())
 

@@ -222,9 +222,8 @@ class Lora(Params):
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-# steps from one on which the gradient norm of each term is measured to the next; 0: never
-NormsEvery = Annotated[int, Field(ge=0)]
-NORMS_EVERY = 16  # the backward pass more that they take is then a thirtieth of the work
+# steps from one that measures the gradient norm of each term to the next; 0: never
+NormsEvery, NORMS_EVERY = Annotated[int, Field(ge=0)], 16
 
 
 class Optimised(Params):

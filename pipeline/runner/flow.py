@@ -28,7 +28,7 @@ from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, Ready, graph, title
 from pipeline.runner.dag import plan_files
-from pipeline.runner.mirror import Mirror
+from pipeline.runner.mirror import Mirror, Unseen
 from pipeline.runner.sharing import links
 from pipeline.runner.workers import pool
 
@@ -43,17 +43,18 @@ LOCAL = "local"  # where cells are made: here
 Workers = Callable[[Callable[[], None]], AbstractContextManager["pool.Pool"]]
 
 
-def run(parallel: int, on: str = LOCAL, listen: str = "") -> None:
+def run(parallel: int, on: str = LOCAL, listen: str = "", prefect: bool = True) -> None:
     """Bring every cell of the plan up to date, `parallel` at a time here. Raises UserError.
 
     `on` and `listen`: where its cells are made, as pipeline/runner/workers/pool.py has it.
+    `prefect`: it is told what happens.
     """
     found, runtime = plan_files.current(), machines.read()
     cells_of = graph(found, gpu=runtime.gpu_here and on == LOCAL)
     keep = retention.of(found, retention.wanted())
     workers = None if on == LOCAL else functools.partial(pool.opened, on, listen, found, runtime)
     passed = functools.partial(run_graph, cells_of, parallel, RESULTS, keep, runtime.drop_shared)
-    while not passed(workers, title(found)):
+    while not passed(workers, title(found), prefect):
         said = "dropped checkpoints turned out to be read; going on with them"
         typer.echo(f"experiment.keep_checkpoints: {said}")
     links.settle()
@@ -67,12 +68,13 @@ def run_graph(
     shared: bool = False,
     workers: Workers | None = None,
     name: str = "cells",
+    prefect: bool = True,
 ) -> bool:
     """Bring the cells of `graph`, in dependency order, up to date in the current DVC project.
 
-    `name`: of the run. False if some turned out to read checkpoints that `keep` had dropped: call
-    it again, and these are made first. Raises UserError naming the cells that failed, when those
-    that do not read them are done; Stopped after a signal, when all that was started has ended.
+    `name`: of the run in Prefect, if it is told. False if some turned out to read checkpoints that
+    `keep` had dropped: call it again, and these are made first. Raises UserError naming the cells
+    that failed, when those that do not read them are done; Stopped when a signal ended it all.
     """
     start = time.perf_counter()
     restoring.restore(keep, plan_files.dvc("checkout"), plan_files.environment())
@@ -97,6 +99,7 @@ def run_graph(
             environment = plan_files.environment() | warm | lent | verified.asked(project.cache)
             flow = _Flow(project, graph, stale, parallel, environment, keep, done)
             flow.mirror.name = f"{name}: {len(stale)} of {len(graph)} cells"
+            flow.mirror = flow.mirror if prefect else Unseen()
             with workers(flow.look) if workers else nullcontext() as flow.pool:
                 flow.run(results)
     except stopping.Asked as asked:
@@ -126,7 +129,8 @@ class _Flow:
         self.processes = Processes(environment)
         self.finished: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self.stopping = Event()
-        self.mirror = Mirror(len(graph), any(c.gpu for c in graph.values()), changed=self.look)
+        gpu = any(cell.gpu for cell in graph.values())
+        self.mirror: Mirror | Unseen = Mirror(len(graph), gpu, changed=self.look)
         self.pool: pool.Pool | None = None  # workers; else all cells are made here
         self.ran: set[str] = set()  # cells that DVC ran or restored
         self.seconds: dict[str, float] = {}  # of cells that DVC was asked for

@@ -38,6 +38,21 @@ WITHOUT = "The run itself does not depend on it."
 LATER = "The next run tells it the rest."
 
 
+class Unseen:
+    """The mirror of a run that nobody is told of."""
+
+    gpu_cells = GPU_CELLS
+    name = ""
+
+    @contextmanager
+    def showing(self, results: Path) -> Iterator[None]:
+        yield
+
+    def cell(self, *about: object) -> None: ...
+
+    def said(self, cell: str, line: str) -> None: ...
+
+
 class Mirror:
     """The run in Prefect, within `showing`; before it and without it, nobody is told."""
 

@@ -61,7 +61,7 @@ graph = {
 }
 logging.basicConfig(level=logging.INFO)  # as the command `omniopd` does
 try:
-    run_graph(graph, 2, Path("results.md"))
+    run_graph(graph, 2, Path("results.md"), prefect="unseen" not in sys.argv)
 except stopping.Stopped as error:
     print(f"error: {error}")
     sys.exit(error.status)
@@ -91,9 +91,9 @@ class Toy:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", GO],
+            [sys.executable, "-c", GO, *words],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -102,8 +102,8 @@ class Toy:
             start_new_session=True,
         )
 
-    def run(self) -> tuple[int, str]:
-        process = self.start()
+    def run(self, *words: str) -> tuple[int, str]:
+        process = self.start(*words)
         output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
@@ -133,17 +133,22 @@ class Toy:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Toy]:
     """The toy after a flow, and the same after plain `dvc repro`."""
-    toys = Toy(tmp_path_factory.mktemp("flow")), Toy(tmp_path_factory.mktemp("plain"))
-    for toy in toys:
-        (toy.folder / "dvc.yaml").write_text(DAG)
-        for key in "ab":
-            (toy.folder / f"in-{key}").write_text(first(key))
-        (toy.folder / "results.md").write_text("| a | table |\n")
-        toy.dvc("init", "-q", "--no-scm")
+    toys = made(tmp_path_factory.mktemp("flow")), made(tmp_path_factory.mktemp("plain"))
     toys[1].dvc("repro", "-q")
     status, output = toys[0].run()
     assert status == 0, output
     return toys
+
+
+def made(folder: Path) -> Toy:
+    """The toy, of which nothing ran."""
+    toy = Toy(folder)
+    (toy.folder / "dvc.yaml").write_text(DAG)
+    for key in "ab":
+        (toy.folder / f"in-{key}").write_text(first(key))
+    (toy.folder / "results.md").write_text("| a | table |\n")
+    toy.dvc("init", "-q", "--no-scm")
+    return toy
 
 
 @pytest.fixture
@@ -190,6 +195,17 @@ def test_the_lock_is_that_of_plain_dvc_repro(ran: tuple[Toy, Toy]) -> None:
     flow, plain = (toy.lock() for toy in ran)
     assert len(flow["stages"]) == 6
     assert flow == plain
+
+
+def test_a_run_of_which_prefect_is_not_told_is_the_same_without_a_trace_of_it(
+    ran: tuple[Toy, Toy], tmp_path: Path
+) -> None:
+    toy = made(tmp_path)
+    status, output = toy.run("unseen")
+    assert (status, output.splitlines()[-1]) == (0, "prefect was imported: False")
+    assert toy.lock() == ran[1].lock()
+    assert output.count("Running stage '") == 6
+    assert not (toy.folder / ".prefect").exists()
 
 
 def test_the_results_table_and_how_far_the_run_is_are_artifacts(ran: tuple[Toy, Toy]) -> None:
