@@ -222,8 +222,8 @@ class Lora(Params):
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-# steps from one that measures the gradient norm of each term to the next; 0: never
-NormsEvery, NORMS_EVERY = Annotated[int, Field(ge=0)], 16
+NormsEvery = Annotated[int, Field(ge=0)]  # steps between two that measure norms of terms; 0: none
+NORMS_EVERY = 16
 
 
 class Optimised(Params):
