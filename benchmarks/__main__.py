@@ -31,7 +31,7 @@ _APART = f"(memory|time)_({'|'.join(LONG)})_100x"
 TOPICS = {  # and how the names of their rows begin
     "loss": "loss_",
     "train_step": "(train_)?step_",
-    "exact": "exact_pass",
+    "exact": "exact_",
     "rollout": "rollout_",
     "engine": "engine_",
     "teach": "teach_",
