@@ -20,7 +20,8 @@ from pipeline.engines.hf import Policy, padded, prefill
 LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
 # tokens that one forward pass holds. On a CPU so many that its hidden states are of this many
 # numbers: beyond it, what one layer hands the next leaves the processor's cache
-CPU_HIDDEN, GPU_TOKENS = 1 << 21, 1 << 14
+CPU_HIDDEN, GPU_TOKENS = 1 << 21, 1 << 13
+HELD = 4  # times as many tokens have their keys and values in memory, with the prompts in front
 
 Ids = Sequence[Sequence[int]]
 Found = tuple[int, np.ndarray, np.ndarray]
@@ -34,14 +35,15 @@ def exact(
     rows are `done` are left out."""
     length_B = np.fromiter(map(len, responses), np.int64, len(responses))
     most = _most(policy, batch_tokens)
+    held = min(batch_tokens, HELD * most)
     if not _shares(policy):
         length_B += np.fromiter(map(len, prompts), np.int64, len(prompts))
-        for batch in _batches(range(len(prompts)), length_B, most, batch_tokens):
+        for batch in _batches(range(len(prompts)), length_B, most, held):
             if not all(i in done for i in batch):
                 yield from _whole(policy, prompts, responses, batch)
         return
     for rows, longest in _by_prompt(prompts, most):
-        found = _batches(rows, length_B, most, batch_tokens, longest)
+        found = _batches(rows, length_B, most, held, longest)
         batches = [batch for batch in found if not all(i in done for i in batch)]
         if batches:
             yield from _shared(policy, prompts, responses, batches)

@@ -14,7 +14,7 @@ from pipeline.plan.model_shapes import Size
 
 # of pipeline/engines/scoring_pass.py: LOGITS_PER_CHUNK in float32, and tokens of a forward pass
 CHUNK_BYTES = 4 << 24
-CPU_HIDDEN, GPU_TOKENS = 1 << 21, 1 << 14
+CPU_HIDDEN, GPU_TOKENS, HELD = 1 << 21, 1 << 13, 4
 SAMPLING = 28  # bytes for each logit of a step: logits, masked, softmax, in float64, its sum
 PROCESS = 0.36e9  # bytes of a process that has imported torch and transformers, measured
 AT_ONCE = 8  # responses that an engine with less room for their keys and values is too small for
@@ -93,7 +93,8 @@ def sampled(size: Size, rows: Rows, engine: str, runtime: params.Runtime) -> Cos
 def exact(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
     """A pass over finished responses behind their prompts, in slices of logits."""
     most = CPU_HIDDEN // size.shape.hidden if runtime.device == "cpu" else GPU_TOKENS
-    held = rows.together(runtime.batch_tokens) * rows.length
+    most = min(most, runtime.batch_tokens)
+    held = rows.together(min(HELD * most, runtime.batch_tokens)) * rows.length
     tokens = max(rows.length, min(most, held))
     return {
         "weights": size.weights * size.width,
