@@ -19,6 +19,7 @@ from pipeline.plan import expand, experiment
 from pipeline.stage import cells
 from pipeline.training.evidence import train_params
 from stages.forks import AskingParams
+from stages.score import OutcomeParams
 from tests.project import MINIATURE, ROOT
 
 FILE = Path("dag/cells/train/ca.yaml")
@@ -107,11 +108,13 @@ MODELS = {
 
 
 def model_of(stage: str, cell: dict[str, Any]) -> type[Params]:
-    """What the stage reads a cell with: of train and forks that of its objective or scheduler."""
+    """What the stage reads a cell with: of train, forks and score that of its kind."""
     if stage == "train":
         return train_params.of(declared(cell["params"]["objective"]))
     if stage == "forks" and "policy" in cell:
         return AskingParams
+    if stage == "score" and "prepare" in cell["params"]:
+        return OutcomeParams
     return MODELS[stage]
 
 
