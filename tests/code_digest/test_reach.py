@@ -13,7 +13,10 @@ from pipeline.code_digest.reading.source import Tree
 from tests.conftest import ARMS
 from tests.project import MACHINERY, ROOT, Project
 
-OF_MACHINERY = {("pipeline/core/chosen.py", "file_of")}  # called by it, to tell a cell's variant
+OF_MACHINERY = {
+    ("pipeline/core/chosen.py", "file_of"),  # called by it, to tell a cell's variant
+    ("pipeline/config/renamed.py", "renamed"),  # where a block is declared that other cells read
+}
 
 
 @pytest.mark.slow
