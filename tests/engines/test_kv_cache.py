@@ -60,32 +60,33 @@ def test_room_and_grouped_heads_change_no_logit(heads):
     assert float(plain.std()) > 1e-3  # there is something to compare
 
 
+def roomy(more):
+    """Keys and values of two prompts, at most 3 tokens long, with room for `more` slots."""
+    model = policy(2, "sdpa").model
+    ids, mask = hf.padded([[3, 4, 5], [6, 7]], "cpu")
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        kv_cache.with_room(cache, more)
+    return cache
+
+
+@torch.inference_mode()
 def test_nothing_is_copied_as_tokens_come():
-    model = policy(2, "sdpa").model
-    ids, mask = hf.padded([[3, 4, 5], [6, 7]], "cpu")
-    cache = DynamicCache(config=model.config)
-    with torch.inference_mode():
-        model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        kv_cache.with_room(cache, 2)
-        places = [layer.keys.data_ptr() for layer in cache.layers]
-        for _ in range(2):
-            new = torch.ones(2, 2, 1, 8)
-            for index in range(len(cache.layers)):
-                cache.update(new, new, index)
-        assert [layer.keys.data_ptr() for layer in cache.layers] == places
-        assert cache.get_seq_length() == 5
+    cache, new = roomy(2), torch.ones(2, 2, 1, 8)
+    places = [layer.keys.data_ptr() for layer in cache.layers]
+    for _ in range(2):
+        for index in range(len(cache.layers)):
+            cache.update(new, new, index)
+    assert [layer.keys.data_ptr() for layer in cache.layers] == places
+    assert cache.get_seq_length() == 5
 
 
+@torch.inference_mode()
 def test_more_than_there_is_room_for_is_refused():
-    model = policy(2, "sdpa").model
-    ids, mask = hf.padded([[3, 4, 5], [6, 7]], "cpu")
-    cache = DynamicCache(config=model.config)
-    with torch.inference_mode():
-        model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        kv_cache.with_room(cache, 1)
-        new = torch.ones(2, 2, 2, 8)
-        with pytest.raises(RuntimeError):
-            cache.update(new, new, 0)
+    cache, new = roomy(1), torch.ones(2, 2, 2, 8)
+    with pytest.raises(RuntimeError):
+        cache.update(new, new, 0)
 
 
 def test_every_policy_attends_so_and_no_checkpoint_says_it(tmp_path):
