@@ -6,11 +6,10 @@ DVC stays the only cache and the only judge of what is stale: a cell is brought 
 browser: `PREFECT_HOME=.prefect prefect server start`.
 """
 
-import fcntl
 import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -22,21 +21,20 @@ from pipeline.config import machines
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 from pipeline.engines.vllm.resident import lending
-from pipeline.processes import cell_log, fork_server, memory, reaper, stopping
+from pipeline.processes import fork_server, memory, reaper, stopping
 from pipeline.processes.launch.client import RUNS, WAITS
 from pipeline.processes.subprocesses import Processes
 from pipeline.runner import dvc_project, restoring, retention
 from pipeline.runner.cell_graph import Cell, Ready, graph, title
 from pipeline.runner.dag import plan_files
 from pipeline.runner.mirror import Mirror, Unseen
-from pipeline.runner.sharing import links
+from pipeline.runner.sharing import busy, links
 from pipeline.runner.workers import pool
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
 
 RESULTS = Path("data/report/results.md")
-FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
 RETRY_SECONDS = 5.0
 TIDY = 50  # cells after which freed memory goes back to the system
 LOCAL = "local"  # where cells are made: here
@@ -90,7 +88,7 @@ def run_graph(
     done: list[str] = []
     try:
         with (
-            _alone(),
+            busy.alone(),
             stopping.heard(),
             reaper.watched(),
             fork_server.serving() as warm,
@@ -280,25 +278,3 @@ class _Flow:
                 f"that read them were not run. {said}. More of what they said is above. Fix this, "
                 "then rerun: finished cells are not repeated."
             )
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the project's flow lock, which says who does. Raises UserError if another flow has it.
-
-    Left behind by a flow that was killed it holds nothing.
-    """
-    with FLOW_LOCK.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                "another `omniopd run` is at work in this folder. Wait for it or stop it."
-            ) from error
-        file.truncate(0)
-        file.write(cell_log.who())
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)

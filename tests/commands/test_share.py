@@ -20,9 +20,9 @@ from pipeline.commands import entry
 from pipeline.commands.sharing import cache_command, share_command
 from pipeline.core.errors import UserError
 from pipeline.judgments.store import Store, url
-from pipeline.runner import dvc_project, flow
+from pipeline.runner import dvc_project
 from pipeline.runner.dag import lock_files
-from pipeline.runner.sharing import answers, clones, limited, links
+from pipeline.runner.sharing import answers, busy, clones, limited, links
 from tests import team
 
 
@@ -203,13 +203,13 @@ def test_what_a_link_of_a_clone_leads_to_is_kept(pair, orphan, capsys):
 def test_nothing_is_collected_while_another_clone_runs(pair, orphan):
     _, cache, two = pair
     before = team.objects(cache)
-    with (two / flow.FLOW_LOCK).open("w") as file:
+    with (two / busy.FLOW_LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("process 1 on elsewhere")
         file.flush()
         with pytest.raises(UserError, match=f"{two}: found it at work .*process 1 on elsewhere"):
             cache_command.gc()
-    (two / flow.FLOW_LOCK).unlink()
+    (two / busy.FLOW_LOCK).unlink()
     with contextlib.chdir(two):
         other = dvc_project.Project()
     with other.alone(), pytest.raises(UserError, match=f"{two}: found it at work .DVC has its"):

@@ -23,8 +23,9 @@ from pipeline.data import schemas, tables
 from pipeline.judgments import store
 from pipeline.judgments.ledger import Entry
 from pipeline.plan import expand
-from pipeline.runner import dvc_project, flow
+from pipeline.runner import dvc_project
 from pipeline.runner.dag import lock_files, plan_files
+from pipeline.runner.sharing import busy
 from pipeline.stage import cells
 from tests.project import MINIATURE, ROOT
 from tests.telling import wait_for
@@ -248,7 +249,7 @@ def test_what_dvc_is_writing_into_its_run_cache_is_not_read(project):
 
 def test_it_waits_for_no_lock_and_takes_none(project):
     lock = zc.lockfile.LockFile(".dvc/tmp/lock")
-    with flow.FLOW_LOCK.open("a") as file:
+    with busy.FLOW_LOCK.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = Path(".dvc/tmp/lock").read_bytes()
         assert set(states().values()) == {"done"}
@@ -294,11 +295,13 @@ def test_watch_ends_when_nothing_runs_and_by_an_interrupt_with_130(project):
 
 
 def test_a_flow_says_who_it_is_in_its_lock(project):
-    code = "import sys; from pipeline.runner import flow\nwith flow._alone(): sys.stdin.read()"
+    code = (
+        "import sys; from pipeline.runner.sharing import busy\nwith busy.alone(): sys.stdin.read()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
     )
-    wait_for(lambda: flow.FLOW_LOCK.exists() and flow.FLOW_LOCK.read_text())
+    wait_for(lambda: busy.FLOW_LOCK.exists() and busy.FLOW_LOCK.read_text())
     (said,) = look.Looker().look().commands
     assert f"(process {process.pid})" in said
     process.communicate()

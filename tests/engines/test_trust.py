@@ -59,7 +59,7 @@ def test_a_model_that_only_its_own_code_can_load_is_refused_and_nothing_of_it_ru
     ways = (
         lambda: load(folder),
         lambda: pretrained.from_hub(HubInit(kind="hub", name=str(folder))),
-        lambda: engine.arguments(folder, Runtime(), False),
+        lambda: engine.arguments(folder, Runtime()),
         lambda: lm_eval.model_args(folder),
     )
     for way in ways:
@@ -77,7 +77,7 @@ def test_with_the_setting_it_is_imported_saved_with_its_code_and_sampled_from(he
     found = load(here / "saved")
     assert type(found.model).__name__ == "OwnForCausalLM"
     assert lm_eval.model_args(here / "saved")["trust_remote_code"] is True
-    assert engine.arguments(here / "saved", Runtime(), False)["trust_remote_code"] is True
+    assert engine.arguments(here / "saved", Runtime())["trust_remote_code"] is True
     rows = [dict(generate(p, [[2, 3]], [np.zeros(6)], GREEDY, 6, 99))[0] for p in (
         found, naive.tiny(1)
     )]  # fmt: skip
@@ -97,7 +97,7 @@ def test_code_of_a_model_that_transformers_knows_never_runs_and_is_not_handed_on
     assert "auto_map" not in json.loads((here / "saved" / "config.json").read_text())
     assert not list((here / "saved").glob("*.py"))
     assert lm_eval.model_args(folder)["trust_remote_code"] is False
-    assert engine.arguments(folder, Runtime(), False)["trust_remote_code"] is False
+    assert engine.arguments(folder, Runtime())["trust_remote_code"] is False
     assert not (here / "ran").exists()
 
 

@@ -353,7 +353,7 @@ def test_every_trained_arm_has_weights_of_its_own(full):
         flat = torch.cat([w.flatten() for w in weights.values()])
         assert not any(torch.equal(flat, other) for other in seen)
         seen.append(flat)
-    assert len(arms) == 23
+    assert len(arms) == 32
 
 
 def test_problems_are_right_and_no_two_splits_share_one(full):

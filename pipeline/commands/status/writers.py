@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from pipeline.processes import cell_log
-from pipeline.runner import flow
+from pipeline.runner.sharing import busy
 from pipeline.stage.dataflow import REPORT
 from pipeline.stage.run_records import DATA
 
@@ -59,7 +59,7 @@ def commands() -> list[str]:
 
 
 def _of_flow() -> Iterator[int]:
-    held = cell_log.read(flow.FLOW_LOCK)
+    held = cell_log.read(busy.FLOW_LOCK)
     here = held is not None and held.host == socket.gethostname()
     if held is not None and here and _alive(held.pid, held.host, held.since):
         yield held.pid

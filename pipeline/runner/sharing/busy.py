@@ -18,15 +18,38 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from pipeline.core.errors import UserError, short
-from pipeline.runner.flow import FLOW_LOCK
+from pipeline.processes import cell_log
 from pipeline.runner.sharing.clones import Clone
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+FLOW_LOCK = Path(".dvc/tmp/omniopd-run.lock")
 NOTES = Path(".dvc/tmp/rwlock")
 LOCK = Path(".dvc/tmp/lock")
 EXPERIMENTS = ".dvc/tmp/exps/**/.dvc"  # copies in which `dvc exp run --temp` and queues run
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the project's flow lock, which says who does. Raises UserError if another flow has it.
+
+    Left behind by a flow that was killed it holds nothing.
+    """
+    with FLOW_LOCK.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                "another `omniopd run` is at work in this folder. Wait for it or stop it."
+            ) from error
+        file.truncate(0)
+        file.write(cell_log.who())
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 @contextmanager
