@@ -68,7 +68,8 @@ def alone(module: str, *words: str, code: Sequence[Path] = ()) -> dict[str, floa
 
     `code`: folders that it imports from, if not from this one.
     """
-    command = [sys.executable, "-m", module, *words]
+    # -P: the current folder's code would come before it
+    command = [sys.executable, *(["-P"] if code else []), "-m", module, *words]
     paths = {"PYTHONPATH": os.pathsep.join(map(str, code))} if code else {}
     env = {**os.environ, **paths}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
