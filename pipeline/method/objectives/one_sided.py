@@ -7,7 +7,7 @@ The control for whoever says that a teacher's disagreement taught something: whe
 unlikely to write a token, a teacher tends to disagree, and pushing all of these down sharpens the
 student without one.
 
-source  arXiv 2608.31046, as it was told: neither its abstract nor its text could be read.
+source  arXiv 2608.31046, known by a description alone: neither abstract nor text could be read.
         So the threshold, the weight and the anchor are ours; a token counts by its probability
         under the policy that wrote it, so that a round's choice of tokens is fixed.
 """
