@@ -7,9 +7,9 @@ chunk, then the teacher's answer, at most C tokens, then the student's again
 (pipeline/engines/repaired_rollouts.py). Responses that the teacher agreed with stay as they are.
 
 source  Relay-OPD (arXiv 2607.26057), known by a description alone: neither abstract nor text
-        could be read. So these are ours: one stretch a response, of a chunk's length, at the fork
-        where the one answer differs in text or end; all tokens weigh alike; no response is left
-        out, whether a checker would accept it or not; no anchor.
+        could be read. So these are ours: one stretch a response, of a chunk's length, at the
+        first fork where the one answer differs in text or end; all tokens weigh alike; no response
+        is left out, whether a checker would accept it or not; no anchor.
 """
 
 from typing import Any
