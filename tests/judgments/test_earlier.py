@@ -299,6 +299,18 @@ def slow(*args, save=migrate._Migration._save):
 
 migrate._Migration._save = slow
 """
+KILLED_AFTER = """
+import os, signal
+saved = []
+
+def last(*args, save=migrate._Migration._save):
+    save(*args)
+    saved.append(args)
+    if len(saved) == {batches}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+migrate._Migration._save = last
+"""
 KILLED = """
 import os, signal
 from pipeline.judgments.opened import OpenDatabase
@@ -317,16 +329,10 @@ OpenDatabase.again = again
 @pytest.mark.parametrize("where", ["at first", "in the middle", "late"])
 def test_a_process_that_is_killed_on_the_way_loses_nothing(url, where, caplog):
     filled(url, MANY)
-    process = run(url, first=SLOW)
-    goal = {"at first": 1, "in the middle": 400, "late": 900}[where]
-    deadline = time.monotonic() + 120
-    while done(url) < goal and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    goal = {"at first": 50, "in the middle": 400, "late": 900}[where]
+    _, said = run(url, first=KILLED_AFTER.format(batches=goal // 50)).communicate(timeout=120)
     kept = done(url)
-    assert goal <= kept < len(MANY)
+    assert kept == goal, said
     assert version(url)[0] == EARLIER
     assert "judgments" in version(url)[1]
     engine = database.connectable(database.parse(url))

@@ -101,7 +101,7 @@ def done(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("resume") / "done")
     models = {
         name: {"init": TINY, "steps": steps, "batch_size": 8, "lr": 1e-2}
-        for name, steps in (("careful", 5), ("sloppy", 600))
+        for name, steps in (("careful", 5), ("sloppy", 1500))
     }
     project.edit(
         experiment__arms=["opd"],
@@ -139,12 +139,13 @@ def stage(done, tmp_path):
 def disturbed(found, kills):
     """Kill a stage at random moments of its work, run it to its end, and compare."""
     before, counts = found.outs(), found.counts()
-    draw = random.Random(SEED)
+    draw, longest = random.Random(SEED), 0.6
     seen = []
     while len(seen) < kills:
-        said = found.killed_at_work(draw.uniform(0, 0.6))
-        if said is None:  # it had ended before: once more, from the beginning
+        said = found.killed_at_work(draw.uniform(0, longest))
+        if said is None:  # it had ended before: once more, from the beginning, and sooner
             assert found.outs() == before
+            longest /= 2
             continue
         seen.append(re.findall(f"{RESUMED} .*", said))
     found.run()
