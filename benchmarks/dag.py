@@ -30,7 +30,7 @@ from pipeline.plan import experiment
 
 ROOT = Path(__file__).parent.parent
 NOOPS = 3
-GROWTH = {500: 1, 2_000: 4, 10_000: 20}  # about so many cells of profile study: its seeds
+GROWTH = {500: 1, 2_000: 3, 10_000: 17}  # about so many cells of profile study: its seeds
 
 
 def rows(scratch: Path) -> list[Row]:

@@ -12,7 +12,7 @@ one token that carries no term, as every rank has to take part in every exchange
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -171,8 +171,9 @@ class Sharded:
         found = DTensor.from_local(full, self.mesh, [Partial()], run_check=False)
         return found.redistribute(placements=[Shard(0)])
 
-    def norm(self, grads: Iterable[torch.Tensor]) -> float:
-        return math.sqrt(self.all_reduce_sum([squares(map(_local, grads))])[0])
+    def norm(self, grads: list[torch.Tensor], less: list[torch.Tensor] | None = None) -> float:
+        mine = squares([*map(_local, grads)], less and [*map(_local, less)])
+        return math.sqrt(self.all_reduce_sum([mine])[0])
 
     def number(self, scalar: torch.Tensor) -> float:
         return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.engines import adapters
@@ -151,22 +152,32 @@ def _through_head(
     for start in range(0, len(hidden_TH), width):
         cut = slice(start, start + width)
         part_TH = hidden_TH[cut].detach().requires_grad_()
-        logits_TV = student.head(part_TH)
-        inputs = (student, frozen, logits_TV, frozen_TH, piece, cut)
+        logits, logp_TV = _log_probabilities(student, part_TH)
+        inputs = (student, frozen, logits, logp_TV, frozen_TH, piece, cut)
         for which, grad_TV in enumerate(_to_logits(*inputs, step, scales, sums)):
             if grad_TV is None:
                 continue
-            (part,) = torch.autograd.grad(logits_TV, part_TH, grad_TV, retain_graph=True)
+            (part,) = torch.autograd.grad(logits, part_TH, grad_TV, retain_graph=True)
             to_hidden[which][cut] += part
             if head.requires_grad:  # an adapter leaves it alone
                 to_head[which] = _to_head(to_head[which], grad_TV, part_TH.detach())
+        del logp_TV, grad_TV  # before the next slice's
     return to_hidden, to_head
+
+
+def _log_probabilities(
+    student: Policy, hidden_TH: torch.Tensor
+) -> tuple[GradientEdge, torch.Tensor]:
+    """Log-probabilities (T, V), and where in the graph their logits stand, which are not kept."""
+    logits_TV = student.head(hidden_TH)
+    return get_gradient_edge(logits_TV), torch.log_softmax(logits_TV, dim=-1)
 
 
 def _to_logits(
     student: Policy,
     frozen: Frozen,
-    logits_TV: torch.Tensor,
+    logits: GradientEdge,
+    logp_TV: torch.Tensor,
     frozen_TH: Grads,
     piece: dict[str, Any],
     cut: slice,
@@ -178,7 +189,7 @@ def _to_logits(
 
     Where the step keeps the signal's apart, that is the second.
     """
-    leaf_TV, grads = logits_TV.detach().requires_grad_(), []
+    leaf_TV, grads = logp_TV.detach().requires_grad_(), []
     terms = step.terms(_slice(student, frozen, leaf_TV, frozen_TH, piece, cut, sums))
     sums.signal += float(terms.signal_T.detach().double().sum())
     sums.anchor += float(terms.anchor_T.detach().double().sum())
@@ -187,12 +198,13 @@ def _to_logits(
         if scales[which] and term_T.requires_grad:
             loss = term_T.sum() * scales[which]
             (grad_TV,) = torch.autograd.grad(loss, leaf_TV, retain_graph=which == 0)
+            (grad_TV,) = torch.autograd.grad(logp_TV, logits, grad_TV, retain_graph=True)
             grad_TV.masked_fill_(student.unused_vocab_mask, 0.0)
         grads.append(grad_TV)
     signal, anchor = grads
     # a sum of terms would not show it: the anchor alone is no reason to train
     sums.has_signal = sums.has_signal or (signal is not None and bool(signal.any()))
-    whole = signal if anchor is None else anchor if signal is None else signal + anchor
+    whole = signal if anchor is None else anchor if signal is None else anchor.add_(signal)
     return [whole, signal] if step.apart else [whole]
 
 
@@ -266,7 +278,7 @@ def hidden(
 def _slice(
     student: Policy,
     frozen: Frozen,
-    logits_TV: torch.Tensor,
+    student_TV: torch.Tensor,
     frozen_TH: Grads,
     piece: dict[str, Any],
     cut: slice,
@@ -279,7 +291,6 @@ def _slice(
         )
     arrays = {name: value[cut] for name, value in piece.items()}
     own_T = arrays.pop("own_T")
-    student_TV = torch.log_softmax(logits_TV, dim=-1)
     sliced = Slice(student_TV, reference_TV, teacher_TV, **arrays)
     # k3 estimate of KL(rollout policy || student): unbiased, never negative
     gap_T = (sliced.logp_T().detach() - sliced.old_logp_T)[own_T].double()

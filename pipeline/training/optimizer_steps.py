@@ -77,8 +77,6 @@ def _norms(sums: Sums, step: Step) -> dict[str, float | None]:
     """The gradient norm of each term, null where the step does not ask for them."""
     signal = anchor = None
     if step.norms:
-        pairs = zip(sums.grads, sums.signal_grads, strict=True)
         signal = step.group.norm(sums.signal_grads)
-        # a difference at a time: a third set of gradients would take a model's size
-        anchor = step.group.norm(all_ - own for all_, own in pairs) if step.apart else 0.0
+        anchor = step.group.norm(sums.grads, sums.signal_grads) if step.apart else 0.0
     return {"train/signal_grad_norm": signal, "train/anchor_grad_norm": anchor}

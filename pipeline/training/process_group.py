@@ -7,7 +7,7 @@ pipeline/training/fsdp.py has the group of several, and pipeline/training/launch
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -69,8 +69,8 @@ class Group(Protocol):
     def reduce_scatter(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
         """Sum gradients of a full weight over processes; return this one's shard, as `like` is."""
 
-    def norm(self, grads: "Iterable[torch.Tensor]") -> float:
-        """The Euclidean norm of all gradients together."""
+    def norm(self, grads: "list[torch.Tensor]", less: "list[torch.Tensor] | None" = None) -> float:
+        """The Euclidean norm of all gradients together, of what they exceed `less` by if given."""
 
     def number(self, scalar: "torch.Tensor") -> float:
         """The value of a scalar that was computed from sharded tensors."""
@@ -131,8 +131,8 @@ class One:
     def reduce_scatter(self, full: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
         return full
 
-    def norm(self, grads: "Iterable[torch.Tensor]") -> float:
-        return math.sqrt(squares(grads))
+    def norm(self, grads: "list[torch.Tensor]", less: "list[torch.Tensor] | None" = None) -> float:
+        return math.sqrt(squares(grads, less))
 
     def number(self, scalar: "torch.Tensor") -> float:
         return float(scalar)
@@ -150,12 +150,21 @@ class One:
         return kept
 
 
-def squares(grads: "Iterable[torch.Tensor]") -> float:
-    """The sum of squares in float64, a piece of a gradient at a time to save memory."""
+def squares(grads: "list[torch.Tensor]", less: "list[torch.Tensor] | None" = None) -> float:
+    """The sum of squares of `grads` - `less` in float64.
+
+    A piece of a gradient at a time: a head's is hundreds of MiB.
+    """
     import torch
 
-    pieces = (piece for grad in grads for piece in torch.split(grad.flatten(), PIECE))
-    return sum(float(piece.double().pow(2).sum()) for piece in pieces)
+    total = 0.0
+    for i, grad in enumerate(grads):
+        parts = torch.split(grad.flatten(), PIECE)
+        others = torch.split(less[i].flatten(), PIECE) if less else [None] * len(parts)
+        for part, other in zip(parts, others, strict=True):
+            found = part if other is None else part - other
+            total += float(found.to(torch.float64, copy=True).pow_(2).sum())
+    return total
 
 
 def place() -> Place | None:

@@ -106,8 +106,9 @@ def anchor(piece: Slice) -> "torch.Tensor":
     """KL(reference || student) over the full vocabulary on anchor tokens, (T,), nats."""
     if piece.reference_TV is None:
         return piece.weight_T.new_zeros(piece.weight_T.shape)
-    kl_T = (piece.reference_TV.exp() * (piece.reference_TV - piece.student_TV)).sum(-1)
-    return kl_T * piece.anchor_T
+    from pipeline.method.divergences import forward_kl  # loads torch, which plan does without
+
+    return forward_kl(piece.student_TV, piece.reference_TV) * piece.anchor_T
 
 
 def teacher(piece: Slice) -> "torch.Tensor":
