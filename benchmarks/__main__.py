@@ -2,8 +2,9 @@
 
     python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach score
                                           text dag status verify stages and, only where it is named,
-                                          growth (half an hour), and workers (10
-                                          minutes) and thousands with extra ray
+                                          growth (half an hour), gpu (8 minutes, on
+                                          a GPU), and workers (10 minutes) and
+                                          thousands with extra ray
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
 benchmarks/results.md. Look-ups in the judgment store are a command of their own,
@@ -42,10 +43,12 @@ TOPICS = {  # and how the names of their rows begin
     "verify": "verify_",
     "stages": f"(?!{_APART})(memory|time)_",
     "growth": _APART,
+    "gpu": "gpu_",
     "workers": "workers_",
     "thousands": "thousands_",
 }
-ALL = [topic for topic in TOPICS if topic not in ("growth", "workers", "thousands")]
+ASKED_FOR = ("growth", "gpu", "workers", "thousands")
+ALL = [topic for topic in TOPICS if topic not in ASKED_FOR]
 MANDATORY = (
     "rollout_vllm",
     "teach_generate",

@@ -133,6 +133,7 @@ def ours(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     every, none = np.ones(length, bool), np.zeros(length, bool)
     one = Sequence(ids[:1], ids[1:], every, every.astype(np.float32), none, None)
     unused_vocab_mask = torch.zeros(student.config.vocab_size, dtype=torch.bool)
+    unused_vocab_mask = unused_vocab_mask.to(student.device)
     policies: Any = [Policy(m, None, unused_vocab_mask) for m in (student, teacher)]
     step = Step(functools.partial(opd.terms, own=Params()), 0.0, True, 1)
     sums, found = gradients(policies[0], Frozen(None, policies[1]), [Example([one])], step)
@@ -184,7 +185,7 @@ def _two_terms(student: Any, reference: Any, ids: list[int], sequence: Any) -> t
 def _states(student: Any, teacher: Any, ids: list[int]) -> tuple[Any, Any]:
     import torch
 
-    inputs = torch.tensor([ids])
+    inputs = torch.tensor([ids], device=student.device)
     with torch.no_grad():
         theirs = teacher.model(inputs).last_hidden_state[:, :-1]
     return student.model(inputs).last_hidden_state[:, :-1], theirs
@@ -207,7 +208,7 @@ def trl(student: Any, teacher: Any, ids: list[int]) -> dict[str, Any]:
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
     mine, theirs = _states(student, teacher, ids)
-    mask = torch.ones(mine.shape[:2], dtype=torch.long)
+    mask = torch.ones(mine.shape[:2], dtype=torch.long, device=mine.device)
     heads = student.lm_head.weight, teacher.lm_head.weight
     loss, *_ = _chunked_divergence_loss(mine, theirs, *heads, mask, beta=1.0)
     loss.backward()

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import loss, measure
+from benchmarks import gpu, loss, measure
 
 FIELDS = {"name", "value", "unit", "peer", "peer_value", "ratio", "finite", "better"}
 FIELDS |= {"repeats", "spread"}
@@ -57,6 +60,38 @@ def test_all_topics_run_where_none_is_named_and_each_replaces_its_own_rows(tmp_p
 def test_the_three_losses_that_are_compared_agree():
     pytest.importorskip("trl")
     loss.agree()
+
+
+def of_a_gpu(tmp_path, **env):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "gpu",
+        "--into",
+        tmp_path,
+        tmp_path / "rows.json",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env}
+    return subprocess.run(command, cwd=bench.HERE.parent, env=env, capture_output=True, text=True)
+
+
+def test_the_rows_of_a_gpu_are_measured_in_small_on_a_cpu(tmp_path):
+    done = of_a_gpu(tmp_path, SIZE="small")
+    assert done.returncode == 0, done.stderr
+    found = {row["name"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
+    named = set(re.findall(r"\bgpu_\w+", gpu.__doc__)) - {"gpu_tests"}
+    missing = {name for name in named - found.keys() if "is left out" not in done.stderr}
+    assert found.keys() <= named
+    assert not missing
+    assert all(row["finite"] for row in found.values())
+    assert 0 < found["gpu_gap_logp"]["value"] < 0.1  # bfloat16 is not float32
+
+
+def test_without_a_gpu_it_says_how_it_can_be_tried(tmp_path):
+    done = of_a_gpu(tmp_path)
+    assert done.returncode == 1
+    assert "found no GPU. SIZE=small" in done.stderr
 
 
 @pytest.mark.skipif(not bench.RESULTS.is_file(), reason="`make bench` has not run here")
