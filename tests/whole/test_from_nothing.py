@@ -1,0 +1,78 @@
+"""From an empty folder to a pushed student, by the commands of README and docs/: own prompts that
+nothing can grade, a student from a folder, a teacher that is a URL, a stand-in hub on loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.hub_server import Hub
+from tests.project import BIN
+from tests.servers import Pure
+
+TOKEN, KEY = "hf_a-token-that-nobody-sees", "sk-a-key-that-nobody-sees"
+
+
+@pytest.fixture
+def type_(tmp_path, full):
+    """Run a command line in the empty folder, or in the project that `init` made there."""
+    shutil.copytree(full.cell("omniopd", 1, "train") / "checkpoint", tmp_path / "student")
+    with Hub(TOKEN).running() as hub:
+        own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+        own |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        own |= {"OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
+        dropped = ("HF_HOME", "PYTHONPATH", "JUDGMENTS_URL")
+        environment = {k: v for k, v in os.environ.items() if k not in dropped} | own
+
+        def run(*words, folder="my"):
+            done = subprocess.run(
+                words, cwd=tmp_path / folder, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout + done.stderr
+
+        run.hub = hub
+        yield run
+
+
+def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
+    type_("omniopd", "init", "my", "--profile", "smollm2", folder=".")
+    prompts = [{"prompt": f"{i}+{2 * i}?"} for i in range(12, 44)]
+    (tmp_path / "my/my.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    file, yaml = tmp_path / "my/params.yaml", YAML()
+    values = yaml.load(file)
+    with Pure().running() as teacher:
+        # what docs/tasks.md says, and sizes for a test
+        values["experiment"] |= {"student": "mine", "arms": ["omniopd"]}
+        values["prepare"] = {"task": "prompts", "seed": 0, "file": "my.jsonl", "train": 32}
+        mine = {"kind": "hub", "name": str(tmp_path / "student")}
+        mine = {"init": mine, "steps": 0, "batch_size": 1, "lr": 1.0e-5}
+        values["pretrain"] = {"per_seed": False, "models": {"mine": mine}}
+        values["teach"] |= {"teacher": f"{teacher.url}/v1#stub-1", "continuation": "prefill"}
+        values["teach"] |= {"samples": 2}
+        values["rollout"] |= {"prompts_per_round": 8, "max_new_tokens": 16}
+        values["forks"] |= {"chunk_tokens": 4}
+        values["score"] |= {"allow_flat": True}
+        values["runtime"] |= {"threads": 1}
+        yaml.dump(values, file)
+        said = type_("omniopd", "plan")
+        assert "trained, not evaluated: task prompts has no checker" in said
+        said = type_("omniopd", "repro")
+        assert len(teacher.answers) > 0
+    report = tmp_path / "my/data/report"
+    assert "no checker" in (report / "results.md").read_text()
+    assert [row["round"] for row in json.loads((report / "agreement.json").read_text())] == [1, 2]
+    assert "data/report/index.html" in said
+    assert (report / "index.html").stat().st_size > 10_000
+    type_("omniopd", "push", "omniopd", "--to", "hub:me/mine")
+    pushed = type_.hub.repos["model", "me/mine"]["files"]
+    trained = {p.read_bytes() for p in (tmp_path / "my/data/train").rglob("model.safetensors")}
+    assert pushed["model.safetensors"] in trained
+    assert pushed["model.safetensors"] != (tmp_path / "student/model.safetensors").read_bytes()
+    files = [p for p in (tmp_path / "my").rglob("*") if p.is_file()]
+    assert not [
+        p for p in files if KEY.encode() in p.read_bytes() or TOKEN.encode() in p.read_bytes()
+    ]
