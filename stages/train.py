@@ -14,20 +14,22 @@ writes  checkpoint, optimizer.safetensors, metrics.jsonl (one line per optimizer
 """
 
 import argparse
+import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from pipeline.config import params_file
+from pipeline.config import params, params_file
 from pipeline.config.method import Shared
 from pipeline.core.errors import too_long
 from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
 from pipeline.method.objectives import Objective, declared
 from pipeline.stage import cells, resume
-from pipeline.training import collapse, launcher, no_signal, process_group
+from pipeline.training import collapse, launcher, no_signal, process_group, trackers
 from pipeline.training.evidence import train_params
 from pipeline.training.evidence.gathering import Work, gather
 from pipeline.training.evidence.train_params import TrainParams
@@ -45,6 +47,7 @@ def train(
     args: argparse.Namespace,
     state: resume.State | None,
     group: process_group.Group,
+    tell: trackers.Tell,
 ) -> list[no_signal.Metrics]:
     """Optimise `student` from the last step in `state`; the metrics of each step."""
     import torch
@@ -81,6 +84,7 @@ def train(
         sums, found = gradients(student, frozen, examples, replace(step, norms=norms))
         taken = no_signal.step(optimizer, sums, found, examples, objective)
         metrics.append({"round": p.round, "step": number, **taken})
+        tell((p.round - 1) * total + number, metrics[-1])
         collapse.of_step(args, metrics[-1])
         students.keep_step(optimizer, state, group, metrics)
     moved, made = no_signal.of_round(metrics) is None, (p.adapter, p.seed)
@@ -106,7 +110,20 @@ def _trained(
                 remedy = "Lower rollout.max_new_tokens, or use a model that reads more."
                 where = f"train: the longest row, read by {read.model.name_or_path}"
                 raise too_long(where, work.examples.longest, read.context, remedy)
-        return work, train(student, frozen, work, p, objective, args, state, group)
+        with _told(p, args, runtime, group) as tell:
+            return work, train(student, frozen, work, p, objective, args, state, group, tell)
+
+
+def _told(
+    p: TrainParams, args: argparse.Namespace, runtime: params.Runtime, group: process_group.Group
+) -> "contextlib.AbstractContextManager[trackers.Tell]":
+    """What each step's metrics are sent to beside metrics.jsonl."""
+    names = (runtime.log_to,) if isinstance(runtime.log_to, str) else runtime.log_to
+    chain = f"{p.objective} seed {p.seed}"
+    run = trackers.Run(
+        Path.cwd().name, chain, f"round {p.round} {args.cell}", p.model_dump(mode="json")
+    )
+    return trackers.tracking(names if group.first else (), run)
 
 
 def _tell(run: cells.Run, work: Work, metrics: list[no_signal.Metrics]) -> None:

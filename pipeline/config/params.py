@@ -17,6 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 Mode = Literal["completions", "prefill", "instruct"]
 Problem = Literal["own", "another"]
 Transport = Literal["live", "batch"]
+Library = Literal["tensorboard", "wandb", "mlflow", "trackio"]  # of pipeline/training/trackers/
 Engine = Literal["hf", "vllm"]
 Exact = Literal["engine", "pass"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM 0.32 has room for
@@ -110,6 +111,7 @@ class Runtime(Params):
     batch_tokens: Count = 65536  # tokens (padding included) that one forward pass may hold
     keep_seconds: NonNegative = 60.0  # between what a stage keeps to go on from; 0: nothing
     gradient_checkpointing: bool = False  # train: less memory, a third more time
+    log_to: Library | tuple[Library, ...] = ()  # train: the metrics of each step, while it runs
     # run the code that a model brings along, where transformers and vLLM have no class for it
     trust_remote_code: bool = False
     # for `omniopd estimate`: what a device sustains, until finished cells have shown it
