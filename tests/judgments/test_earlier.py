@@ -7,13 +7,11 @@ import contextlib
 import json
 import lzma
 import multiprocessing
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
