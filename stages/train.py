@@ -35,7 +35,10 @@ from pipeline.training.evidence.gathering import Work, gather
 from pipeline.training.evidence.train_params import TrainParams
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.engines.hf import Frozen, Policy
+    from pipeline.training import optimizer_steps
 
 
 def train(
@@ -50,9 +53,7 @@ def train(
     tell: trackers.Tell,
 ) -> list[no_signal.Metrics]:
     """Optimise `student` from the last step in `state`; the metrics of each step."""
-    import torch
-
-    from pipeline.training import optimizer_steps, relative, students
+    from pipeline.training import relative, students
     from pipeline.training.gradients import gradients, recompute
     from pipeline.training.optimizer import Optimizer
 
@@ -64,15 +65,7 @@ def train(
     optimizer = Optimizer(student.model, *how)
     carry = p.optimizer == "carry"
     optimizer.load(args.policy / "optimizer.safetensors", moments=carry)
-    step = optimizer_steps.Step(
-        work.terms,
-        getattr(p, "beta", 0.0),  # of objectives with a second term
-        p.reduce == "token_mean",
-        p.micro_batch_size,
-        bfloat16=students.dtype(policy) == torch.bfloat16,
-        batch_tokens=runtime.batch_tokens,
-        group=group,
-    )
+    step = _step(work, p, students.dtype(policy), runtime, group)
     total, quiet = len(work.steps), None if group.first else True
     done = len(metrics := students.take_up(optimizer, state, group, total))
     bar = tqdm(work.steps[done:], "train", total, initial=done, unit="step", disable=quiet)
@@ -90,6 +83,28 @@ def train(
     moved, made = no_signal.of_round(metrics) is None, (p.adapter, p.seed)
     students.write(student, policy, optimizer, carry, args.out, group, made, moved)
     return metrics
+
+
+def _step(
+    work: Work,
+    p: TrainParams,
+    dtype: "torch.dtype",
+    runtime: params.Runtime,
+    group: process_group.Group,
+) -> "optimizer_steps.Step":
+    import torch
+
+    from pipeline.training import optimizer_steps
+
+    return optimizer_steps.Step(
+        work.terms,
+        getattr(p, "beta", 0.0),  # of objectives with a second term
+        p.reduce == "token_mean",
+        p.micro_batch_size,
+        bfloat16=dtype == torch.bfloat16,
+        batch_tokens=runtime.batch_tokens,
+        group=group,
+    )
 
 
 def _trained(
