@@ -1,4 +1,4 @@
-"""`omniopd status`: what became of each cell, once or again and again."""
+"""`omniopd status`: what became of each cell, once or again and again; `omniopd report`."""
 
 from typing import Annotated
 
@@ -35,3 +35,27 @@ def status(
     picture = screen.possible() and not (as_json or every)
     show = watch.drawn() if picture else watch.printed(told)
     watch.watch(look.Looker(tables=True), show, seconds)
+
+
+def report(
+    partial: Annotated[
+        bool, typer.Option("--partial", help="of the arms and seeds that are through")
+    ] = False,
+) -> None:
+    """Where the report is; with --partial draw one of what is through, beside what runs.
+
+    A partial report lies in data/partial, has a note of what is left out, and no branches. It is no
+    stage: nothing depends on it, and `omniopd repro` makes the whole one.
+    """
+    from pipeline.commands.status import partial as of_what_is_through
+    from pipeline.report.ending import REPORT
+
+    page = REPORT / "index.html"
+    if partial:
+        page = of_what_is_through.draw()
+    elif not page.is_file():
+        raise UserError(
+            f"{page}: not there. `omniopd repro` makes it, `omniopd report --partial` one of what "
+            "is through."
+        )
+    typer.echo(f"page: {page}")
