@@ -116,11 +116,12 @@ def test_a_cell_is_the_same_and_its_steps_are_there(small, tmp_path):
     pytest.importorskip("tensorboard")
     project = small.copy(tmp_path / "project")
     key = project.cell("omniopd", 1, "train").name
-    before = project.files(f"train-omniopd@{key}")
+    name = next(name for name in project.locked() if name.endswith(f"@{key}"))
+    before = project.files(name)
     project.edit(runtime__log_to="tensorboard")
     project.run("omniopd", "plan")
-    project.run("dvc", "repro", "--force", "--single-item", project.address(f"train-omniopd@{key}"))
-    assert project.files(f"train-omniopd@{key}") == before
+    project.run("dvc", "repro", "--force", "--single-item", project.address(name))
+    assert project.files(name) == before
     lines = (project.cell("omniopd", 1, "train") / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["train/loss"] for line in lines]
     (folder,) = (project.folder / ".trackers/tensorboard").glob("*/*")
