@@ -36,7 +36,7 @@ from pipeline.report import (
 )
 from pipeline.report.page import gather
 from pipeline.stage import cells
-from pipeline.stage.run_records import GATE, Arms, Row, folder, rounds
+from pipeline.stage.run_records import GATE, Arms, folder, rounds
 
 BINS = 40
 HIGHEST = 6.0  # nats; entropies above it fall into the last bin
@@ -138,13 +138,13 @@ def plan(cell: str) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def pictures(p: ReportParams, points: list[Row], branched: list[Row], out: Path) -> None:
-    names = list(p.arms)
+def pictures(p: ReportParams, parts: dict[str, Any], out: Path) -> None:
+    names, points, branched = list(p.arms), parts["curves"], parts["branches"]
     charts.learning_curves(points, names, p.split, out / "learning_curves.png")
     charts.histogram_pair(*entropies(p.arms), out / "entropy_forks.png")
     charts.similarity(similarities(p.arms), names, out / "similarity.png")
     charts.weights(weights(p.arms).items(), out / "pi_hat_pi_bar.png")
-    cost_chart.draw(points, costs.rows(p.arms), names, out / "cost.png")
+    cost_chart.draw(points, parts["pooled"], parts["costs"], names, out / "cost.png")
     if len({row["round"] for row in branched}) > 1:
         charts.branches(branched, out / "branches.png")
 
@@ -190,7 +190,7 @@ def main() -> None:
         for path, text in dvc_views.files(list(p.arms), parts, evals).items():
             cells.write_text(args.out / path, text)
         calibration_picture.contrasts(calibration.shown(calibrated), args.out / "calibration.png")
-        pictures(p, points, parts["branches"], args.out)
+        pictures(p, parts, args.out)
         page = gather.html(evals, parts, p, plan(args.cell))
         cells.write_text(args.out / "index.html", page)
         for failure in no_effect.failures(parts["no_effect"]):

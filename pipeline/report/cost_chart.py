@@ -16,13 +16,26 @@ PANELS = (  # title, column of costs.json, does it show the arms that ask a teac
     ("Optimizer steps, where none is", "total_optimizer_steps", False),
 )
 ASKED = "total_teacher_tokens_out_used"
+SEEDS = -1  # in the place of a seed: all of them
 
 
-def draw(points: list[Row], costs: list[Row], arms: list[str], path: Path) -> None:
-    """Sampled accuracy of the evaluated rounds, `points` of the learning curves, against costs."""
-    spent = {(row["arm"], row["seed"], row["round"]): row for row in costs}
+def draw(
+    points: list[Row], over_seeds: list[Row], costs: list[Row], arms: list[str], path: Path
+) -> None:
+    """Sampled accuracy of the evaluated rounds against costs.
+
+    `points` of the learning curves or, of several seeds, the accuracies `over_seeds` (pooled.json),
+    each at the mean of its costs.
+    """
     asked = {row["arm"] for row in costs if row[ASKED]}
     evaluated = [p for p in points if p["source"] == "evaluation"]
+    if len({row["seed"] for row in costs}) > 1:
+        task = (
+            over_seeds[-1]["task"] if over_seeds else ""
+        )  # the last: `all`, where there are several
+        evaluated = [{**row, "seed": SEEDS} for row in over_seeds if row["task"] == task]
+        costs = _means(costs)
+    spent = {(row["arm"], row["seed"], row["round"]): row for row in costs}
     trained = [arm for arm in arms if arm != "base"]
     panels = [(*panel, [a for a in trained if (a in asked) == panel[2]]) for panel in PANELS]
     panels = [panel for panel in panels if panel[3]] or panels[:1]
@@ -43,6 +56,19 @@ def draw(points: list[Row], costs: list[Row], arms: list[str], path: Path) -> No
         save(figure, path)
 
 
+def _means(costs: list[Row]) -> list[Row]:
+    """Costs of an arm and round, the mean over its seeds."""
+    by_round: dict[tuple[str, int], list[Row]] = {}
+    for row in costs:
+        by_round.setdefault((row["arm"], row["round"]), []).append(row)
+    columns = [column for _, column, _ in PANELS]
+    return [
+        {"arm": arm, "round": round_, "seed": SEEDS}
+        | {column: float(np.mean([row[column] for row in rows])) for column in columns}
+        for (arm, round_), rows in by_round.items()
+    ]
+
+
 def _legend(axes: Any) -> tuple[list[str], list[Any]]:
     """Labels and handles of all panels."""
     pairs = [axis.get_legend_handles_labels() for axis in axes]
@@ -57,7 +83,7 @@ def _panel(
     arms: list[str],
     column: str,
 ) -> None:
-    """A line an arm and seed, from the untrained student, which cost nothing."""
+    """A line an arm, from the untrained student, which cost nothing."""
     bases = {p["seed"]: p for p in points if p["arm"] == "base"}
     for point in bases.values():
         label = "base" if point is next(iter(bases.values())) else None
