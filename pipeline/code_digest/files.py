@@ -20,6 +20,7 @@ MACHINERY = (
     "pipeline.processes.fork_server",
     "pipeline.processes.fork_worker",
     "pipeline.processes.cell_log",
+    "pipeline.stage.ahead",
 )
 START = "stages"  # likewise this package itself: locks of cells, signals; not the stages in it
 
