@@ -255,10 +255,8 @@ def decode(
     max_new_tokens: int,
     watch: Watch | None = None,
 ) -> list[Generated]:
-    """Continue rows whose prefixes stand in `cache`, row b's in its first lengths[b] slots.
-
-    Finished rows leave the batch when they are half of it.
-    """
+    """Continue rows whose prefixes stand in `cache`, row b's in its first lengths[b] slots;
+    finished rows leave the batch when they are half of it."""
     device, width, ends = hidden_BH.device, cache.get_seq_length(), policy.ends
     kv_cache.with_room(cache, max_new_tokens)
     tokens: list[list[int]] = [[] for _ in range(len(lengths))]
