@@ -1,7 +1,7 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
-    python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach score
-                                          text dag status verify stages and, only where it is named,
+    python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach overlap
+                                          score text dag status verify stages and, only where it is named,
                                           growth (half an hour), and workers (10
                                           minutes) and thousands with extra ray
 
@@ -35,6 +35,7 @@ TOPICS = {  # and how the names of their rows begin
     "rollout": "rollout_",
     "engine": "engine_",
     "teach": "teach_",
+    "overlap": "overlap_",
     "score": "score",
     "text": "text_",
     "dag": "dag_",

@@ -6,6 +6,7 @@ so a fork may move: then it is bought where the table has it as well, and counte
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -131,8 +132,8 @@ class Ahead:
         self._placed = cells.params("forks", teach["forks"], ForksParams)
         self._tokenizer = checkpoints.tokenizer(_path(placed, "tokenizer"))
         p, student = cells.params("teach", key, TeachParams), _path(teach, "tokenizer")
-        judging = judge(argparse.Namespace(tokenizer=student, teacher=None), p, store)
-        judging.ledger = self.ledger
+        plain = judge(argparse.Namespace(tokenizer=student, teacher=None), p, store)
+        judging = dataclasses.replace(plain, ledger=self.ledger)
         lead = template_lead(judging.teacher, student.parent)
         tokenizer = checkpoints.tokenizer(student)
         judging.lacking = lacking(judging.teacher, tokenizer, p.chunk_tokens, lead)
