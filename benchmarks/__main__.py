@@ -1,8 +1,8 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
     python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach overlap
-                                          score text dag status verify stages and, only where it is named,
-                                          growth (half an hour), and workers (10
+                                          score text dag status verify stages and, only where
+                                          it is named, growth (half an hour), and workers (10
                                           minutes) and thousands with extra ray
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table

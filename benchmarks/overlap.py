@@ -16,7 +16,7 @@ from tests.project import Project
 from tests.servers import Pure
 
 SECONDS, CONCURRENT = 1.0, 16
-PROMPTS, SAMPLES, TOKENS = 48, 4, 320  # of the rollout; its responses are mostly that long
+PROMPTS, SAMPLES, TOKENS = 64, 4, 200  # of the rollout; its responses are mostly that long
 FORKS, N = 3, 3
 STAGES = ("rollout", "forks", "teach")
 

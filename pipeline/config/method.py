@@ -33,7 +33,7 @@ class Rollout(Params):
     temperature: NonNegative  # 0 is refused with its reason, by pipeline/plan/checks/trainable.py
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Annotated[int, Field(ge=0)]  # 0 is off
-    # engine vllm's log-probabilities and entropies. engine: as it samples, some rows are read again;
+    # engine vllm's log-probabilities and entropies. engine: as it samples, some rows read again;
     # pass: a pass over all it wrote. null: engine where both are float32 (pipeline/plan/blocks.py)
     exact: Exact | None = None
 
