@@ -57,7 +57,7 @@ class Buyer:
 
     def hand(self, row: dict[str, Any]) -> None:
         """Hand a finished row over; once more where its entropies are others now."""
-        if self._rows.closed:
+        if self._rows.closed or self._process.poll() is not None:
             return
         try:
             self._rows.write(json.dumps(row).encode() + b"\n")

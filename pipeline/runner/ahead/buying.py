@@ -6,6 +6,7 @@ so a fork may move: then it is bought where the table has it as well, and counte
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -50,27 +51,33 @@ def run(
     A cell of which something fails is said and left to stage teach.
     """
     buyers: list[Ahead] = []
-    done = 0
-
-    def each(what: Callable[[], Any], name: str) -> bool:
-        try:
-            what()
-        except UserError as error:
-            log.warning(
-                f"rollout {key}: buys no more answers ahead for teach {name}, which goes on by "
-                f"itself: {error}"
-            )
-            return False
-        return True
-
     for name in teach:
-        each(lambda: buyers.append(Ahead(name, store)), name)  # noqa: B023 - called at once
-    live = list(buyers)
-    for block in blocks(file, complete):
-        live = [one for one in live if each(lambda: one.buy(block), one.key)]  # noqa: B023
+        with _left(key, name):
+            buyers.append(Ahead(name, store))
+    going, done = set(buyers), 0
+    for block in blocks(file, complete) if going else ():
+        for one in [one for one in buyers if one in going]:
+            going.remove(one)
+            with _left(key, one.key):
+                one.buy(block)
+                going.add(one)
         done += len(block)
         told(done)
+        if not going:
+            break
     return _counts(buyers)
+
+
+@contextlib.contextmanager
+def _left(key: str, teach: str) -> Iterator[None]:
+    """Say what stops the purchase for a teach cell, and leave the cell to its stage."""
+    try:
+        yield
+    except UserError as error:
+        log.warning(
+            f"rollout {key}: buys no more answers ahead for teach {teach}, whose stage goes on by "
+            f"itself: {error}"
+        )
 
 
 def _counts(buyers: "list[Ahead]") -> dict[str, Any]:

@@ -27,7 +27,7 @@ def main() -> int:
     """The exit status: 0 also where a teacher, a limit or the store stopped it, which is said."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no word to the rollout
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupted)
     rows, key, *teach = sys.argv[1:]
     cells.log_to_stderr()
     complete = threading.Event()
@@ -50,6 +50,12 @@ def main() -> int:
     return 0
 
 
+def _interrupted(*_: Any) -> None:
+    """Once: a second one, as of a terminal beside the rollout's, would lose what is in flight."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _say(out: IO[str], what: dict[str, Any]) -> None:
     out.write(json.dumps(what) + "\n")
     out.flush()
@@ -60,7 +66,9 @@ def _listen(complete: threading.Event) -> None:
     for line in sys.stdin:
         if line == END:
             complete.set()
-    signal.raise_signal(signal.SIGINT)  # what is in flight is stored
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    signal.pthread_kill(main_thread, signal.SIGINT)  # what is in flight is stored
     time.sleep(GRACE_SECONDS)
     os._exit(128 + signal.SIGKILL)
 
