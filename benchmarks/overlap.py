@@ -16,7 +16,8 @@ from tests.project import Project
 from tests.servers import Pure
 
 SECONDS, CONCURRENT = 1.0, 16
-PROMPTS, SAMPLES, TOKENS = 64, 4, 200  # of the rollout; its responses are mostly that long
+PROMPTS, SAMPLES, TOKENS = 64, 4, 64  # of the rollout
+BATCH = 100  # tokens of a batch, with padding: a response at a time, so that it takes as long
 FORKS, N = 3, 3
 STAGES = ("rollout", "forks", "teach")
 
@@ -39,13 +40,14 @@ def rows(scratch: Path) -> list[Row]:
 def _project(folder: Path, url: str) -> Project:
     """A project of one arm, in which everything before its rollout has run."""
     found = Project(folder)
-    student = {"init": {"kind": "llama", "hidden": 128, "layers": 4, "heads": 4, "mlp": 256}}
+    student = {"init": {"kind": "llama", "hidden": 256, "layers": 6, "heads": 4, "mlp": 512}}
     api = {"kind": "openai_compatible", "model": "stub-1", "base_url": f"{url}/v1"}
     found.edit(
         experiment__arms=["omniopd"],
         arms={"omniopd": {}},
         prepare__train=4 * PROMPTS,
         pretrain__models={"sloppy": {**student, "steps": 20, "batch_size": 16, "lr": 1.0e-3}},
+        runtime__batch_tokens=BATCH,
         rollout__prompts_per_round=PROMPTS,
         rollout__samples_per_prompt=SAMPLES,
         rollout__max_new_tokens=TOKENS,
