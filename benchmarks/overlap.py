@@ -17,8 +17,8 @@ from tests.servers import Pure
 
 SECONDS, CONCURRENT = 1.0, 16
 PROMPTS, SAMPLES, TOKENS = 64, 4, 64  # of the rollout
-BATCH = 100  # tokens of a batch, with padding: a response at a time, so that it takes as long
-FORKS, N = 3, 3
+BATCH = 100  # tokens of a batch, with padding: a response at a time, so that it takes a while
+FORKS, N = 3, 5
 STAGES = ("rollout", "forks", "teach")
 
 

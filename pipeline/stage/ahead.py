@@ -144,8 +144,11 @@ def readers(args: argparse.Namespace) -> list[str]:
 
 
 def _in_place(args: argparse.Namespace) -> bool:
-    """Whether the stage reads and writes what its cell says: not a trial of something else."""
+    """Whether the stage samples, reads and writes what its cell says: no trial of something else,
+    and no rollouts of another trainer."""
     content = cells.cell("rollout", args.cell)[1]
+    if content["params"]["prepare"].get("responses"):
+        return False
     own = {**content["reads"], "out": content["out"]}
     return all(getattr(args, name) == Path(path) for name, path in own.items())
 
