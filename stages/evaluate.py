@@ -26,8 +26,8 @@ from pipeline.engines.torch_setup import start
 from pipeline.stage import cells, resume
 
 if TYPE_CHECKING:
-    from pipeline.engines.hf import Generated, Policy
-    from pipeline.engines.sampling import Sampler
+    from pipeline.engines.hf import Policy
+    from pipeline.engines.sampling import Generated, Sampler
     from pipeline.engines.vllm.engine import Sampled
     from pipeline.engines.vllm.vllm_student import Student
 
@@ -105,7 +105,8 @@ def _generate(
     decoding: str,
     kept: resume.State | None,
 ) -> "Sequence[Generated]":
-    from pipeline.engines.hf import Policy, generate, generated
+    from pipeline.engines.hf import Policy, generate
+    from pipeline.engines.sampling import generated
 
     sampler, most, batch_tokens = how
 

@@ -15,26 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline.config import params, params_file
-from pipeline.config.method import Continued, Placed
+from pipeline.config import params_file
+from pipeline.config.method import Continued
 from pipeline.core import seeds
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
-from pipeline.method.forks import Continue, Row, forks
+from pipeline.method.forks import READ, Continue, ForksParams, Row, forks
 from pipeline.stage import cells
 
 if TYPE_CHECKING:
     from pipeline.engines.hf import Policy
 
 BLOCK = 128  # responses that are looked at, continued and embedded together
-READ = ["rollout_id", "prompt_id", "prompt_token_ids", "token_ids", "entropies", "text"]
-READ += ["finish_reason"]
-
-
-class ForksParams(Placed):
-    seed: int
-    round: params.Count
-    gate: params.Share | None = None  # share of whole solutions that has to be right
 
 
 class AskingParams(Continued, ForksParams):

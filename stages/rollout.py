@@ -7,7 +7,6 @@ source  arXiv 2606.01476; entropies and log-probabilities are untempered, of the
         rollout.exact engine, as vLLM had them when it sampled, some rows checked by that pass
 """
 
-import argparse
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ import pyarrow as pa
 
 from pipeline import tasks
 from pipeline.config import params, params_file
-from pipeline.config.method import Rollout
-from pipeline.config.problems import Prepare
 from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Row, Spool, integers
 from pipeline.core.errors import UserError
@@ -27,17 +24,13 @@ from pipeline.data import prompts, schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.chat import prerendered
 from pipeline.engines.torch_setup import start
-from pipeline.stage import cells, resume
+from pipeline.stage import ahead, cells, resume, rollout_rows
+from pipeline.stage.rollout_rows import Hand, RolloutParams
 
 if TYPE_CHECKING:
-    from pipeline.engines.hf import Generated, Policy
+    from pipeline.engines.hf import Policy
+    from pipeline.engines.sampling import Generated
     from pipeline.engines.vllm.engine import Sampled
-
-
-class RolloutParams(Rollout):
-    prepare: Prepare
-    seed: int
-    round: params.Count
 
 
 def rollout(
@@ -48,25 +41,33 @@ def rollout(
     counts: dict[str, Any],
     kept: resume.State | None = None,
     sampled_B: "Sequence[Sampled] | None" = None,
+    buyer: ahead.Buyer | None = None,
 ) -> Iterator[pa.Table]:
     """Sample, score and check samples_per_prompt responses to each prompt; some rows at a time.
 
     `counts` gets reasons of answers that could not be graded, and how far an engine's own values
     are from the exact ones. `sampled_B`: another engine sampled it, or a teacher repaired it. What
-    is `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row.
+    is `kept` of a killed run is not done again. Tokens wait on disk: in memory 50 bytes a row. Rows
+    are handed to the `buyer` as soon as their entropies are known.
     """
     prerendered.refuse_all(asked, policy.tokenizer)
     contexts = prompts.token_ids(asked, policy, p.max_new_tokens)
     contexts_B = Each(contexts, integers, p.samples_per_prompt)
-    found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept)
+    hand = rollout_rows.handing(buyer, policy, asked, contexts_B, p)
+    found_B = sampled_B or _generate(policy, asked, contexts_B, p, batch_tokens, kept, hand)
     if sampled_B and p.exact == "engine":
         values_B = _of_engine(policy, contexts_B, sampled_B, p, batch_tokens, counts, kept)
     else:
         responses_B = Each(found_B, lambda response: response.token_ids)
-        exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept)
+        exact_B = _exact(policy, contexts_B, responses_B, batch_tokens, kept, hand)
         values_B = Each(range(len(exact_B)), lambda i: exact_B[i])
         if sampled_B and p.engine == "vllm":
-            counts |= _compared(policy, sampled_B, values_B)
+            from pipeline.method.elsewhere import of_samples
+
+            counts |= of_samples(sampled_B, values_B, policy.decode)
+    if buyer is not None and hand is not None:
+        for i in sorted(set(range(len(found_B))) - buyer.final):  # those of a killed run
+            hand(i, found_B[i].token_ids, values_B[i][1], True)
     rows = _described(policy, asked, contexts_B, found_B, values_B, p, counts)
     return tables.parts(rows, schemas.ROLLOUTS)
 
@@ -81,12 +82,12 @@ def _of_engine(
     kept: resume.State | None,
 ) -> "Sequence[Row]":
     """The engine's own values, after some rows were read once more. Raises UserError."""
-    from pipeline.method.elsewhere import chosen, refuse_far
+    from pipeline.method.elsewhere import chosen, of_samples, refuse_far
 
     rows = chosen(len(sampled_B), p.samples_per_prompt, p.seed, "rollout-check", p.round)
     contexts, some = [contexts_B[i] for i in rows], [sampled_B[i] for i in rows]
     exact_B = _exact(policy, contexts, [one.token_ids for one in some], batch_tokens, None)
-    counts |= _compared(policy, some, [exact_B[i] for i in range(len(rows))])
+    counts |= of_samples(some, [exact_B[i] for i in range(len(rows))], policy.decode)
     counts["engine_checked_rows"] = len(rows)
     try:
         refuse_far(counts, len(rows), str(policy.model.dtype).removeprefix("torch."))
@@ -95,23 +96,6 @@ def _of_engine(
             kept.remove()  # or the next run would go on from it
         raise
     return Each(sampled_B, lambda one: (np.asarray(one.logprobs), np.asarray(one.entropies)))
-
-
-def _compared(
-    policy: "Policy", sampled_B: "Sequence[Sampled]", exact_B: Sequence[Row]
-) -> dict[str, float | int]:
-    from pipeline.method.elsewhere import Seen, Values, compared
-
-    seen = (
-        Seen(
-            one.token_ids,
-            policy.decode(one.token_ids),
-            Values(*row),
-            Values(*map(np.array, one[2:])),
-        )
-        for one, row in zip(sampled_B, exact_B, strict=True)
-    )
-    return compared(seen, policy.decode)
 
 
 def _described(
@@ -125,18 +109,11 @@ def _described(
 ) -> Iterator[dict[str, Any]]:
     checker = tasks.load(p.prepare)
     for i, (context, response) in enumerate(zip(contexts_B, found_B, strict=True)):
-        prompt, sample = asked[i // p.samples_per_prompt], i % p.samples_per_prompt
-        (logps, entropies), text = values_B[i], policy.decode(response.token_ids)
-        yield {
-            "rollout_id": f"{prompt.prompt_id}-{sample}",
-            "prompt_id": prompt.prompt_id,
-            "sample": sample,
-            "round": p.round,
-            "prompt_token_ids": context,
-            "token_ids": response.token_ids,
+        prompt, text = asked[i // p.samples_per_prompt], policy.decode(response.token_ids)
+        logps, entropies = values_B[i]
+        row = rollout_rows.row(asked, p, i, context, response.token_ids, entropies, text)
+        yield row | {
             "logprobs": logps,
-            "entropies": entropies,
-            "text": text,
             "finish_reason": response.finish_reason,
             "reward": _reward(checker, prompt, text, counts) if p.prepare.graded else None,
         }
@@ -159,17 +136,23 @@ def _generate(
     p: RolloutParams,
     batch_tokens: int,
     kept: resume.State | None,
+    hand: Hand | None,
 ) -> "Sequence[Generated | Sampled]":
-    from pipeline.engines.hf import generate, generated
-    from pipeline.engines.sampling import Sampler
+    import torch
+
+    from pipeline.engines.hf import generate
+    from pipeline.engines.sampling import Sampler, Watch, generated
 
     names = functools.partial(_names, asked, p)
     uniforms = seeds.Uniforms(len(contexts_B), p.max_new_tokens, names)
     sampler = Sampler(p.temperature, p.top_p, p.top_k)
     how = (policy, contexts_B, uniforms, sampler, p.max_new_tokens, batch_tokens)
+    # coarser ones differ from those of the exact pass by more than rounding: other forks
+    close = policy.model.dtype == torch.float32
+    watch = Watch(hand) if hand is not None and close else None
 
     def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
-        for i, one in generate(*how, done):
+        for i, one in generate(*how, done, watch):
             yield i, (np.asarray(one.token_ids, np.int32),)
 
     sampled = resume.rows(kept, "generate", len(contexts_B), stream)
@@ -183,13 +166,13 @@ def through_vllm(
     runtime: params.Runtime,
     counts: dict[str, Any],
     kept: resume.State | None = None,
+    buyer: ahead.Buyer | None = None,
 ) -> "Sequence[Sampled]":
     """A response for each row, by an engine that has given its memory back when this returns.
 
     `counts` gets the tokens of its prompts, and those of them that its prefix cache held.
     """
-    from pipeline.engines.hf import generated
-    from pipeline.engines.sampling import Sampler
+    from pipeline.engines.sampling import Sampler, generated
     from pipeline.engines.vllm.engine import Sampled
     from pipeline.engines.vllm.vllm_student import Student
 
@@ -200,10 +183,14 @@ def through_vllm(
         contexts_B = Each(contexts, integers, p.samples_per_prompt)
         rows = range(len(contexts_B))
         numbers = Each(rows, lambda i: seeds.number(*_names(asked, p, i)))
+        last_word = p.exact == "engine"
+        hand = rollout_rows.handing(buyer if last_word else None, student, asked, contexts_B, p)
 
         def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
             asked_for = (contexts_B, numbers, sampler, p.max_new_tokens, done)
             for i, one in student.generate(*asked_for):
+                if hand is not None:
+                    hand(i, one.token_ids, one.entropies, True)
                 told = (np.asarray(x, np.float32) for x in (one.logprobs, one.entropies))
                 yield i, (np.asarray(one.token_ids, np.int32), *told)
 
@@ -233,36 +220,17 @@ def _exact(
     responses_B: Sequence[list[int]],
     batch_tokens: int,
     kept: resume.State | None,
+    hand: Hand | None = None,
 ) -> Spool:
     from pipeline.engines.scoring_pass import exact
 
     def stream(done: Collection[int]) -> Iterator[tuple[int, Row]]:
         for i, *pair in exact(policy, contexts_B, responses_B, batch_tokens, done):
+            if hand is not None:
+                hand(i, responses_B[i], pair[1], True)
             yield i, tuple(pair)
 
     return resume.rows(kept, "exact", len(contexts_B), stream)
-
-
-def _imported(
-    policy: "Policy",
-    asked: Sequence[prompts.Prompt],
-    p: RolloutParams,
-    args: argparse.Namespace,
-    run: cells.Run,
-) -> None:
-    """Rollouts that another trainer made, in place of sampled ones."""
-    from pipeline.training import external_rollouts
-
-    batch_tokens = params_file.runtime().batch_tokens
-    with tables.writer(args.out / "rollouts.parquet", schemas.ROLLOUTS) as out:
-        for table in external_rollouts.tables_of(
-            p.prepare, policy, asked, batch_tokens, run.counts
-        ):
-            out.write_table(table)
-            run.rows_out += table.num_rows
-            tokens = len(table["token_ids"].combine_chunks().values)
-            run.counts["student_tokens"] = int(run.counts.get("student_tokens", 0)) + tokens
-    run.rows_in = len(asked)
 
 
 @cells.entry
@@ -270,17 +238,24 @@ def main() -> None:
     args = cells.arguments("rollout", "prompts", "policy", "rollouts?", "forks?", "answers?")
     p = cells.params("rollout", args.cell, RolloutParams)
     runtime = params_file.runtime()
-    with resume.state("rollout", args, runtime) as kept, cells.running("rollout", args) as run:
+    with (
+        resume.state("rollout", args, runtime) as kept,
+        cells.running("rollout", args) as run,
+        ahead.buying(args, run) as buyer,
+    ):
         first = (p.round - 1) * p.prompts_per_round
         asked = prompts.read(args.prompts, "train", first, p.prompts_per_round)
         checkpoints.check(args.policy / "checkpoint")
         start(runtime)
         folder = args.policy / "checkpoint"
         vllm = p.engine == "vllm" and not p.prepare.imported
-        sampled = through_vllm(folder, asked, p, runtime, run.counts, kept) if vllm else None
+        how = (asked, p, runtime, run.counts, kept, buyer)
+        sampled = through_vllm(folder, *how) if vllm else None
         policy = _policy(folder, p, runtime)
         if p.prepare.imported:
-            _imported(policy, asked, p, args, run)
+            from pipeline.training import external_rollouts
+
+            external_rollouts.write(policy, asked, p.prepare, args.out, run)
             return
         if args.answers is not None:
             from pipeline.engines.repaired_rollouts import repaired
@@ -288,7 +263,8 @@ def main() -> None:
             sampled = repaired(policy, args, p, runtime.batch_tokens, run.counts)
         run.rows_in, tokens = len(asked), 0
         with tables.growing(args.out / "rollouts.parquet", schemas.ROLLOUTS) as add:
-            for table in rollout(policy, asked, p, runtime.batch_tokens, run.counts, kept, sampled):
+            rest = (p, runtime.batch_tokens, run.counts, kept, sampled, buyer)
+            for table in rollout(policy, asked, *rest):
                 add(table)
                 run.rows_out += table.num_rows
                 tokens += len(table["token_ids"].combine_chunks().values)

@@ -11,49 +11,29 @@ import argparse
 import functools
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pipeline import teachers
-from pipeline.config import params, params_file, teacher_lines
-from pipeline.config.method import Adaptive, Answered, Bought
-from pipeline.config.teachers import LocalTeacher, Teacher
+from pipeline.config import params_file
+from pipeline.config.method import Adaptive, Bought
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.judgments.schema import Judgment
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
 from pipeline.method import adaptive
-from pipeline.method.adaptive import least
 from pipeline.stage import cells
 from pipeline.teachers import protocol
 from pipeline.teachers.purchase import requests
-from pipeline.teachers.purchase.budget import Budget
-from pipeline.teachers.purchase.buyer import Judging, Place, Wanted
+from pipeline.teachers.purchase.buyer import Judging, Place
 from pipeline.teachers.purchase.requests import Response
 from pipeline.teachers.purchase.truncation import cut, lacking, prefix_of
+from pipeline.teachers.teach_cell import TeachParams, judge, template_lead
 
 # responses that are looked up and asked for together; a batch service takes hours for a block
 BLOCK = {"live": 256, "batch": 4096}
-
-
-class TeachParams(Answered):
-    teacher: str
-    kind: str
-    engine: params.Engine = "hf"  # of a local teacher
-    provider: str | None = None  # of a hosted teacher; a local one is a folder
-    model: str | None = None
-    tokenizer: str | None = None
-    problem: params.Problem = "own"  # whose messages stand before the student's text
-    seed: int = 0  # another: which one is drawn from it
-    chunk_tokens: params.Count  # C, or the longest solution
-    round: params.Count
-    prompts_per_round: params.Count  # full solutions: which slice of the pool
 
 
 def teach(
@@ -91,15 +71,6 @@ def _more(
         for position in response.prompts
         if adaptive.wanted(samples, own := said[response.id, position]) > len(own)
     }
-
-
-def _lead(teacher: protocol.Teacher, student: Path) -> str:
-    """The student template's lead; empty where answers are in the student's own tokens."""
-    if teacher.same_tokens:
-        return ""
-    from pipeline.engines.chat import templates, tokenizer_files
-
-    return templates.lead(tokenizer_files.load(student))
 
 
 def _asked(
@@ -144,29 +115,6 @@ def _table(
     return pa.Table.from_pylist(rows, schema=schemas.ANSWERS)
 
 
-def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
-    """The teacher of the cell with everything that it is asked by."""
-    free = params_file.free("teach", Bought)
-    config = _config(p)
-    asked = protocol.Asked(p.continuation, p.temperature, free.transport, params_file.runtime())
-    teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
-    limit = teacher.limit(p.chunk_tokens)
-    first = least(p.samples)
-    wanted = Wanted(first, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)
-    budget = Budget(store, free.max_requests, free.max_usd)
-    judging = Judging(teacher, wanted, budget)
-    if p.kind != "local":
-        from pipeline.teachers.hosted import Hosted
-        from pipeline.teachers.purchase import preflight
-
-        assert isinstance(teacher, Hosted)
-
-        accepted = free.accept_terms
-        names = (accepted,) if isinstance(accepted, str) else accepted
-        judging.before_spending = preflight.before_spending(teacher, budget, names)
-    return judging
-
-
 def alone(judging: Judging, p: TeachParams) -> dict[str, float | int | str]:
     """Counts of what the cell would have bought from an empty store; dollars with a price alone.
 
@@ -202,26 +150,6 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
     return judging.teacher.counts
 
 
-def _free(name: str) -> dict[str, Any]:
-    """What params.yaml says of a teacher: in its entry, or in the line that stands for one."""
-    if found := params_file.untracked("teachers").get(name):
-        return dict(found)
-    values = {block: params_file.untracked(block) for block in teacher_lines.WHERE}
-    return teacher_lines.hosted(teacher_lines.blocks(values)).get(name, {})
-
-
-def _config(p: TeachParams) -> Teacher:
-    """The teacher: what the cell fixes of it, and from params.yaml how to reach it."""
-    free = _free(p.teacher)
-    if p.kind == "local":
-        stays = free.get("resident")
-        return LocalTeacher(kind="local", model=p.teacher, engine=p.engine, resident=stays)
-    fixed = {"kind": p.kind, "provider": p.provider, "model": p.model, "tokenizer": p.tokenizer}
-    if p.kind != "openai_compatible":
-        del fixed["provider"], fixed["tokenizer"]
-    return params_file.parsed(f"teachers.{p.teacher}", TypeAdapter(Teacher), {**free, **fixed})
-
-
 @cells.entry
 def main() -> None:
     args = cells.arguments("teach", "prompts", "rollouts?", "forks?", "tokenizer", "teacher?")
@@ -234,7 +162,7 @@ def main() -> None:
         with tables.writer(args.out / "answers.parquet", schemas.ANSWERS) as out:
             progress = tqdm(desc="teach", unit="answer", disable=None)
             size = BLOCK[params_file.free("teach", Bought).transport]
-            lead = _lead(judging.teacher, args.tokenizer.parent)
+            lead = template_lead(judging.teacher, args.tokenizer.parent)
             judging.lacking = lacking(judging.teacher, student, p.chunk_tokens, lead)
             for table in teach(judging, asked, p, student, size, lead):
                 out.write_table(table, row_group_size=tables.ROWS_PER_GROUP)

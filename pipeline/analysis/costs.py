@@ -5,7 +5,7 @@ Four ways to count what a teacher was asked for:
     used    in the answers tables of the arm's rounds
     trained of these, what was trained on: less than used where experiment.match cut a round by it
     alone   what the arm would have bought from an empty store, failed draws included
-    bought  what these runs bought rather than found in the store
+    bought  what these runs bought rather than found in the store; beside a rollout, too (ahead_*)
 
 Used, trained and alone count a cell that arms share for each of them. Bought and spent count it
 once, for the first arm of the plan that uses it, so that their sums are those of the experiment.
@@ -99,7 +99,15 @@ def of_cell(stage: str, run: dict[str, Any]) -> Cost:
         case "rollout":
             sampled = int(run["student_tokens"])
             rollouts = int(run["rows_out"])
-            return Cost(rollouts=rollouts, student_tokens_sampled=sampled, seconds=seconds)
+            tokens = int(run.get("ahead_tokens_bought", 0))  # of answers that stage teach found
+            return Cost(
+                rollouts=rollouts,
+                student_tokens_sampled=sampled,
+                seconds=seconds,
+                prompt_tokens_bought=int(run.get("ahead_tokens_billed", 0)) - tokens,
+                tokens_bought=tokens,
+                usd=float(run.get("ahead_usd", 0.0)),
+            )
         case "train":
             trained = int(run["student_tokens"])
             steps = int(run.get("optimizer_steps", run["steps_per_round"]))  # of several rounds

@@ -18,7 +18,8 @@ from pipeline.code_digest.code import CALLS
 # name a file of extensions/, classes cut by subject, objectives that declare themselves, functions
 # that moved out of stages, names of functions and of what they hold, texts of errors, the column
 # weight of targets for all but prior, omniopd and the report, where a stage looks for the line that
-# a teacher stands in. Runs of the default experiment and of all arms wrote the same bytes (LOG.md).
+# a teacher stands in, rows that a rollout hands to who buys ahead. Runs of the default experiment
+# and of all arms wrote the same bytes (LOG.md).
 LISTED = (Path(__file__).parent / "equal.txt").read_text(encoding="utf-8").splitlines()
 BEFORE = {line[2:] for line in LISTED if line[0] == "-"}
 NOW = {line[2:] for line in LISTED if line[0] == "+"}

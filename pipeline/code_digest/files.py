@@ -21,6 +21,7 @@ MACHINERY = (
     "pipeline.processes.fork_worker",
     "pipeline.processes.cell_log",
     "pipeline.training.trackers",  # gets a copy of what is measured
+    "pipeline.stage.ahead",
 )
 START = "stages"  # likewise this package itself: locks of cells, signals; not the stages in it
 

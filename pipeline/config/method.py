@@ -33,9 +33,8 @@ class Rollout(Params):
     temperature: NonNegative  # 0 is refused with its reason, by pipeline/plan/checks/trainable.py
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Annotated[int, Field(ge=0)]  # 0 is off
-    # engine vllm: where log-probabilities and entropies come from. engine: kept while it samples,
-    # and some rows read once more; pass: a forward pass over all that it wrote. null: engine where
-    # both compute in float32 (pipeline/plan/blocks.py)
+    # engine vllm's log-probabilities and entropies. engine: as it samples, some rows read again;
+    # pass: a pass over all it wrote. null: engine where both are float32 (pipeline/plan/blocks.py)
     exact: Exact | None = None
 
 
@@ -111,6 +110,7 @@ class Bought(Params):
     transport: Transport = "live"  # batch: a provider's batch service, slower at half the price
     max_usd: NonNegative | None = None  # of everything this project ever bought
     max_requests: Annotated[int, Field(ge=0)] | None = None
+    ahead: bool = True  # live, behind HTTP: buy while rollouts are still sampled
     accept_terms: str | tuple[str, ...] = ()  # providers whose terms you have read and accept
 
 

@@ -25,7 +25,7 @@ from pipeline.core.errors import UserError
 from pipeline.data.text import characters
 from pipeline.engines import adapters, checkpoints, kv_cache
 from pipeline.engines.chat import templates, tokenizer_files
-from pipeline.engines.sampling import Sampler, sample
+from pipeline.engines.sampling import Generated, Sampler, Watch, generated, sample
 
 transformers_logging.disable_progress_bar()
 
@@ -81,16 +81,6 @@ class Frozen(NamedTuple):
 
     reference: Policy | None = None  # the round-0 checkpoint; the student: that without adapter
     teacher: Policy | None = None
-
-
-@dataclass(frozen=True)
-class Generated:
-    token_ids: list[int]  # ends with an end exactly when finish_reason is stop
-    finish_reason: str  # stop, length
-
-
-def generated(ends: Collection[int], token_ids: list[int]) -> Generated:
-    return Generated(token_ids, "stop" if token_ids[-1] in ends else "length")
 
 
 def decode_text(
@@ -196,6 +186,7 @@ def generate(
     max_new_tokens: int,
     batch_tokens: int,
     done: Collection[int] = (),
+    watch: Watch | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Sample one response for each prompt, yielding (index, response) batch by batch.
 
@@ -214,7 +205,10 @@ def generate(
             cache, hidden_BH = prefill(policy, [prompts[i] for i in rows])
             lengths = torch.tensor([len(prompts[i]) for i in rows])
             uniforms_BT = torch.from_numpy(np.stack([uniforms[i] for i in rows]))
-            found = decode(policy, cache, hidden_BH, lengths, uniforms_BT, sampler, max_new_tokens)
+            if watch is not None:
+                watch.begin(batch)
+            how = (sampler, max_new_tokens, watch)
+            found = decode(policy, cache, hidden_BH, lengths, uniforms_BT, *how)
         yield from zip(batch, found, strict=False)
 
 
@@ -259,11 +253,10 @@ def decode(
     uniforms_BT: torch.Tensor,
     sampler: Sampler,
     max_new_tokens: int,
+    watch: Watch | None = None,
 ) -> list[Generated]:
-    """Continue rows whose prefixes stand in `cache`, row b's in its first lengths[b] slots.
-
-    Finished rows leave the batch when they are half of it.
-    """
+    """Continue rows whose prefixes stand in `cache`, row b's in its first lengths[b] slots;
+    finished rows leave the batch when they are half of it."""
     device, width, ends = hidden_BH.device, cache.get_seq_length(), policy.ends
     kv_cache.with_room(cache, max_new_tokens)
     tokens: list[list[int]] = [[] for _ in range(len(lengths))]
@@ -271,7 +264,8 @@ def decode(
     mask = (torch.arange(width) < lengths[:, None]).long().to(device)
     positions, uniforms_BT = lengths.to(device), uniforms_BT.to(device)
     for step in range(max_new_tokens):
-        ids = sample(policy.head(hidden_BH), uniforms_BT[:, step], sampler)
+        logits_BV = policy.head(hidden_BH)
+        ids = sample(logits_BV, uniforms_BT[:, step], sampler)
         running = []
         for place, (row, token) in enumerate(zip(alive.tolist(), ids.tolist(), strict=True)):
             if tokens[row] and tokens[row][-1] in ends:
@@ -279,7 +273,10 @@ def decode(
             tokens[row].append(token)
             if token not in ends:
                 running.append(place)
-        if not running or step + 1 == max_new_tokens:
+        last = step + 1 == max_new_tokens
+        if watch is not None:
+            watch.step(alive.tolist(), logits_BV, tokens, () if last else running)
+        if last or not running:
             break
         if len(running) * 2 <= len(alive) and len(alive) > 2:
             others = set(range(len(alive))) - set(running)

@@ -10,9 +10,9 @@ import torch
 from transformers import DynamicCache
 
 from pipeline.engines.asks import Ask
-from pipeline.engines.hf import Generated, Policy, decode, padded
+from pipeline.engines.hf import Policy, decode, padded
 from pipeline.engines.kv_cache import copies
-from pipeline.engines.sampling import Sampler
+from pipeline.engines.sampling import Generated, Sampler
 
 
 def branches(

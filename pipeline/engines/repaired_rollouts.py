@@ -17,8 +17,8 @@ from pipeline.core import seeds
 from pipeline.core.disk_rows import Each, Spool, integers
 from pipeline.core.errors import UserError, too_long
 from pipeline.data import schemas, tables
-from pipeline.engines.hf import Generated, Policy, generate, generated
-from pipeline.engines.sampling import Sampler
+from pipeline.engines.hf import Policy, generate
+from pipeline.engines.sampling import Generated, Sampler, generated
 
 OF_ROLLOUTS = ["rollout_id", "prompt_token_ids", "token_ids"]
 OF_ANSWERS = ["rollout_id", "position", "sample", "text", "ended", "token_ids"]

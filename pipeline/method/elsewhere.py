@@ -9,7 +9,7 @@ said beside the counts.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,6 +92,22 @@ def compared(responses: Iterable[Seen], decode: Callable[[list[int]], str]) -> C
             "engine_forks_chunk_tokens": sizes.chunk_tokens,
         }
     return found
+
+
+def of_samples(
+    sampled_B: Iterable[Any], exact_B: Iterable[Any], decode: Callable[[list[int]], str]
+) -> Counts:
+    """The same of an engine's samples beside the exact pass' log-probabilities and entropies."""
+    seen = (
+        Seen(
+            one.token_ids,
+            decode(one.token_ids),
+            Values(*row),
+            Values(*map(np.array, one[2:])),
+        )
+        for one, row in zip(sampled_B, exact_B, strict=True)
+    )
+    return compared(seen, decode)
 
 
 def refuse_far(counts: Counts, rows: int, dtype: str) -> None:

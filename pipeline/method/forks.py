@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from pipeline.config import params
 from pipeline.config.method import Placed
 from pipeline.core import seeds
 from pipeline.data import schemas
@@ -18,6 +19,19 @@ from pipeline.method.schedulers import Response
 Row = dict[str, Any]
 # rollouts, starts of each: texts of the student's continuations of each start, a chunk long
 Continue = Callable[[list[Row], list[list[int]]], list[list[list[str]]]]
+
+
+# of the rollouts table, what forks are made of
+READ = ["rollout_id", "prompt_id", "prompt_token_ids", "token_ids", "entropies", "text"]
+READ += ["finish_reason"]
+
+
+class ForksParams(Placed):
+    """The params of a cell of stage forks whose scheduler asks no student."""
+
+    seed: int
+    round: params.Count
+    gate: params.Share | None = None  # share of whole solutions that has to be right
 
 
 def forks(

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from pipeline.config import params_file
 from pipeline.config.problems import TaskPrepare
 from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
@@ -50,6 +51,24 @@ class Response(NamedTuple):
     sample: int
     prompt_ids: list[int]
     token_ids: list[int]
+
+
+def write(
+    policy: "Policy",
+    asked: Sequence[prompts.Prompt],
+    prepare: TaskPrepare,
+    out: Path,
+    run: cells.Run,
+) -> None:
+    """Write the rollouts of the prompts `asked`, in place of sampled ones."""
+    batch_tokens = params_file.runtime().batch_tokens
+    with tables.writer(out / "rollouts.parquet", schemas.ROLLOUTS) as file:
+        for table in tables_of(prepare, policy, asked, batch_tokens, run.counts):
+            file.write_table(table)
+            run.rows_out += table.num_rows
+            tokens = len(table["token_ids"].combine_chunks().values)
+            run.counts["student_tokens"] = int(run.counts.get("student_tokens", 0)) + tokens
+    run.rows_in = len(asked)
 
 
 def tables_of(

@@ -126,6 +126,13 @@ def test_a_shared_cell_counts_alone_for_each_arm_and_is_bought_once(rows):
     assert bought == 60 + 50 + 8  # what the ledgers of the three cells say
 
 
+def test_what_was_bought_beside_a_rollout_was_bought():
+    beside = {"ahead_tokens_bought": 60, "ahead_tokens_billed": 360, "ahead_usd": 0.5}
+    found = costs.of_cell("rollout", RUNS["rollout", "cr1"] | beside)
+    assert (found.tokens_bought, found.prompt_tokens_bought, found.usd) == (60, 300, 0.5)
+    assert found.rollouts == 4
+
+
 def test_a_teacher_without_a_price_makes_dollars_unknown_and_nothing_else(rows):
     row = rows["both", 1]
     assert row["usd_alone"] is row["total_usd_alone"] is None

@@ -8,7 +8,7 @@ from pipeline.core.errors import UserError
 from pipeline.engines.asks import Ask, Draw
 from pipeline.engines.hf import Policy, generate, load, save
 from pipeline.engines.prefix_sharing import branches
-from pipeline.engines.sampling import GREEDY, Sampler, sample
+from pipeline.engines.sampling import GREEDY, Sampler, Watch, sample
 from pipeline.engines.scoring_pass import exact, logps_and_entropies
 from tests import naive
 
@@ -56,6 +56,28 @@ def test_rows_that_end_leave_the_batch_without_touching_the_others():
     assert all(
         (f.token_ids[-1] == policy.ends[0]) == (f.finish_reason == "stop") for f in found.values()
     )
+
+
+@pytest.mark.parametrize("batch_tokens", [10_000, 100, 1])
+def test_who_watches_hears_of_each_row_once_as_it_ends_with_its_entropies(batch_tokens):
+    policy = naive.tiny(1)
+    with torch.no_grad():  # so that rows end at many places
+        policy.model.get_output_embeddings().weight[policy.ends[0]] *= 3
+    prompts = [[2 + i % 16, 5] for i in range(12)]
+    heard = []
+    told = Watch(lambda i, tokens, entropies: heard.append((i, list(tokens), list(entropies))))
+    how = (policy, prompts, uniforms(12, 30, seed=3), Sampler(1.3), 30, batch_tokens)
+    found = dict(generate(*how, watch=told))
+    assert found == dict(generate(*how))
+    assert sorted(i for i, _, _ in heard) == list(range(12))
+    if batch_tokens == 10_000:  # one batch: the short ones are told of before the long ones
+        lengths = [len(tokens) for _, tokens, _ in heard]
+        assert lengths == sorted(lengths)
+    responses = [found[i].token_ids for i in range(12)]
+    values = {i: entropies for i, _, entropies in exact(policy, prompts, responses, 10_000)}
+    for i, tokens, entropies in heard:
+        assert tokens == responses[i]
+        np.testing.assert_allclose(entropies, values[i], atol=1e-5)
 
 
 def test_batches_do_not_change_a_row():

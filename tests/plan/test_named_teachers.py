@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 from pipeline.config import params_file, teacher_lines
 from pipeline.core.errors import UserError
 from pipeline.plan import expand, experiment
-from stages import teach
+from pipeline.teachers import teach_cell
 from tests.project import MINIATURE
 
 CLAUDE = "anthropic:claude-haiku-4-5-20251001"
@@ -96,9 +96,9 @@ def test_the_plan_and_the_stage_read_the_same_teacher(tmp_path, monkeypatch, lin
         for cell in expand.expand(loaded)["cells"]["teach-hosted"].values()
         if cell["params"]["teacher"] == name
     ]
-    p = teach.TeachParams.model_validate(cell, strict=False)
+    p = teach_cell.TeachParams.model_validate(cell, strict=False)
     params_file._params.cache_clear()
-    assert teach._config(p) == loaded.teachers[name]
+    assert teach_cell._config(p) == loaded.teachers[name]
 
 
 def test_an_entry_of_its_own_stands_above_the_line(tmp_path, monkeypatch):

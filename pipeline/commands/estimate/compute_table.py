@@ -68,7 +68,8 @@ def measured(cells: Sequence[Cell]) -> dict[str, float]:
             for label in (cell.label, ""):
                 sums = done.setdefault(label, [0.0, 0.0])
                 sums[0] += cell.cost.operations
-                sums[1] += run["seconds"] + run.get("start_seconds", 0.0)
+                waited = run.get("ahead_seconds", 0.0)  # a rollout for its teacher's answers
+                sums[1] += run["seconds"] - waited + run.get("start_seconds", 0.0)
     return {label: operations / seconds for label, (operations, seconds) in done.items()}
 
 

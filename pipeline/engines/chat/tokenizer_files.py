@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from pipeline.core.errors import UserError
@@ -61,6 +61,8 @@ def read_in(
 
 def as_others_read(folder: Path) -> None:
     """Raise UserError unless AutoTokenizer makes the ids of the folder's tokenizer.json."""
+    from transformers import AutoTokenizer
+
     found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     truth = checkpoints.tokenizer(folder / "tokenizer.json")
     owner = f"export: {folder.name}: read by AutoTokenizer as {type(found).__name__}"
@@ -69,6 +71,8 @@ def as_others_read(folder: Path) -> None:
 
 def _converted(where: str | Path, owner: str, revision: str | None) -> Any:
     """A tokenizer without tokenizer.json, if what is made of its files is what they say."""
+    from transformers import AutoTokenizer  # it imports torch: seconds, for stages without a model
+
     model = cached_file(
         str(where), "tokenizer.model", revision=revision,
         _raise_exceptions_for_missing_entries=False,

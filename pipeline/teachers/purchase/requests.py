@@ -86,30 +86,42 @@ def _student_prompt(student: Path) -> Callable[[list[dict[str, str]]], list[int]
     )
 
 
-def forks(
-    teacher: Teacher, problems: Path, rollouts: Path, path: Path, others: Others | None = None
-) -> Iterator[Response]:
-    """The responses that have forks, in the order of the rollouts, a row group at a time.
+class Prefixes:
+    """Makes responses with the prefixes to continue out of rows of the rollouts table.
 
     With `others` the teacher sees another problem before the student's own text.
     """
-    messages = _Messages(problems)
-    shown = functools.cache(lambda round_: others.of(problems, round_) if others else {})
+
+    def __init__(self, teacher: Teacher, problems: Path, others: Others | None = None) -> None:
+        self._teacher = teacher
+        self._messages = _Messages(problems)
+        self._shown = functools.cache(lambda round_: others.of(problems, round_) if others else {})
+
+    def response(self, row: dict[str, Any], prefixes: dict[int, str]) -> Response:
+        """A response and its text up to each position."""
+        name, ids = row["prompt_id"], row["token_ids"]
+        name = self._shown(row["round"]).get(name, name)
+        sent = {
+            start: _prompt(self._teacher, name, self._messages[name], ids[:start], text)
+            for start, text in prefixes.items()
+        }
+        own = row["prompt_token_ids"][-WINDOW:]
+        before = {start: [*own, *ids[:start]][-WINDOW:] for start in prefixes}
+        return Response(row["rollout_id"], sent, prefixes, before)
+
+
+def forks(
+    teacher: Teacher, problems: Path, rollouts: Path, path: Path, others: Others | None = None
+) -> Iterator[Response]:
+    """The responses that have forks, in the order of the rollouts, a row group at a time."""
+    made = Prefixes(teacher, problems, others)
     rows = itertools.groupby(_rows(path, schemas.FORKS), key=lambda row: row["rollout_id"])
     pending = next(rows, None)
     names = ("rollout_id", "prompt_id", "round", "prompt_token_ids", "token_ids")
     for row in _rows(rollouts, schemas.ROLLOUTS, *names):
         if pending is None or pending[0] != row["rollout_id"]:
             continue  # no fork fits into this response
-        prefixes: dict[int, str] = {fork["position"]: fork["prefix_text"] for fork in pending[1]}
-        name, ids = shown(row["round"]).get(row["prompt_id"], row["prompt_id"]), row["token_ids"]
-        sent = {
-            start: _prompt(teacher, name, messages[name], ids[:start], text)
-            for start, text in prefixes.items()
-        }
-        own = row["prompt_token_ids"][-WINDOW:]
-        before = {start: [*own, *ids[:start]][-WINDOW:] for start in prefixes}
-        yield Response(row["rollout_id"], sent, prefixes, before)
+        yield made.response(row, {fork["position"]: fork["prefix_text"] for fork in pending[1]})
         pending = next(rows, None)
     if pending is not None:
         raise UserError(
