@@ -24,8 +24,8 @@ def type_(tmp_path, full):
         own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
         own |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
         own |= {"OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
-        dropped = ("HF_HOME", "PYTHONPATH", "JUDGMENTS_URL")
-        environment = {k: v for k, v in os.environ.items() if k not in dropped} | own
+        dropped = ("HF_", "PYTHONPATH", "JUDGMENTS_URL")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)} | own
 
         def run(*words, folder="my"):
             done = subprocess.run(

@@ -106,6 +106,7 @@ def settings(o: Options) -> dict[str, Any]:
             "temperature": o.temperature,
             "max_attempts": o.max_attempts,
             "max_failure_rate": 1.0,  # failures are a finding of the audit, not its end
+            "ahead": False,  # the teacher's hours are those of its stage
             "epoch": 0,
             **asked,
         },
