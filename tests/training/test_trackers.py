@@ -63,6 +63,14 @@ def test_wandb(tmp_path, monkeypatch):
     wait_for(lambda: b"train/loss" in file.read_bytes())  # its service writes behind
 
 
+def test_wandb_without_a_key_is_refused_and_asks_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"found wandb without a key, wanted WANDB_API_KEY"):
+        told("wandb", tmp_path, monkeypatch)
+
+
 def test_trackio(tmp_path, monkeypatch):
     told("trackio", tmp_path, monkeypatch, TRACKIO_DIR=str(tmp_path / "kept"))
     import sqlite3

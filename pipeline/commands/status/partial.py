@@ -3,17 +3,17 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import yaml_files
-from pipeline.core.dag_names import cell_file
+from pipeline.core.dag_names import DAG, cell_file
 from pipeline.core.errors import UserError
-from pipeline.core.files import replacing
 from pipeline.stage.run_records import Arms, folder
 
 OUT = Path("data/partial")
-KEY = "partial"  # of the cell's file, which is there as long as the stage runs
+PLAN = cell_file("report", "report")
 
 
 def draw() -> Path:
@@ -21,10 +21,9 @@ def draw() -> Path:
 
     Raises UserError where there are none, and where the report's stage does.
     """
-    path = cell_file("report", "report")
-    if not path.is_file():
-        raise UserError(f"{path}: not there, wanted the plan. Run `omniopd plan`.")
-    content = yaml_files.load(path)
+    if not PLAN.is_file():
+        raise UserError(f"{PLAN}: not there, wanted the plan. Run `omniopd plan`.")
+    content = yaml_files.load(PLAN)
     params = content["params"]
     kept, out = through(params["arms"])
     if "base" not in kept or len(kept) == 1:
@@ -33,8 +32,8 @@ def draw() -> Path:
             f"evaluated; not through are {', '.join(out)}. Try later; `omniopd status --watch` "
             "shows the losses meanwhile."
         )
-    note = f"Partial: these are not through and left out: {', '.join(out)}."
-    params |= {"arms": kept, "branches": {}, "notes": [note, *params["notes"]]}
+    notes = [f"Partial: these are not through and left out: {', '.join(out)}."] if out else []
+    params |= {"arms": kept, "branches": {}, "notes": [*notes, *params["notes"]]}
     params["settings"] = {arm: own for arm, own in params["settings"].items() if arm in kept}
     _stage(content)
     return OUT / "index.html"
@@ -59,14 +58,21 @@ def _there(stage: str, key: str) -> bool:
 
 
 def _stage(content: dict[str, Any]) -> None:
-    path = cell_file("report", KEY)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:  # JSON is YAML
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-    stage = ("stage", "report", "--cell", KEY, "--out", str(OUT))
-    try:
-        done = subprocess.run([sys.executable, "-m", "pipeline.commands.entry", *stage])
-    finally:
-        path.unlink(missing_ok=True)
+    """Run the stage where dag/ has this report: all else there is the project's own."""
+    with tempfile.TemporaryDirectory() as name:
+        _linked(Path(), Path(name), DAG)
+        _linked(DAG, Path(name) / DAG, PLAN)
+        (Path(name) / PLAN).write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+        words = ("stage", "report", "--cell", "report", "--out", str(OUT))
+        command = [sys.executable, "-m", "pipeline.commands.entry", *words]
+        done = subprocess.run(command, cwd=name, check=False)
     if done.returncode:
         raise UserError("report --partial: the report stopped; what it said is above.")
+
+
+def _linked(folder: Path, there: Path, but: Path) -> None:
+    """Make a folder of links to what is in `folder`, except `but`."""
+    there.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path != but:
+            (there / path.name).symlink_to(path.resolve())

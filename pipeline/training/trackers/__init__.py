@@ -36,7 +36,10 @@ class Tracker(Protocol):
 
 @contextlib.contextmanager
 def tracking(names: Sequence[str], run: Run) -> Iterator[Tell]:
-    """Yield what takes each step's metrics. Raises UserError for a library that is not there."""
+    """Yield what takes each step's metrics.
+
+    Raises UserError for a library that is not there, or that would ask who logs.
+    """
     kinds, opened = {name: _kind(name) for name in names}, dict[str, Tracker]()
     for name, kind in kinds.items():
         with _left_out(name, opened):
@@ -72,6 +75,8 @@ def _left_out(name: str, opened: dict[str, Tracker]) -> Iterator[None]:
     """Whatever a library raises, for a copy a run is not stopped; its message may hold a key."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001
         opened.pop(name, None)
         log.warning(f"runtime.log_to: {name} failed ({type(error).__name__}) and is left out")
