@@ -6,7 +6,8 @@ reads   problems, evaluations, rollouts, forks, answers, scores, targets, calibr
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
         where experiment.branch names controls), calibration.json, curves.json, losses.json,
         no_effect.json, results.md, index.html, *.png; agreement.json and written.json where
-        no task can grade; for DVC metrics/ARM.json and plots/
+        no task can grade, held_out.json where evaluate.agreement asks; for DVC
+        metrics/ARM.json and plots/
 """
 
 import hashlib
@@ -16,8 +17,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from pydantic import Field
 
-from pipeline.analysis import agreement, costs, pooled, results, score_effects, verdicts, written
+from pipeline.analysis import (
+    agreement,
+    costs,
+    held_out,
+    pooled,
+    results,
+    score_effects,
+    verdicts,
+    written,
+)
 from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
 from pipeline.config import params
@@ -54,6 +65,7 @@ class ReportParams(params.Params):
     prompts: str  # folder of the problems
     student: dict[str, str]  # name, and what it was made from
     teachers: dict[str, str]  # in words, by name
+    held_out: Arms = Field(default_factory=dict)  # cells of evaluate.agreement
     claims: dict[str, float] = verdicts.CLAIMS  # of omniopd over an arm, percent
     match: dict[str, Any] | None = None  # experiment.match: resource, cap, and whom it leaves free
 
@@ -169,6 +181,7 @@ def main() -> None:
         parts: dict[str, Any] = {
             "results": rows,
             **({} if rows else _ungraded(p)),
+            **({"held_out": held_out.rows(p.held_out)} if p.held_out else {}),
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),

@@ -7,6 +7,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.code_digest import locks, variants
+from pipeline.code_digest.variants import LINKS
 from pipeline.core import dag_names
 from pipeline.runner.dag import dag_files
 from pipeline.stage import dataflow
@@ -23,7 +24,7 @@ def lock(folder: Path) -> None:
 def put(folder: Path, plan: dict[str, Any]) -> None:
     """Write a file for each cell, with the lock of its code by name."""
     for group, cells in plan["cells"].items():
-        if group not in ("arms", "branches"):
+        if group not in LINKS:
             for key, cell in cells.items():
                 cell = json.loads(json.dumps(cell))
                 cell["code"] = variants.of(group, cell).name

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.code_digest import locks
+from pipeline.code_digest.variants import LINKS
 from pipeline.core import git
 from pipeline.core.dag_names import CELLS, DAG
 from pipeline.core.files import replacing
@@ -68,7 +69,7 @@ def _versions(variant: str, wanted: str) -> Iterator[str]:
 def committed_plan() -> dict[str, Any]:
     """Arms and branches of the plan as git has it last; nothing outside of a repository."""
     found = _committed(f"{DAG}/report.yaml").get("params", {})
-    return {"cells": {name: found[name] for name in ("arms", "branches")}} if found else {}
+    return {"cells": {name: found.get(name, {}) for name in LINKS}} if found else {}
 
 
 def committed_cell(key: str) -> dict[str, Any]:

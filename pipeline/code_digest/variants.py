@@ -14,6 +14,7 @@ from pipeline.core import extensions
 from pipeline.core.chosen import file_of
 
 Choice = dict[str, frozenset[str]]  # axis of pipeline/code_digest/declared.py: chosen values
+LINKS = ("arms", "branches", "held_out")  # of a plan's cells, what maps names to keys
 NAMED = (  # axes, as a name says them
     *("task", "init", "scheduler", "teacher", "objective", "baseline", "metric", "metrics"),
     *("engine", "rows"),
@@ -57,7 +58,7 @@ def of_plan(plan: dict[str, Any]) -> dict[str, Variant]:
     """The variants of all cells, by name."""
     by_name = {}
     for group, cells in plan["cells"].items():
-        if group not in ("arms", "branches"):
+        if group not in LINKS:
             for cell in cells.values():
                 variant = of(group, cell)
                 by_name[variant.name] = variant

@@ -164,7 +164,8 @@ def _took() -> str:
 
 
 def _detectable() -> str:
-    from pipeline.plan import experiment, power
+    from pipeline.plan import experiment
+    from pipeline.plan.evaluation import power
 
     return power.line(experiment.load())
 

@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.judgments.ledger import Entry
 from pipeline.judgments.spool import FOLDER
 from pipeline.judgments.store import Store, url
-from pipeline.plan import blocks, experiment
+from pipeline.plan import blocks, expand, experiment
 from pipeline.runner.dag import plan_files
 from pipeline.stage import cells
 from pipeline.teachers import protocol
@@ -81,14 +81,15 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
             seed: {r: _asking(file, plan, own, keys) for r, own in rounds.items()}
             for seed, rounds in seeds.items()
         }
-        for arm, seeds in plan["cells"]["arms"].items()
+        for arm, seeds in expand.named(plan).items()
     }
     if not any(
         own for seeds in arms.values() for rounds in seeds.values() for own in rounds.values()
     ):
         return ""
     with Store(url(), cells.project()) as store:
-        rows = costs.estimate(file, {"cells": {**plan["cells"], "arms": arms}}, store)
+        links = {"arms": arms, "branches": {}, "held_out": {}}
+        rows = costs.estimate(file, {"cells": {**plan["cells"], **links}}, store)
     cost = costs.total(rows)
     guessed = any(row["counted"].startswith("at most") for row in rows)
     as_far = " (from params: what these cells read is not here, `dvc checkout` brings it back)"

@@ -291,10 +291,3 @@ class Graded(Params):
     samples: Count
     temperature: Positive
     max_new_tokens: Count
-
-
-class Evaluate(Graded):
-    """Block evaluate."""
-
-    rounds: Literal["last", "all"]
-    engine: Engine = "hf"

@@ -82,12 +82,12 @@ def _forks(
     rollout: Row, positions: list[int], tokenizer: Tokenizer, chunk_tokens: int
 ) -> Iterator[Row]:
     for fork, position in enumerate(positions):
-        end = position + chunk_tokens
+        end = min(position + chunk_tokens, len(rollout["token_ids"]))  # before it of `whole` alone
         yield {
             "rollout_id": rollout["rollout_id"],
             "fork": fork,
             "position": position,
-            "length": chunk_tokens,
+            "length": end - position,
             "entropy": rollout["entropies"][position],
             "prefix_text": _prefix(tokenizer, rollout, position),
             "chunk_text": _chunk(tokenizer, rollout, position, end),

@@ -12,8 +12,9 @@ from pydantic import Field, ValidationError, create_model
 
 from pipeline.config import method, params
 from pipeline.config.alarms import Alarms
+from pipeline.config.evaluation import Evaluate
 from pipeline.config.machines import Machines
-from pipeline.config.method import Calibrate, Evaluate, Forks, Prior, Rollout, Score, Teach
+from pipeline.config.method import Calibrate, Forks, Prior, Rollout, Score, Teach
 from pipeline.config.models import Pretrain
 from pipeline.config.params import METHOD, Params
 from pipeline.config.problems import Prepare

@@ -16,10 +16,12 @@ from pipeline.core.chosen import file_of
 from pipeline.core.errors import UserError
 from pipeline.plan import budget_caps, step_cells
 from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.evaluation import held_out
 from pipeline.plan.resolved import dump, engined, method, sandboxed, who
 from pipeline.plan.rounds import Round
 from pipeline.stage import cells
 
+HELD_OUT = "held-out"
 GROUPS = (  # in data-flow order; a key is a hash of the group, too
     "prepare",
     "prepare-rows",
@@ -28,16 +30,11 @@ GROUPS = (  # in data-flow order; a key is a hash of the group, too
     "pretrain-more",
     "rollout",
     *("rollout-sandbox", "rollout-repair"),
-    "rollout-vllm",
-    "rollout-vllm-sandbox",
+    *("rollout-vllm", "rollout-vllm-sandbox"),
     "forks",
     "forks-student",
-    "teach",
-    "teach-solutions",
-    "teach-vllm",
-    "teach-vllm-solutions",
-    "teach-hosted",
-    "teach-hosted-solutions",
+    *("teach", "teach-solutions", "teach-vllm", "teach-vllm-solutions"),
+    *("teach-hosted", "teach-hosted-solutions"),
     "score",
     "score-ids",
     *("score-zero", "score-outcome"),
@@ -45,17 +42,12 @@ GROUPS = (  # in data-flow order; a key is a hash of the group, too
     "prior-control",
     "prior-none",
     "prior-teacher",
-    "prior-2",
-    "prior-3",
-    "prior-4",
+    *("prior-2", "prior-3", "prior-4"),
     "calibrate",
     "train",
     "train-matched",
     "train-agreement",
-    "train-opd",
-    "train-opd-forks",
-    "train-grpo",
-    "train-sft",
+    *("train-opd", "train-opd-forks", "train-grpo", "train-sft"),
     *("train-imitate-forks", "train-soda", "train-repair"),
     "steps",
     "steps-zero",
@@ -65,10 +57,7 @@ GROUPS = (  # in data-flow order; a key is a hash of the group, too
     "steps-solutions",
     "steps-forks",
     "steps-opd-forks",
-    "evaluate",
-    "evaluate-sandbox",
-    "evaluate-vllm",
-    "evaluate-vllm-sandbox",
+    *("evaluate", "evaluate-sandbox", "evaluate-vllm", "evaluate-vllm-sandbox"),
     "report",
 )
 Cells = dict[str, dict[str, dict[str, Any]]]  # group: key: {params, inputs...}
@@ -79,7 +68,7 @@ def expand(experiment: Experiment) -> dict[str, Any]:
 
     A group is a stage, or a stage and a dash where some of its cells read other inputs. Beside
     `arms`, `branches` maps each control of experiment.branch to its own cells of the rounds of
-    omniopd.
+    omniopd, and `held_out` each arm to those of evaluate.agreement.
     """
     plan = Plan(experiment)
     for seed in experiment.experiment.seeds:
@@ -87,15 +76,24 @@ def expand(experiment: Experiment) -> dict[str, Any]:
             plan.arm(name, seed)
         for name in experiment.experiment.branch:
             plan.branch(name, seed)
+    plan.held_out = held_out.cells(plan, plan.arms)
     report = {"params": plan.report_params()}
     plan.cells["report"]["report"] = report | {"code": variants.of("report", report).name}
-    return {"cells": {**plan.cells, "arms": plan.arms, "branches": plan.branches}}
+    return _linked(plan.cells, plan.arms, plan.branches, plan.held_out)
+
+
+def _linked(cells: Cells, arms: Any, branches: Any = None, held_out: Any = None) -> dict[str, Any]:
+    links = {"arms": arms, "branches": branches or {}, "held_out": held_out or {}}
+    return {"cells": {**cells, **links}}
 
 
 def named(plan: dict[str, Any]) -> dict[str, Any]:
-    """Rounds by arm, and those of a branch, with the cells that it adds, as omniopd+CONTROL."""
-    branches = plan["cells"]["branches"].items()
-    return {**plan["cells"]["arms"], **{f"{METHOD}+{name}": found for name, found in branches}}
+    """Rounds by arm; the cells that a branch adds as omniopd+CONTROL, those of evaluate.agreement
+    as ARM+held-out."""
+    branches, looks = plan["cells"]["branches"].items(), plan["cells"]["held_out"].items()
+    found = {f"{METHOD}+{name}": rounds for name, rounds in branches}
+    found |= {f"{arm}+{HELD_OUT}": rounds for arm, rounds in looks}
+    return {**plan["cells"]["arms"], **found}
 
 
 def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
@@ -112,7 +110,7 @@ def audited(experiment: Experiment, arm: str) -> dict[str, Any]:
         "base": {seed: {"round-0": {"policy": first.base}}},
         arm: {seed: {"round-1": first.found}},
     }
-    return {"cells": {**plan.cells, "arms": arms, "branches": {}}}
+    return _linked(plan.cells, arms)
 
 
 def imported(experiment: Experiment, arm: str) -> dict[str, Any]:
@@ -121,7 +119,7 @@ def imported(experiment: Experiment, arm: str) -> dict[str, Any]:
     first = _first(plan, arm)
     first.rollout()
     arms = {arm: {f"seed-{first.where['seed']}": {"round-1": first.found}}}
-    return {"cells": {**plan.cells, "arms": arms, "branches": {}}}
+    return _linked(plan.cells, arms)
 
 
 def _first(plan: "Plan", arm: str) -> Round:
@@ -163,6 +161,7 @@ class Plan:
         self.arms: dict[str, Any] = {"base": {}}
         self.cap = budget_caps.cap(experiment)  # of experiment.match
         self.branches: dict[str, Any] = {}
+        self.held_out: dict[str, Any] = {}
 
     def cell(self, group: str, resolved: dict[str, Any], **inputs: str) -> str:
         """Key of the cell, added if it is new."""
@@ -252,6 +251,7 @@ class Plan:
             return Round.after(self, settings, seed, round_, prompts, policy)
         resolved = dump(settings.evaluate)
         del resolved["rounds"]
+        resolved.pop("agreement", None)
         if resolved["engine"] == "hf":  # cells of the time before there was a choice
             del resolved["engine"]
         prepare = settings.prepare
@@ -288,6 +288,7 @@ class Plan:
             | {
                 "arms": self.arms,
                 "branches": self.branches,
+                **({"held_out": self.held_out} if self.held_out else {}),
                 "settings": {name: method(self.experiment.arm(name)) for name in experiment.arms},
                 "sampled_k": first.evaluate.samples,
                 "split": first.evaluate.split,

@@ -9,6 +9,7 @@ from pipeline.core.errors import UserError, short
 from pipeline.plan import budget_caps, named_teachers, sweeps
 from pipeline.plan.blocks import PARAMS, Experiment, Settings, validated
 from pipeline.plan.checks import arms, choices, trainable, validate
+from pipeline.plan.evaluation import held_out
 
 RENAMED = renamed.names(Experiment)
 
@@ -42,6 +43,7 @@ def swept(values: dict[str, Any], where: str) -> tuple[Experiment, sweeps.Places
         experiment, places = sweeps.unfolded(experiment, _check)
         validate.experiment(experiment)
     budget_caps.check(experiment)
+    held_out.check(experiment)
     return experiment, places
 
 

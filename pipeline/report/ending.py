@@ -9,7 +9,7 @@ from tabulate import tabulate
 from pipeline.stage.run_records import DATA
 
 REPORT = DATA / "report"
-COLUMNS = ("arm", "sampled avg@k", "diff to base", "greedy", "teacher tokens")
+COLUMNS = ("arm", "sampled avg@k", "diff to base", "greedy", "teacher tokens", "of", "agreement")
 CONCLUSIONS = ("## Verdicts", "## What was seen")
 PAGE = f"page: {REPORT / 'index.html'}"
 WIDEST = 100  # of a sentence's lines
@@ -55,6 +55,7 @@ def shown(markdown: str) -> str:
 def _narrow(table: list[list[str]]) -> str:
     head, body = table[0], table[2:]
     kept = [i for i, name in enumerate(head) if name in COLUMNS]
+    kept = kept if len(kept) > 1 else list(range(len(head)))  # a table without any of them is whole
     rows = [[row[i] for i in kept] for row in body]
     return tabulate(rows, [head[i] for i in kept], tablefmt="simple", disable_numparse=True)
 

@@ -52,12 +52,13 @@ def render(
     `p` holds split, sampled_k, per_seed and notes of the report's params.
     """
     rows, contrasts = found["results"], found["contrasts"]
-    seeds = sorted({row["seed"] for row in rows})
+    seeds, looked = sorted({row["seed"] for row in rows}), found.get("held_out", [])
     parts = ["# Results\n"]
     if rows:
         parts.append(_basis(rows, seeds, p))
     else:
-        parts.append(unevaluated.markdown(found["agreement"], found["written"]))
+        parts.append(unevaluated.agreeing(looked, graded=False))
+        parts.append(unevaluated.markdown(found["agreement"], found["written"], looked))
     for task in evals.tasks():
         title = f"## Task {task}\n\n" if len(evals.tasks()) > 1 else ""
         if len(seeds) > 1:
@@ -73,6 +74,8 @@ def render(
         parts.append("## What was seen\n\n" + _sentences(contrasts, evals, seeds))
         if p.split == "dev":
             parts.append(verdict_text.ON_DEV)
+    if rows:
+        parts.append(unevaluated.agreeing(looked, graded=True))
     parts.append(no_effect.section(found.get("no_effect", []), settings))
     parts.append(summary.section(calibrated))
     if found["branches"]:

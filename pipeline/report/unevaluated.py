@@ -7,17 +7,32 @@ from tabulate import tabulate
 from pipeline.analysis.intervals import interval
 from pipeline.stage.run_records import Row
 
-LEAD = (
+UNGRADED = (
     "Trained, not evaluated: the task has no checker, so nothing here says that a student got "
-    "better. What can be seen is how far the teacher agrees with what it writes: the similarity of "
+    "better. "
+)
+LEAD = (
+    "What can be seen is how far the teacher agrees with what it writes: the similarity of "
     "the teacher's continuations with the student's chunks, mean over the round's prompts, which "
     "its student was not trained on. Round 1 is the untrained student, round r the student after "
     "r - 1 rounds. Brackets are 95 % bootstrap intervals over prompts, conditional on this run. A "
     "student may agree more by writing what is easy to agree with: read what it writes. The "
     "trained students answered the prompts of the round that would have come next (of their last "
-    "round, where the file holds no more); the teacher was not asked about these. Repeated is the "
-    "share of a response's stretches of four words that stand earlier in it."
+    "round, where the file holds no more). Repeated is the share of a response's stretches of four "
+    "words that stand earlier in it."
 )
+HELD_OUT = (
+    "How far the teacher agrees with students on prompts that nothing was trained on: those of the "
+    "round that would have come next, answered by the untrained student (base) and by each arm "
+    "after its last round. Answers: whole responses, compared with the teacher's own answers. "
+    "Forks: the student's chunks at its forks, compared with how the teacher goes on there. Itself "
+    "is how much two of the teacher's answers in one place are alike, which is as much as can be "
+    "wanted; elsewhere is how much they are alike at different prompts, which is worth nothing. "
+    "Brackets are 95 % bootstrap intervals over prompts, differences are paired by prompt, both "
+    "conditional on this run. It is agreement, not correctness: a student that agrees more writes "
+    "more as the teacher does."
+)
+COLUMNS = ("arm", "of", "seed", "metric", "agreement", "diff to base", "itself", "elsewhere")
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -60,8 +75,71 @@ def tables(
     return [one for one in (table(agreement), answers(written)) if one[1]]
 
 
-def markdown(agreement: Sequence[Row], written: Sequence[Row]) -> str:
+def looks(held_out: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and body of agreement on held-out prompts: a line for each look, arm and seed."""
+    several = len({row["seed"] for row in held_out}) > 1
+    names = [name for name in COLUMNS if name != "seed" or several]
+    return names, [[_looked(row)[name] for name in names] for row in held_out]
+
+
+def _looked(row: Row) -> dict[str, str]:
+    agreement, diff = "no fork", ""
+    if row["similarity"] is not None:
+        agreement = interval(row["similarity"], row["low"], row["high"])
+    if row["diff"] is not None:
+        diff = interval(row["diff"], row["diff_low"], row["diff_high"], "+")
+    levels = ("" if row[name] is None else f"{row[name]:.3f}" for name in ("itself", "others"))
+    shown = (row["arm"], row["of"], str(row["seed"]), row["metric"] or "", agreement, diff, *levels)
+    return dict(zip(COLUMNS, shown, strict=True))
+
+
+def seen(held_out: Sequence[Row]) -> list[str]:
+    """A sentence on each arm and look: agrees more, less, or no difference was seen."""
+    several = len({row["seed"] for row in held_out}) > 1
+    found = []
+    for row in held_out:
+        if row["diff"] is None:
+            continue
+        verb = "agrees more with the teacher than base"
+        if row["diff_high"] < 0:
+            verb = "agrees less with the teacher than base"
+        elif row["diff_low"] <= 0:
+            verb = "was not seen to agree more or less than base"
+        seed = f" (seed {row['seed']})" if several else ""
+        how = interval(row["diff"], row["diff_low"], row["diff_high"], "+")
+        found.append(f"{row['arm']}{seed}: {verb}, {row['of']}: {how}.")
+    return found
+
+
+def held_out_lead(graded: bool) -> str:
+    """What the section on held-out prompts begins with."""
+    return HELD_OUT if graded else f"The task has no checker, so no answer is graded. {HELD_OUT}"
+
+
+def agreeing(held_out: Sequence[Row], graded: bool) -> str:
+    """The section of results.md on held-out prompts; nothing where nobody asked.
+
+    What was seen is a section of its own where nothing is `graded`, or grades have one.
+    """
+    if not held_out:
+        return ""
+    head, body = looks(held_out)
+    table = tabulate(body, head, tablefmt="github", disable_numparse=True)
+    said = "\n".join(f"- {sentence}" for sentence in seen(held_out))
+    parts = [f"## Agreement on held-out prompts\n\n{held_out_lead(graded)}", table]
+    if said:
+        parts += [said if graded else f"## What was seen\n\n{said}"]
+    return "\n\n".join(parts)
+
+
+def markdown(agreement: Sequence[Row], written: Sequence[Row], held_out: Sequence[Row]) -> str:
     """The section of results.md; a round that scored nothing is left out."""
     shown = tables(agreement, written)
     parts = [tabulate(body, head, tablefmt="github", disable_numparse=True) for head, body in shown]
-    return "\n\n".join([LEAD, *parts])
+    head = ["## Round by round"] if held_out else []  # after a section of its own
+    return "\n\n".join([*head, lead(held_out), *parts])
+
+
+def lead(held_out: Sequence[Row]) -> str:
+    """What the section of arms without a grade begins with."""
+    return LEAD if held_out else UNGRADED + LEAD

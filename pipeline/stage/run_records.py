@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.code_digest.variants import LINKS
 from pipeline.core import verified
 from pipeline.core.errors import UserError
 
@@ -43,7 +44,7 @@ def rounds(arms: Arms) -> Iterator[tuple[str, int, int, dict[str, str]]]:
 
 def seconds(plan: dict[str, Any]) -> float:
     """Seconds of the plan's stages together, whenever they ran and however often they stopped."""
-    groups = (item for item in plan["cells"].items() if item[0] not in ("arms", "branches"))
+    groups = (item for item in plan["cells"].items() if item[0] not in LINKS)
     paths = [DATA / group.partition("-")[0] / key / "run.json" for group, c in groups for key in c]
     paths.append(DATA / "report" / "run.json")
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]

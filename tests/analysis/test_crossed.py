@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from pipeline.analysis import seeds_by_problems, verdicts
 from pipeline.analysis.bootstrap import Graded, graded
 from pipeline.core.errors import UserError
-from pipeline.plan import power
+from pipeline.plan.evaluation import power
 from tests import coverage
 
 REPLICATES = 2000

@@ -17,7 +17,8 @@ from pipeline.analysis.seeds_by_problems import Crossed, Squares
 from pipeline.commands.app import app
 from pipeline.core.errors import UserError
 from pipeline.data import schemas, tables
-from pipeline.plan import expand, experiment, power
+from pipeline.plan import expand, experiment
+from pipeline.plan.evaluation import power
 from pipeline.report import markdown, verdict_text
 from pipeline.stage import run_records
 from stages import report as report_stage

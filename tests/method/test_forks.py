@@ -75,6 +75,16 @@ def test_confident_mistakes_take_a_peak_and_a_sure_place_in_turn():
     assert taken([0.5], 2) == []
 
 
+def test_whole_is_one_fork_of_the_response():
+    def taken(length, eligible=anywhere):
+        values = np.zeros(length, np.float32)
+        draw = np.random.default_rng(0)
+        return schedulers.load("whole")(Response(values, 3, 8, eligible, draw))
+
+    assert taken(3) == taken(20) == [0]  # shorter than a chunk, and longer
+    assert taken(0) == taken(3, lambda t: t > 0) == []
+
+
 def rollout(ids, text, entropies, reason="stop"):
     values = {
         "rollout_id": "r",
@@ -106,6 +116,20 @@ def test_a_chunk_with_the_end_in_it_says_so():
     assert found == [(0, "", "ab", False), (2, "ab", "c", True)]
     cut = rollout([2, 3, 4, 4], "abcc", [0.5, 0.1, 0.9, 0.2], "length")
     assert not any(row["ended"] for row in forks(cut, tokenizer, fork_params(), 0, 1).to_pylist())
+
+
+def test_the_chunk_of_scheduler_whole_is_the_response():
+    tokenizer = char_tokenizer.tokenizer("abc").backend_tokenizer
+    for chunk_tokens, found in (
+        (8, (4, "abc", True)),
+        (4, (4, "abc", True)),
+        (2, (2, "ab", False)),
+    ):
+        p = fork_params(scheduler="whole", chunk_tokens=chunk_tokens)
+        rows = forks(rollout([2, 3, 4, 1], "abc", [0.5, 0.1, 0.9, 0.2]), tokenizer, p, 0, 1)
+        (row,) = rows.to_pylist()
+        assert (row["position"], row["prefix_text"]) == (0, "")
+        assert (row["length"], row["chunk_text"], row["ended"]) == found
 
 
 def test_a_fork_never_starts_inside_a_character():

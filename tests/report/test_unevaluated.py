@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 
 from pipeline.analysis import costs, written
 from pipeline.core.errors import UserError
-from pipeline.plan import expand, experiment, power
+from pipeline.plan import expand, experiment
+from pipeline.plan.evaluation import power
 from tests import handmade
 from tests.project import MINIATURE, ROOT
 from tests.report.test_sections import plan_of

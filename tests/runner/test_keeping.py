@@ -123,7 +123,8 @@ def planned(rounds: int) -> dict[str, Any]:
         cells["evaluate"][f"c{r}e"] = {"policy": policy}
         arm[f"round-{r}"] = {"train": f"c{r}t", "evaluate": f"c{r}e"}
     cells["report"]["report"] = {"params": {}}
-    return {"cells": {**cells, "arms": {"omniopd": {"seed-0": arm}}, "branches": {}}}
+    links = {"arms": {"omniopd": {"seed-0": arm}}, "branches": {}, "held_out": {}}
+    return {"cells": {**cells, **links}}
 
 
 class Toy:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -38,6 +39,41 @@ def type_(tmp_path, full):
         yield run
 
 
+def _held_out(folder, said):
+    """Agreement on the last prompts, as pandas computes it from the tables."""
+    rows = json.loads((folder / "data/report/held_out.json").read_text())
+    assert [(r["of"], r["arm"], r["round"]) for r in rows] == [
+        (of, *arm) for of in ("answers", "forks") for arm in (("base", 0), ("omniopd", 2))
+    ]
+    found = {}
+    for row in rows:
+        arm, of = row["arm"], row["of"]
+        own = folder / f"data/arms/{arm}+held-out/seed-0/round-{row['round']}"
+        scores = pd.read_parquet(own / f"score-{of}/scores.parquet")
+        rollouts = pd.read_parquet(own / f"rollout-{of}/rollouts.parquet")
+        prompt = scores.rollout_id.map(rollouts.set_index("rollout_id").prompt_id)
+        found[of, arm] = scores.similarity.groupby(prompt).mean()
+        assert row["similarity"] == pytest.approx(found[of, arm].mean())
+        assert row["prompts"] == len(found[of, arm]) == 8
+        assert set(scores["sample"]) == {0, 1, 2}
+        if of == "answers":  # the whole response, from its beginning on
+            forks = pd.read_parquet(own / f"forks-{of}/forks.parquet")
+            assert (forks.position == 0).all()
+            assert list(forks.chunk_text) == list(rollouts.text)
+    for row in (row for row in rows if row["arm"] == "omniopd"):
+        pair = found[row["of"], "omniopd"] - found[row["of"], "base"]
+        assert row["diff"] == pytest.approx(pair.mean())
+        assert row["diff_low"] <= row["diff"] <= row["diff_high"]
+    used = pd.concat(
+        pd.read_parquet(p / "rollouts.parquet").prompt_id
+        for p in (folder / "data/arms/omniopd/seed-0").glob("round-*/rollout")
+    )
+    assert not set(used) & set(rollouts.prompt_id)  # no round trained on them
+    assert "omniopd: " in said
+    for text in ("results.md", "index.html"):
+        assert "Agreement on held-out prompts" in (folder / "data/report" / text).read_text()
+
+
 def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
     type_("omniopd", "init", "my", "--profile", "smollm2", folder=".")
     prompts = [{"prompt": f"{i}+{2 * i}?"} for i in range(12, 44)]
@@ -56,16 +92,18 @@ def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
         values["rollout"] |= {"prompts_per_round": 8, "max_new_tokens": 16}
         values["forks"] |= {"chunk_tokens": 4}
         values["score"] |= {"allow_flat": True}
+        values["evaluate"]["agreement"] = {"of": ["answers", "forks"], "samples": 3}
         values["runtime"] |= {"threads": 1}
         yaml.dump(values, file)
         said = type_("omniopd", "plan")
-        assert "trained, not evaluated: task prompts has no checker" in said
+        assert "no checker: evaluated by how far the teacher agrees on held-out prompts" in said
         said = type_("omniopd", "repro")
         assert len(teacher.answers) > 0
     report = tmp_path / "my/data/report"
     assert "no checker" in (report / "results.md").read_text()
     assert [row["round"] for row in json.loads((report / "agreement.json").read_text())] == [1, 2]
     assert "data/report/index.html" in said
+    _held_out(tmp_path / "my", said)
     assert (report / "index.html").stat().st_size > 10_000
     type_("omniopd", "push", "omniopd", "--to", "hub:me/mine")
     pushed = type_.hub.repos["model", "me/mine"]["files"]

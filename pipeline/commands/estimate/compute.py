@@ -4,6 +4,7 @@ A response is taken to be as long as allowed, unless finished rollouts have show
 are. Everything is for the whole plan, cells that are done included.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.estimate import footprint
-from pipeline.commands.estimate.estimate import DATA, problem_tokens
+from pipeline.commands.estimate.estimate import DATA, problem_tokens, settings_of
 from pipeline.commands.estimate.footprint import Cost, Parts, Rows, Training
 from pipeline.config.method import Train
 from pipeline.config.teachers import LocalTeacher
@@ -96,21 +97,19 @@ class Experimental:
         seen = set[str]()
         named = expand.named({"cells": self.plan})
         for arm, seeds in named.items():
-            settings = self._settings(arm)
             for own in seeds.values():
                 last = max(int(name.removeprefix("round-")) for name in own)
                 for name, stages in own.items():
-                    for key in (key for key in stages.values() if key not in seen):
-                        if key in self.groups:
+                    for stage, key in stages.items():
+                        if key in self.groups and key not in seen:
                             seen.add(key)
+                            settings = self._settings(arm, stage)
                             round_ = int(name.removeprefix("round-"))
                             yield self._cell(key, settings, self._kept(round_, last))
 
-    def _settings(self, arm: str) -> Settings:
-        method, _, control = arm.partition("+")
-        if control:
-            return self.experiment.branch(control)
-        return self.experiment.arm(self.experiment.experiment.arms[0] if arm == "base" else method)
+    @functools.cache  # noqa: B019 - as long as the estimate
+    def _settings(self, arm: str, stage: str) -> Settings:
+        return settings_of(self.experiment, arm, stage)
 
     def _kept(self, round_: int, last: int) -> bool:
         """Whether a checkpoint is written after a round, and stays."""

@@ -15,9 +15,9 @@ from pipeline import teachers
 from pipeline.config.teachers import Hosted, LocalTeacher
 from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
-from pipeline.plan import budget_caps
+from pipeline.plan import budget_caps, expand
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.expand import GROUPS
+from pipeline.plan.evaluation import held_out
 from pipeline.stage import multi_step
 from pipeline.teachers import continuations, protocol
 from pipeline.teachers.capabilities import capability
@@ -31,6 +31,7 @@ DATA = Path("data")
 SECONDS = 2.0  # of one request, where no rate is given: a guess
 BATCH_HOURS = 24.0  # a batch service takes at most; a cell is one batch
 PROMPT_TOKENS = 200  # of a problem, where the pool does not exist yet: a guess
+ANSWERS = "teach-answers"  # of evaluate.agreement
 BLOCK = 256  # responses that are looked up together
 
 
@@ -60,7 +61,7 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
     rows: list[dict[str, Any]] = []
     paid: dict[str, str] = {}  # cell: the arm that it is counted under
     counted: dict[int, int] = {}  # beginning of an answer's key: its token limit
-    for arm, seeds in plan["cells"]["arms"].items():
+    for arm, seeds in expand.named(plan).items():
         for seed, rounds in seeds.items():
             for round_, stages in rounds.items():
                 for stage in (name for name in stages if name.startswith("teach")):
@@ -68,11 +69,14 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
                     found = asked(plan, key)
                     row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
                     row["teacher"] = found[0][1]["params"]["teacher"]
-                    if key in paid:
-                        rows.append(row | {"counted": f"shared with {paid[key]}"} | asdict(Cost()))
+                    # whole answers to the same prompts, whichever student's rollouts they are for
+                    shared = f"{stage} {seed}" if stage == ANSWERS else key
+                    if shared in paid:
+                        told = f"shared with {paid[shared]}"
+                        rows.append(row | {"counted": told} | asdict(Cost()))
                         continue
-                    paid[key] = arm
-                    settings = experiment.arm(arm)
+                    paid[shared] = arm
+                    settings = settings_of(experiment, arm, stage)
                     cost = Cost()
                     for group, cell in found:
                         more, basis = _cell(experiment, settings, cell, group, store, counted)
@@ -83,6 +87,16 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
     return rows
 
 
+def settings_of(experiment: Experiment, name: str, stage: str) -> Settings:
+    """The settings of a stage's cell, by the arm that `expand.named` has it under."""
+    arm, _, more = name.partition("+")
+    if more == expand.HELD_OUT:
+        return held_out.settings_of(experiment, stage)
+    if more:
+        return experiment.branch(more)
+    return experiment.arm(experiment.experiment.arms[0] if arm == "base" else arm)
+
+
 def total(rows: list[dict[str, Any]]) -> Cost:
     """All rows together."""
     names = Cost.__dataclass_fields__
@@ -91,7 +105,8 @@ def total(rows: list[dict[str, Any]]) -> Cost:
 
 def asked(plan: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
     """Group and content of a cell; of several steps one of all, where there are tables, or each."""
-    group, cell = next((g, c[key]) for g, c in plan["cells"].items() if g in GROUPS and key in c)
+    groups = ((name, plan["cells"][name]) for name in expand.GROUPS)
+    group, cell = next((name, own[key]) for name, own in groups if key in own)
     if not group.startswith("steps"):
         return [(group, cell)]
     taught = [one for one in multi_step.inner(key, cell) if one.stage == "teach"]
@@ -202,9 +217,10 @@ def _guessed(
     problem = problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
     longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
     prompts, forks = settings.rollout.prompts_per_round, budget_caps.forks(settings)
-    prefixes = prompts if solutions else budget_caps.prefixes(settings)
+    whole = solutions or settings.forks.scheduler == "whole"  # of a prompt, once for all responses
+    prefixes = prompts if whole else budget_caps.prefixes(settings)
     size = problem
-    if not solutions:
+    if not whole:
         # on average, where they are as late as fits
         size += longest - settings.forks.chunk_tokens * (forks + 1) / 2
     limit = chunk

@@ -33,7 +33,7 @@ def draw() -> Path:
             "shows the losses meanwhile."
         )
     notes = [f"Partial: these are not through and left out: {', '.join(out)}."] if out else []
-    params |= {"arms": kept, "branches": {}, "notes": [*notes, *params["notes"]]}
+    params |= {"arms": kept, "branches": {}, "held_out": {}, "notes": [*notes, *params["notes"]]}
     params["settings"] = {arm: own for arm, own in params["settings"].items() if arm in kept}
     _stage(content)
     return OUT / "index.html"

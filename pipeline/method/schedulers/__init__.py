@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.core.chosen import chosen, file_of
 
-SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance", "confident-mistakes")
+SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance", "confident-mistakes", "whole")
 
 Eligible = Callable[[int], bool]  # may a chunk start at token t?
 
@@ -25,7 +25,9 @@ class Response(NamedTuple):
     draw: np.random.Generator  # of this response alone
 
 
-Scheduler = Callable[[Response], list[int]]  # chunk starts t, ascending, with t + chunk <= T
+Scheduler = Callable[
+    [Response], list[int]
+]  # chunk starts t, ascending; t + chunk <= T but for whole
 
 
 def load(name: str) -> Scheduler:

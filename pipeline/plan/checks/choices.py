@@ -3,6 +3,9 @@
 Each check raises UserError with the key, the value found, the value wanted and a remedy.
 """
 
+from collections.abc import Iterator
+
+from pipeline.config.evaluation import Agreement
 from pipeline.core import extensions
 from pipeline.core.errors import refuse
 from pipeline.method.objectives import OBJECTIVES
@@ -14,7 +17,9 @@ from pipeline.plan.blocks import Experiment, Settings
 
 def check(file: Experiment, where: str, arm: Settings) -> None:
     """`where` is what stands before a key in a message: the arm, if it overrides anything."""
+    how = arm.evaluate.agreement
     for key, found, kind, wanted in (
+        *(("evaluate.agreement.metric", one, "metric", METRICS) for one in _metric(how)),
         ("score.metric", arm.score.metric, "metric", METRICS),
         *(("calibrate.metrics", one, "metric", METRICS) for one in arm.calibrate.metrics),
         ("forks.scheduler", arm.forks.scheduler, "scheduler", SCHEDULERS),
@@ -29,6 +34,11 @@ def check(file: Experiment, where: str, arm: Settings) -> None:
         _objective(file, where, arm)
     if extensions.named(arm.prepare.task):
         extensions.check("prepare.task", arm.prepare.task, "task")
+
+
+def _metric(how: Agreement | None) -> Iterator[str]:
+    if how is not None and how.metric is not None:
+        yield how.metric
 
 
 def _objective(file: Experiment, where: str, arm: Settings) -> None:

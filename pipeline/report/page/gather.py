@@ -23,6 +23,7 @@ SHOWN = (
     "collapse",
     "agreement",
     "written",
+    "held_out",
 )
 
 

@@ -22,6 +22,7 @@ from pipeline.report.page.blocks import (
     Browser,
     Cell,
     Charts,
+    Forest,
     Row,
     Section,
     Table,
@@ -54,6 +55,7 @@ class Content:
     no_effect: list[Row] = field(default_factory=list)  # of no_effect.json
     collapse: list[Row] = field(default_factory=list)  # of collapse.json
     agreement: list[Row] = field(default_factory=list)  # of agreement.json, without evaluations
+    held_out: list[Row] = field(default_factory=list)  # of held_out.json
     written: list[Row] = field(default_factory=list)  # of written.json, likewise
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
     runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
@@ -68,7 +70,9 @@ class Content:
 def render(content: Content) -> str:
     """The report of an experiment."""
     found = [
-        _results(content) if content.results else _agreement(content),
+        _results(content) if content.results else None,
+        _held_out(content),
+        None if content.results else _agreement(content),
         sections.curves(content.curves, content.arms, content.split, content.pooled),
         sections.costs(content.costs, content.results, content.arms, content.pooled),
         calibration.section(content.calibration),
@@ -177,7 +181,19 @@ def _agreement(content: Content) -> Section:
     failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
     blocks: list[Block] = [*failed, *tables, *rest]
-    return Section("results", "Agreement with the teacher", blocks, unevaluated.LEAD)
+    lead = unevaluated.lead(content.held_out)
+    return Section("results", "Agreement with the teacher, round by round", blocks, lead)
+
+
+def _held_out(content: Content) -> Section | None:
+    if not content.held_out:
+        return None
+    head, body = unevaluated.looks(content.held_out)
+    kinds = ["arm" if name == "arm" else "number" for name in head]
+    lines: list[list[Cell | Forest]] = [[*map(Cell, row, kinds)] for row in body]
+    blocks: list[Block] = [*map(Text, unevaluated.seen(content.held_out)), Table(head, lines)]
+    lead = unevaluated.held_out_lead(bool(content.results))
+    return Section("held-out", "Agreement on held-out prompts", blocks, lead)
 
 
 def _answers(content: Content) -> Section | None:

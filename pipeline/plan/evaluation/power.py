@@ -19,6 +19,7 @@ from pipeline.config import params
 from pipeline.config.params import METHOD
 from pipeline.plan import expand
 from pipeline.plan.blocks import Experiment
+from pipeline.plan.evaluation import held_out
 
 REPORT = Path("data/report")
 POWER = 0.8
@@ -104,7 +105,10 @@ def line(file: Experiment) -> str:
     """The power in words, for `omniopd plan`, `repro` and `run`; with one seed a single line."""
     settings = file.arm(file.experiment.arms[0])
     if not settings.prepare.graded:
-        how = f"trained, not evaluated: task {settings.prepare.task} has no checker"
+        why = f"task {settings.prepare.task} has no checker"
+        if held_out.judging(file).evaluate.agreement:
+            return f"{why}: evaluated by how far the teacher agrees on held-out prompts"
+        how = f"trained, not evaluated: {why}"
         return f"{how}. The report shows how far the teacher agrees, round by round"
     first = settings.evaluate
     seeds, problems, samples = len(file.experiment.seeds), first.problems, first.samples

@@ -1,0 +1,82 @@
+"""How far a teacher agrees with students on prompts that none of them was trained on.
+
+The cells are those of pipeline/plan/evaluation/held_out.py. Students of one seed answer the same
+prompts, so differences from the untrained student are paired by prompt.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from pipeline.analysis import bootstrap
+from pipeline.data import schemas, tables
+from pipeline.stage.run_records import Arms, Row, folder, rounds, run_json
+
+
+def rows(held_out: Arms) -> list[Row]:
+    """One row per look (`of`: answers or forks), arm and seed, arm base first.
+
+    `similarity` is the mean over forks of a prompt, then over prompts: k_sem / N at forks, and of
+    whole responses with the teacher's own answers. `diff` is from arm base, null there; brackets
+    are bootstraps over prompts, conditional on the run. Where a student's answers are as good as
+    any other's, it reaches `itself`, what two answers of the teacher are alike in one place;
+    `others` is what they are alike at different prompts. Null where there was nothing to compare.
+    """
+    found = []
+    for arm, seed, round_, cells in rounds(held_out):
+        for of in dict.fromkeys(stage.partition("-")[2] for stage in cells):
+            own = _graded(cells, of)
+            about = {"of": of, "arm": arm, "seed": seed, "round": round_}
+            base = held_out["base"][f"seed-{seed}"]["round-0"]
+            found.append(about | _row(own, None if arm == "base" else _graded(base, of)))
+            counts = run_json("score", cells[f"score-{of}"])
+            found[-1] |= {"metric": _metric(cells, of)}
+            found[-1] |= {"itself": counts.get("same_fork"), "others": counts.get("other_problem")}
+    order = list(dict.fromkeys(row["of"] for row in found))
+    return sorted(found, key=lambda row: (order.index(row["of"]), row["arm"] != "base"))
+
+
+def _row(own: bootstrap.Graded | None, base: bootstrap.Graded | None) -> Row:
+    names = ("similarity", "low", "high", "diff", "diff_low", "diff_high")
+    found: Row = dict.fromkeys(names) | {"prompts": 0}
+    if own is None:
+        return found
+    found |= dict(zip(names, bootstrap.mean(own.share_B), strict=False))
+    found["prompts"] = len(own.problems)
+    if base is not None and (pair := _paired(own, base)):
+        found |= dict(zip(names[3:], bootstrap.difference(*pair), strict=True))
+    return found
+
+
+def _paired(
+    own: bootstrap.Graded, base: bootstrap.Graded
+) -> tuple[bootstrap.Graded, bootstrap.Graded] | None:
+    """The two on the prompts where both have a fork; None where there is no such prompt."""
+    shared = sorted(set(own.problems) & set(base.problems))
+    if not shared:
+        return None
+    values = [dict(zip(one.problems, one.share_B.tolist(), strict=True)) for one in (own, base)]
+    first, second = (bootstrap.graded(shared, [one[name] for name in shared]) for one in values)
+    return first, second
+
+
+def _graded(cells: dict[str, str], of: str) -> bootstrap.Graded | None:
+    """Similarities by prompt; None without a fork. Each fork of a prompt weighs alike."""
+    path = folder("rollout", cells[f"rollout-{of}"]) / "rollouts.parquet"
+    prompt_of: dict[str, str] = {}
+    for group in tables.stream(path, schemas.ROLLOUTS, ["rollout_id", "prompt_id"]):
+        prompt_of |= dict(zip(*(group[n].to_pylist() for n in group.column_names), strict=True))
+    names, values = [], []
+    for group in _scores(cells, of):
+        names += [prompt_of[name] for name in group["rollout_id"].to_pylist()]
+        values += group["similarity"].to_pylist()
+    return bootstrap.graded(names, values) if names else None
+
+
+def _metric(cells: dict[str, str], of: str) -> str | None:
+    return next((group["metric"][0].as_py() for group in _scores(cells, of) if len(group)), None)
+
+
+def _scores(cells: dict[str, str], of: str) -> Iterator[pa.Table]:
+    path = folder("score", cells[f"score-{of}"]) / "scores.parquet"
+    return tables.stream(path, schemas.SCORES, ["rollout_id", "metric", "similarity"])

@@ -1,0 +1,1 @@
+"""What a plan says of how its arms are evaluated."""
