@@ -154,7 +154,10 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
 def main() -> None:
     args = cells.arguments("teach", "prompts", "rollouts?", "forks?", "tokenizer", "teacher?")
     p = cells.params("teach", args.cell, TeachParams)
-    with cells.running("teach", args) as run, Store(url(), cells.project(), FOLDER) as store:
+    with (
+        cells.running("teach", args) as run,
+        Store(url(), cells.project(), FOLDER, reached=True) as store,
+    ):
         student = checkpoints.tokenizer(args.tokenizer)
         judging, used, read = judge(args, p, store), 0, 0
         judging.fits(_asked(judging.teacher, args, p))  # all of them, before any is paid for

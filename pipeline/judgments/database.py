@@ -168,7 +168,7 @@ def transaction(engine: sa.Engine, waiting: Retries, shown: str) -> Iterator[sa.
         yield waiting.call(lambda: stack.enter_context(engine.begin()))
 
 
-def write(
+def whole(
     engine: sa.Engine, waiting: Retries, shown: str, action: Callable[[sa.Connection], T]
 ) -> T:
     """The result of `action` in a transaction, all of it tried again after errors that may pass.

@@ -24,7 +24,8 @@ class OpenDatabase:
     Raises UserError, without any password, when it cannot be opened, read or written.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, reached: bool = False) -> None:
+        """`reached`: it was before, by another process, so that it is waited for."""
         self.name = database.name(url)
         self.read_only = database.read_only(url)
         self._engine = database.connectable(url)
@@ -32,7 +33,7 @@ class OpenDatabase:
         backend = url.get_backend_name()
         self.dialect = "sqlite" if backend == "sqlite" else "postgresql"
         self.insert: Any = sqlite.insert if backend == "sqlite" else postgresql.insert
-        self._writes = Retries(self.name)
+        self._writes = Retries(self.name, reached)
         self.url, self.version, self.tables = url, *self._found()
         if backend == "sqlite" and not self.read_only:
             database.use_wal(self._engine, self._writes, self.name)
@@ -59,8 +60,7 @@ class OpenDatabase:
         """The rows of a query; text that is no UTF-8 any more has a surrogate for each such byte,
         so that its row can be named."""
         try:
-            with self.reading() as connection:
-                return connection.execute(query).all()
+            return self.read(lambda connection: connection.execute(query).all())
         except UserError as error:
             if "decode to UTF-8" not in str(error):  # as SQLite says it; Postgres checks on entry
                 raise
@@ -75,10 +75,10 @@ class OpenDatabase:
     def integrity(self, table: str = "") -> str | None:
         """The fault that SQLite finds in its file, or in a table and its index; None where there is
         none, and with Postgres, which keeps checksums of its own."""
+        if self.dialect != "sqlite":
+            return None
+        check = f"PRAGMA integrity_check({table})" if table else "PRAGMA integrity_check"
         with self.reading() as connection:
-            if connection.dialect.name != "sqlite":
-                return None
-            check = f"PRAGMA integrity_check({table})" if table else "PRAGMA integrity_check"
             found = connection.exec_driver_sql(check).scalars().first()
         return None if found == "ok" else " ".join(str(found).split())  # it may have several lines
 
@@ -89,9 +89,13 @@ class OpenDatabase:
         self._may_write()
         return database.transaction(self._writer, self._writes, self.name)
 
+    def read(self, action: Callable[[sa.Connection], T]) -> T:
+        """The result of an action that only reads. A connection that breaks off runs it again."""
+        return database.whole(self._engine, self._reads, self.name, action)
+
     def write(self, action: Callable[[sa.Connection], T]) -> T:
         self._may_write()
-        return database.write(self._writer, self._writes, self.name, action)
+        return database.whole(self._writer, self._writes, self.name, action)
 
     def execute(self, statement: sa.Executable) -> None:
         self.write(lambda connection: connection.execute(statement))

@@ -52,6 +52,7 @@ class Retries:
         its URL if it cannot be reached now."""
         self._shown, self._reached = shown, reached
         self._since: float | None = None  # the first of the errors that no success has followed
+        self._ever = False  # this process has
         self._told = False
         self._over = threading.Event()
 
@@ -72,7 +73,7 @@ class Retries:
             if not passes(error) or not (self._reached or answered(error)):
                 raise
             found = self._again(action, error)
-        self._since, self._reached = None, True
+        self._since, self._reached, self._ever = None, True, True
         return found
 
     def _again(self, action: Callable[[], T], first: exc.SQLAlchemyError) -> T:
@@ -95,13 +96,14 @@ class Retries:
     def _tell(self, state: tenacity.RetryCallState) -> None:
         waited = self._waited()
         error = state.outcome.exception() if state.outcome else None
-        if waited < TOLD_SECONDS or self._told or not isinstance(error, exc.SQLAlchemyError):
+        soon = self._ever and waited < TOLD_SECONDS  # one that was not reached yet is told at once
+        if soon or self._told or not isinstance(error, exc.SQLAlchemyError):
             return
         self._told = True
         until = time.ctime(time.time() + RETRY_SECONDS - waited)
         log.warning(
-            f"judgments at {self._shown}: {reason(error)}. Tried again for {waited:.0f} s, and "
-            f"until {until}. {remedy(error)}"
+            f"judgments at {self._shown}: {reason(error)}. Tried again until {until}. "
+            f"{remedy(error)}"
         )
 
 

@@ -64,16 +64,22 @@ class Store:
     """
 
     def __init__(
-        self, url: str, project: str = "", spool: Path | None = None, drop_damaged: bool = False
+        self,
+        url: str,
+        project: str = "",
+        spool: Path | None = None,
+        drop_damaged: bool = False,
+        reached: bool = False,
     ) -> None:
         """`project` names the experiment whose purchases the ledger adds up; `spool` is the folder
         for what arrived and cannot be stored. A store of version 2 is brought into this one first,
-        without its damaged answers if `drop_damaged`."""
+        without its damaged answers if `drop_damaged`. `reached`: others reached it, so if it cannot
+        be reached that is no mistake in its URL, and it is waited for."""
         parsed = database.parse(url)
         self.spool = None if spool is None else Spool(parsed, spool)
         self._away: UserError | None = None  # why nothing more is written
         self._project = project
-        self.database = OpenDatabase(parsed)
+        self.database = OpenDatabase(parsed, reached)
         self.name = self.database.name
         try:
             migrate.bring(self.database, drop_damaged)
@@ -181,8 +187,8 @@ class Store:
 
     def spent(self) -> Entry:
         """All that the ledger has of this project: a look at its total."""
-        with self.database.reading() as connection:
-            return ledger.total(connection, TOTALS.c.project == self._project)
+        own = TOTALS.c.project == self._project
+        return self.database.read(lambda connection: ledger.total(connection, own))
 
     def stats(self) -> Counts:
         """What the store holds and how it was used, over all projects."""
@@ -197,9 +203,8 @@ class Store:
     def open_batches(self, teacher: str) -> list[Batch]:
         """Batches of this teacher that nobody has collected, the oldest first."""
         query = sa.select(BATCHES.c.id, BATCHES.c["keys"]).where(BATCHES.c.teacher == teacher)
-        with self.database.reading() as connection:
-            rows = connection.execute(query.order_by(BATCHES.c.created_at, BATCHES.c.id)).all()
-        return [Batch(id_, tuple(json.loads(keys))) for id_, keys in rows]
+        rows = self.database.rows(query.order_by(BATCHES.c.created_at, BATCHES.c.id))
+        return [Batch(id_, tuple(json.loads(keys))) for id_, keys in map(tuple, rows)]
 
     def keep_batch(self, teacher: str, batch: Batch) -> None:
         """Remember a batch before waiting for it: a killed run takes it up again."""
@@ -217,8 +222,7 @@ class Store:
     def checked(self, teacher: str) -> bool:
         """Whether this teacher, named by a hash of its settings, has passed its check."""
         query = sa.select(CHECKS.c.teacher).where(CHECKS.c.teacher == teacher)
-        with self.database.reading() as connection:
-            return connection.execute(query).first() is not None
+        return bool(self.database.rows(query))
 
     def passed(self, teacher: str) -> None:
         """Remember that this teacher passed its check."""

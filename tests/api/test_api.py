@@ -2,9 +2,11 @@
 
 import re
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from pipeline import api
 from pipeline.core.errors import UserError
@@ -69,3 +71,18 @@ def test_the_page_of_the_docs_runs_and_its_loss_has_a_gradient():
     row = names["batch"]
     signal = -(row["weights"][0, 1:] * row["signal_mask"][0, 1:] * own).sum()
     assert names["loss"].item() == pytest.approx(signal.item(), rel=1e-5)  # KL to itself is 0
+
+
+def test_the_notebook_runs_and_says_what_it_shows():
+    """A student that learns, beside one whose weights were shuffled."""
+    path = ROOT / "docs/own_trainer.ipynb"
+    shown = nbformat.read(path, 4)
+    found = nbformat.read(path, 4)
+    where = {"metadata": {"path": str(ROOT)}}
+    NotebookClient(found, timeout=600, resources=where).execute()
+    for notebook in (shown, found):
+        last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+        said = "".join(one["text"] for one in last.outputs if one.output_type == "stream")
+        before, after, shuffled = (float(x) for x in re.findall(r"([\d.]+)%", said))
+        assert after > before + 10 > shuffled
+        assert [one for one in last.outputs if one.output_type == "display_data"]

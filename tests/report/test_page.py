@@ -7,6 +7,7 @@ import tomllib
 
 import pyarrow.parquet as pq
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from pipeline.report.page.page import Content, render
 from tests import handmade
@@ -58,6 +59,20 @@ def test_the_file_asks_for_nothing_and_is_small(made):
     text = (made / "data/report/index.html").read_text()
     assert not ASKS.search(text)
     assert len(text.encode()) < MOST
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(visit, width, scheme):
+    """All that axe-core tests, unfolded as well: contrast, names, roles, order of headings."""
+    _no_barrier(visit(width=width, scheme=scheme))
+
+
+def _no_barrier(page):
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 @pytest.mark.browser
@@ -388,6 +403,7 @@ def test_the_coming_sections_draw_in_the_browser(visit, tmp_path):
         assert page.locator(f"[data-chart={name}] svg").count() == 1
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(wide) <= 0
+    _no_barrier(page)
     page.select_option("#calibration [data-signal=metric]", label="exact")
 
 
@@ -398,6 +414,7 @@ def test_the_page_of_every_arm_opens_and_is_small(full, visit):
     assert len(text.encode()) < MOST
     assert not ASKS.search(text)
     page = visit(path=path)
+    _no_barrier(page)
     arms = page.locator("#f-arm option").all_inner_texts()
     assert {"omniopd", "multi-teacher", "prior-only", "grpo"} <= set(arms)
     for arm in arms:

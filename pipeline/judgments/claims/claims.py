@@ -66,9 +66,7 @@ class Claims:
         for chunk in chunks(requests):
             wanted = {request.key: request for request in chunk}
             # read first: who waits for another's purchase would keep the database's one writer busy
-            with self._database.reading() as connection:
-                held = (CLAIMS.c.key.in_(sorted(wanted)), ~lapsed(database.now(connection)))
-                taken = set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
+            taken = self._database.read(functools.partial(self._held, keys=sorted(wanted)))
             if free := {key: wanted[key] for key in sorted(set(wanted) - taken)}:
                 self._rows.check(free.values())
                 mine |= self._claim(free, limit, lease)
@@ -83,6 +81,10 @@ class Claims:
         if not self._checked:
             self._rows.settings.all()  # raises for one that is not what it was
         self._checked = True
+
+    def _held(self, connection: sa.Connection, keys: list[str]) -> set[str]:
+        held = (CLAIMS.c.key.in_(keys), ~lapsed(database.now(connection)))
+        return set(connection.execute(sa.select(CLAIMS.c.key).where(*held)).scalars())
 
     def _claim(self, wanted: Mapping[str, Request], limit: int, lease: float) -> set[str]:
         insert = self._database.insert(CLAIMS)
@@ -133,8 +135,8 @@ class Claims:
         first: float | None = None
         for chunk in chunks(keys):
             query = sa.select(sa.func.min(CLAIMS.c.expires_at)).where(CLAIMS.c.key.in_(chunk))
-            with self._database.reading() as connection:
-                found = connection.execute(query).scalar()
+            rows = self._database.rows(query)
+            found = rows[0][0]
             first = found if first is None or (found is not None and found < first) else first
         return first
 
@@ -143,8 +145,7 @@ class Claims:
         found: set[str] = set()
         for chunk in chunks(keys):
             query = sa.select(CLAIMS.c.owner).where(CLAIMS.c.key.in_(chunk)).distinct()
-            with self._database.reading() as connection:
-                found |= set(connection.execute(query).scalars())
+            found |= {row[0] for row in self._database.rows(query)}
         return sorted({owner.shown(name) for name in found})
 
     def release(self, keys: Iterable[str]) -> None:

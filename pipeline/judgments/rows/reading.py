@@ -48,14 +48,18 @@ class Reader:
 
     def find(self, requests: Sequence[Request], limit: int) -> Iterator[Judgment]:
         """The answers that serve `limit` tokens, in the order of the requests."""
-        best: dict[int, tuple[Sequence[Any], Settings]] = {}  # the row with the smallest limit
-        with self._database.reading() as connection:
+
+        def smallest(connection: sa.Connection) -> dict[int, tuple[Sequence[Any], Settings]]:
+            best: dict[int, tuple[Sequence[Any], Settings]] = {}  # the row with the smallest limit
             for (number, attempt), wanted in self._wanted(requests).items():
                 asked = self.settings.value(number)
                 for row in lookup.serving(connection, number, attempt, limit, wanted):
                     n = row[0]
                     if n not in best or row[1] < best[n][0][1]:
                         best[n] = row, asked
+            return best
+
+        best = self._database.read(smallest)
         for n, request in enumerate(requests):
             if n in best:
                 (_, token_limit, *row), asked = best[n]

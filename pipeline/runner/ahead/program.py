@@ -39,7 +39,7 @@ def main() -> int:
             _say(out, {"rows": count})
 
     try:
-        with Store(url(), cells.project(), FOLDER) as store:
+        with Store(url(), cells.project(), FOLDER, reached=True) as store:
             counts = buying.run(int(rows), complete, key, teach, store, told)
     except (UserError, OSError) as error:
         log.warning(f"rollout {key}: buys no answers ahead: {error}")

@@ -41,7 +41,7 @@ def main(cell: str, seconds: float) -> None:
     wanted = [
         Request("vllm", "m", f"{asked} {cell} {n}", "completions", {}, 0, n) for n in range(ANSWERS)
     ]
-    with Store(os.environ["JUDGMENTS_URL"], "team") as store:
+    with Store(os.environ["JUDGMENTS_URL"], "team", reached=True) as store:
         for one in wanted:
             if not [*store.find([one], LIMIT)]:
                 store.add([answer(one, f"to {one.prompt}")], PAID)

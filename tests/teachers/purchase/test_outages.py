@@ -490,6 +490,69 @@ def test_what_arrives_while_postgres_is_down_is_taken_in_later(
 
 
 @pytest.mark.team
+def test_a_store_that_others_reached_is_waited_for_and_told_of_at_once(
+    postgres, postgres_server, caplog
+):
+    url = postgres()
+    with Store(url, "mine") as store:
+        store.add([answer("a")], PAID)
+    control(postgres_server, "stop", "-m", "fast")
+    try:
+        with pytest.raises(UserError, match="Check that it runs"):
+            Store(url, "mine")  # by whom nobody knows whether the URL is right
+        caplog.clear()
+        thread = threading.Timer(1.0, control, (postgres_server, "restart"))
+        thread.start()
+        with Store(url, "mine", reached=True) as store:
+            assert [found.key for found in store.find([asked("a")], 1)] == [key("a")]
+        thread.join()
+    finally:
+        if not thread.finished.is_set():
+            control(postgres_server, "restart")
+    (line,) = [record.message for record in caplog.records if "judgments at" in record.message]
+    assert "Tried again until" in line
+
+
+LOOKS = {
+    "find": lambda store: [found.key for found in store.find([asked("a")], 1)],
+    "claim": lambda store: claimed(store, ["a", "b"]),
+    "holders": lambda store: len(store.claims.holders([key("c")])),
+    "expiry": lambda store: store.claims.expiry([key("c")]) is not None,
+    "spent": lambda store: store.spent(),
+    "checked": lambda store: store.checked("one"),
+    "batches": lambda store: store.open_batches("one"),
+    "all": lambda store: [found.key for some in store.rows.stream() for found in some],
+}
+
+
+@pytest.mark.team
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_query_that_postgres_cuts_off_is_asked_again(postgres, look):
+    url = postgres()
+    with Store(url, "mine") as store, Store(url, "other") as other:
+        store.add([answer("a")], PAID)
+        store.passed("one")
+        assert claimed(other, ["c"]) == {"c"}
+        wanted = {
+            "find": [key("a")], "claim": {"b"}, "holders": 1, "expiry": True, "spent": PAID,
+            "checked": True, "batches": [], "all": [key("a")],
+        }[look]  # fmt: skip
+        cut = []
+
+        def end(connection, cursor, statement, *_):
+            if not cut and statement.lstrip().upper().startswith(("SELECT", "WITH")):
+                cut.append(statement)
+                number = connection.connection.dbapi_connection.info.backend_pid
+                ended = sa.text("select pg_terminate_backend(:number, 5000)")
+                with other.database.writing() as another:
+                    assert another.execute(ended, {"number": number}).scalar_one()
+
+        sa.event.listen(store.database._engine, "before_cursor_execute", end)
+        assert LOOKS[look](store) == wanted
+        assert len(cut) == 1
+
+
+@pytest.mark.team
 def test_a_commit_whose_outcome_is_unknown_enters_the_ledger_once(postgres, monkeypatch):
     with Store(postgres(), "mine") as store:
         lost = sa.exc.OperationalError("commit", None, Exception("the connection is lost"))
