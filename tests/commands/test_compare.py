@@ -1,16 +1,20 @@
 """`omniopd compare` says what the report's own files say, of whatever the experiments are."""
 
 import json
+import re
 import shutil
 import subprocess
 from contextlib import ExitStack
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from pipeline.analysis import bootstrap
-from pipeline.commands.compare import compared, found, picture, shown
+from pipeline.commands.compare import answers, compared, found, picture, shown
+from pipeline.core import yaml_files
 from pipeline.core.errors import UserError
 
 POINTS = ["exact-lr-1e-3", "exact-lr-3e-3", "edit-lr-1e-3", "edit-lr-3e-3"]
@@ -134,9 +138,9 @@ def test_other_problems_and_other_seeds_give_no_difference(here):
     assert compared.minus(one, {1: one[0]}, same=True) == "other seeds"
     with ExitStack() as stack:
         first, second = found.experiments(POINTS[:2], stack)
-    assert compared._same_problems(first, second)
+    assert compared.same_problems(first, second)
     changed = replace(second, values={**second.values, "prepare.seed": 8})
-    assert not compared._same_problems(first, changed)
+    assert not compared.same_problems(first, changed)
 
 
 def test_a_name_that_is_nothing_is_told_with_what_there_is(here):
@@ -158,3 +162,71 @@ def test_the_command_prints_tables_and_draws_a_picture(here, tmp_path):
     picture.draw(compare("edit-lr-3e-3"), tmp_path / "one.png")  # one panel
     with Image.open(tmp_path / "one.png") as image:
         assert image.width < 1300
+
+
+def evals(folder, arm, name):
+    point = yaml_files.load(folder / "dag/report.yaml")["params"]["arms"]
+    own = point["omniopd-" + name if arm == "omniopd" and name != POINTS[2] else arm]["seed-0"]
+    key = max(own.items(), key=lambda item: int(item[0].removeprefix("round-")))[1]["evaluate"]
+    rows = pq.read_table(folder / f"data/evaluate/{key}/evals.parquet").to_pylist()
+    return {(r["problem_id"], r["decoding"], r["sample"]): r for r in rows}
+
+
+def test_answers_are_put_beside_those_of_the_first(here):
+    names = POINTS[2:3] + POINTS[:1]
+    with ExitStack() as stack:
+        found_ = answers.view(found.experiments(names, stack))
+    views = {one["arm"]: one for one in found_["views"]}
+    assert "base, exact-lr-1e-3" not in views  # the same cells
+    view = views["omniopd, exact-lr-1e-3"]
+    assert view["versus"] == "omniopd, edit-lr-1e-3"
+    kinds = {"sample 1": ("sampled", 0), "greedy": ("greedy", 0), "sample 2": ("sampled", 1)}
+    before, after = (evals(here.folder, "omniopd", name) for name in names)
+    assert len(found_["problems"]) == len({place[0] for place in after})
+    for n, kind in enumerate(found_["kinds"]):
+        cases = []
+        for (name, *_), one, other in zip(
+            found_["problems"], found_["bases"][view["base"]], view["answers"], strict=True
+        ):
+            first, last = (rows[name, *kinds[kind]] for rows in (before, after))
+            assert found_["texts"][one[n][0]] == first["response"]
+            assert found_["texts"][other[n][0]] == last["response"]
+            cases.append((first["correct"], last["correct"]))
+        wanted = [(False, True), (True, False), (True, True), (False, False)]
+        assert view["tally"][n] == [cases.count(case) for case in wanted]
+    assert all(asked >= 0 for _, _, asked, _ in found_["problems"])
+
+
+def test_answers_to_other_problems_are_not_put_beside_each_other(here):
+    with ExitStack() as stack:
+        one, other = found.experiments(POINTS[:2], stack)
+    assert answers.view([one]) is None
+    assert answers.view([one, replace(other, values={**other.values, "prepare.seed": 9})]) is None
+
+
+@pytest.mark.browser
+def test_the_page_of_a_comparison_opens_and_its_answers_can_be_filtered(here, tmp_path, visit):
+    path = tmp_path / "page.html"
+    said = here.run("omniopd", "compare", "metric-lr", "--page", str(path)).stdout
+    assert f"page: {path}" in said
+    page = visit(path=path)
+    assert page.title() == "4 experiments"
+    assert page.locator("h2").all_inner_texts() == [
+        "Results", "What differs in params.yaml", "Cells and costs", "Answers",
+    ]  # fmt: skip
+    shown_ = page.locator("#results table").inner_text()
+    for name in POINTS:
+        assert name in shown_
+    row = the(compare("metric-lr"), "omniopd", POINTS[1])
+    assert f"{row['accuracy']:.3f}" in shown_
+    arms = page.locator("#a-arm option").all_inner_texts()
+    assert "omniopd, exact-lr-3e-3" in arms
+    page.select_option("#a-arm", label="omniopd, exact-lr-3e-3")
+    page.select_option("#a-case", "right")
+    tally = page.locator("#a-tally").inner_text()
+    right = int(re.search(r"(\d+) now right", tally)[1])
+    found_ = page.locator("#a-list li")
+    assert found_.count() == min(right, 12)
+    if right:
+        assert "omniopd, exact-lr-1e-3" in found_.first.inner_text()
+    assert Axe().run(page).violations_count == 0

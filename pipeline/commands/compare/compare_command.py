@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.core.files import replacing
+
 
 def compare(
     names: Annotated[
@@ -16,22 +18,32 @@ def compare(
     picture: Annotated[
         Path | None, typer.Option(help="a PNG; data/comparison.png by default")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="a page with answers; data/comparison.html by default")
+    ] = None,
 ) -> None:
     """Experiments side by side: accuracies with intervals, params that differ, cells they share,
     and what each cost. The first is what the others are compared with.
 
     Nothing is run, and what did not run is left out.
     """
-    from pipeline.commands.compare import compared, found, shown
+    from pipeline.commands.compare import answers, compared, found, shown
+    from pipeline.commands.compare import page as pages
     from pipeline.commands.compare import picture as pictures
 
     with ExitStack() as stack:
         experiments = found.experiments(names, stack)
         numbers = {one.name: compared.measured(one) for one in experiments}
         values = compared.document(experiments, numbers)
-    place = picture or Path("data" if Path("data").is_dir() else "") / "comparison.png"
+        beside = answers.view(experiments)
+    folder = Path("data" if Path("data").is_dir() else "")
+    place = picture or folder / "comparison.png"
     pictures.draw(values, place)
+    written = page or folder / "comparison.html"
+    with replacing(written) as temporary:
+        temporary.write_text(pages.html(values, beside), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps({**values, "picture": str(place)}, allow_nan=False))
+        places = {"picture": str(place), "page": str(written)}
+        typer.echo(json.dumps({**values, **places}, allow_nan=False))
     else:
-        typer.echo(f"{shown.text(values)}\n\npicture: {place}")
+        typer.echo(f"{shown.text(values)}\n\npicture: {place}\npage: {written}")

@@ -139,7 +139,7 @@ def _rows(one: Experiment, first: Experiment, numbers: Mapping[str, Measured]) -
         if one is not first and one.arms[arm] == first.arms.get(arm):
             values["why_not"] = "the same cells"
         elif one is not first and arm in other.grades:
-            diff = minus(own.grades[arm], other.grades[arm], _same_problems(one, first))
+            diff = minus(own.grades[arm], other.grades[arm], same_problems(one, first))
             if isinstance(diff, str):
                 values["why_not"] = diff
             else:
@@ -147,7 +147,7 @@ def _rows(one: Experiment, first: Experiment, numbers: Mapping[str, Measured]) -
         yield values | own.costs[arm]
 
 
-def _same_problems(one: Experiment, other: Experiment) -> bool:
+def same_problems(one: Experiment, other: Experiment) -> bool:
     """Whether a problem of one name is the same one in both."""
     changed = differing([one.values, other.values])
     return not any(key.startswith("prepare.") or key == "evaluate.split" for key in changed)

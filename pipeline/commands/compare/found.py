@@ -40,6 +40,7 @@ class Experiment:
     split: str  # of the problems that its arms are evaluated on
     values: dict[str, Any]  # of params.yaml, by key with dots
     cells: frozenset[str]  # keys of all that its arms are made of
+    prompts: Path | None = None  # the folder of its problems
 
 
 def experiments(names: Sequence[str], stack: ExitStack) -> list[Experiment]:
@@ -116,7 +117,14 @@ def _folder(name: str, folder: Path, cache: Path | None = None, subset: bool = F
     paths = [] if subset else (folder / dag_names.DAG / dag_names.CELLS).glob("*/*.yaml")
     keys = frozenset(path.stem for path in paths)
     return Experiment(
-        name, folder, place.resolve(), report["arms"], str(report.get("split")), values, keys
+        name,
+        folder,
+        place.resolve(),
+        report["arms"],
+        str(report.get("split")),
+        values,
+        keys,
+        Path(str(report["prompts"])) if "prompts" in report else None,
     )
 
 

@@ -25,7 +25,7 @@ WIDEST = 60  # characters of a value of params.yaml
 def text(found: dict[str, Any]) -> str:
     """Of what `compared.document` has."""
     names = list(found["basis"])
-    parts = [_basis(found["basis"]), _table(found["rows"])]
+    parts = [basis(found["basis"]), _table(found["rows"])]
     if len(names) > 1:
         parts.append(
             f"`minus the first` is the same arm minus that of {names[0]}, paired by seed and "
@@ -35,14 +35,15 @@ def text(found: dict[str, Any]) -> str:
         parts.append(_params(found["params"], names))
         parts.append(_cells(found))
     parts.append(_costs(found))
-    parts += list(_missing(found["missing"]))
+    parts += list(missing(found["missing"]))
     return "\n\n".join(parts)
 
 
-def _basis(basis: dict[str, str]) -> str:
-    if len(set(basis.values())) == 1:
-        return f"Accuracy is {next(iter(basis.values()))}, after each arm's last round."
-    lines = [f"- {name}: {said}" for name, said in basis.items()]
+def basis(found: dict[str, str]) -> str:
+    """What the accuracies are."""
+    if len(set(found.values())) == 1:
+        return f"Accuracy is {next(iter(found.values()))}, after each arm's last round."
+    lines = [f"- {name}: {said}" for name, said in found.items()]
     return "\n".join(["Accuracy after each arm's last round is", *lines])
 
 
@@ -71,13 +72,14 @@ def _line(row: Row) -> list[str]:
 def _params(params: dict[str, dict[str, Any]], names: list[str]) -> str:
     if not params:
         return "Their params are the same."
-    body = [[key, *(_value(own[name]) for name in names)] for key, own in params.items()]
+    body = [[key, *(value(own[name]) for name in names)] for key, own in params.items()]
     table = tabulate(body, ["differs", *names], tablefmt="github", disable_numparse=True)
     return f"What differs in params.yaml:\n\n{table}"
 
 
-def _value(value: Any) -> str:
-    shown = json.dumps(value) if not isinstance(value, str) else value
+def value(found: Any) -> str:
+    """A value of params.yaml, or its beginning."""
+    shown = json.dumps(found) if not isinstance(found, str) else found
     return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 4]} ..."
 
 
@@ -103,8 +105,9 @@ def _costs(found: dict[str, Any]) -> str:
     return "\n".join([head, *lines])
 
 
-def _missing(missing: dict[str, dict[str, str]]) -> Iterator[str]:
-    for name, arms in missing.items():
+def missing(found: dict[str, dict[str, str]]) -> Iterator[str]:
+    """A sentence on each experiment that is left without some arms."""
+    for name, arms in found.items():
         if arms:
             first = next(iter(arms.values()))
             yield (

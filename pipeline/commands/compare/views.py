@@ -49,6 +49,13 @@ class View:
             with contextlib.chdir(folder):
                 yield
 
+    def file(self, path: Path) -> Path | None:
+        """Where a file lies that some cell wrote; None where it is not here."""
+        try:
+            return None if self._oid(path) is None else self._whole(path)
+        except UserError:
+            return None
+
     def runs(self, arms: list[str]) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
         """Stage, key and MD5 of each run.json of these arms, and its values. Raises UserError."""
         for arm in arms:

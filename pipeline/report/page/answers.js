@@ -1,5 +1,5 @@
 "use strict";
-// The answers view: what base and a trained arm wrote for each problem, side by side.
+// The answers view: what two students, as base and a trained arm, wrote for each problem.
 (() => {
   const data = JSON.parse(document.getElementById("answers-data").textContent);
   if (!data) return;
@@ -27,7 +27,7 @@
   const bound = (id, otherwise) => $(id).value === "" ? otherwise : Number($(id).value);
 
   function pairs() {  // of the chosen arm, seed and kind: every problem that both were asked
-    const kind = Number($("a-kind").value), base = data.bases[state.view.seed];
+    const kind = Number($("a-kind").value), base = data.bases[state.view.base];
     return data.problems.flatMap((problem, i) => {
       const before = base[i][kind], after = state.view.answers[i][kind];
       return before && after ? [{ problem, before, after, case: caseOf(before, after) }] : [];
@@ -114,7 +114,7 @@
       element("div", { class: "side" },
         element("p", { class: "side-head" }, badge, " ", element("code", {}, `${id}${where}`)),
         box, wanted < 0 ? null : element("p", { class: "note" }, `wanted ${short(plain(wanted))}`)),
-      side("base", before), side(state.view.arm, after));
+      side(state.view.versus, before), side(state.view.arm, after));
   }
 
   function tell(all) {

@@ -1,14 +1,19 @@
-"""The answers view's data: evaluated problems with the answers of base and of every trained arm.
+"""The answers view's data: evaluated problems with what two students wrote, pair by pair.
+
+In a report a pair is the base student and a trained arm of its seed; `omniopd compare` pairs an arm
+of one experiment with that of another (pipeline/commands/compare/answers.py).
 
 The problems are drawn by their ids alone, so that all arms and seeds show the same ones and what
 is seen of them is an estimate of the whole. Tables are read a row group at a time, and of each
 only the rows that are shown stay.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +47,25 @@ class Evaluated:
     seed: int
     round: int
     key: str
+    source: str = ""  # the experiment, where there are several
+
+
+class Pair(NamedTuple):
+    """Two students' answers to the same problems, and what the page calls the two."""
+
+    before: Evaluated
+    after: Evaluated
+    names: tuple[str, str]
+
+
+class Source(NamedTuple):
+    """An experiment's evaluations; its files can be read within `opened()`."""
+
+    evals: Evals
+    opened: Callable[[], AbstractContextManager[None]]
+
+    def table(self, one: Evaluated) -> pa.Table:
+        return self.evals.tables[one.arm, one.seed, one.round]
 
 
 class _Texts:
@@ -65,25 +89,44 @@ def view(
     `prompts` is the table of the problems. None where nothing trained was evaluated.
     """
     chosen = evaluated(evals)
+    based = {one.seed: one for one in chosen if one.arm == "base"}
     trained = [one for one in chosen if one.arm != "base"]
-    if not trained:
+    pairs = [Pair(based[one.seed], one, ("base", one.arm)) for one in trained]
+    seeds_of = sorted({seed for arm, seed, _ in evals.tables if arm != "base"})
+    left = [seed for seed in seeds_of if seed not in {one.seed for one in trained}]
+    return paired(pairs, {"": Source(evals, nullcontext)}, prompts, left, most, budget)
+
+
+def paired(
+    pairs: Sequence[Pair],
+    sources: Mapping[str, Source],
+    prompts: Path | None,
+    left: Sequence[int] = (),
+    most: int = MOST,
+    budget: int = BUDGET,
+) -> dict[str, Any] | None:
+    """Likewise of other pairs, all asked the same problems. `left`: seeds that have no pair."""
+    if not pairs:
         return None
-    asked = problems(evals.tables[chosen[0].arm, chosen[0].seed, chosen[0].round])
-    every = [_kinds(evals.tables[one.arm, one.seed, one.round]) for one in chosen]
+    chosen = list(dict.fromkeys(one for pair in pairs for one in pair[:2]))
+    asked = problems(sources[chosen[0].source].table(chosen[0]))
+    every = [_kinds(sources[one.source].table(one)) for one in chosen]
     kinds = [kind for kind in every[0] if all(kind in own for own in every)]  # of all arms
     if not kinds:
         return None
     drawn = draw(asked, max(1, min(most, PAIRS // (len(chosen) * len(kinds)))))
-    rows = {one: _rows(one, drawn, kinds) for one in tqdm(chosen, desc="answers", disable=None)}
-    texts = _prompts(prompts, drawn)
-    tallies = {one: _tallies(evals, one, kinds) for one in trained}
-    seeds_of = sorted({seed for arm, seed, _ in evals.tables if arm != "base"})
+    rows: dict[Evaluated, Table] = {}
+    for name, source in sources.items():
+        with source.opened():
+            own = [one for one in chosen if one.source == name]
+            for one in tqdm(own, desc="answers", disable=None):
+                rows[one] = _rows(one, drawn, kinds)
+    texts = {} if prompts is None else _prompts(prompts, drawn)
+    tallies = [_tallies(sources, pair, kinds) for pair in pairs]
     while True:
-        data = _encode(rows, texts, asked, drawn, kinds) | {
-            "left": [seed for seed in seeds_of if seed not in {one.seed for one in trained}]
-        }
-        for shown, one in zip(data["views"], trained, strict=True):
-            shown["tally"] = tallies[one][: len(kinds)]
+        data = _encode(pairs, rows, texts, asked, drawn, kinds) | {"left": list(left)}
+        for shown, tally in zip(data["views"], tallies, strict=True):
+            shown["tally"] = tally[: len(kinds)]
         size = len(forks.dumps(data).encode())
         if size <= budget or len(drawn) == 1:
             return data
@@ -155,9 +198,9 @@ def _prompts(path: Path, drawn: list[tuple[str, str]]) -> dict[str, tuple[Shown,
     return found
 
 
-def _tallies(evals: Evals, one: Evaluated, kinds: list[Kind]) -> list[list[int]]:
+def _tallies(sources: Mapping[str, Source], pair: Pair, kinds: list[Kind]) -> list[list[int]]:
     """Of every problem, by kind: now right, now wrong, both right, both wrong."""
-    own, base = evals.tables[one.arm, one.seed, one.round], evals.tables["base", one.seed, 0]
+    base, own = (sources[one.source].table(one) for one in pair[:2])
     found = []
     for kind in kinds:
         after, before = _grades(own, kind), _grades(base, kind)
@@ -174,6 +217,7 @@ def _grades(table: pa.Table, kind: Kind) -> np.ndarray:
 
 
 def _encode(
+    pairs: Sequence[Pair],
     rows: dict[Evaluated, Table],
     prompts: dict[str, tuple[Shown, Shown]],
     asked: list[tuple[str, str]],
@@ -195,14 +239,22 @@ def _encode(
         "bases": {},
         "views": [],
     }
-    for one, found in rows.items():
-        answers = [[_answer(found.get((kind, name)), texts) for kind in kinds] for _, name in order]
-        if one.arm == "base":
-            data["bases"][str(one.seed)] = answers
-        else:
-            view = {"arm": one.arm, "seed": one.seed, "round": one.round, "answers": answers}
-            data["views"].append(view)
+    numbers: dict[Evaluated, str] = {}
+    for before, after, (base, name) in pairs:
+        if before not in numbers:
+            numbers[before] = str(len(numbers))
+            data["bases"][numbers[before]] = _answers(rows[before], order, kinds, texts)
+        answers = _answers(rows[after], order, kinds, texts)
+        view = {"arm": name, "seed": after.seed, "round": after.round, "answers": answers}
+        data["views"].append(view | {"base": numbers[before], "versus": base})
     return data | {"texts": texts.shown()}
+
+
+def _answers(
+    found: Table, order: list[tuple[str, str]], kinds: list[Kind], texts: _Texts
+) -> list[list[list[int] | None]]:
+    """Of each problem by kind."""
+    return [[_answer(found.get((kind, name)), texts) for kind in kinds] for _, name in order]
 
 
 def _answer(row: dict[str, Any] | None, texts: _Texts) -> list[int] | None:
