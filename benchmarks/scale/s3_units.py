@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import finished
 from benchmarks.scale import dag_units
 
-SIZES = ((2, 1), (3, 1), (5, 1), (15, 1))  # arms, seeds
+SIZES = ((2, 1), (8, 1), (15, 1), (29, 1))  # arms, seeds
 
 
 def measured(scratch: Path, size: tuple[int, int]) -> dict[str, float]:
