@@ -6,7 +6,8 @@ reads   problems, evaluations, rollouts, forks, answers, scores, targets, calibr
 writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, branches.json (rows
         where experiment.branch names controls), calibration.json, curves.json, losses.json,
         no_effect.json, results.md, index.html, *.png; agreement.json and written.json where
-        no task can grade, held_out.json where evaluate.agreement asks; for DVC
+        no task can grade, held_out.json and judged.json where block evaluate asks; for
+        DVC
         metrics/ARM.json and plots/
 """
 
@@ -23,6 +24,7 @@ from pipeline.analysis import (
     agreement,
     costs,
     held_out,
+    judged,
     pooled,
     results,
     score_effects,
@@ -49,6 +51,7 @@ from pipeline.report.page import gather
 from pipeline.stage import cells
 from pipeline.stage.run_records import GATE, Arms, folder, rounds
 
+LOOKS = {"held_out": held_out, "judged": judged}  # of evaluate.agreement and evaluate.judge
 BINS = 40
 HIGHEST = 6.0  # nats; entropies above it fall into the last bin
 Histogram = tuple[np.ndarray, np.ndarray]
@@ -65,7 +68,7 @@ class ReportParams(params.Params):
     prompts: str  # folder of the problems
     student: dict[str, str]  # name, and what it was made from
     teachers: dict[str, str]  # in words, by name
-    held_out: Arms = Field(default_factory=dict)  # cells of evaluate.agreement
+    held_out: Arms = Field(default_factory=dict)  # of block evaluate, by look and stage
     claims: dict[str, float] = verdicts.CLAIMS  # of omniopd over an arm, percent
     match: dict[str, Any] | None = None  # experiment.match: resource, cap, and whom it leaves free
 
@@ -181,7 +184,7 @@ def main() -> None:
         parts: dict[str, Any] = {
             "results": rows,
             **({} if rows else _ungraded(p)),
-            **({"held_out": held_out.rows(p.held_out)} if p.held_out else {}),
+            **({name: one.rows(p.held_out) for name, one in LOOKS.items()} if p.held_out else {}),
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),

@@ -1,8 +1,9 @@
 """teach: the teacher continues the student's text at every fork, N times.
 
-reads   prompts, rollouts, forks; for full solutions (sft) the prompts alone
+reads   prompts, rollouts, forks; for full solutions (sft) the prompts alone; a judge the rollouts
+        of two students
 writes  answers  N rows per fork, or per prompt, cut to C student tokens; with adaptive N as many
-        as pipeline/method/adaptive.py wants
+        as pipeline/method/adaptive.py wants; of a judge per order of two answers (position)
 source  arXiv 2606.01476. Answers come from the judgment store where it has them; only the rest
         is asked for. The cut makes the table independent of what the store held before.
 """
@@ -76,6 +77,8 @@ def _more(
 def _asked(
     teacher: protocol.Teacher, args: argparse.Namespace, p: TeachParams
 ) -> Iterator[Response]:
+    if p.pairs is not None:
+        return requests.pairs(teacher, args.prompts, args.rollouts, args.beside, p.pairs)
     if args.forks is None:
         slice_ = (args.prompts, p.round, p.prompts_per_round)
         return requests.solutions(teacher, *slice_, args.tokenizer.parent)
@@ -152,7 +155,8 @@ def cached(judging: Judging, p: TeachParams) -> dict[str, int]:
 
 @cells.entry
 def main() -> None:
-    args = cells.arguments("teach", "prompts", "rollouts?", "forks?", "tokenizer", "teacher?")
+    students = ("rollouts?", "beside?", "forks?")
+    args = cells.arguments("teach", "prompts", *students, "tokenizer", "teacher?")
     p = cells.params("teach", args.cell, TeachParams)
     with (
         cells.running("teach", args) as run,

@@ -36,7 +36,7 @@ class Graded(NamedTuple):
 
 
 def graded(
-    problems: Sequence[str], correct: Sequence[bool], sets: Sequence[str] | None = None
+    problems: Sequence[str], correct: Sequence[float], sets: Sequence[str] | None = None
 ) -> Graded:
     """Group a column of grades by problem; `sets` names each row's set where there are several."""
     names = np.asarray(problems, dtype=str)

@@ -24,7 +24,7 @@ def rows(held_out: Arms) -> list[Row]:
     """
     found = []
     for arm, seed, round_, cells in rounds(held_out):
-        for of in dict.fromkeys(stage.partition("-")[2] for stage in cells):
+        for of in (name.partition("-")[2] for name in cells if name.startswith("score-")):
             own = _graded(cells, of)
             about = {"of": of, "arm": arm, "seed": seed, "round": round_}
             base = held_out["base"][f"seed-{seed}"]["round-0"]

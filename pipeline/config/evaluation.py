@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.method import Graded
-from pipeline.config.params import Engine, Metric, Params
+from pipeline.config.params import Count, Engine, Metric, Mode, Name, Params
 
 Looked = Literal["answers", "forks"]
 
@@ -20,9 +20,21 @@ class Agreement(Params):
     metric: Metric | None = None  # null: score.metric
 
 
+class Judge(Params):
+    """A teacher that says which of two answers is better, the base student's or that of an arm's
+    last student, to the same prompts as Agreement's: pipeline/method/judging.py."""
+
+    teacher: Name
+    pairs: Count = 1  # of answers to each prompt; each is shown in both orders
+    samples: Count = 1  # replies to each order
+    tokens: Count = 16  # of the student's tokenizer, at most, in a reply
+    continuation: Mode = "instruct"  # of a hosted teacher
+
+
 class Evaluate(Graded):
     """Block evaluate."""
 
     rounds: Literal["last", "all"]
     engine: Engine = "hf"
     agreement: Agreement | None = None  # null: not asked
+    judge: Judge | None = None  # null: none

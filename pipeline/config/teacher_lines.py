@@ -21,7 +21,7 @@ ROOTS = {
     "groq": "https://api.groq.com/openai/v1",
 }
 PROVIDERS = (*OWN_KINDS, *ROOTS)
-WHERE = ("teach", "arms", "sweep")  # blocks of params.yaml that name teachers
+WHERE = ("teach", "arms", "sweep", "evaluate")  # blocks of params.yaml that name teachers
 TEACHER = "teach.teacher"  # as a key of a sweep
 NAME = re.compile(r"[a-z][a-z0-9-]*")  # as in params.Name: no line
 
@@ -85,12 +85,14 @@ def _served(line: str, key: str) -> dict[str, Any]:
 
 
 def blocks(values: dict[str, Any]) -> list[Any]:
-    """Every block `teach` of params.yaml: the base one, the arms' and those of points of sweeps."""
+    """Every block that names a teacher: `teach`, the base one, the arms' and those of points of
+    sweeps, and evaluate.judge."""
     arms, swept = ([*_block(values, name).values()] for name in ("arms", "sweep"))
     own = [arm.get("teach") for arm in arms if isinstance(arm, dict)]
     points = [_block(one, "values").get(TEACHER) for one in swept if isinstance(one, dict)]
     listed = [one for point in points if isinstance(point, list) for one in point]
-    return [values.get("teach"), *own, *({"teacher": one} for one in listed)]
+    judge = _block(values, "evaluate").get("judge")
+    return [values.get("teach"), judge, *own, *({"teacher": one} for one in listed)]
 
 
 def _block(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -28,13 +28,13 @@ GROUPS = (  # in data-flow order; a key is a hash of the group, too
     "prepare-hub",
     "pretrain",
     "pretrain-more",
-    "rollout",
-    *("rollout-sandbox", "rollout-repair"),
+    *("rollout", "rollout-sandbox", "rollout-repair"),
     *("rollout-vllm", "rollout-vllm-sandbox"),
     "forks",
     "forks-student",
     *("teach", "teach-solutions", "teach-vllm", "teach-vllm-solutions"),
     *("teach-hosted", "teach-hosted-solutions"),
+    *("teach-judge", "teach-vllm-judge", "teach-hosted-judge"),
     "score",
     "score-ids",
     *("score-zero", "score-outcome"),
@@ -250,8 +250,8 @@ class Plan:
                 return {}
             return Round.after(self, settings, seed, round_, prompts, policy)
         resolved = dump(settings.evaluate)
-        del resolved["rounds"]
-        resolved.pop("agreement", None)
+        for key in ("rounds", *held_out.ASKED):
+            resolved.pop(key, None)
         if resolved["engine"] == "hf":  # cells of the time before there was a choice
             del resolved["engine"]
         prepare = settings.prepare

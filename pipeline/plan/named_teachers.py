@@ -1,8 +1,8 @@
 """Models that params.yaml names by one line: their entries, before the file is validated.
 
-`teach.teacher` takes PROVIDER:MODEL and URL#MODEL (pipeline/config/teacher_lines.py), and for a
-local one a folder (with a slash), a hub name or PACKAGE/FILE.gguf. `experiment.student` takes what
-a local teacher is named by.
+`teach.teacher` and `evaluate.judge.teacher` take PROVIDER:MODEL and URL#MODEL
+(pipeline/config/teacher_lines.py), and for a local one a folder (with a slash), a hub name or
+PACKAGE/FILE.gguf. `experiment.student` takes what a local teacher is named by.
 """
 
 import importlib.util
@@ -63,6 +63,9 @@ def _student(values: dict[str, Any]) -> str | None:
 def _all_named(values: dict[str, Any]) -> dict[str, Any]:
     """With the names of entries in the place of lines, wherever these may stand."""
     found = {**values, "teach": _named(values.get("teach"))}
+    evaluate = values.get("evaluate")
+    if isinstance(evaluate, dict) and "judge" in evaluate:
+        found["evaluate"] = {**evaluate, "judge": _named(evaluate["judge"])}
     for block, key, named in (("arms", "teach", _named), ("sweep", "values", _point)):
         own = values.get(block)
         if isinstance(own, dict):

@@ -66,6 +66,14 @@ def engined(stage: str, engine: str) -> str:
     return stage if engine == "hf" else f"{stage}-{engine}"
 
 
+def own_answers(settings: Settings) -> Settings:
+    """The same, but that the student answers where another trainer's responses are read."""
+    if not settings.prepare.imported:
+        return settings
+    prepare = settings.prepare.model_copy(update={"responses": False})
+    return settings.model_copy(update={"prepare": prepare})
+
+
 def method(settings: Settings) -> dict[str, Any]:
     """The settings that the report prints of an arm: every number of the method."""
     blocks = ("forks", "teach", "score", "prior", "train")

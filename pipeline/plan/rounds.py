@@ -11,7 +11,7 @@ from pipeline.method.objectives import declared, own
 from pipeline.method.similarity import OF_IDS
 from pipeline.plan import budget_caps
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.resolved import dump, engined, sandboxed, scored, tracked
+from pipeline.plan.resolved import dump, engined, own_answers, sandboxed, scored, tracked
 from pipeline.stage.run_records import AFTER, GATE
 
 FIXED = ("kind", "provider", "model", "tokenizer")  # of a hosted teacher: what it is, not where
@@ -68,9 +68,7 @@ class Round:
         """
         size, pool = settings.rollout.prompts_per_round, settings.prepare.train
         asked = round_ + 1 if (round_ + 1) * size <= pool else round_
-        if settings.prepare.imported:
-            answers = settings.prepare.model_copy(update={"responses": False})
-            settings = settings.model_copy(update={"prepare": answers})
+        settings = own_answers(settings)
         return {AFTER: cls(plan, settings, seed, asked, prompts, policy, policy).rollout()}
 
     def train(self) -> dict[str, str]:
@@ -165,7 +163,8 @@ class Round:
         seed = self.where["seed"]
         return self.plan.model(teacher.model, self.settings, seed, self.prompts)
 
-    def _teach_params(self, name: str) -> dict[str, Any]:
+    def teach_params(self, name: str) -> dict[str, Any]:
+        """Resolved params of a cell that asks a teacher, but for how long its answers are."""
         teacher = self.plan.experiment.teachers[name]
         who: dict[str, Any] = {"teacher": name, "kind": teacher.kind}
         if not isinstance(teacher, LocalTeacher):
@@ -181,33 +180,34 @@ class Round:
 
     def teach(self, name: str) -> str:
         """The answers of one teacher at the round's forks."""
-        resolved = self._teach_params(name) | {"chunk_tokens": self.settings.answer_tokens}
+        resolved = self.teach_params(name) | {"chunk_tokens": self.settings.answer_tokens}
         inputs = {"rollouts": self.rollout(), "forks": self.forks()}
-        return self._teach("teach", name, resolved, **inputs)
+        return self.taught("teach", name, resolved, **inputs)
 
     def gate(self, gate: Gate) -> str:
         """The grades of whole solutions of the round's prompts, bought before anything is asked."""
         name, longest = self.settings.teach.teachers[0], self.settings.rollout.max_new_tokens
         more = {"samples": gate.samples, "chunk_tokens": longest}
-        resolved = self._teach_params(name) | more
-        answers = self._teach("solutions", name, resolved, stage="teach-gate")
+        resolved = self.teach_params(name) | more
+        answers = self.taught("solutions", name, resolved, stage="teach-gate")
         return self._outcome(GATE, name, gate.samples, answers=answers)
 
     def solutions(self, name: str) -> str:
         """Full solutions of the round's prompts: no rollout is read."""
         longest = {"chunk_tokens": self.settings.rollout.max_new_tokens}
-        return self._teach("solutions", name, self._teach_params(name) | longest)
+        return self.taught("solutions", name, self.teach_params(name) | longest)
 
-    def _teach(
+    def taught(
         self, what: str, name: str, resolved: dict[str, Any], stage: str = "", **inputs: str
     ) -> str:
+        """A cell of a teacher's answers; `what`: teach, solutions or judge."""
         inputs |= {"prompts": self.prompts, "student": self.base, "kind": resolved["kind"]}
         group = "teach" if resolved["kind"] == "local" else "teach-hosted"
         if resolved["kind"] == "local":
             inputs["teacher"] = self.teacher(name)
             group = engined(group, resolved.get("engine", "hf"))
-        if what == "solutions":
-            group += "-solutions"
+        if what != "teach":
+            group += f"-{what}"
         return self._add(group, stage or self._named("teach", name), resolved, **inputs)
 
     def _named(self, stage: str, teacher: str) -> str:

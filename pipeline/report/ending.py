@@ -9,7 +9,10 @@ from tabulate import tabulate
 from pipeline.stage.run_records import DATA
 
 REPORT = DATA / "report"
-COLUMNS = ("arm", "sampled avg@k", "diff to base", "greedy", "teacher tokens", "of", "agreement")
+COLUMNS = (
+    *("arm", "sampled avg@k", "diff to base", "greedy", "teacher tokens"),
+    *("of", "agreement", "judge", "share"),
+)
 CONCLUSIONS = ("## Verdicts", "## What was seen")
 PAGE = f"page: {REPORT / 'index.html'}"
 WIDEST = 100  # of a sentence's lines

@@ -52,13 +52,14 @@ def render(
     `p` holds split, sampled_k, per_seed and notes of the report's params.
     """
     rows, contrasts = found["results"], found["contrasts"]
-    seeds, looked = sorted({row["seed"] for row in rows}), found.get("held_out", [])
+    seeds = sorted({row["seed"] for row in rows})
+    looks = (found.get("held_out", []), found.get("judged", []))
     parts = ["# Results\n"]
     if rows:
         parts.append(_basis(rows, seeds, p))
     else:
-        parts.append(unevaluated.agreeing(looked, graded=False))
-        parts.append(unevaluated.markdown(found["agreement"], found["written"], looked))
+        parts.append(unevaluated.looked(*looks, graded=False))
+        parts.append(unevaluated.markdown(found["agreement"], found["written"], any(looks)))
     for task in evals.tasks():
         title = f"## Task {task}\n\n" if len(evals.tasks()) > 1 else ""
         if len(seeds) > 1:
@@ -75,7 +76,7 @@ def render(
         if p.split == "dev":
             parts.append(verdict_text.ON_DEV)
     if rows:
-        parts.append(unevaluated.agreeing(looked, graded=True))
+        parts.append(unevaluated.looked(*looks, graded=True))
     parts.append(no_effect.section(found.get("no_effect", []), settings))
     parts.append(summary.section(calibrated))
     if found["branches"]:

@@ -32,6 +32,17 @@ HELD_OUT = (
     "conditional on this run. It is agreement, not correctness: a student that agrees more writes "
     "more as the teacher does."
 )
+JUDGED = (
+    "A judge was shown two answers to the same prompt, one of the untrained student and one of an "
+    "arm after its last round, in both orders, on prompts that nothing was trained on. Share is "
+    "the mean over replies of 1 where the arm's answer won, 1/2 for a tie and 0 where it lost, "
+    "then over prompts: above .5 the judge prefers the arm. A reply without a verdict (unread) "
+    "counts as a tie. Consistent is the share of pairs of which both orders have the same verdict: "
+    "where it is low the judge goes by the place. Brackets are 95 % bootstrap intervals over "
+    "prompts, conditional on this run. It is one judge's taste, which may be for length, for style "
+    "or for its own words."
+)
+HALF = 0.5  # the share of a student that is as good
 COLUMNS = ("arm", "of", "seed", "metric", "agreement", "diff to base", "itself", "elsewhere")
 
 
@@ -116,30 +127,81 @@ def held_out_lead(graded: bool) -> str:
     return HELD_OUT if graded else f"The task has no checker, so no answer is graded. {HELD_OUT}"
 
 
-def agreeing(held_out: Sequence[Row], graded: bool) -> str:
-    """The section of results.md on held-out prompts; nothing where nobody asked.
+def judged(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and body of what a judge prefers: a line for each arm and seed."""
+    several = len({row["seed"] for row in rows}) > 1
+    counted = ("won", "tied", "lost", "unread")
+    head = ["arm", *["seed"] * several, "judge", "share", *counted, "consistent", "prompts"]
+    return head, [
+        [
+            row["arm"],
+            *[str(row["seed"])] * several,
+            row["judge"],
+            interval(row["share"], row["low"], row["high"]),
+            *(str(row[name]) for name in counted),
+            "" if row["consistent"] is None else f"{row['consistent']:.0%}",
+            str(row["prompts"]),
+        ]
+        for row in rows
+    ]
+
+
+def preferred(rows: Sequence[Row]) -> list[str]:
+    """A sentence on each arm: the judge prefers it, prefers base, or no preference was seen."""
+    several = len({row["seed"] for row in rows}) > 1
+    found = []
+    for row in rows:
+        said = f"{row['judge']} prefers neither it nor base, as far as was seen"
+        if row["low"] > HALF:
+            said = f"{row['judge']} prefers it to base"
+        elif row["high"] < HALF:
+            said = f"{row['judge']} prefers base to it"
+        seed = f" (seed {row['seed']})" if several else ""
+        share = interval(row["share"], row["low"], row["high"])
+        found.append(f"{row['arm']}{seed}: {said}, share {share}.")
+    return found
+
+
+def judged_lead(graded: bool) -> str:
+    """What the section on a judge begins with."""
+    return JUDGED if graded else f"The task has no checker, so no answer is graded. {JUDGED}"
+
+
+def looked(held_out: Sequence[Row], compared: Sequence[Row], graded: bool) -> str:
+    """The sections of results.md on held-out prompts; nothing where nobody asked.
 
     What was seen is a section of its own where nothing is `graded`, or grades have one.
     """
-    if not held_out:
-        return ""
-    head, body = looks(held_out)
-    table = tabulate(body, head, tablefmt="github", disable_numparse=True)
-    said = "\n".join(f"- {sentence}" for sentence in seen(held_out))
-    parts = [f"## Agreement on held-out prompts\n\n{held_out_lead(graded)}", table]
+    parts, said = [], []
+    if held_out:
+        parts += [
+            "## Agreement on held-out prompts",
+            held_out_lead(graded),
+            _shown(looks(held_out)),
+        ]
+        said += seen(held_out)
+    if compared:
+        title = "## Judged beside the untrained student"
+        parts += [title, judged_lead(graded), _shown(judged(compared))]
+        said += preferred(compared)
     if said:
-        parts += [said if graded else f"## What was seen\n\n{said}"]
+        parts += ["## What was seen"] * (not graded)
+        parts.append("\n".join(f"- {sentence}" for sentence in said))
     return "\n\n".join(parts)
 
 
-def markdown(agreement: Sequence[Row], written: Sequence[Row], held_out: Sequence[Row]) -> str:
+def _shown(table: tuple[list[str], list[list[str]]]) -> str:
+    head, body = table
+    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+
+
+def markdown(agreement: Sequence[Row], written: Sequence[Row], evaluated: bool) -> str:
     """The section of results.md; a round that scored nothing is left out."""
-    shown = tables(agreement, written)
-    parts = [tabulate(body, head, tablefmt="github", disable_numparse=True) for head, body in shown]
-    head = ["## Round by round"] if held_out else []  # after a section of its own
-    return "\n\n".join([*head, lead(held_out), *parts])
+    parts = list(map(_shown, tables(agreement, written)))
+    head = ["## Round by round"] if evaluated else []  # after sections of its own
+    return "\n\n".join([*head, lead(evaluated), *parts])
 
 
-def lead(held_out: Sequence[Row]) -> str:
-    """What the section of arms without a grade begins with."""
-    return LEAD if held_out else UNGRADED + LEAD
+def lead(evaluated: bool) -> str:
+    """What the section of arms without a grade begins with, `evaluated` in another way or not."""
+    return LEAD if evaluated else UNGRADED + LEAD

@@ -32,6 +32,7 @@ INPUTS = {
     "rows": _file("rows", "{}"),
     "prompts": _file("prompts", "data/prepare/{}/prompts.parquet"),
     "rollouts": _file("rollouts", "data/rollout/{}/rollouts.parquet"),
+    "beside": _file("beside", "data/rollout/{}/rollouts.parquet"),  # others of the same prompts
     "forks": _file("forks", "data/forks/{}/forks.parquet"),
     "answers": _file("answers", "data/teach/{}/answers.parquet"),
     "scores": _file("scores", "data/score/{}/scores.parquet"),

@@ -32,6 +32,7 @@ class TeachParams(Answered):
     chunk_tokens: params.Count  # C, or the longest solution
     round: params.Count
     prompts_per_round: params.Count  # full solutions: which slice of the pool
+    pairs: params.Count | None = None  # a judge: of answers to each prompt
 
 
 def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:

@@ -7,16 +7,19 @@ from pipeline.commands.estimate import estimate as costs
 from pipeline.core.errors import UserError
 from pipeline.judgments.store import Store
 from pipeline.plan import expand, experiment
+from pipeline.stage import dataflow
 from tests.project import MINIATURE
 
 AGREEMENT = {"of": ["answers", "forks"], "samples": 3, "metric": "prefix"}
 
 
-def planned(agreement=AGREEMENT, arms=("omniopd", "sft", "wrong-teacher"), **of_experiment):
+def planned(
+    agreement=AGREEMENT, arms=("omniopd", "sft", "wrong-teacher"), judge=None, **of_experiment
+):
     values = YAML(typ="safe").load(MINIATURE.read_text())
     values["experiment"] |= {"arms": list(arms), **of_experiment}
     values["prepare"]["train"] = 64
-    values["evaluate"]["agreement"] = agreement
+    values["evaluate"] |= {"agreement": agreement, "judge": judge}
     found = experiment.of(values, "params.yaml")
     return found, expand.expand(found)["cells"]
 
@@ -50,6 +53,45 @@ def test_base_and_the_last_student_of_each_arm_answer_one_rounds_prompts():
             assert (whole["scheduler"], whole["max_forks"]) == ("whole", 1)
             assert whole["chunk_tokens"] == found.rollout.max_new_tokens
             assert cell(cells, own["forks-forks"])["params"]["scheduler"] == "peak-entropy"
+
+
+def test_a_judge_compares_each_arms_last_student_with_base_by_a_teacher_of_its_own():
+    judge = {"teacher": "never-carries", "pairs": 2, "samples": 3, "tokens": 5}
+    found, cells = planned(None, judge=judge)
+    looks, last = cells["held_out"], f"round-{found.experiment.rounds}"
+    assert list(looks["base"]["seed-0"]["round-0"]) == ["rollout-judge"]
+    for arm in ("omniopd", "sft", "wrong-teacher"):
+        own = looks[arm]["seed-0"][last]
+        assert list(own) == ["rollout-judge", "teach-judge"]
+        asked = cells["teach-judge"][own["teach-judge"]]
+        assert asked["rollouts"] == own["rollout-judge"]
+        assert asked["beside"] == looks["base"]["seed-0"]["round-0"]["rollout-judge"]
+        assert "forks" not in asked
+        p = asked["params"]
+        assert (p["teacher"], p["pairs"], p["samples"]) == ("never-carries", 2, 3)
+        assert p["chunk_tokens"] == 5
+    assert {dep for dep in dataflow.deps("teach-judge", asked) if "rollout" in dep} == {
+        f"data/rollout/{asked[name]}/rollouts.parquet" for name in ("rollouts", "beside")
+    }
+
+
+def test_a_judges_replies_are_estimated(tmp_path, monkeypatch):
+    found, cells = planned(None, judge={"teacher": "carries", "pairs": 2})
+    monkeypatch.chdir(tmp_path)
+    with Store(f"sqlite:///{tmp_path}/judgments.sqlite", "one") as store:
+        rows = costs.estimate(found, {"cells": cells}, store)
+    own = [row for row in rows if row["arm"].endswith("+held-out")]
+    assert [row["answers"] for row in own] == [2 * 2 * found.rollout.prompts_per_round] * 3
+
+
+def test_a_judge_that_is_not_there_or_has_no_way_to_be_asked_is_refused():
+    with pytest.raises(UserError, match=r"evaluate\.judge\.teacher.*nobody"):
+        planned(None, judge={"teacher": "nobody"})
+    with pytest.raises(UserError, match=r"evaluate\.judge"):
+        planned(None, judge={"pairs": 1})
+    found, _ = planned(None, judge={"teacher": "anthropic:claude-haiku-4-5-20251001"})
+    judge = found.teachers[found.evaluate.judge.teacher]
+    assert (judge.kind, judge.model) == ("anthropic", "claude-haiku-4-5-20251001")
 
 
 def test_nobody_asked_no_cell_and_no_other_cell_changes():

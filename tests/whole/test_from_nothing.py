@@ -3,9 +3,11 @@ nothing can grade, a student from a folder, a teacher that is a URL, a stand-in 
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
@@ -74,13 +76,54 @@ def _held_out(folder, said):
         assert "Agreement on held-out prompts" in (folder / "data/report" / text).read_text()
 
 
+SHOWN = re.compile(r"<answer (.)>\n(.*?)\n</answer", re.DOTALL)
+
+
+def judging(request, reply):
+    """A judge that likes digits: the answer with more of them wins; one in seven says nothing."""
+    answers = dict(SHOWN.findall(json.dumps(request).replace("\\n", "\n")))
+    if answers:
+        first, second = (sum(map(str.isdigit, answers[name])) for name in "AB")
+        said = "A" if first > second else "B" if second > first else "tie"
+        text = "who knows" if (first + second) % 7 == 0 else f"{said}."
+        for choice in reply["choices"]:
+            choice["message"]["content"], choice["finish_reason"] = text, "stop"
+    return reply
+
+
+def _judged(folder):
+    """The judge's share, from the texts of both students."""
+    (row,) = json.loads((folder / "data/report/judged.json").read_text())
+    own = folder / "data/arms/omniopd+held-out/seed-0/round-2"
+    base = folder / "data/arms/base+held-out/seed-0/round-0/rollout-judge"
+    texts = [
+        pd.read_parquet(place / "rollouts.parquet").set_index(["prompt_id", "sample"]).text
+        for place in (own / "rollout-judge", base)
+    ]
+    ours, theirs = (one.map(lambda text: sum(map(str.isdigit, text))) for one in texts)
+    kept = ours.index.get_level_values("sample") < 2
+    ours, theirs = ours[kept], theirs[kept]
+    read = (ours + theirs) % 7 != 0
+    worth = (0.5 + 0.5 * np.sign(ours - theirs)).where(read, 0.5)
+    assert row["share"] == pytest.approx(worth.groupby("prompt_id").mean().mean())
+    assert row["unread"] == 2 * (~read).sum()  # in both orders
+    assert row["won"] == 2 * ((ours > theirs) & read).sum()
+    assert row["lost"] == 2 * ((ours < theirs) & read).sum()
+    assert row["won"] + row["lost"] + row["tied"] + row["unread"] == 2 * 2 * 8
+    assert row["consistent"] == 1
+    assert row["low"] <= row["share"] <= row["high"]
+    for text in ("results.md", "index.html"):
+        shown = (folder / "data/report" / text).read_text()
+        assert "Judged beside the untrained student" in shown
+
+
 def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
     type_("omniopd", "init", "my", "--profile", "smollm2", folder=".")
     prompts = [{"prompt": f"{i}+{2 * i}?"} for i in range(12, 44)]
     (tmp_path / "my/my.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     file, yaml = tmp_path / "my/params.yaml", YAML()
     values = yaml.load(file)
-    with Pure().running() as teacher:
+    with Pure(change=judging).running() as teacher:
         # what docs/tasks.md says, and sizes for a test
         values["experiment"] |= {"student": "mine", "arms": ["omniopd"]}
         values["prepare"] = {"task": "prompts", "seed": 0, "file": "my.jsonl", "train": 32}
@@ -93,10 +136,11 @@ def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
         values["forks"] |= {"chunk_tokens": 4}
         values["score"] |= {"allow_flat": True}
         values["evaluate"]["agreement"] = {"of": ["answers", "forks"], "samples": 3}
+        values["evaluate"]["judge"] = {"teacher": f"{teacher.url}/v1#stub-1", "pairs": 2}
         values["runtime"] |= {"threads": 1}
         yaml.dump(values, file)
         said = type_("omniopd", "plan")
-        assert "no checker: evaluated by how far the teacher agrees on held-out prompts" in said
+        assert "no checker: evaluated by how far the teacher agrees and what at-127-0-0-1" in said
         said = type_("omniopd", "repro")
         assert len(teacher.answers) > 0
     report = tmp_path / "my/data/report"
@@ -104,6 +148,7 @@ def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
     assert [row["round"] for row in json.loads((report / "agreement.json").read_text())] == [1, 2]
     assert "data/report/index.html" in said
     _held_out(tmp_path / "my", said)
+    _judged(tmp_path / "my")
     assert (report / "index.html").stat().st_size > 10_000
     type_("omniopd", "push", "omniopd", "--to", "hub:me/mine")
     pushed = type_.hub.repos["model", "me/mine"]["files"]

@@ -190,13 +190,18 @@ class Experimental:
         own, solutions = cell["params"], group.endswith("solutions")
         samples, length = settings.teach.most, own["chunk_tokens"]
         places = settings.rollout.prompts_per_round if solutions else budget_caps.prefixes(settings)
+        if "pairs" in own:  # a judge, in two orders
+            places = settings.rollout.prompts_per_round * own["pairs"] * 2
         cache = {"tables": float(places * samples * (ROW + TOKEN * length))}
         config = self.experiment.teachers[cell["params"]["teacher"]]
         if not isinstance(config, LocalTeacher):
             return Cell("teach, hosted", folder, cache=cache)
         size, runtime = self.sizes[cell["teacher"]], self.experiment.runtime
-        if solutions:
+        if solutions or "pairs" in own:
             rows = self.rows(places * samples, length)
+            if "pairs" in own:  # the prompt holds two answers
+                answer = self.rows(1, settings.rollout.max_new_tokens).new
+                rows = rows._replace(prompt=rows.prompt + 2 * answer)
             cost = footprint.sampled(size, rows, config.engine, runtime)
         else:  # each response is read once, with its forks, and continued from there
             block = settings.rollout

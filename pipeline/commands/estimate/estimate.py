@@ -18,7 +18,7 @@ from pipeline.judgments.store import Store
 from pipeline.plan import budget_caps, expand
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.evaluation import held_out
-from pipeline.stage import multi_step
+from pipeline.stage import dataflow, multi_step
 from pipeline.teachers import continuations, protocol
 from pipeline.teachers.capabilities import capability
 from pipeline.teachers.purchase import requests
@@ -127,9 +127,8 @@ def _cell(
     config = experiment.teachers[p["teacher"]]
     base = Path(cell["student"]) / "checkpoint"
     known = base.is_dir() and (DATA / "prepare" / cell["prompts"] / "prompts.parquet").is_file()
-    if "rollouts" in cell:
-        known &= (DATA / "forks" / cell["forks"] / "forks.parquet").is_file()
-        known &= (DATA / "rollout" / cell["rollouts"] / "rollouts.parquet").is_file()
+    read = dataflow.reads(group, cell)
+    known &= all(Path(read[x]).is_file() for x in ("rollouts", "beside", "forks") if x in read)
     if "teacher" in cell:
         known &= (Path(cell["teacher"]) / "checkpoint").is_dir()
     if not known:
@@ -155,6 +154,10 @@ def _most(p: dict[str, Any]) -> int:
 def _asked(teacher: protocol.Teacher, cell: dict[str, Any], student: Path) -> Iterator[Response]:
     problems = DATA / "prepare" / cell["prompts"] / "prompts.parquet"
     p = cell["params"]
+    if "beside" in cell:
+        names = [cell[x] for x in ("rollouts", "beside")]
+        own, other = (DATA / "rollout" / name / "rollouts.parquet" for name in names)
+        return requests.pairs(teacher, problems, own, other, p["pairs"])
     if "rollouts" not in cell:
         return requests.solutions(teacher, problems, p["round"], p["prompts_per_round"], student)
     rollouts = DATA / "rollout" / cell["rollouts"] / "rollouts.parquet"
@@ -217,6 +220,12 @@ def _guessed(
     problem = problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
     longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
     prompts, forks = settings.rollout.prompts_per_round, budget_caps.forks(settings)
+    if "pairs" in p:  # two orders of two answers, as long as they may be
+        judged = Cost(answers=prompts * p["pairs"] * 2 * _most(p))
+        size = 2 * problem + 2 * longest
+        sizes = [(size, _most(p))] * (2 * prompts * p["pairs"])
+        limit = chunk if isinstance(config, LocalTeacher) else -(-3 * chunk // 2) + 8
+        return judged + _priced(config, sizes, limit, settings.teach.transport)
     whole = solutions or settings.forks.scheduler == "whole"  # of a prompt, once for all responses
     prefixes = prompts if whole else budget_caps.prefixes(settings)
     size = problem

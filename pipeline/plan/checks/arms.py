@@ -160,7 +160,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
     for teacher in listed:
         config = file.teachers[teacher]
         if not isinstance(config, LocalTeacher):
-            _hosted(f"teachers.{teacher}", config, arm)
+            hosted(f"teachers.{teacher}", config, arm)
         reads_logits = objective.teacher or arm.prior.source == "teacher"
         if reads_logits and not getattr(config, "white_box", False):
             refuse(
@@ -171,7 +171,7 @@ def _teachers(file: Experiment, name: str, where: str, arm: Settings) -> None:
             )
 
 
-def _hosted(key: str, config: Hosted, arm: Settings) -> None:
+def hosted(key: str, config: Hosted, arm: Settings) -> None:
     """What would stop the arm only after it has trained and sampled."""
     can = check(config.provider, config.model, arm.teach.continuation, arm.teach.temperature)
     named = config.kind != "openai_compatible" or config.provider == "openai"

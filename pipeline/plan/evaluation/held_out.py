@@ -2,22 +2,28 @@
 
 The base student and what the last round of each arm trained answer the prompts of the round that
 would have come next. The teacher is asked what rounds ask it: to go on at forks, or at the first
-token, where it answers by itself and so once for all students. Everything but the student is that
-of the base blocks, whatever an arm overrides: arms are measured by the same teacher and metric.
+token, where it answers by itself and so once for all students. A judge is shown what an arm's
+student and the base student wrote. Everything but the student is that of the base blocks, whatever
+an arm overrides: arms are measured by the same teacher, judge and metric.
 """
 
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from pipeline.config.evaluation import Agreement, Looked
+from pipeline.config.evaluation import Agreement, Judge
 from pipeline.config.params import METHOD
 from pipeline.config.problems import TaskPrepare
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import refuse
 from pipeline.plan.blocks import Experiment, Settings
+from pipeline.plan.checks.arms import hosted
+from pipeline.plan.resolved import own_answers
 from pipeline.plan.rounds import Cells, Round
 from pipeline.stage.run_records import Arms
 
 STAGES = ("rollout", "forks", "teach", "score")
+ASKED = ("agreement", "judge")  # of block evaluate
+JUDGE = "judge"  # behind a stage's name, as the looks' names
 
 
 class Plan(Cells, Protocol):
@@ -29,31 +35,46 @@ class Plan(Cells, Protocol):
 
 
 def cells(plan: Plan, arms: Arms) -> Arms:
-    """Stages of each student by arm, seed and last round, as `forks-answers`; of `answers` and
-    `forks` each. Arm base is the untrained student, round 0. Empty unless params ask."""
-    settings = judging(plan.experiment)
-    how, found = settings.evaluate.agreement, Arms()
-    if how is None:
-        return found
-    for arm, seed, round_, policy in _students(arms):
-        own = found.setdefault(arm, {}).setdefault(f"seed-{seed}", {})[f"round-{round_}"] = {}
+    """Stages of each student by arm, seed and last round, as `forks-answers`; of `answers`, `forks`
+    and `judge` each. Arm base is the untrained student, round 0. Empty unless params ask."""
+    block, found = judging(plan.experiment).evaluate, Arms()
+    looks = (*(block.agreement.of if block.agreement else ()), *([JUDGE] * bool(block.judge)))
+    for arm, seed, round_, policy in _students(arms) if looks else ():
         base = arms["base"][f"seed-{seed}"]["round-0"]["policy"]
-        for what in how.of:
-            asked = _asked(settings, how, what)
+        beside = found.get("base", {}).get(f"seed-{seed}", {}).get("round-0", {})
+        own = found.setdefault(arm, {}).setdefault(f"seed-{seed}", {})[f"round-{round_}"] = {}
+        for what in looks:
+            asked = settings_of(plan.experiment, f"-{what}")
             prompts = plan.prompts(asked.prepare)
             next_ = plan.experiment.experiment.rounds + 1
             look = Round(plan, asked, seed, next_, prompts, base, policy)
-            look.score(asked.teach.teachers[0])
-            own |= {f"{stage}-{what}": look.found[stage] for stage in STAGES}
+            if what == JUDGE:
+                _judged(look, block.judge, beside.get(f"rollout-{JUDGE}"))
+            else:
+                look.score(asked.teach.teachers[0])
+            own |= {f"{name}-{what}": look.found[name] for name in STAGES if name in look.found}
     return found
+
+
+def _judged(look: Round, how: Judge | None, beside: str | None) -> None:
+    """The cells of a judge; `beside` is the rollout of the base student, None where it is this."""
+    assert how is not None, "the params have a judge"
+    look.rollout()
+    if beside is not None:
+        more = {"chunk_tokens": how.tokens, "pairs": how.pairs}
+        resolved = look.teach_params(how.teacher) | more
+        look.taught(JUDGE, how.teacher, resolved, rollouts=look.rollout(), beside=beside)
 
 
 def settings_of(experiment: Experiment, stage: str) -> Settings:
     """The settings of a cell that an arm's links call `stage`, as forks-answers."""
-    settings = judging(experiment)
-    how, what = settings.evaluate.agreement, stage.partition("-")[2]
-    assert how is not None, "the plan has no such cells"
-    return next(_asked(settings, how, one) for one in how.of if one == what)
+    settings, what = judging(experiment), stage.partition("-")[2]
+    block = settings.evaluate
+    if what == JUDGE:
+        assert block.judge is not None, "the plan has no such cells"
+        return _comparing(experiment, settings, block.judge)
+    assert block.agreement is not None, "the plan has no such cells"
+    return _asked(settings, block.agreement, what)
 
 
 def judging(experiment: Experiment) -> Settings:
@@ -63,26 +84,34 @@ def judging(experiment: Experiment) -> Settings:
 
 
 def check(experiment: Experiment) -> None:
-    """Raise UserError where evaluate.agreement cannot be had."""
+    """Raise UserError where evaluate.agreement or evaluate.judge cannot be had."""
     settings, block = judging(experiment), experiment.experiment
-    how = settings.evaluate.agreement
-    for name in block.arms:
-        if (found := experiment.arm(name).evaluate.agreement) != how:
+    for key in ASKED:
+        how = getattr(settings.evaluate, key)
+        for name in block.arms:
+            if (found := getattr(experiment.arm(name).evaluate, key)) != how:
+                refuse(
+                    f"arms.{name}.evaluate.{key}",
+                    found,
+                    "that of the base blocks",
+                    "All arms are measured alike: set it in block evaluate.",
+                )
+        needed = (block.rounds + 1) * settings.rollout.prompts_per_round
+        if how and needed > settings.prepare.train:
             refuse(
-                f"arms.{name}.evaluate.agreement",
-                found,
-                "that of the base blocks",
-                "All arms are measured alike: set it in block evaluate.",
+                "prepare.train",
+                settings.prepare.train,
+                f"at least (experiment.rounds + 1) x rollout.prompts_per_round = {needed}",
+                f"evaluate.{key} reads a round's prompts that no round trains on: give it more "
+                "prompts, or use fewer rounds or prompts a round, or set it to null.",
             )
-    needed = (block.rounds + 1) * settings.rollout.prompts_per_round
-    if how and needed > settings.prepare.train:
-        refuse(
-            "prepare.train",
-            settings.prepare.train,
-            f"at least (experiment.rounds + 1) x rollout.prompts_per_round = {needed}",
-            "evaluate.agreement reads a round's prompts that no round trains on: give it more "
-            "prompts, or use fewer rounds or prompts a round, or set it to null.",
-        )
+    if judge := settings.evaluate.judge:
+        if judge.teacher not in experiment.teachers:
+            wanted = f"one of teachers: {sorted(experiment.teachers)}"
+            refuse("evaluate.judge.teacher", judge.teacher, wanted, "Define it there.")
+        if not isinstance(config := experiment.teachers[judge.teacher], LocalTeacher):
+            asked = _comparing(experiment, settings, judge)
+            hosted(f"teachers.{judge.teacher}", config, asked)
 
 
 def _students(arms: Arms) -> Iterator[tuple[str, int, int, str]]:
@@ -95,7 +124,7 @@ def _students(arms: Arms) -> Iterator[tuple[str, int, int, str]]:
             yield arm, int(seed.removeprefix("seed-")), int(last.removeprefix("round-")), policy
 
 
-def _asked(settings: Settings, how: Agreement, what: Looked) -> Settings:
+def _asked(settings: Settings, how: Agreement, what: str) -> Settings:
     """The base blocks as the cells of one look have them."""
     teach, forks = settings.teach, settings.forks
     changes: dict[str, Any] = {"gate": None}
@@ -104,16 +133,20 @@ def _asked(settings: Settings, how: Agreement, what: Looked) -> Settings:
         changes |= {"scheduler": "whole", "max_forks": 1, "chunk_tokens": longest}
     score = {"source": "similarity", "allow_flat": True, "max_unseen": 1.0}
     score |= {"metric": how.metric or settings.score.metric}
-    prepare = settings.prepare
-    if prepare.imported:  # the student answers, not another trainer's
-        prepare = prepare.model_copy(update={"responses": False})
-    return settings.model_copy(
+    asked = {"samples": how.samples, "teacher": teach.teachers[0], "problem": "own"}
+    return own_answers(settings).model_copy(
         update={
-            "prepare": prepare,
-            "teach": teach.model_copy(
-                update={"samples": how.samples, "teacher": teach.teachers[0], "problem": "own"}
-            ),
+            "teach": teach.model_copy(update=asked),
             "forks": forks.model_copy(update=changes),
             "score": settings.score.model_copy(update=score),
         }
     )
+
+
+def _comparing(experiment: Experiment, settings: Settings, how: Judge) -> Settings:
+    """The base blocks as the cells of the judge have them."""
+    asked = {"samples": how.samples, "teacher": how.teacher, "problem": "own"}
+    if not isinstance(experiment.teachers[how.teacher], LocalTeacher):  # it has one way
+        asked["continuation"] = how.continuation
+    teach = settings.teach.model_copy(update=asked)
+    return own_answers(settings).model_copy(update={"teach": teach})

@@ -106,8 +106,12 @@ def line(file: Experiment) -> str:
     settings = file.arm(file.experiment.arms[0])
     if not settings.prepare.graded:
         why = f"task {settings.prepare.task} has no checker"
-        if held_out.judging(file).evaluate.agreement:
-            return f"{why}: evaluated by how far the teacher agrees on held-out prompts"
+        block = held_out.judging(file).evaluate
+        hows = ["how far the teacher agrees"] * bool(block.agreement)
+        if block.judge:
+            hows.append(f"what {block.judge.teacher} prefers")
+        if hows:
+            return f"{why}: evaluated by {' and '.join(hows)} on held-out prompts"
         how = f"trained, not evaluated: {why}"
         return f"{how}. The report shows how far the teacher agrees, round by round"
     first = settings.evaluate

@@ -24,6 +24,7 @@ SHOWN = (
     "agreement",
     "written",
     "held_out",
+    "judged",
 )
 
 

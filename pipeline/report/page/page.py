@@ -56,6 +56,7 @@ class Content:
     collapse: list[Row] = field(default_factory=list)  # of collapse.json
     agreement: list[Row] = field(default_factory=list)  # of agreement.json, without evaluations
     held_out: list[Row] = field(default_factory=list)  # of held_out.json
+    judged: list[Row] = field(default_factory=list)  # of judged.json
     written: list[Row] = field(default_factory=list)  # of written.json, likewise
     settings: dict[str, Row] = field(default_factory=dict)  # by arm
     runs: dict[str, str] = field(default_factory=dict)  # a sentence by arm
@@ -72,6 +73,7 @@ def render(content: Content) -> str:
     found = [
         _results(content) if content.results else None,
         _held_out(content),
+        _judged(content),
         None if content.results else _agreement(content),
         sections.curves(content.curves, content.arms, content.split, content.pooled),
         sections.costs(content.costs, content.results, content.arms, content.pooled),
@@ -181,19 +183,30 @@ def _agreement(content: Content) -> Section:
     failed = [Text(sentence, "bad") for sentence in no_effect.failures(content.no_effect)]
     rest = [Text(remark) for remark in no_effect.remarks(content.no_effect, content.settings)]
     blocks: list[Block] = [*failed, *tables, *rest]
-    lead = unevaluated.lead(content.held_out)
+    lead = unevaluated.lead(bool(content.held_out or content.judged))
     return Section("results", "Agreement with the teacher, round by round", blocks, lead)
 
 
 def _held_out(content: Content) -> Section | None:
     if not content.held_out:
         return None
-    head, body = unevaluated.looks(content.held_out)
-    kinds = ["arm" if name == "arm" else "number" for name in head]
-    lines: list[list[Cell | Forest]] = [[*map(Cell, row, kinds)] for row in body]
-    blocks: list[Block] = [*map(Text, unevaluated.seen(content.held_out)), Table(head, lines)]
+    blocks = _looked(unevaluated.seen(content.held_out), *unevaluated.looks(content.held_out))
     lead = unevaluated.held_out_lead(bool(content.results))
     return Section("held-out", "Agreement on held-out prompts", blocks, lead)
+
+
+def _judged(content: Content) -> Section | None:
+    if not content.judged:
+        return None
+    blocks = _looked(unevaluated.preferred(content.judged), *unevaluated.judged(content.judged))
+    lead = unevaluated.judged_lead(bool(content.results))
+    return Section("judged", "Judged beside the untrained student", blocks, lead)
+
+
+def _looked(said: Sequence[str], head: list[str], body: Sequence[Sequence[str]]) -> list[Block]:
+    kinds = ["arm" if name == "arm" else "number" for name in head]
+    lines: list[list[Cell | Forest]] = [[*map(Cell, row, kinds)] for row in body]
+    return [*map(Text, said), Table(head, lines)]
 
 
 def _answers(content: Content) -> Section | None:

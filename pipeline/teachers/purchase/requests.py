@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import prompts, schemas, tables
 from pipeline.data.text import WINDOW
 from pipeline.judgments.keys import Prompt
+from pipeline.method import judging
 from pipeline.teachers.protocol import Teacher
 
 PART = 64  # rows whose tokens and texts stand as Python objects at a time
@@ -128,6 +129,33 @@ def forks(
             f"{path}: {pending[0]} is not among the rollouts, or not in their order. "
             "Rerun forks on these rollouts."
         )
+
+
+def pairs(
+    teacher: Teacher, problems: Path, rollouts: Path, beside: Path, count: int
+) -> Iterator[Response]:
+    """Responses beside those of another student, as a judge is asked about the two.
+
+    `count` of each prompt. Position 0 has the other's first, position 1 last. Raises UserError
+    unless both students answered the same prompts as often.
+    """
+    shown = _Messages(problems)
+    names = ("rollout_id", "prompt_id", "sample", "text")
+    for own, other in itertools.zip_longest(
+        *(_rows(path, schemas.ROLLOUTS, *names) for path in (rollouts, beside))
+    ):
+        places = [one and (one["prompt_id"], one["sample"]) for one in (own, other)]
+        if places[0] != places[1]:
+            raise UserError(
+                f"{beside}: found {places[1]} where {rollouts} has {places[0]}, wanted answers to "
+                "the same prompts in the same order. Rerun rollout."
+            )
+        if own["sample"] >= count:
+            continue
+        name, texts = own["prompt_id"], (other["text"], own["text"])
+        asked = (judging.messages(shown[name], *order) for order in (texts, texts[::-1]))
+        sent = {i: _prompt(teacher, name, one, [], "") for i, one in enumerate(asked)}
+        yield Response(own["rollout_id"], sent, dict.fromkeys(sent, ""), {0: [], 1: []})
 
 
 def _prompt(
