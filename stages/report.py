@@ -7,8 +7,7 @@ writes  results.json, contrasts.json, pooled.json, verdicts.json, costs.json, br
         where experiment.branch names controls), calibration.json, curves.json, losses.json,
         no_effect.json, results.md, index.html, *.png; agreement.json and written.json where
         no task can grade, held_out.json and judged.json where block evaluate asks; for
-        DVC
-        metrics/ARM.json and plots/
+        DVC metrics/ARM.json and plots/
 """
 
 import hashlib
@@ -23,14 +22,13 @@ from pydantic import Field
 from pipeline.analysis import (
     agreement,
     costs,
-    held_out,
-    judged,
     pooled,
     results,
     score_effects,
     verdicts,
     written,
 )
+from pipeline.analysis.looks import held_out, judged
 from pipeline.analysis.results import Evals
 from pipeline.calibration import summary as calibration
 from pipeline.config import params

@@ -96,8 +96,10 @@ class Retries:
     def _tell(self, state: tenacity.RetryCallState) -> None:
         waited = self._waited()
         error = state.outcome.exception() if state.outcome else None
-        soon = self._ever and waited < TOLD_SECONDS  # one that was not reached yet is told at once
-        if soon or self._told or not isinstance(error, exc.SQLAlchemyError):
+        if self._told or not isinstance(error, exc.SQLAlchemyError):
+            return
+        # of one that this process has not reached yet, and that says nothing, it is told at once
+        if waited < TOLD_SECONDS and (self._ever or answered(error)):
             return
         self._told = True
         until = time.ctime(time.time() + RETRY_SECONDS - waited)

@@ -99,10 +99,17 @@ class Experiment(Settings):
                 f"{where}: {name!r} is not defined; defined are {sorted(self.arms)}. "
                 f"Add it under arms, or take it out of {where}."
             )
+        return self._laid((*below, name), f"{PARAMS}, arm {name}")
+
+    def base(self) -> Settings:
+        """The base blocks without any arm's overrides."""
+        return self._laid((), str(PARAMS))
+
+    def _laid(self, names: tuple[str, ...], label: str) -> Settings:
         values = self.model_dump(mode="json", include=set(Settings.model_fields))
-        for arm in (*below, name):
+        for arm in names:
             values = merge(values, self.arms[arm])
-        settings = validated(Settings, values, f"{PARAMS}, arm {name}")
+        settings = validated(Settings, values, label)
         models, student = settings.pretrain.models, self.experiment.student
         train = adapter_default.resolved(settings.train, models, student)
         rollout = settings.rollout.model_copy(update={"exact": self._exact(settings)})

@@ -68,7 +68,7 @@ def expand(experiment: Experiment) -> dict[str, Any]:
 
     A group is a stage, or a stage and a dash where some of its cells read other inputs. Beside
     `arms`, `branches` maps each control of experiment.branch to its own cells of the rounds of
-    omniopd, and `held_out` each arm to those of evaluate.agreement.
+    omniopd, and `held_out` each arm to those of evaluate.agreement and judge.
     """
     plan = Plan(experiment)
     for seed in experiment.experiment.seeds:
@@ -88,8 +88,8 @@ def _linked(cells: Cells, arms: Any, branches: Any = None, held_out: Any = None)
 
 
 def named(plan: dict[str, Any]) -> dict[str, Any]:
-    """Rounds by arm; the cells that a branch adds as omniopd+CONTROL, those of evaluate.agreement
-    as ARM+held-out."""
+    """Rounds by arm; the cells that a branch adds as omniopd+CONTROL, those that block evaluate
+    asks of held-out prompts as ARM+held-out."""
     branches, looks = plan["cells"]["branches"].items(), plan["cells"]["held_out"].items()
     found = {f"{METHOD}+{name}": rounds for name, rounds in branches}
     found |= {f"{arm}+{HELD_OUT}": rounds for arm, rounds in looks}

@@ -11,7 +11,7 @@ from pipeline.stage.run_records import DATA
 REPORT = DATA / "report"
 COLUMNS = (
     *("arm", "sampled avg@k", "diff to base", "greedy", "teacher tokens"),
-    *("of", "agreement", "judge", "share"),
+    *("seed", "of", "agreement", "judge", "share"),
 )
 CONCLUSIONS = ("## Verdicts", "## What was seen")
 PAGE = f"page: {REPORT / 'index.html'}"

@@ -26,11 +26,13 @@ HELD_OUT = (
     "round that would have come next, answered by the untrained student (base) and by each arm "
     "after its last round. Answers: whole responses, compared with the teacher's own answers. "
     "Forks: the student's chunks at its forks, compared with how the teacher goes on there. Itself "
-    "is how much two of the teacher's answers in one place are alike, which is as much as can be "
-    "wanted; elsewhere is how much they are alike at different prompts, which is worth nothing. "
-    "Brackets are 95 % bootstrap intervals over prompts, differences are paired by prompt, both "
-    "conditional on this run. It is agreement, not correctness: a student that agrees more writes "
-    "more as the teacher does."
+    "is how much two of the teacher's answers in one place are alike: what another draw of the "
+    "teacher would get. A student that always writes the teacher's commonest answer can get more. "
+    "Elsewhere is how much they are alike at different prompts, which is worth nothing. Brackets "
+    "are 95 % bootstrap intervals over prompts, differences are paired by prompt, both conditional "
+    "on this run. Each line is one student, and what is said of several is not adjusted for how "
+    "many there are. It is agreement, not correctness: a student that agrees more writes more as "
+    "the teacher does."
 )
 JUDGED = (
     "A judge was shown two answers to the same prompt, one of the untrained student and one of an "
@@ -39,8 +41,9 @@ JUDGED = (
     "then over prompts: above .5 the judge prefers the arm. A reply without a verdict (unread) "
     "counts as a tie. Consistent is the share of pairs of which both orders have the same verdict: "
     "where it is low the judge goes by the place. Brackets are 95 % bootstrap intervals over "
-    "prompts, conditional on this run. It is one judge's taste, which may be for length, for style "
-    "or for its own words."
+    "prompts, conditional on this run. Each line is one student, and what is said of several is "
+    "not adjusted for how many there are. It is one judge's taste, which may be for length, for "
+    "style or for its own words."
 )
 HALF = 0.5  # the share of a student that is as good
 COLUMNS = ("arm", "of", "seed", "metric", "agreement", "diff to base", "itself", "elsewhere")

@@ -43,7 +43,7 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
 
 def title(found: dict[str, Any]) -> str:
     """The experiment in one line: its folder, arms, rounds and seeds."""
-    named = expand.named(found)
+    named = found["cells"]["arms"]
     first, *others = sorted(named, key=lambda arm: arm == "base")  # which every experiment has
     arms = f"{first} and {len(others)} more arms" if others else f"arm {first}"
     rounds = {one for seeds in named.values() for own in seeds.values() for one in own}

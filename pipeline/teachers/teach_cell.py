@@ -43,7 +43,8 @@ def judge(args: argparse.Namespace, p: TeachParams, store: Store) -> Judging:
     teacher = teachers.load(config, p.teacher, asked, args.tokenizer.parent, args.teacher)
     limit = teacher.limit(p.chunk_tokens)
     first = least(p.samples)
-    wanted = Wanted(first, limit, p.epoch, p.max_attempts, p.max_failure_rate, free.replay)
+    rate, any_reply = p.max_failure_rate, p.pairs is not None
+    wanted = Wanted(first, limit, p.epoch, p.max_attempts, rate, free.replay, any_reply)
     budget = Budget(store, free.max_requests, free.max_usd)
     judging = Judging(teacher, wanted, budget)
     if p.kind != "local":

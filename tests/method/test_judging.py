@@ -22,6 +22,9 @@ def test_a_judge_is_shown_the_request_and_both_answers_in_their_order():
         ("(A)", "first"), ("answer: b", "second"), ("tie", "tie"), ("Tie.", "tie"),
         ("Both are wrong", "tie"), ("A tie.", "tie"), ("Neither", "tie"), ("equal", "tie"),
         ("\n\nA\n", "first"),
+        ("A and B are equal", "tie"), ("The better answer is B.", "second"),
+        ("Equally good", "tie"), ("A: it is right", "first"), ("B is right, A is not", "second"),
+        ("A better one is B", None),
         ("", None), ("As both", None), ("The first", None), ("Banana", None), ("C", None),
     ],
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """The cells of evaluate.agreement: whose, on which prompts, asked how, and what it may not be."""
 
+import json
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -7,6 +9,7 @@ from pipeline.commands.estimate import estimate as costs
 from pipeline.core.errors import UserError
 from pipeline.judgments.store import Store
 from pipeline.plan import expand, experiment
+from pipeline.plan.evaluation import held_out
 from pipeline.stage import dataflow
 from tests.project import MINIATURE
 
@@ -94,6 +97,17 @@ def test_a_judge_that_is_not_there_or_has_no_way_to_be_asked_is_refused():
     assert (judge.kind, judge.model) == ("anthropic", "claude-haiku-4-5-20251001")
 
 
+def test_more_pairs_than_answers_are_refused():
+    with pytest.raises(UserError, match=r"evaluate\.judge\.pairs.*99.*samples_per_prompt"):
+        planned(None, judge={"teacher": "carries", "pairs": 99})
+
+
+def test_a_local_judge_is_asked_as_a_local_one_whatever_the_teacher_is():
+    found, _ = planned(None, judge={"teacher": "carries"})
+    settings = held_out.settings_of(found, "teach-judge")
+    assert settings.teach.continuation == "completions"
+
+
 def test_nobody_asked_no_cell_and_no_other_cell_changes():
     _, without = planned(None)
     _, one = planned({"of": ["answers"]})
@@ -135,6 +149,45 @@ def test_without_prompts_to_hold_out_it_is_refused():
     values["prepare"]["train"] = rounds * size
     with pytest.raises(UserError, match=rf"prepare.train.*{(rounds + 1) * size}.*agreement"):
         experiment.of(values, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        (
+            {"rollout": {"prompts_per_round": 13}},
+            r"arms\.sft\.rollout\.prompts_per_round.*13.*hold",
+        ),
+        ({"prepare": {"seed": 99}}, r"arms\.sft\.prepare.*holds out"),
+    ],
+)
+def test_an_arm_that_would_train_on_held_out_prompts_is_refused(over, said):
+    values = YAML(typ="safe").load(MINIATURE.read_text())
+    values["prepare"]["train"] = 64
+    values["arms"]["sft"] |= over
+    values["experiment"]["arms"] = ["omniopd", "sft"]
+    experiment.of(values, "params.yaml")
+    values["evaluate"]["agreement"] = {}
+    with pytest.raises(UserError, match=said):
+        experiment.of(values, "params.yaml")
+
+
+def test_imported_rollouts_are_the_arms_and_the_students_own_are_looked_at(tmp_path):
+    lines = (json.dumps({"prompt": f"Why {i}?", "response": "So."}) for i in range(64))
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    values = YAML(typ="safe").load(MINIATURE.read_text())
+    file = str(tmp_path / "my.jsonl")
+    values["prepare"] = {
+        "task": "prompts", "file": file, "seed": 1, "train": 64, "responses": True
+    }  # fmt: skip
+    values["experiment"] |= {"arms": ["omniopd"], "rounds": 1}
+    values["evaluate"]["agreement"] = {}
+    cells = expand.expand(experiment.of(values, "params.yaml"))["cells"]
+    (own,) = cells["held_out"]["omniopd"]["seed-0"].values()
+    assert "responses" not in cell(cells, own["rollout-answers"])["params"]["prepare"]
+    assert len(cells["prepare-rows"]) == 1  # the pool of the arms
+    taught = cells["arms"]["omniopd"]["seed-0"]["round-1"]["teach"]
+    assert cell(cells, taught)["teacher"] == cell(cells, own["teach-answers"])["teacher"]
 
 
 @pytest.mark.parametrize(

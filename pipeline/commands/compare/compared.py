@@ -45,6 +45,12 @@ def measured(found: Experiment) -> Measured:
     runs = {run: costs.of_cell(run[0], values) for run, values in view.runs(arms)}
     with view.opened(arms):
         evals = Evals(own)
+        if not evals.tables:
+            raise UserError(
+                f"compare {found.name}: found no evaluation, as its task has no checker, wanted "
+                "graded answers. What evaluate.agreement and evaluate.judge found is in "
+                "held_out.json and judged.json of each report."
+            )
         task = evals.tasks()[-1]
         rows = [row for row in pooled.rows(evals) if row["task"] == task]
         spent = costs.rows(own)

@@ -189,7 +189,10 @@ class Experimental:
     def _teach(self, folder: Path, group: str, cell: dict[str, Any], settings: Settings) -> Cell:
         own, solutions = cell["params"], group.endswith("solutions")
         samples, length = settings.teach.most, own["chunk_tokens"]
-        places = settings.rollout.prompts_per_round if solutions else budget_caps.prefixes(settings)
+        places = budget_caps.prefixes(settings)
+        solutions |= settings.forks.scheduler == "whole"
+        if solutions:
+            places = settings.rollout.prompts_per_round
         if "pairs" in own:  # a judge, in two orders
             places = settings.rollout.prompts_per_round * own["pairs"] * 2
         cache = {"tables": float(places * samples * (ROW + TOKEN * length))}

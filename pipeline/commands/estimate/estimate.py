@@ -15,6 +15,7 @@ from pipeline import teachers
 from pipeline.config.teachers import Hosted, LocalTeacher
 from pipeline.data import schemas, tables
 from pipeline.judgments.store import Store
+from pipeline.method.judging import ASKED
 from pipeline.plan import budget_caps, expand
 from pipeline.plan.blocks import Experiment, Settings
 from pipeline.plan.evaluation import held_out
@@ -70,7 +71,7 @@ def estimate(experiment: Experiment, plan: dict[str, Any], store: Store) -> list
                     row = {"arm": arm, "seed": seed[5:], "round": round_[6:]}
                     row["teacher"] = found[0][1]["params"]["teacher"]
                     # whole answers to the same prompts, whichever student's rollouts they are for
-                    shared = f"{stage} {seed}" if stage == ANSWERS else key
+                    shared = stage if stage == ANSWERS else key
                     if shared in paid:
                         told = f"shared with {paid[shared]}"
                         rows.append(row | {"counted": told} | asdict(Cost()))
@@ -218,13 +219,13 @@ def _guessed(
     p = cell["params"]
     solutions = group.endswith("solutions")
     problem = problem_tokens(DATA / "prepare" / cell["prompts"] / "prompts.parquet")
-    longest, chunk = settings.rollout.max_new_tokens, p["chunk_tokens"]
+    longest = settings.rollout.max_new_tokens
     prompts, forks = settings.rollout.prompts_per_round, budget_caps.forks(settings)
     if "pairs" in p:  # two orders of two answers, as long as they may be
         judged = Cost(answers=prompts * p["pairs"] * 2 * _most(p))
-        size = 2 * problem + 2 * longest
+        size = problem + len(ASKED) / CHARACTERS_PER_TOKEN + 2 * longest
         sizes = [(size, _most(p))] * (2 * prompts * p["pairs"])
-        limit = chunk if isinstance(config, LocalTeacher) else -(-3 * chunk // 2) + 8
+        limit = _limit(config, p)
         return judged + _priced(config, sizes, limit, settings.teach.transport)
     whole = solutions or settings.forks.scheduler == "whole"  # of a prompt, once for all responses
     prefixes = prompts if whole else budget_caps.prefixes(settings)
@@ -232,14 +233,19 @@ def _guessed(
     if not whole:
         # on average, where they are as late as fits
         size += longest - settings.forks.chunk_tokens * (forks + 1) / 2
-    limit = chunk
-    if not isinstance(config, LocalTeacher):
-        limit = -(-3 * chunk // 2) + 8  # another tokenizer, as far as we know yet
-    if p["continuation"] == "instruct":
-        limit = 2 * chunk + 24
+    limit = _limit(config, p)
+    if p["continuation"] == "instruct" and not whole:
         size += len(continuations.INSTRUCTION) / CHARACTERS_PER_TOKEN
     cost = _priced(config, [(size, _most(p))] * prefixes, limit, settings.teach.transport)
     return cost + Cost(answers=prefixes * _most(p))
+
+
+def _limit(config: Hosted | LocalTeacher, p: dict[str, Any]) -> int:
+    """Teacher tokens of an answer at most, where its tokenizer is not known yet."""
+    chunk: int = p["chunk_tokens"]
+    if isinstance(config, LocalTeacher):
+        return chunk
+    return 2 * chunk + 24 if p["continuation"] == "instruct" else -(-3 * chunk // 2) + 8
 
 
 def problem_tokens(path: Path) -> float:

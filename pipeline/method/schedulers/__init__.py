@@ -1,6 +1,7 @@
 """Schedulers pick where a response is audited: chunk starts, none closer than a chunk apart.
 
 A scheduler is a file of this folder with `positions(response)`, and its name in SCHEDULERS.
+(`whole` is no choice: evaluate.agreement has it.)
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 
 from pipeline.core.chosen import chosen, file_of
 
-SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance", "confident-mistakes", "whole")
+SCHEDULERS = ("peak-entropy", "uniform", "embedding-variance", "confident-mistakes")
 
 Eligible = Callable[[int], bool]  # may a chunk start at token t?
 

@@ -117,6 +117,25 @@ def _models(file: Experiment, where: str, arm: Settings) -> None:
             refuse(key, name, f"one of pretrain.models: {sorted(models)}", "Define it there.")
 
 
+def measuring(file: Experiment, arm: Settings, key: str, tokens: int) -> None:
+    """Refuse a teacher that is asked after training, by `arm`, and could not answer then.
+
+    `key` names it, and it reads at least `tokens`.
+    """
+    (name,) = arm.teach.teachers
+    if name not in file.teachers:
+        refuse(key, name, f"one of teachers: {sorted(file.teachers)}", "Define it there.")
+    config = file.teachers[name]
+    if not isinstance(config, LocalTeacher):
+        hosted(f"teachers.{name}", config, arm)
+        return
+    _models(file, "", arm)
+    known = model_shapes.context(file.pretrain.models, config.model)
+    if known is not None and tokens >= known:
+        wanted = f"a teacher that reads more than the {tokens} tokens of answers, besides a prompt"
+        refuse(key, f"{name}, which reads {known}", wanted, "Use another one or shorter responses.")
+
+
 def _contexts(file: Experiment, where: str, arm: Settings) -> None:
     """Lengths that no prompt would fit beside; each prompt's own is checked by the stages."""
     if arm.prepare.imported:

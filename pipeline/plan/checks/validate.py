@@ -43,6 +43,8 @@ def branches(file: Experiment) -> None:
     if listed and not file.arm(METHOD).prepare.graded:
         wanted = f"none, as task {file.arm(METHOD).prepare.task} has no checker"
         refuse(key, list(listed), wanted, "Branches compare accuracies: leave it out.")
+    if "held-out" in listed:
+        refuse(key, list(listed), "another name for held-out", "dag/ has that for evaluate.*.")
     for name in listed:
         changed = file.branch(name)
         others = set(file.arms[name]) - {"score", "prior"}

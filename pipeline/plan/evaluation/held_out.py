@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from pipeline.config.evaluation import Agreement, Judge
-from pipeline.config.params import METHOD
 from pipeline.config.problems import TaskPrepare
 from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import refuse
 from pipeline.plan.blocks import Experiment, Settings
-from pipeline.plan.checks.arms import hosted
+from pipeline.plan.checks.arms import measuring
 from pipeline.plan.resolved import own_answers
 from pipeline.plan.rounds import Cells, Round
 from pipeline.stage.run_records import Arms
@@ -34,10 +33,22 @@ class Plan(Cells, Protocol):
         ...
 
 
+class _Look(Round):
+    """A round whose student answers itself, where another trainer's responses are read."""
+
+    def rollout(self, policy: str | None = None, **repaired: str) -> str:
+        """The student's own answers."""
+        seed, round_ = self.where["seed"], self.where["round"]
+        settings = own_answers(self.settings)
+        own = Round(self.plan, settings, seed, round_, self.prompts, self.base, self.policy)
+        self.found["rollout"] = own.rollout()
+        return self.found["rollout"]
+
+
 def cells(plan: Plan, arms: Arms) -> Arms:
     """Stages of each student by arm, seed and last round, as `forks-answers`; of `answers`, `forks`
     and `judge` each. Arm base is the untrained student, round 0. Empty unless params ask."""
-    block, found = judging(plan.experiment).evaluate, Arms()
+    block, found = plan.experiment.base().evaluate, Arms()
     looks = (*(block.agreement.of if block.agreement else ()), *([JUDGE] * bool(block.judge)))
     for arm, seed, round_, policy in _students(arms) if looks else ():
         base = arms["base"][f"seed-{seed}"]["round-0"]["policy"]
@@ -47,7 +58,7 @@ def cells(plan: Plan, arms: Arms) -> Arms:
             asked = settings_of(plan.experiment, f"-{what}")
             prompts = plan.prompts(asked.prepare)
             next_ = plan.experiment.experiment.rounds + 1
-            look = Round(plan, asked, seed, next_, prompts, base, policy)
+            look = _Look(plan, asked, seed, next_, prompts, base, policy)
             if what == JUDGE:
                 _judged(look, block.judge, beside.get(f"rollout-{JUDGE}"))
             else:
@@ -68,7 +79,7 @@ def _judged(look: Round, how: Judge | None, beside: str | None) -> None:
 
 def settings_of(experiment: Experiment, stage: str) -> Settings:
     """The settings of a cell that an arm's links call `stage`, as forks-answers."""
-    settings, what = judging(experiment), stage.partition("-")[2]
+    settings, what = experiment.base(), stage.partition("-")[2]
     block = settings.evaluate
     if what == JUDGE:
         assert block.judge is not None, "the plan has no such cells"
@@ -77,18 +88,12 @@ def settings_of(experiment: Experiment, stage: str) -> Settings:
     return _asked(settings, block.agreement, what)
 
 
-def judging(experiment: Experiment) -> Settings:
-    """The base blocks, which arm omniopd is; or the first arm, where params define no such arm."""
-    name = METHOD if METHOD in experiment.arms else experiment.experiment.arms[0]
-    return experiment.arm(name)
-
-
 def check(experiment: Experiment) -> None:
     """Raise UserError where evaluate.agreement or evaluate.judge cannot be had."""
-    settings, block = judging(experiment), experiment.experiment
+    settings = experiment.base()
     for key in ASKED:
         how = getattr(settings.evaluate, key)
-        for name in block.arms:
+        for name in experiment.experiment.arms:
             if (found := getattr(experiment.arm(name).evaluate, key)) != how:
                 refuse(
                     f"arms.{name}.evaluate.{key}",
@@ -96,22 +101,43 @@ def check(experiment: Experiment) -> None:
                     "that of the base blocks",
                     "All arms are measured alike: set it in block evaluate.",
                 )
-        needed = (block.rounds + 1) * settings.rollout.prompts_per_round
-        if how and needed > settings.prepare.train:
-            refuse(
-                "prepare.train",
-                settings.prepare.train,
-                f"at least (experiment.rounds + 1) x rollout.prompts_per_round = {needed}",
-                f"evaluate.{key} reads a round's prompts that no round trains on: give it more "
-                "prompts, or use fewer rounds or prompts a round, or set it to null.",
-            )
+        if how:
+            _held_out(experiment, settings, key)
+    if agreement := settings.evaluate.agreement:
+        measuring(experiment, _asked(settings, agreement, "forks"), "teach.teacher", 0)
     if judge := settings.evaluate.judge:
-        if judge.teacher not in experiment.teachers:
-            wanted = f"one of teachers: {sorted(experiment.teachers)}"
-            refuse("evaluate.judge.teacher", judge.teacher, wanted, "Define it there.")
-        if not isinstance(config := experiment.teachers[judge.teacher], LocalTeacher):
-            asked = _comparing(experiment, settings, judge)
-            hosted(f"teachers.{judge.teacher}", config, asked)
+        most, tokens = settings.rollout.samples_per_prompt, settings.rollout.max_new_tokens
+        if judge.pairs > most:
+            wanted = f"at most rollout.samples_per_prompt = {most}"
+            refuse("evaluate.judge.pairs", judge.pairs, wanted, "A prompt has no more answers.")
+        asked = settings.teach.model_copy(update={"teacher": judge.teacher})
+        if judge.teacher in experiment.teachers:
+            asked = _comparing(experiment, settings, judge).teach
+        judged = settings.model_copy(update={"teach": asked})
+        measuring(experiment, judged, "evaluate.judge.teacher", 2 * tokens + judge.tokens)
+
+
+def _held_out(experiment: Experiment, settings: Settings, key: str) -> None:
+    """Refuse params of which some arm trains on the prompts that would be held out."""
+    rounds, size = experiment.experiment.rounds, settings.rollout.prompts_per_round
+    needed = (rounds + 1) * size
+    if needed > settings.prepare.train:
+        refuse(
+            "prepare.train",
+            settings.prepare.train,
+            f"at least (experiment.rounds + 1) x rollout.prompts_per_round = {needed}",
+            f"evaluate.{key} reads a round's prompts that no round trains on: give it more "
+            "prompts, or use fewer rounds or prompts a round, or set it to null.",
+        )
+    remedy = f"It would train on what evaluate.{key} holds out. Change it, or set that to null."
+    for name in experiment.experiment.arms:
+        arm = experiment.arm(name)
+        if arm.rollout.prompts_per_round > size:
+            found = arm.rollout.prompts_per_round
+            key_ = f"arms.{name}.rollout.prompts_per_round"
+            refuse(key_, found, f"at most that of the base blocks, {size}", remedy)
+        if arm.prepare != settings.prepare:
+            refuse(f"arms.{name}.prepare", "other problems", "those of the base blocks", remedy)
 
 
 def _students(arms: Arms) -> Iterator[tuple[str, int, int, str]]:
@@ -134,7 +160,7 @@ def _asked(settings: Settings, how: Agreement, what: str) -> Settings:
     score = {"source": "similarity", "allow_flat": True, "max_unseen": 1.0}
     score |= {"metric": how.metric or settings.score.metric}
     asked = {"samples": how.samples, "teacher": teach.teachers[0], "problem": "own"}
-    return own_answers(settings).model_copy(
+    return settings.model_copy(
         update={
             "teach": teach.model_copy(update=asked),
             "forks": forks.model_copy(update=changes),
@@ -145,8 +171,11 @@ def _asked(settings: Settings, how: Agreement, what: str) -> Settings:
 
 def _comparing(experiment: Experiment, settings: Settings, how: Judge) -> Settings:
     """The base blocks as the cells of the judge have them."""
-    asked = {"samples": how.samples, "teacher": how.teacher, "problem": "own"}
-    if not isinstance(experiment.teachers[how.teacher], LocalTeacher):  # it has one way
-        asked["continuation"] = how.continuation
-    teach = settings.teach.model_copy(update=asked)
-    return own_answers(settings).model_copy(update={"teach": teach})
+    local = isinstance(experiment.teachers[how.teacher], LocalTeacher)
+    asked = {
+        "samples": how.samples,
+        "teacher": how.teacher,
+        "problem": "own",
+        "continuation": "completions" if local else how.continuation,
+    }
+    return settings.model_copy(update={"teach": settings.teach.model_copy(update=asked)})

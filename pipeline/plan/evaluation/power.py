@@ -19,7 +19,6 @@ from pipeline.config import params
 from pipeline.config.params import METHOD
 from pipeline.plan import expand
 from pipeline.plan.blocks import Experiment
-from pipeline.plan.evaluation import held_out
 
 REPORT = Path("data/report")
 POWER = 0.8
@@ -106,7 +105,7 @@ def line(file: Experiment) -> str:
     settings = file.arm(file.experiment.arms[0])
     if not settings.prepare.graded:
         why = f"task {settings.prepare.task} has no checker"
-        block = held_out.judging(file).evaluate
+        block = file.base().evaluate
         hows = ["how far the teacher agrees"] * bool(block.agreement)
         if block.judge:
             hows.append(f"what {block.judge.teacher} prefers")

@@ -38,6 +38,7 @@ class Wanted:
     max_attempts: int
     max_failure_rate: float
     replay: bool
+    any_reply: bool = False  # of a judge: also one that refuses, or says nothing, is an answer
 
 
 @dataclass
@@ -106,13 +107,13 @@ class Judging:
     def _places(self, block: list[Response], more: More | None) -> list[Place]:
         if more is not None:
             return [(*place, sample) for place, sample in more.items()]
-        samples = range(self.wanted.samples)
         asked = ((r, position) for r, one in enumerate(block) for position in one.prompts)
-        return [(*place, sample) for place in asked for sample in samples]
+        return [(*place, sample) for place in asked for sample in range(self.wanted.samples)]
 
     def _judged(self, block: list[Response], place: Place, judgment: Judgment) -> Judgment:
-        """The judgment as it counts at a place: whether it is long enough depends on what is wanted
-        there and on the student, not on the row in the store alone."""
+        """The judgment as it counts at a place, by what is wanted there and by the student."""
+        if self.wanted.any_reply:
+            return judgment._replace(failure=None)
         if judgment.ended or judgment.failure not in (None, SHORT):
             return judgment
         lacks = self.lacking(block[place[0]], place[1], judgment)
@@ -139,7 +140,7 @@ class Judging:
                         size,
                         most,
                         "Lower rollout.max_new_tokens, use fewer or earlier forks or shorter "
-                        "prompts, or a teacher that reads more.",
+                        "prompts, or a teacher or judge that reads more.",
                     )
 
     def _alone(self, requests: dict[Place, Request], found: dict[str, Judgment]) -> None:

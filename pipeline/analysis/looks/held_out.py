@@ -18,9 +18,10 @@ def rows(held_out: Arms) -> list[Row]:
 
     `similarity` is the mean over forks of a prompt, then over prompts: k_sem / N at forks, and of
     whole responses with the teacher's own answers. `diff` is from arm base, null there; brackets
-    are bootstraps over prompts, conditional on the run. Where a student's answers are as good as
-    any other's, it reaches `itself`, what two answers of the teacher are alike in one place;
-    `others` is what they are alike at different prompts. Null where there was nothing to compare.
+    are bootstraps over prompts, conditional on the run. `itself` is what two answers of the teacher
+    are alike in one place, at this student's forks; one that always writes the commonest answer can
+    be above it. `others` is what they are alike at different prompts. Null where there was nothing
+    to compare.
     """
     found = []
     for arm, seed, round_, cells in rounds(held_out):

@@ -1,0 +1,1 @@
+"""What teachers and judges say of held-out prompts, where no task grades."""
