@@ -80,12 +80,12 @@ SHOWN = re.compile(r"<answer (.)>\n(.*?)\n</answer", re.DOTALL)
 
 
 def judging(request, reply):
-    """A judge that likes digits: the answer with more of them wins; one in seven says nothing."""
+    """A judge that likes digits: the answer with more of them wins; some it refuses."""
     answers = dict(SHOWN.findall(json.dumps(request).replace("\\n", "\n")))
     if answers:
         first, second = (sum(map(str.isdigit, answers[name])) for name in "AB")
         said = "A" if first > second else "B" if second > first else "tie"
-        text = "who knows" if (first + second) % 7 == 0 else f"{said}."
+        text = "I can't help with that." if (first + second) % 7 == 0 else f"{said}."
         for choice in reply["choices"]:
             choice["message"]["content"], choice["finish_reason"] = text, "stop"
     return reply
