@@ -30,7 +30,7 @@ from pipeline.teachers import protocol
 from pipeline.teachers.purchase import requests
 from pipeline.teachers.purchase.buyer import Judging, Place
 from pipeline.teachers.purchase.requests import Response
-from pipeline.teachers.purchase.truncation import cut, lacking, prefix_of
+from pipeline.teachers.purchase.truncation import Cut, cut, lacking, prefix_of
 from pipeline.teachers.teach_cell import TeachParams, judge, template_lead
 
 # responses that are looked up and asked for together; a batch service takes hours for a block
@@ -98,7 +98,10 @@ def _table(
     for (r, position, sample), judgment in sorted(found.items()):
         prefix = prefix_of(block[r], position, lead)
         said = teacher.said(block[r].prompts[position], prefix.text, judgment)
-        answer = cut(judgment, said, prefix, teacher.same_tokens, student, p.chunk_tokens)
+        if p.pairs is None:
+            answer = cut(judgment, said, prefix, teacher.same_tokens, student, p.chunk_tokens)
+        else:  # the student's tokenizer may not know a judge's words
+            answer = Cut(said.text, said.ended, judgment.completion_tokens, [])
         rows.append(
             {
                 "rollout_id": block[r].id,

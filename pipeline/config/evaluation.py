@@ -27,7 +27,7 @@ class Judge(Params):
     teacher: Name
     pairs: Count = 1  # of answers to each prompt; each is shown in both orders
     samples: Count = 1  # replies to each order
-    tokens: Count = 16  # of the student's tokenizer, at most, in a reply
+    tokens: Count = 16  # that a reply needs at most; a hosted judge is given more room
     continuation: Mode = "instruct"  # of a hosted teacher
 
 

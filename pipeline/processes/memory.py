@@ -6,7 +6,20 @@ thread of its own grows, though it keeps nothing.
 
 import ctypes
 import gc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """Leave out of collections what is here now. A collection looks at every object there is: with
+    the graph of 16,000 cells among them it took 60 ms."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def give_back() -> None:

@@ -156,7 +156,11 @@ class _Flow:
 
     def schedule(self) -> None:
         """Start each cell when all that it reads is done, those with the most to follow first."""
-        self.ready = ready = Ready(self.graph)
+        self.ready = Ready(self.graph)
+        with memory.resting():
+            self._schedule(self.ready)
+
+    def _schedule(self, ready: Ready) -> None:
         running: set[str] = set()
         over: set[str] = set()  # done, failed or skipped
         while len(over) < len(self.graph):

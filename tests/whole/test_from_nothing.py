@@ -85,7 +85,7 @@ def judging(request, reply):
     if answers:
         first, second = (sum(map(str.isdigit, answers[name])) for name in "AB")
         said = "A" if first > second else "B" if second > first else "tie"
-        text = "I can't help with that." if (first + second) % 7 == 0 else f"{said}."
+        text = "I can't help with that." if (first + second) % 3 == 0 else f"{said}."
         for choice in reply["choices"]:
             choice["message"]["content"], choice["finish_reason"] = text, "stop"
     return reply
@@ -103,13 +103,14 @@ def _judged(folder):
     ours, theirs = (one.map(lambda text: sum(map(str.isdigit, text))) for one in texts)
     kept = ours.index.get_level_values("sample") < 2
     ours, theirs = ours[kept], theirs[kept]
-    read = (ours + theirs) % 7 != 0
+    read = (ours + theirs) % 3 != 0
     worth = (0.5 + 0.5 * np.sign(ours - theirs)).where(read, 0.5)
     assert row["share"] == pytest.approx(worth.groupby("prompt_id").mean().mean())
     assert row["unread"] == 2 * (~read).sum()  # in both orders
     assert row["won"] == 2 * ((ours > theirs) & read).sum()
     assert row["lost"] == 2 * ((ours < theirs) & read).sum()
     assert row["won"] + row["lost"] + row["tied"] + row["unread"] == 2 * 2 * 8
+    assert min(row["won"] + row["lost"], row["unread"]) > 0  # or the test says little
     assert row["consistent"] == 1
     assert row["low"] <= row["share"] <= row["high"]
     for text in ("results.md", "index.html"):
@@ -137,6 +138,7 @@ def test_an_empty_folder_becomes_a_pushed_student(tmp_path, type_):
         values["score"] |= {"allow_flat": True}
         values["evaluate"]["agreement"] = {"of": ["answers", "forks"], "samples": 3}
         values["evaluate"]["judge"] = {"teacher": f"{teacher.url}/v1#stub-1", "pairs": 2}
+        values["train"] |= {"lr": 1.0e-2}  # so that it writes something else
         values["runtime"] |= {"threads": 1}
         yaml.dump(values, file)
         said = type_("omniopd", "plan")
