@@ -49,7 +49,7 @@ from pipeline.report.page import gather
 from pipeline.stage import cells
 from pipeline.stage.run_records import GATE, Arms, folder, rounds
 
-LOOKS = {"held_out": held_out, "judged": judged}  # of evaluate.agreement and evaluate.judge
+LOOKS = {"held_out": held_out.rows, "judged": judged.rows}  # what block evaluate asks
 BINS = 40
 HIGHEST = 6.0  # nats; entropies above it fall into the last bin
 Histogram = tuple[np.ndarray, np.ndarray]
@@ -182,7 +182,7 @@ def main() -> None:
         parts: dict[str, Any] = {
             "results": rows,
             **({} if rows else _ungraded(p)),
-            **({name: one.rows(p.held_out) for name, one in LOOKS.items()} if p.held_out else {}),
+            **({name: look(p.held_out) for name, look in LOOKS.items()} if p.held_out else {}),
             "contrasts": results.contrasts(evals, untrained),
             "pooled": pooled.rows(evals),
             "verdicts": verdicts.rows(evals, p.split, p.claims, untrained),

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.config import teacher_lines
+from pipeline.config.evaluation import Agreement, Judge
 from pipeline.config.problems import ProblemSet
 from pipeline.core.errors import UserError
 from pipeline.data import content_hash, schemas
@@ -334,6 +336,12 @@ def test_prompts_have_no_checker(tmp_path):
 def test_the_examples_of_the_docs_are_valid():
     text = (ROOT / "docs/tasks.md").read_text().replace("COMMIT", "a" * 40)
     blocks = [x for x in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if ", ..." not in x]
-    found = [YAML(typ="safe", pure=True).load(block)["prepare"] for block in blocks]
+    read = [YAML(typ="safe", pure=True).load(block) for block in blocks]
+    found = [one["prepare"] for one in read if "prepare" in one]
+    asked = [how for one in read for how in one.get("evaluate", {}).items()]
+    (_, agreement), (_, judge) = asked
+    Agreement.model_validate_json(json.dumps(agreement))
+    Judge.model_validate_json(json.dumps(judge | {"teacher": teacher_lines.name(judge["teacher"])}))
+    assert [name for name, _ in asked] == ["agreement", "judge"]
     loaded = [PrepareParams.model_validate_json(json.dumps({"prepare": x})) for x in found]
     assert [p.prepare.task for p in loaded] == ["math", "code", "reasoning-gym"]
