@@ -27,22 +27,27 @@ def rows(arms: Arms, settings: dict[str, Any]) -> list[Row]:
     ]
 
 
+def prompts(rollout: str) -> dict[str, str]:
+    """prompt_id of each response of a rollout cell."""
+    found: dict[str, str] = {}
+    path = folder("rollout", rollout) / "rollouts.parquet"
+    for group in tables.stream(path, schemas.ROLLOUTS, ["rollout_id", "prompt_id"]):
+        found |= dict(zip(*(group[name].to_pylist() for name in group.column_names), strict=True))
+    return found
+
+
 def _row(arm: str, seed: int, round_: int, stage: str, cells: dict[str, str]) -> Row:
     scores = tables.read(
         folder("score", cells[stage]) / "scores.parquet",
         schemas.SCORES,
         ["rollout_id", "metric", "similarity"],
     )
-    names = ["rollout_id", "prompt_id"]
-    rollouts = tables.read(
-        folder("rollout", cells["rollout"]) / "rollouts.parquet", schemas.ROLLOUTS, names
-    )
-    prompt_of = dict(zip(*(rollouts[name].to_pylist() for name in names), strict=True))
-    prompts = [prompt_of[name] for name in scores["rollout_id"].to_pylist()]
+    prompt_of = prompts(cells["rollout"])
+    names = [prompt_of[name] for name in scores["rollout_id"].to_pylist()]
     found = {"arm": arm, "seed": seed, "round": round_, "teacher": stage.partition("-")[2]}
-    if not prompts:
+    if not names:
         return found | dict.fromkeys(("metric", "similarity", "low", "high")) | {"prompts": 0}
-    graded = bootstrap.graded(prompts, scores["similarity"].to_pylist())
+    graded = bootstrap.graded(names, scores["similarity"].to_pylist())
     interval = bootstrap.mean(graded.share_B)
     return found | {
         "metric": scores["metric"][0].as_py(),

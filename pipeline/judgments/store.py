@@ -195,10 +195,13 @@ class Store:
         count = sa.select(sa.func.coalesce(sa.func.sum(PREFIXES.c.answers), 0))
         failed = ANSWERS.join(OUTCOMES, OUTCOMES.c.id == ANSWERS.c.outcome)
         lost = sa.select(sa.func.count(OUTCOMES.c.failure)).select_from(failed)
-        with self.database.reading() as connection:
+
+        def counted(connection: sa.Connection) -> Counts:
             answers, failures = (int(connection.execute(q).scalar_one()) for q in (count, lost))
             used = ledger.total(connection)
-        return Counts(answers=answers, failures=failures, **asdict(used))
+            return Counts(answers=answers, failures=failures, **asdict(used))
+
+        return self.database.read(counted)
 
     def open_batches(self, teacher: str) -> list[Batch]:
         """Batches of this teacher that nobody has collected, the oldest first."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.analysis import bootstrap
+from pipeline.analysis.agreement import prompts
 from pipeline.data import schemas, tables
 from pipeline.stage.run_records import Arms, Row, folder, rounds, run_json
 
@@ -23,13 +24,13 @@ def rows(held_out: Arms) -> list[Row]:
     be above it. `others` is what they are alike at different prompts. Null where there was nothing
     to compare.
     """
-    found = []
-    for arm, seed, round_, cells in rounds(held_out):
+    found, graded = [], dict[tuple[str, int, str], bootstrap.Graded | None]()
+    for arm, seed, round_, cells in rounds(held_out):  # arm base comes first
         for of in (name.partition("-")[2] for name in cells if name.startswith("score-")):
-            own = _graded(cells, of)
+            own = graded[arm, seed, of] = _graded(cells, of)
             about = {"of": of, "arm": arm, "seed": seed, "round": round_}
-            base = held_out["base"][f"seed-{seed}"]["round-0"]
-            found.append(about | _row(own, None if arm == "base" else _graded(base, of)))
+            base = None if arm == "base" else graded["base", seed, of]
+            found.append(about | _row(own, base))
             counts = run_json("score", cells[f"score-{of}"])
             found[-1] |= {"metric": _metric(cells, of)}
             found[-1] |= {"itself": counts.get("same_fork"), "others": counts.get("other_problem")}
@@ -63,10 +64,7 @@ def _paired(
 
 def _graded(cells: dict[str, str], of: str) -> bootstrap.Graded | None:
     """Similarities by prompt; None without a fork. Each fork of a prompt weighs alike."""
-    path = folder("rollout", cells[f"rollout-{of}"]) / "rollouts.parquet"
-    prompt_of: dict[str, str] = {}
-    for group in tables.stream(path, schemas.ROLLOUTS, ["rollout_id", "prompt_id"]):
-        prompt_of |= dict(zip(*(group[n].to_pylist() for n in group.column_names), strict=True))
+    prompt_of = prompts(cells[f"rollout-{of}"])
     names, values = [], []
     for group in _scores(cells, of):
         names += [prompt_of[name] for name in group["rollout_id"].to_pylist()]

@@ -7,6 +7,7 @@ asked as pipeline/method/judging.py says.
 from collections import Counter, defaultdict
 
 from pipeline.analysis import bootstrap
+from pipeline.analysis.agreement import prompts
 from pipeline.data import schemas, tables
 from pipeline.method import judging
 from pipeline.stage.run_records import Arms, Row, folder, rounds
@@ -33,10 +34,7 @@ def rows(held_out: Arms) -> list[Row]:
 
 
 def _row(cells: dict[str, str]) -> Row:
-    prompt_of: dict[str, str] = {}
-    path = folder("rollout", cells["rollout-judge"]) / "rollouts.parquet"
-    for group in tables.stream(path, schemas.ROLLOUTS, ["rollout_id", "prompt_id"]):
-        prompt_of |= dict(zip(*(group[n].to_pylist() for n in group.column_names), strict=True))
+    prompt_of = prompts(cells["rollout-judge"])
     names, values, counts, judge = [], [], Counter[str](), None
     orders: dict[tuple[str, int], list[str]] = defaultdict(list)
     path = folder("teach", cells[STAGE]) / "answers.parquet"

@@ -520,6 +520,7 @@ LOOKS = {
     "expiry": lambda store: store.claims.expiry([key("c")]) is not None,
     "spent": lambda store: store.spent(),
     "checked": lambda store: store.checked("one"),
+    "stats": lambda store: store.stats().answers,
     "batches": lambda store: store.open_batches("one"),
     "all": lambda store: [found.key for some in store.rows.stream() for found in some],
 }
@@ -535,7 +536,7 @@ def test_a_query_that_postgres_cuts_off_is_asked_again(postgres, look):
         assert claimed(other, ["c"]) == {"c"}
         wanted = {
             "find": [key("a")], "claim": {"b"}, "holders": 1, "expiry": True, "spent": PAID,
-            "checked": True, "batches": [], "all": [key("a")],
+            "checked": True, "stats": 1, "batches": [], "all": [key("a")],
         }[look]  # fmt: skip
         cut = []
 
