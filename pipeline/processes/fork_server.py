@@ -100,6 +100,8 @@ class _Waiting(threading.Thread):
         ready, _, _ = select.select([number, self._over], [], [])
         if self._over in ready:
             return
+        # the server inherits it: an interrupt in its first imports would print a traceback
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         command = [sys.executable, "-m", "pipeline.processes.fork_worker", str(number)]
         self._server = subprocess.Popen(
             command,

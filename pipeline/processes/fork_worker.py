@@ -71,6 +71,7 @@ THEN = (
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # fork_server.py blocks it
     end_with_parent(signal.SIGKILL)
     if select.select([0], [], [], 0)[0]:  # it was gone before
         return

@@ -3,9 +3,11 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -233,3 +235,19 @@ def test_a_server_that_is_there_is_used_and_one_that_is_gone_is_not(
     monkeypatch.setenv(fork_server.ENV, "/nowhere/socket")
     with fork_server.serving() as found:
         assert found.keys() == {fork_server.ENV}
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.03, 0.05, 0.08])
+def test_an_interrupt_while_the_server_starts_prints_no_traceback(tmp_path, capfd, seconds):
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        waiting = fork_server._Waiting(listener)
+        waiting.start()
+        client.connect(str(tmp_path / "s"))  # a stage: now the server starts
+        wait_for(lambda: waiting._server)
+        time.sleep(seconds)
+        waiting._server.send_signal(signal.SIGINT)
+        assert waiting._server.wait(30) == -signal.SIGINT
+        waiting.end()
+    assert "Traceback" not in capfd.readouterr().err
