@@ -31,7 +31,7 @@ def html(found: dict[str, Any], answers: dict[str, Any] | None) -> str:
         _costs(found),
         _answers(answers, names[0]),
     ]
-    title = f"{' beside '.join(names)}" if len(names) == 2 else f"{len(names)} experiments"
+    title = " beside ".join(names) if len(names) == 2 else f"{len(names)} experiments"
     basis = Markup("<br>").join(dict.fromkeys(shown.basis(found["basis"]).splitlines()))
     return assemble(title, basis, parts, names, None, answers)
 
