@@ -21,6 +21,7 @@ class Cell:
     gpu: bool = False  # it wants this machine's
     retries: int = 1  # where its stage was killed; never where it refused its input
     kind: Kind = "cpu"
+    engines: frozenset[tuple[str, str]] = frozenset()  # of vLLM: role and which
 
 
 def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
@@ -37,8 +38,20 @@ def graph(found: dict[str, Any], gpu: bool) -> dict[str, Cell]:
             gpu=gpu and kind(group) == "gpu",
             retries=max(RETRIES.get(one, 1) for one in step_cells.stages(found, group, key)),
             kind=kind(group),
+            engines=_engines(found, group, key),
         )
     return built
+
+
+def _engines(found: dict[str, Any], group: str, key: str) -> frozenset[tuple[str, str]]:
+    """Those that may wait for the cell on a worker. A student's takes any student's weights."""
+    cell = found["cells"][group][key]
+    steps = cell["params"]["stages"].values() if group.startswith("steps") else [{"group": group}]
+    loaded = [one["group"] for one in steps if "vllm" in one["group"].split("-")]
+    return frozenset(
+        ("teacher", str(cell["teacher"])) if one.startswith("teach-") else ("student", "")
+        for one in loaded
+    )
 
 
 def title(found: dict[str, Any]) -> str:

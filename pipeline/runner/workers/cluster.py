@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,8 +112,8 @@ class Node(NamedTuple):
 
 
 @contextmanager
-def node(ip: str, *words: str) -> Iterator[Node]:
-    """A Ray node, in the block."""
+def node(ip: str, *words: str, environment: Mapping[str, str] | None = None) -> Iterator[Node]:
+    """A Ray node, in the block; `environment`: what its processes have beside ours."""
     folder = tempfile.mkdtemp(prefix="ray-", dir=fork_server.for_sockets())
     command = [sys.executable, "-P", "-m", "pipeline.runner.workers.ray_start", "start", "--block"]
     command += ["--node-ip-address", ip, "--temp-dir", folder, "--disable-usage-stats"]
@@ -129,6 +129,7 @@ def node(ip: str, *words: str) -> Iterator[Node]:
                 stdout=said,
                 stderr=said,
                 process_group=0,
+                env={**os.environ, **(environment or {})},
             )
         yield Node(process, Path(folder))
     finally:

@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from pipeline.core.errors import UserError, short
-from pipeline.processes import reaper, stopping
+from pipeline.engines.vllm.resident import lending
+from pipeline.processes import fork_server, reaper, stopping
 from pipeline.processes.launch.kinds import KINDS, Kind
 from pipeline.runner.workers import cluster, nodes, record, task
 
@@ -57,7 +58,11 @@ def _once(head: str, gpus: int, kinds: list[Kind], cells: int, ip: str) -> None:
     resources = json.dumps(nodes.offered(cells, kinds))
     words = ["--address", head, "--resources", resources, "--num-gpus", str(gpus)]
     words += ["--num-cpus", str(cells)]  # processes that Ray keeps ready; no cell asks for CPUs
-    with cluster.node(ip, *words) as node:
+    with (
+        fork_server.serving() as warm,
+        lending() as engines,
+        cluster.node(ip, *words, environment=warm | engines) as node,
+    ):
         typer.echo(f"joins {head} with room for {cells} cells at a time of {', '.join(kinds)}")
         why = _until(head, node, said)
     typer.echo(f"left {head}: {why}")

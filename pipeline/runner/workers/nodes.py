@@ -27,6 +27,7 @@ class Nodes:
         self._ready: set[str] = set()
         self.died: dict[str, float] = {}  # since when a node that was alive is not
         self.room: Counter[str] = Counter()  # of CELL, each KIND and CARDS, over all nodes
+        self.rooms: dict[str, Counter[str]] = {}  # by node
 
     def look(self) -> bool:
         """Count again, and say what is new; whether the room is another."""
@@ -40,14 +41,14 @@ class Nodes:
             self._start(node, alive[node][CELL])
         for node in [*self._starting]:
             self._started(node)
-        ready = [room for node, room in alive.items() if node in self._ready]
-        room = sum(map(Counter, ready), Counter())
+        self.rooms = {node: Counter(r) for node, r in alive.items() if node in self._ready}
+        room = sum(self.rooms.values(), Counter[str]())
         if room == self.room:
             return False
         self.room = room
         served = [kind for kind in KINDS if room[f"{KIND}{kind}"]]
         typer.echo(
-            f"workers: {len(ready)} with room for {room[CELL]} cells at a time of kinds "
+            f"workers: {len(self.rooms)} with room for {room[CELL]} cells at a time of kinds "
             f"{', '.join(served) or 'none'}"
         )
         return True

@@ -21,6 +21,7 @@ from pipeline.processes.subprocesses import Stopped
 from pipeline.runner.cell_graph import Cell
 from pipeline.runner.workers import cluster, objects, record
 from pipeline.runner.workers.nodes import CARDS, CELL, KIND, Nodes
+from pipeline.runner.workers.places import Places
 from pipeline.runner.workers.task import LOST, Desk, carry
 from pipeline.runner.workers.turns import Turns
 
@@ -50,7 +51,8 @@ class Pool:
         self._refs: set[Any] = set()
         self._lock = threading.Lock()
         self._offered: set[str] = set()  # objects that others can have
-        self._places: dict[str, str] = {}  # path of an out: the node that made it
+        self._places = Places()
+        self._cells: dict[str, Cell] = {}  # that workers have, or are about to
         self._holders: dict[str, str] = {}  # node of each cell's
         self._over = threading.Event()
         self.turns = Turns(self.room)
@@ -59,11 +61,23 @@ class Pool:
 
     def room(self, cell: Cell, running: list[Cell]) -> bool:
         """Whether a worker takes one more cell like this beside those."""
-        kind = f"{KIND}{cell.kind}"
+        return self._fits(self._nodes.room, cell, running)
+
+    def _fits(self, room: Counter[str], cell: Cell, running: list[Cell]) -> bool:
         alike = [one for one in running if one.kind == cell.kind]
-        if len(running) >= self._nodes.room[CELL] or len(alike) >= self._nodes.room[kind]:
+        if len(running) >= room[CELL] or len(alike) >= room[f"{KIND}{cell.kind}"]:
             return False
-        return sum(map(self._cards, (cell, *alike))) <= self._nodes.room[CARDS]
+        return sum(map(self._cards, (cell, *alike))) <= room[CARDS]
+
+    def _free(self, cell: Cell) -> dict[str, list[Cell]]:
+        """Nodes that take the cell now, each with what it makes."""
+        runs: dict[str, list[Cell]] = {node: [] for node in self._nodes.rooms}
+        cells = self._cells.copy()
+        for name, node in self._holders.items():
+            if name in cells and node in runs:
+                runs[node].append(cells[name])
+        rooms = self._nodes.rooms.items()
+        return {node: runs[node] for node, room in rooms if self._fits(room, cell, runs[node])}
 
     def _cards(self, cell: Cell) -> float:
         return cards(self._runtime, cell.name.partition("@")[0]) if cell.kind == "gpu" else 0
@@ -78,19 +92,21 @@ class Pool:
         self._lines[cell.name] = line
         try:
             self.turns.wait(cell.name, lambda: line(f"{WAITS}a worker"))
+            self._cells[cell.name] = cell
             result = self._held(cell, asked, line)
             self.turns.brought(cell.name)
             self._changed()
         finally:
             self._say()
             del self._lines[cell.name]
+            self._cells.pop(cell.name, None)
         if result["status"]:
             return int(result["status"])
         with project.alone():
             objects.bring(project.repo, result["outs"], self._over)
         for entry in result["outs"]:
             self._offered.add(entry["md5"])
-            self._places[entry["path"]] = result["node"]
+        self._places.made(cell, result["node"], [entry["path"] for entry in result["outs"]])
         return 0
 
     def kept(self, project: "Project", stage: "Stage") -> None:
@@ -130,12 +146,10 @@ class Pool:
         raise AssertionError
 
     def _send(self, cell: Cell, asked: dict[str, Any]) -> Any:
-        made = Counter(self._places[p] for p in asked["reads"] if p in self._places)
         options: dict[str, Any] = {"resources": {CELL: 1, f"{KIND}{cell.kind}": 1}}
         if taken := self._cards(cell):
             options["num_gpus"] = taken
-        if made:  # where most of its inputs are, if there is room
-            node = made.most_common(1)[0][0]
+        if node := self._places.best(cell, asked["reads"], self._free(cell)):
             options["scheduling_strategy"] = self._near(node, soft=True, _spill_on_unavailable=True)
         with self._lock:
             if self._over.is_set():
