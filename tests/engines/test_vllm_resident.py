@@ -16,6 +16,7 @@ from pipeline.engines.hf import load
 from pipeline.engines.vllm import engine as vllm
 from pipeline.engines.vllm import resident, vllm_process
 from pipeline.engines.vllm.resident import lending
+from pipeline.processes import reaper
 from pipeline.teachers.protocol import Asked
 from pipeline.teachers.providers.local import LocalTeacher
 from tests.engines.test_vllm import (  # noqa: F401
@@ -69,6 +70,17 @@ def taught(folder, resident):  # noqa: F811
     counts = teacher.counts
     teacher._engine.close()
     return answers, counts
+
+
+@pytest.mark.slow
+def test_an_engine_outlives_the_cell_that_asked_for_it(folder, lender):  # noqa: F811
+    """A worker kills all that carries a cell's mark when the cell is done."""
+    before = started()
+    with reaper.watched():
+        taught(folder, "one")
+    (engine,) = started(before)
+    taught(folder, "one")
+    assert started(before) == [engine]
 
 
 @pytest.mark.slow

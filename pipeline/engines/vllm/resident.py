@@ -13,6 +13,7 @@ All is done by one thread: an engine dies with the thread that started it.
 
 import contextlib
 import json
+import os
 import selectors
 import socket
 import tempfile
@@ -32,6 +33,7 @@ from pipeline.engines.vllm.vllm_process import (
     asked,
     write,
 )
+from pipeline.processes import reaper
 from pipeline.processes.fork_server import WORD, for_sockets
 
 DEVICE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # of its environment, what it keeps to
@@ -76,6 +78,8 @@ class _Lender(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._idle: list[Loaded] = []
         self._lent: dict[socket.socket, Loaded] = {}
+        # a stage's own mark may be that of a cell, after which all that carries it is killed
+        self._mark = {reaper.ENV: os.environ.get(reaper.ENV, "")}
 
     def run(self) -> None:
         for one in (self._listener, self._over):
@@ -115,7 +119,7 @@ class _Lender(threading.Thread):
         said = NEW if found is None else USED
         if found is None:
             self._make_room(resident.role, kind)
-            found = Loaded(resident.role, kind, devices, Child(started, env))
+            found = Loaded(resident.role, kind, devices, Child(started, env | self._mark))
         else:
             self._idle.remove(found)
         self._lent[connection] = found

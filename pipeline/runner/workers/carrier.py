@@ -31,7 +31,7 @@ from pipeline.processes import reaper, stopping, subprocesses
 from pipeline.processes.launch.client import INSIDE
 from pipeline.runner.dag import plan_files
 from pipeline.runner.workers import objects
-from pipeline.runner.workers.task import CARDS, MARK, READY
+from pipeline.runner.workers.task import CARDS, MARK, OWN, READY
 
 REMOTE_SECONDS = 3600.0  # DVC waits for ever for a remote that died while it was spoken to
 
@@ -119,11 +119,16 @@ def _write(files: dict[str, str]) -> None:
             temporary.write_bytes(data)
 
 
+def _environment() -> dict[str, str]:
+    """The worker's, without what Ray adds that a fork server would refuse (fork_worker.py)."""
+    found = plan_files.environment() | json.loads(os.environ[OWN])
+    return {k: v for k, v in found.items() if v is not None and not k.endswith(CARDS)}
+
+
 def _run(command: str, more: dict[str, str]) -> int:
-    kept = {k: v for k, v in plan_files.environment().items() if not k.endswith(CARDS)}
     process = subprocess.Popen(
         ["/bin/sh", "-c", command],
-        env={**kept, **more},
+        env={**_environment(), **more},
         stdin=subprocess.DEVNULL,
         process_group=0,
     )

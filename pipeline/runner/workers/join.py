@@ -28,6 +28,7 @@ def work(head: str, gpus: int, serves: str, cells: int, ip: str) -> None:
     cluster.parsed(head)
     cluster.environment(make=False)
     os.environ[task.FOLDER] = str(Path.cwd())
+    os.environ[task.OWN] = json.dumps({name: os.environ.get(name) for name in task.RAYS})
     try:
         with stopping.heard(), reaper.watched():
             while True:

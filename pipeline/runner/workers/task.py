@@ -17,6 +17,8 @@ MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its ca
 LOST = 137  # as of a stage that was killed: the flow may try again
 CARDS = "_VISIBLE_DEVICES"  # ends names of variables by which Ray says which cards a task has
 FOLDER = "OMNIOPD_WORKER_FOLDER"  # in the environment of a node: where its cells are made
+OWN = "OMNIOPD_WORKER_OWN"  # likewise: as JSON what the worker itself has of RAYS
+RAYS = ("OMP_NUM_THREADS", "PYTHONBREAKPOINT")  # Ray sets them for its own processes
 
 
 class Desk:

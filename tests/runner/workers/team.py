@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import team
-from tests.project import MINIATURE, Project
+from tests.project import MINIATURE, PYTHONPATH, Project
 from tests.runner.workers.cluster import Hosts, listening
 from tests.runner.workers.services import Postgres, Prefect
 from tests.telling import wait_for
@@ -30,8 +30,11 @@ LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 class Team(Hosts):
     """Clones `head`, `worker-N` and `alone` of the repository `origin`, in `folder`."""
 
-    def __init__(self, folder: Path, params: Path = MINIATURE, **changes: Any) -> None:
-        """`changes`: of params.yaml, as `Project.edit` takes them."""
+    def __init__(
+        self, folder: Path, params: Path = MINIATURE, path: str = PYTHONPATH, **changes: Any
+    ) -> None:
+        """`path`: where Python looks for packages. `changes`: of params.yaml, as `Project.edit`
+        takes them."""
         super().__init__(folder, s3=True)
         self.prefect, self.postgres = Prefect(), Postgres()
         self.origin = Project(folder / "origin", params)
@@ -40,6 +43,7 @@ class Team(Hosts):
         cluster = {k: v for k, v in self.environment.items() if k.startswith(("RAY_", "AWS_"))}
         self.environment = self.origin.environment(
             **cluster,
+            PYTHONPATH=path,
             PYTHONUNBUFFERED="1",
             JUDGMENTS_URL="",  # what judgments.url says
             OMNIOPD_PREFECT_URL=self.prefect.url,

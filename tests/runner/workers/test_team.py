@@ -2,21 +2,49 @@
 Prefect's server, an S3 remote and Postgres."""
 
 import json
+import os
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests import team
-from tests.project import Project
+from tests.project import PYTHONPATH, Project
 from tests.runner.workers.cluster import listening
 from tests.runner.workers.team import LOOPBACK, Team, differ, made
+from tests.small_engines import vllm_packages
 from tests.telling import wait_for
 
 pytest.importorskip("ray", reason="extra ray is not installed")
 pytest.importorskip("dvc_s3", reason="extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 pytestmark = [pytest.mark.workers, pytest.mark.team, pytest.mark.services, pytest.mark.slow]
+
+
+def test_each_worker_starts_an_engine_of_vllm_once_for_all_rounds(tmp_path: Path) -> None:
+    small = {"init": {"kind": "llama", "hidden": 64, "layers": 2, "heads": 2, "mlp": 64}}
+    sloppy = {**small, "steps": 200, "batch_size": 16, "lr": 1.0e-2}
+    found = Team(
+        tmp_path,
+        path=f"{PYTHONPATH}{os.pathsep}{vllm_packages()}",
+        experiment__arms=["omniopd", "grpo"],
+        experiment__rounds=2,
+        pretrain__models__sloppy=sloppy,
+        rollout__engine="vllm",
+        evaluate__engine="vllm",
+    )
+    try:
+        head = found.ray()
+        for number in (1, 2):
+            found.worker(number)
+        assert head.wait(1200) == 0, found.said("head")
+        made = (found.head / "data").glob("*/*/run.json")
+        counts = [one for path in made if "engine_starts" in (one := json.loads(path.read_text()))]
+        assert len(counts) == 3
+        assert sum(one["engine_starts"] for one in counts) <= 2
+    finally:
+        found.end()
+    wait_for(lambda: not found.left())
 
 
 def test_a_teams_experiment_is_that_of_plain_dvc_repro(tmp_path: Path) -> None:
