@@ -1,10 +1,10 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
-    python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach score
-                                          text dag status verify stages and, only where it is named,
-                                          growth (half an hour), overlap (8
-                                          minutes), gpu (8, on a GPU), and workers
-                                          (10) and thousands with extra ray
+    python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach start
+                                          score text dag status verify stages repro and, only where
+                                          it is named, growth (half an hour), overlap (8 minutes),
+                                          gpu (8, on a GPU), and workers (10) and thousands with
+                                          extra ray
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
 benchmarks/results.md. Look-ups in the judgment store are a command of their own,
@@ -36,6 +36,7 @@ TOPICS = {  # and how the names of their rows begin
     "rollout": "rollout_",
     "engine": "engine_",
     "teach": "teach_",
+    "start": "stage_start",
     "overlap": "overlap_",
     "score": "score",
     "text": "text_",
@@ -43,6 +44,7 @@ TOPICS = {  # and how the names of their rows begin
     "status": "status_",
     "verify": "verify_",
     "stages": f"(?!{_APART})(memory|time)_",
+    "repro": "repro_",
     "growth": _APART,
     "gpu": "gpu_",
     "workers": "workers_",
