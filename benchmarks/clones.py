@@ -1,6 +1,7 @@
 """Clones of this repository at two commits, with what runs a project in each."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,17 +24,30 @@ class Clone:
         self.folder, self.which = folder / which, which
         subprocess.run(["git", "clone", "-q", HERE, self.folder], check=True)
         subprocess.run(["git", "checkout", "-q", COMMITS[which]], cwd=self.folder, check=True)
-        shim = folder / f"bin-{which}" / "omniopd"
-        shim.parent.mkdir()
-        shim.write_text(f"#!{sys.executable} -P\nfrom {MAINS[which]} import main\nmain()\n")
-        shim.chmod(0o755)
-        path = (str(shim.parent), str(Path(sys.executable).parent), os.environ["PATH"])
+        programs = self._programs(folder / f"venv-{which}")
+        self.python = str(programs / "python")
         self.environment = {
             **os.environ,
-            "PATH": os.pathsep.join(path),
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder),
             "XDG_CACHE_HOME": str(folder / f"cache-{which}"),
         }
+
+    def _programs(self, venv: Path) -> Path:
+        """Those of a virtual environment with the packages of this one and this clone's omniopd:
+        both put the folder of their Python first on PATH."""
+        own = Path(sys.prefix)
+        (venv / "bin").mkdir(parents=True)
+        shutil.copy(own / "pyvenv.cfg", venv)
+        (venv / "lib").symlink_to(own / "lib")
+        for program in (own / "bin").iterdir():
+            if program.name != "omniopd":
+                (venv / "bin" / program.name).symlink_to(program)
+        shim = venv / "bin" / "omniopd"
+        python = venv / "bin" / "python"
+        shim.write_text(f"#!{python} -P\nfrom {MAINS[self.which]} import main\nmain()\n")
+        shim.chmod(0o755)
+        return venv / "bin"
 
     def edit(self, change: Callable[[Params], None]) -> None:
         yaml, path = YAML(), self.folder / "params.yaml"

@@ -12,7 +12,6 @@ the batch itself and what is written are in them. The server has imported all th
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def _stages(clone: Clone) -> Iterator[Any]:
     clone.edit(_small)
     clone.run("omniopd", "repro")
     commands = {name.partition("@")[0].partition("-")[0]: c for name, c in clone.commands().items()}
-    words = [sys.executable, "-P", str(Path(__file__).with_name("start_cost.py"))]
+    words = [clone.python, "-P", str(Path(__file__).with_name("start_cost.py"))]
     with subprocess.Popen(
         [*words, SERVERS[clone.which]],
         cwd=clone.folder,
