@@ -65,10 +65,11 @@ class Clone:
             raise RuntimeError(f"{self.which}, {command}: {(done.stdout + done.stderr)[-3000:]}")
 
     def commands(self) -> dict[str, str]:
-        """Of each stage that ran, its command line."""
+        """Of each stage that ran here, its command line; locks in git are of cells that did not."""
         locks = [self.folder / "dvc.lock", *self.folder.glob("dag/*/*/dvc.lock")]
         found: dict[str, str] = {}
         for lock in locks:
             stages = YAML(typ="safe").load(lock.read_text())["stages"]
             found |= {name: one["cmd"] for name, one in stages.items()}
-        return found
+        made = {path.name for path in self.folder.glob("data/*/*")}
+        return {name: cmd for name, cmd in found.items() if name[-9:] in made}
