@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from tests import handmade
 from tests.project import ROOT
@@ -99,3 +100,10 @@ def visit(chromium, made):
         context.close()
     assert not said, said
     assert not asked, asked
+
+
+def no_barrier(page):
+    """All that axe-core tests, unfolded as well: contrast, names, roles, order of headings."""
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()

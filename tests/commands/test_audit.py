@@ -21,6 +21,7 @@ from pipeline.core.errors import UserError
 from pipeline.plan import named_teachers
 from pipeline.report.page import audit as page
 from tests import templated
+from tests.browser import no_barrier
 from tests.project import BIN, ROOT
 from tests.servers import Handler, Pure, Server
 
@@ -355,6 +356,16 @@ def test_failures_are_counted_by_reason_and_the_full_run_is_priced_by_proportion
     assert "hours of the teacher 0.01 0.10" in text
     held = dataclasses.replace(audited(), teach=audited().teach | {"tokens_bought": 480})
     assert "hours of the teacher 0" not in text_of(page.html(held))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_no_barrier_on_an_audits_page(visit, tmp_path, width, scheme):
+    path = tmp_path / "index.html"
+    signal = row("contrast/other-fork", 0.2, 0.1, 0.3), row("auroc/other-fork", 0.8, 0.7, 0.9)
+    path.write_text(page.html(audited(*signal)))
+    no_barrier(visit(path=path, width=width, scheme=scheme))
 
 
 def test_names_of_models_are_text_on_the_page():

@@ -7,10 +7,10 @@ import tomllib
 
 import pyarrow.parquet as pq
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from pipeline.report.page.page import Content, render
 from tests import handmade
+from tests.browser import no_barrier
 from tests.project import ROOT
 from tests.report.test_sections import BRANCH, LEVEL, VERDICT, plan_of, result
 
@@ -64,15 +64,8 @@ def test_the_file_asks_for_nothing_and_is_small(made):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_barrier(visit, width, scheme):
-    """All that axe-core tests, unfolded as well: contrast, names, roles, order of headings."""
-    _no_barrier(visit(width=width, scheme=scheme))
-
-
-def _no_barrier(page):
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
+def test_axe_findsno_barrier(visit, width, scheme):
+    no_barrier(visit(width=width, scheme=scheme))
 
 
 @pytest.mark.browser
@@ -403,7 +396,7 @@ def test_the_coming_sections_draw_in_the_browser(visit, tmp_path):
         assert page.locator(f"[data-chart={name}] svg").count() == 1
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(wide) <= 0
-    _no_barrier(page)
+    no_barrier(page)
     page.select_option("#calibration [data-signal=metric]", label="exact")
 
 
@@ -414,7 +407,7 @@ def test_the_page_of_every_arm_opens_and_is_small(full, visit):
     assert len(text.encode()) < MOST
     assert not ASKS.search(text)
     page = visit(path=path)
-    _no_barrier(page)
+    no_barrier(page)
     arms = page.locator("#f-arm option").all_inner_texts()
     assert {"omniopd", "multi-teacher", "prior-only", "grpo"} <= set(arms)
     for arm in arms:
