@@ -69,6 +69,8 @@ def test_the_page_of_the_docs_runs_and_its_loss_has_a_gradient():
     ids = names["batch"]["input_ids"][0, 1:]
     own = logp.gather(1, ids[:, None])[:, 0]
     row = names["batch"]
+    outside = (row["labels"] != -100) & (row["signal_mask"] == 0)
+    assert torch.equal(row["anchor_mask"].bool(), outside)  # kl_scope: outside, the default
     signal = -(row["weights"][0, 1:] * row["signal_mask"][0, 1:] * own).sum()
     assert names["loss"].item() == pytest.approx(signal.item(), rel=1e-5)  # KL to itself is 0
 
