@@ -1,10 +1,10 @@
 """All benchmarks, or the named ones; each topic in a process of its own.
 
     python -m benchmarks [TOPIC ...]      topics: loss train_step exact rollout engine teach start
-                                          score text dag status verify stages repro and, only where
-                                          it is named, growth (half an hour), overlap (8 minutes),
-                                          gpu (8, on a GPU), and workers (10) and thousands with
-                                          extra ray
+                                          score text dag status verify stages and, only where it is
+                                          named, growth (half an hour), overlap (8 minutes), repro
+                                          (14), gpu (8, on a GPU), and workers (10) and thousands
+                                          with extra ray
 
 Writes benchmarks/results.json, where rows of topics that were not asked for stay, and the table
 benchmarks/results.md. Look-ups in the judgment store are a command of their own,
@@ -50,7 +50,7 @@ TOPICS = {  # and how the names of their rows begin
     "workers": "workers_",
     "thousands": "thousands_",
 }
-LONGEST = ("growth", "overlap", "gpu", "workers", "thousands")  # where they are named
+LONGEST = ("growth", "overlap", "repro", "gpu", "workers", "thousands")  # where they are named
 ALL = [topic for topic in TOPICS if topic not in LONGEST]
 MANDATORY = (
     "rollout_vllm",

@@ -38,6 +38,7 @@ STAGES = (
     "evaluate",
     "report",
 )
+CHOOSES = ("source",)  # of a cell, beside its params, what code it loads
 
 
 def project(folder: Path, responses: int) -> None:
@@ -85,7 +86,8 @@ def _linked(folder: Path, cells: dict[str, Any]) -> None:
 def _cells(responses: int) -> dict[str, Any]:
     """A cell of each stage, with the miniature's params where the size says nothing else."""
     found = expand.expand(load(MINIATURE))["cells"]
-    own = {stage: next(iter(found[stage].values()))["params"] for stage in STAGES}
+    first = {stage: next(iter(found[stage].values())) for stage in STAGES}
+    own = {stage: cell["params"] for stage, cell in first.items()}
     problems = responses // SAMPLES
     pool = {"digits": 6, "train": 4 * responses, "dev": 8, "test": 24}
     own["prepare"]["prepare"] |= pool
@@ -104,7 +106,8 @@ def _cells(responses: int) -> dict[str, Any]:
     report = own["report"]
     report["arms"] = {arm: report["arms"][arm] for arm in ("base", "omniopd")}
     report["arms"]["omniopd"]["seed-0"]["round-1"].pop("calibrate")
-    return {stage: {f"c{stage}": {"params": params}} for stage, params in own.items()}
+    kept = {stage: {k: cell[k] for k in CHOOSES if k in cell} for stage, cell in first.items()}
+    return {stage: {f"c{stage}": {**kept[stage], "params": own[stage]}} for stage in STAGES}
 
 
 def _checkpoint(folder: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.commands.status import status_command
 from pipeline.commands.sweep import sweep_command
 from pipeline.core.errors import STATUS, UserError, stop
 
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="say only how it ends")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="print only how it ends")]
 # a command line that cannot be read: Typer gives its class no name
 UNREADABLE: type[Exception] = typer.BadParameter.__bases__[0]
 app = typer.Typer(
@@ -68,9 +68,9 @@ def omniopd(
 
 @app.command()
 def plan(
-    check: Annotated[bool, typer.Option(help="only compare dag/ with params.yaml")] = False,
+    check: Annotated[bool, typer.Option(help="only check that dag/ matches params.yaml")] = False,
 ) -> None:
-    """Expand params.yaml into dag/, prune what it no longer has, link the arms."""
+    """Expand params.yaml into dag/, remove cells it no longer has, and link the arms."""
     from pipeline.commands import reruns
     from pipeline.plan import expand, experiment
     from pipeline.runner import retention
@@ -90,9 +90,10 @@ def plan(
 
 @app.command()
 def repro(
-    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1, quiet: QUIET = False
+    parallel: Annotated[int, typer.Option(min=1, help="cells to run at a time")] = 1,
+    quiet: QUIET = False,
 ) -> None:
-    """Plan, then plain `dvc repro`, counting its stages; or the same, several cells at a time."""
+    """Plan, then run plain `dvc repro`, or the same cells several at a time (--parallel)."""
     from pipeline.commands import reruns
     from pipeline.commands.view import live
     from pipeline.report import ending
@@ -115,12 +116,18 @@ def repro(
 
 @app.command()
 def run(
-    parallel: Annotated[int, typer.Option(min=1, help="cells at a time, here")] = 1,
-    on: Annotated[str, typer.Option(help="local, ray, or ray:HOST:PORT of a cluster")] = "local",
-    listen: Annotated[str, typer.Option(help="where a head of Ray listens")] = machines.HEAD,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="cells to run at a time on this machine")
+    ] = 1,
+    on: Annotated[
+        str, typer.Option(help="local, ray, or ray:HOST:PORT of an existing cluster")
+    ] = "local",
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT on which the Ray head listens")
+    ] = machines.HEAD,
     quiet: QUIET = False,
 ) -> None:
-    """The same cells as a Prefect flow, independent ones side by side, or on workers."""
+    """Run the same cells as a Prefect flow, independent ones in parallel, here or on workers."""
     machines.checked(on, listen)
     _side_by_side(quiet, parallel, on, listen)
 
@@ -145,7 +152,7 @@ def _side_by_side(quiet: bool, *how: Any, **more: Any) -> None:
 
 @app.command()
 def drop() -> None:
-    """Drop what experiment.keep_checkpoints does not keep, after plain `dvc repro`."""
+    """Drop the checkpoints that experiment.keep_checkpoints does not keep."""
     from pipeline.config import params_file
     from pipeline.runner import repro, retention
     from pipeline.runner.dag import plan_files
@@ -172,7 +179,7 @@ def _detectable() -> str:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
-    """Show what a cell is and reads, or an arm's cells by seed and round."""
+    """Show what a cell is and what it reads, or an arm's cells by seed and round."""
     from pipeline.commands import describe
     from pipeline.runner.dag import plan_files
 
@@ -181,7 +188,7 @@ def show(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -
 
 @app.command()
 def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) -> None:
-    """Say what changed of a cell's or an arm's code, inputs and params since it last ran."""
+    """Say what changed in the code, inputs and params of a cell or an arm since it last ran."""
     from pipeline.runner.dag import plan_files, why
 
     typer.echo(why.explain(plan_files.current(), plan_files.locked(), name))
@@ -189,7 +196,7 @@ def why(name: Annotated[str, typer.Argument(help="a cell's key, or an arm")]) ->
 
 @app.command("verify-code")
 def verify_code() -> None:
-    """Run one cell of each variant whose code changed, in scratch; accept the others if equal."""
+    """Run one cell of each variant whose code changed; if its bytes are equal, accept the rest."""
     from pipeline.runner.dag import accept, plan_files
 
     found, count = plan_files.write(), 0
@@ -203,11 +210,11 @@ def verify_code() -> None:
 
 @app.command()
 def estimate(
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
-    tflops: Annotated[float | None, typer.Option(help="that the device sustains")] = None,
-    gb_per_s: Annotated[float | None, typer.Option(help="of its memory, likewise")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    tflops: Annotated[float | None, typer.Option(help="TFLOP/s that the device sustains")] = None,
+    gb_per_s: Annotated[float | None, typer.Option(help="GB/s that its memory sustains")] = None,
 ) -> None:
-    """The teachers' bill, memory of each stage, cache and hours; nothing is asked or loaded."""
+    """Estimate teacher cost, memory of each stage, cache size and hours, without a request."""
     from pipeline.commands import spending
 
     typer.echo(spending.estimate(as_json, tflops, gb_per_s))
@@ -218,14 +225,14 @@ app.command()(audit_command.audit)
 
 @app.command()
 def harness(
-    name: Annotated[str, typer.Argument(help="a checkpoint's folder, or an arm: its last round")],
-    tasks: Annotated[str, typer.Option(help="names of the harness's tasks, with commas")],
-    include: Annotated[Path | None, typer.Option(help="folder with task files of your own")] = None,
-    seed: Annotated[int, typer.Option(help="of the arm")] = 0,
-    limit: Annotated[int | None, typer.Option(help="problems of each task; all by default")] = None,
-    chat: Annotated[bool, typer.Option(help="render the checkpoint's chat template")] = True,
+    name: Annotated[str, typer.Argument(help="a checkpoint folder, or an arm (its last round)")],
+    tasks: Annotated[str, typer.Option(help="tasks of the harness, with commas")],
+    include: Annotated[Path | None, typer.Option(help="folder with your own task files")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the arm")] = 0,
+    limit: Annotated[int | None, typer.Option(help="problems per task; default: all")] = None,
+    chat: Annotated[bool, typer.Option(help="apply the checkpoint's chat template")] = True,
 ) -> None:
-    """Evaluate a checkpoint with lm-evaluation-harness (extra `harness`); prints JSON."""
+    """Evaluate a checkpoint with lm-evaluation-harness (extra `harness`) and print JSON."""
     from pipeline.commands import lm_eval
     from pipeline.runner.dag import plan_files
 
@@ -237,11 +244,12 @@ def harness(
 @teacher.command()
 def check(
     name: Annotated[
-        str | None, typer.Argument(help="a name of teachers, or PROVIDER:MODEL; or block teach's")
+        str | None,
+        typer.Argument(help="a teacher's name, or PROVIDER:MODEL; default: block teach's"),
     ] = None,
-    force: Annotated[bool, typer.Option(help="let it be used although a probe failed")] = False,
+    force: Annotated[bool, typer.Option(help="allow its use although a probe failed")] = False,
 ) -> None:
-    """Show what a hosted teacher reads, ask it seven short samples, say whether it may be used."""
+    """Show what a hosted teacher reads, request short samples, and say whether it can be used."""
     from pipeline.commands import spending
 
     typer.echo(f"{spending.prompts(name)}\n")

@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from pipeline.commands.dumps.told import Told
 
 
-FORMAT = typer.Option("--format", help="a dump of this trainer: docs/in-and-out.md says which")
-REASON = typer.Option(help="how all responses ended, where a dump does not say")
-LIMIT = typer.Option(min=1, help="instead: tokens at which the trainer cut responses")
-REWARD = typer.Option(help="the column of a dump that is the reward, where several may be")
+FORMAT = typer.Option("--format", help="the trainer that wrote the file: docs/in-and-out.md")
+REASON = typer.Option(help="how all responses ended, if the file does not say")
+LIMIT = typer.Option(min=1, help="in place of it: tokens at which the trainer cut responses")
+REWARD = typer.Option(help="the reward column, if there are several candidates")
 Format = Annotated[Literal["trl", "verl", "openrlhf", "prime-rl"] | None, FORMAT]
 Reason = Annotated[Literal["stop", "length"] | None, REASON]
 Limit = Annotated[int | None, LIMIT]
-What = Annotated[Literal["checkpoint", "rollouts", "answers"], typer.Option(help="of the round")]
+What = Annotated[Literal["checkpoint", "rollouts", "answers"], typer.Option(help="what to push")]
 Reward = Annotated[str | None, REWARD]
 
 
 def export(
     name: Annotated[str, typer.Argument(help="an arm of the plan, or the folder of an audit")],
-    to: Annotated[Literal["hf", "trl", "verl", "jsonl"], typer.Option(help="for what")],
+    to: Annotated[Literal["hf", "trl", "verl", "jsonl"], typer.Option(help="target format")],
     out: Annotated[Path, typer.Option(help="a new folder")],
-    seed: Annotated[int | None, typer.Option(help="of the arm; by default its first")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the arm; default: its first")] = None,
     round_: Annotated[
-        int | None, typer.Option("--round", help="of the arm; by default its last")
+        int | None, typer.Option("--round", help="round of the arm; default: its last")
     ] = None,
 ) -> None:
-    """A checkpoint with a model card, or the targets of a round for another trainer."""
+    """Export a checkpoint with a model card, or the targets of a round for another trainer."""
     from pipeline.commands import exports
     from pipeline.commands.exports import source
 
@@ -43,15 +43,15 @@ def export(
 
 def push(
     name: Annotated[str, typer.Argument(help="an arm of the plan, or the folder of an audit")],
-    to: Annotated[str, typer.Option(help="hub:USER/NAME; made if it is new")],
+    to: Annotated[str, typer.Option(help="hub:USER/NAME; created if it does not exist")],
     what: What = "checkpoint",
-    seed: Annotated[int | None, typer.Option(help="of the arm; by default its first")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the arm; default: its first")] = None,
     round_: Annotated[
-        int | None, typer.Option("--round", help="of the arm; by default its last")
+        int | None, typer.Option("--round", help="round of the arm; default: its last")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="a new repository for everyone")] = False,
+    public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
 ) -> None:
-    """A checkpoint with a model card, or a table of a round with a card, to the hub."""
+    """Push a checkpoint with a model card, or a table of a round with a card, to the hub."""
     from pipeline.commands.exports import hub, source
 
     typer.echo(hub.push(source.find(name, seed, round_), to, what, public))
@@ -61,9 +61,9 @@ def pull(
     name: Annotated[str, typer.Argument(help="hub:USER/NAME")],
     out: Annotated[Path, typer.Option(help="a new folder")],
     what: What = "checkpoint",
-    revision: Annotated[str | None, typer.Option(help="a commit; by default the newest")] = None,
+    revision: Annotated[str | None, typer.Option(help="commit; default: the newest")] = None,
 ) -> None:
-    """What was pushed, from the hub: checked, and without pickled weights."""
+    """Pull what was pushed to the hub, without pickled weights, and check it."""
     from pipeline.commands.exports import hub
 
     hub.pull(name, what, out, revision)
@@ -75,18 +75,20 @@ def import_(
         Path, typer.Argument(help="JSON, Parquet, Arrow or a folder: docs/in-and-out.md")
     ],
     student: Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")],
-    out: Annotated[Path, typer.Option(help="scratch folder, as that of `omniopd audit`")] = Path(
+    out: Annotated[Path, typer.Option(help="working folder, as for `omniopd audit`")] = Path(
         "audit"
     ),
-    count: Annotated[int | None, typer.Option(min=2, help="prompts; by default all")] = None,
-    device: Annotated[str, typer.Option(help="of the student")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="by default one a core")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=2, help="number of prompts; default: all")
+    ] = None,
+    device: Annotated[str, typer.Option(help="device of the student")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="default: one per core")] = None,
     format_: Format = None,
     finish_reason: Reason = None,
     response_limit: Limit = None,
     reward: Reward = None,
 ) -> None:
-    """Rollouts of another trainer as our table, checked and read exactly by the student.
+    """Import the rollouts of another trainer; they are checked and scored by the student.
 
     `omniopd audit --rollouts` does the same first, and goes on from what is in the folder.
     """

@@ -13,8 +13,8 @@ File = Annotated[Path, typer.Argument(help="a Parquet file")]
 
 
 @app.command()
-def stats(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
-    """Answers, and how often they were bought, reused, missed, at what price."""
+def stats(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Count answers bought, reused and missed, and what they cost."""
     from tabulate import tabulate
 
     from pipeline.judgments import archive, store
@@ -36,7 +36,7 @@ def export(
     file: File,
     without: Annotated[list[str] | None, typer.Option(help="a provider to leave out")] = None,
 ) -> None:
-    """Write all answers to Parquet, to hand on or to put under DVC."""
+    """Write all answers to Parquet, to pass on or to track with DVC."""
     from pipeline.judgments import archive, store
     from pipeline.teachers.capabilities import TABLE
 
@@ -53,7 +53,7 @@ def export(
 
 @app.command("import")
 def import_(file: File) -> None:
-    """Add the answers of an export; what is damaged is refused whole."""
+    """Add the answers of an export; a damaged file is refused as a whole."""
     from pipeline.judgments import archive, store
 
     with store.Store(store.url()) as opened:
@@ -73,9 +73,11 @@ def merge(other: Annotated[str, typer.Argument(help="URL of another store")]) ->
 
 @app.command()
 def recover(
-    files: Annotated[list[Path] | None, typer.Argument(help="of another store, too")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Parquet files exported from another store")
+    ] = None,
 ) -> None:
-    """Take in answers that arrived and could not be stored, from this project's .spool."""
+    """Store answers that had arrived but could not be stored (from this project's .spool)."""
     from pipeline.judgments import recovery, spool, store
     from pipeline.stage import cells
 
@@ -96,7 +98,7 @@ def recover(
 
 @app.command()
 def verify() -> None:
-    """Check that every answer is what its key and checksum say."""
+    """Check every answer against its key and its checksum."""
     from pipeline.judgments import archive, store
 
     with store.Store(store.url()) as opened:
@@ -106,10 +108,13 @@ def verify() -> None:
 @app.command()
 def repair(
     drop_damaged: Annotated[
-        bool, typer.Option("--drop-damaged", help="remove what cannot be repaired, to buy it again")
+        bool,
+        typer.Option(
+            "--drop-damaged", help="remove answers that cannot be repaired; they are bought again"
+        ),
     ] = False,
 ) -> None:
-    """Repair damaged answers where it costs nothing; name the others and what to buy them costs."""
+    """Repair damaged answers where that is free; list the others and what buying them costs."""
     from pipeline.judgments import repair, store
 
     with store.Store(store.url(), drop_damaged=drop_damaged) as opened:
@@ -148,7 +153,7 @@ def repair(
 
 @app.command()
 def gc() -> None:
-    """Remove lapsed claims, batches too old to collect, unused space. Answers are never removed."""
+    """Remove expired claims, uncollectable batches and unused space; never answers."""
     from pipeline.judgments import archive, store
 
     with store.Store(store.url()) as opened:

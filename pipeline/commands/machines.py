@@ -32,13 +32,15 @@ def checked(on: str, listen: str) -> None:
 
 
 def worker(
-    join: Annotated[str, typer.Option(help="HOST:PORT of the head")] = HEAD,
-    gpus: Annotated[int, typer.Option(min=0, help="of this machine, that cells may use")] = 0,
-    serves: Annotated[str, typer.Option(help="kinds of cells")] = "gpu,api,cpu",
-    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
-    ip: Annotated[str, typer.Option(help="of this machine, where Ray listens")] = "127.0.0.1",
+    join: Annotated[str, typer.Option(help="HOST:PORT of the head to join")] = HEAD,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of this machine that cells may use")] = 0,
+    serves: Annotated[str, typer.Option(help="kinds of cells to run, with commas")] = "gpu,api,cpu",
+    parallel: Annotated[int, typer.Option(min=1, help="cells to run at a time")] = 1,
+    ip: Annotated[
+        str, typer.Option(help="address of this machine on which Ray listens")
+    ] = "127.0.0.1",
 ) -> None:
-    """Make cells of `omniopd run --on ray` in this folder, for one run after another."""
+    """Run cells for `omniopd run --on ray` in this folder, one run after another."""
     from pipeline.runner.workers import join as joining
 
     joining.work(join, gpus, serves, parallel, ip)

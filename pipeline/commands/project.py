@@ -9,10 +9,10 @@ from pipeline.core.errors import UserError
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="new, a repository, or a folder in one")],
-    profile: Annotated[str, typer.Option(help="the params to begin with")] = "default",
+    folder: Annotated[Path, typer.Argument(help="a new folder, a repository, or a folder in one")],
+    profile: Annotated[str, typer.Option(help="the params.yaml to begin with")] = "default",
 ) -> None:
-    """Make a project of its own: params.yaml, dvc.yaml and what git and DVC need."""
+    """Create a project: params.yaml, dvc.yaml and the files that git and DVC need."""
     from pipeline.commands import new_project
 
     typer.echo(new_project.make(folder, profile))
@@ -20,17 +20,18 @@ def init(
 
 def profile(
     name: Annotated[
-        str, typer.Argument(help="default, study, smollm2, ...; another says which there are")
+        str, typer.Argument(help="default, study, smollm2, ...; an unknown name lists all")
     ],
 ) -> None:
-    """Put a profile in place as params.yaml, keeping the old one as params.yaml.old, .old.2 ..."""
+    """Write a profile to params.yaml and keep the old file as params.yaml.old, .old.2 ..."""
     from pipeline.commands import profiles
 
     typer.echo(profiles.put(name))
 
 
 def stage(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="the line that DVC prints")]
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="the file name that DVC prints")],
 ) -> None:
     """Run one stage for one cell, as DVC does: `omniopd stage score --cell c1af11447`."""
     from pipeline.processes import program

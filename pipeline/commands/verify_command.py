@@ -8,12 +8,13 @@ import typer
 
 
 def verify(
-    remote: Annotated[bool, typer.Option("--remote", help="the default remote, too")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="also check the default remote")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="restore what has a good copy, remove what has none")
+        bool,
+        typer.Option("--repair", help="restore files that have a good copy, remove the others"),
     ] = False,
 ) -> None:
-    """Look for damage in DVC's cache, the workspace, the judgment store and .resume/.
+    """Check DVC's cache, the workspace, the judgment store and .resume/ for damage.
 
     Ends with 1 where damage is left. What is removed is made again by the next run.
     """

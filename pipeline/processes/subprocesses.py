@@ -1,6 +1,7 @@
 """Commands side by side: their lines kept apart, and none left behind when the work is stopped."""
 
 import contextlib
+import io
 import signal
 import subprocess
 import threading
@@ -40,7 +41,7 @@ class Processes:
             assert process.stdout is not None
             for text in process.stdout:
                 if not self.stopping:
-                    line(text.rstrip())
+                    line(shown(text))
             status = process.wait()
         finally:
             with self._lock:
@@ -64,6 +65,7 @@ class Processes:
                 errors="replace",
                 process_group=0,
             )
+            by_lines(process)
             self._running.add(process)
             return process
 
@@ -73,6 +75,17 @@ class Processes:
             self.stopping = True
             running = [process.pid for process in self._running]
         end(running)
+
+
+def by_lines(process: "subprocess.Popen[str]") -> None:
+    """Have a line of its output end at a line feed alone: a bar draws itself over and over."""
+    assert isinstance(process.stdout, io.TextIOWrapper)
+    process.stdout.reconfigure(newline="\n")
+
+
+def shown(line: str) -> str:
+    """What a terminal has of it at last: a bar is drawn over itself."""
+    return line.rstrip().rpartition("\r")[2]
 
 
 def status(command: Sequence[str], folder: Path, environment: dict[str, str], kept: str) -> int:

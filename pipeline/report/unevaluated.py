@@ -103,15 +103,14 @@ def _looked(row: Row) -> dict[str, str]:
     if row["diff"] is not None:
         diff = interval(row["diff"], row["diff_low"], row["diff_high"], "+")
     levels = ("" if row[name] is None else f"{row[name]:.3f}" for name in ("itself", "others"))
-    shown = (row["arm"], row["of"], str(row["seed"]), row["metric"] or "", agreement, diff, *levels)
+    shown = (row["arm"], row["of"], _seed(row), row["metric"] or "", agreement, diff, *levels)
     return dict(zip(COLUMNS, shown, strict=True))
 
 
 def seen(held_out: Sequence[Row]) -> list[str]:
     """A sentence on each arm and look: agrees more, less, or no difference was seen."""
-    several = len({row["seed"] for row in held_out}) > 1
     found = []
-    for row in held_out:
+    for row in _summed(held_out):
         if row["diff"] is None:
             continue
         verb = "agrees more with the teacher than base"
@@ -119,10 +118,28 @@ def seen(held_out: Sequence[Row]) -> list[str]:
             verb = "agrees less with the teacher than base"
         elif row["diff_low"] <= 0:
             verb = "was not seen to agree more or less than base"
-        seed = f" (seed {row['seed']})" if several else ""
+        seed = _where(row, held_out)
         how = interval(row["diff"], row["diff_low"], row["diff_high"], "+")
         found.append(f"{row['arm']}{seed}: {verb}, {row['of']}: {how}.")
     return found
+
+
+def _seed(row: Row) -> str:
+    return "mean" if row["seed"] is None else str(row["seed"])
+
+
+def _summed(rows: Sequence[Row]) -> list[Row]:
+    """Rows over seeds in the place of those that they are of."""
+    pooled = {(row["arm"], row.get("of")) for row in rows if row["seed"] is None}
+    return [r for r in rows if r["seed"] is None or (r["arm"], r.get("of")) not in pooled]
+
+
+def _where(row: Row, rows: Sequence[Row]) -> str:
+    """Which of several seeds a row is of."""
+    seeds = {one["seed"] for one in rows} - {None}
+    if len(seeds) < 2:
+        return ""
+    return f" ({len(seeds)} seeds)" if row["seed"] is None else f" (seed {row['seed']})"
 
 
 def held_out_lead(graded: bool) -> str:
@@ -138,7 +155,7 @@ def judged(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, [
         [
             row["arm"],
-            *[str(row["seed"])] * several,
+            *[_seed(row)] * several,
             row["judge"],
             interval(row["share"], row["low"], row["high"]),
             *(str(row[name]) for name in counted),
@@ -151,15 +168,14 @@ def judged(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def preferred(rows: Sequence[Row]) -> list[str]:
     """A sentence on each arm: the judge prefers it, prefers base, or no preference was seen."""
-    several = len({row["seed"] for row in rows}) > 1
     found = []
-    for row in rows:
+    for row in _summed(rows):
         said = f"{row['judge']} prefers neither it nor base, as far as was seen"
         if row["low"] > HALF:
             said = f"{row['judge']} prefers it to base"
         elif row["high"] < HALF:
             said = f"{row['judge']} prefers base to it"
-        seed = f" (seed {row['seed']})" if several else ""
+        seed = _where(row, rows)
         share = interval(row["share"], row["low"], row["high"])
         found.append(f"{row['arm']}{seed}: {said}, share {share}.")
     return found

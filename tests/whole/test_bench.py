@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import gpu, loss, measure
+from benchmarks import gpu, loss, measure, written
+from pipeline.code_digest import variants
+from pipeline.plan import expand, experiment
+from tests.project import MINIATURE
 
 FIELDS = {"name", "value", "unit", "peer", "peer_value", "ratio", "finite", "better"}
 FIELDS |= {"repeats", "spread"}
@@ -35,7 +38,8 @@ def test_a_peak_counts_what_was_freed_again():
 
 
 def test_all_topics_run_where_none_is_named_and_each_replaces_its_own_rows(tmp_path, monkeypatch):
-    names = {topic: f"{topic}_x" for topic in bench.ALL} | {"stages": "time_x_100x"}
+    names = {topic: f"{topic}_x" for topic in bench.ALL}
+    names |= {"stages": "time_x_100x", "start": "stage_start_x"}
     told = ("s", "lower", "theirs", [1.0], [2.0])
     old = [measure.row(name, *told) for name in ("loss_old", "teach_y", "time_train_100x")]
     for name in ("RESULTS", "TABLE"):
@@ -60,6 +64,13 @@ def test_all_topics_run_where_none_is_named_and_each_replaces_its_own_rows(tmp_p
 def test_the_three_losses_that_are_compared_agree():
     pytest.importorskip("trl")
     loss.agree()
+
+
+def test_the_stages_that_are_measured_load_the_code_of_the_miniatures():
+    plan = expand.expand(experiment.load(MINIATURE))["cells"]
+    for stage, cells in written._cells(64).items():
+        ((_, cell),) = cells.items()
+        assert variants.of(stage, cell).name == next(iter(plan[stage].values()))["code"], stage
 
 
 def of_a_gpu(tmp_path, **env):

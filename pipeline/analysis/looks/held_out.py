@@ -5,17 +5,23 @@ prompts, so differences from the untrained student are paired by prompt.
 """
 
 from collections.abc import Iterator
+from statistics import fmean
 
 import pyarrow as pa
 
 from pipeline.analysis import bootstrap
 from pipeline.analysis.agreement import prompts
+from pipeline.analysis.looks import over_seeds
 from pipeline.data import schemas, tables
 from pipeline.stage.run_records import Arms, Row, folder, rounds, run_json
 
+NAMES = ("similarity", "low", "high", "diff", "diff_low", "diff_high")
+Looks = dict[tuple[str, int, str], bootstrap.Graded | None]  # by arm, seed and look
+
 
 def rows(held_out: Arms) -> list[Row]:
-    """One row per look (`of`: answers or forks), arm and seed, arm base first.
+    """One row per look (`of`: answers or forks), arm and seed, arm base first; with several seeds
+    one more per look and arm, whose seed is null and whose intervals are over seeds and prompts.
 
     `similarity` is the mean over forks of a prompt, then over prompts: k_sem / N at forks, and of
     whole responses with the teacher's own answers. `diff` is from arm base, null there; brackets
@@ -24,7 +30,7 @@ def rows(held_out: Arms) -> list[Row]:
     be above it. `others` is what they are alike at different prompts. Null where there was nothing
     to compare.
     """
-    found, graded = [], dict[tuple[str, int, str], bootstrap.Graded | None]()
+    found, graded = list[Row](), Looks()
     for arm, seed, round_, cells in rounds(held_out):  # arm base comes first
         for of in (name.partition("-")[2] for name in cells if name.startswith("score-")):
             own = graded[arm, seed, of] = _graded(cells, of)
@@ -34,19 +40,40 @@ def rows(held_out: Arms) -> list[Row]:
             counts = run_json("score", cells[f"score-{of}"])
             found[-1] |= {"metric": _metric(cells, of)}
             found[-1] |= {"itself": counts.get("same_fork"), "others": counts.get("other_problem")}
-    order = list(dict.fromkeys(row["of"] for row in found))
-    return sorted(found, key=lambda row: (order.index(row["of"]), row["arm"] != "base"))
+    found += _pooled(found, graded)
+    looks, arms = (list(dict.fromkeys(row[name] for row in found)) for name in ("of", "arm"))
+    return sorted(found, key=lambda row: (looks.index(row["of"]), arms.index(row["arm"])))
+
+
+def _pooled(found: list[Row], graded: Looks) -> Iterator[Row]:
+    """A row per look and arm over its seeds, where those have forks on shared prompts."""
+    for of, arm in dict.fromkeys((row["of"], row["arm"]) for row in found):
+        own, base = (_seeds(graded, one, of) for one in (arm, "base"))
+        pool = over_seeds.pool(own, None if arm == "base" else base)
+        if pool is None:
+            continue
+        rows_ = [row for row in found if (row["of"], row["arm"]) == (of, arm)]
+        row = {**rows_[0], "seed": None, "prompts": pool.prompts}
+        row |= dict(zip(NAMES[:3], pool.mean, strict=True))
+        row |= dict(zip(NAMES[3:], pool.diff or (None, None, None), strict=True))
+        for name in ("itself", "others"):
+            known = [one[name] for one in rows_ if one[name] is not None]
+            row[name] = fmean(known) if known else None
+        yield row
+
+
+def _seeds(graded: Looks, arm: str, of: str) -> dict[int, bootstrap.Graded]:
+    return {s: one for (a, s, o), one in graded.items() if (a, o) == (arm, of) and one}
 
 
 def _row(own: bootstrap.Graded | None, base: bootstrap.Graded | None) -> Row:
-    names = ("similarity", "low", "high", "diff", "diff_low", "diff_high")
-    found: Row = dict.fromkeys(names) | {"prompts": 0}
+    found: Row = dict.fromkeys(NAMES) | {"prompts": 0}
     if own is None:
         return found
-    found |= dict(zip(names, bootstrap.mean(own.share_B), strict=False))
+    found |= dict(zip(NAMES, bootstrap.mean(own.share_B), strict=False))
     found["prompts"] = len(own.problems)
     if base is not None and (pair := _paired(own, base)):
-        found |= dict(zip(names[3:], bootstrap.difference(*pair), strict=True))
+        found |= dict(zip(NAMES[3:], bootstrap.difference(*pair), strict=True))
     return found
 
 

@@ -13,50 +13,50 @@ from pipeline.core.errors import UserError
 # who is audited, and on what
 Student = Annotated[str, typer.Option(help="a folder, a hub name, or PACKAGE/FILE.gguf")]
 Teacher = Annotated[
-    str, typer.Option(help="PROVIDER:MODEL, a URL, a teacher of params.yaml, or as --student")
+    str, typer.Option(help="PROVIDER:MODEL, a URL, a teacher in params.yaml, or like --student")
 ]
 Prompts = Annotated[Path | None, typer.Option(help="JSON lines with `prompt` or `messages`")]
 Rollouts = Annotated[
-    Path | None, typer.Option(help="instead: prompts with responses that you have sampled")
+    Path | None, typer.Option(help="in place of --prompts: responses that you have sampled")
 ]
-Out = Annotated[Path, typer.Option(help="scratch folder; what is there is not repeated")]
+Out = Annotated[Path, typer.Option(help="working folder; work found there is not repeated")]
 # how the teacher is reached and paid
-Model = Annotated[str | None, typer.Option(help="the teacher's model, behind a URL")]
-Provider = Annotated[str, typer.Option(help="what answers there: vllm, openai, ...")]
+Model = Annotated[str | None, typer.Option(help="the teacher's model, if it is a URL")]
+Provider = Annotated[str, typer.Option(help="which API answers at the URL: vllm, openai, ...")]
 Continuation = Annotated[
     str | None,
-    typer.Option(help="completions, prefill or instruct; by default the named teacher's"),
+    typer.Option(help="completions, prefill or instruct; default: the named teacher's"),
 ]
 Tokenizer = Annotated[
-    str | None, typer.Option(help="student, folder or hub name, for completions behind a URL")
+    str | None, typer.Option(help="for completions at a URL: student, a folder or a hub name")
 ]
-ApiKeyEnv = Annotated[str | None, typer.Option(help="variable that holds the key")]
+ApiKeyEnv = Annotated[str | None, typer.Option(help="environment variable that holds the API key")]
 Price = Annotated[
-    tuple[float, float] | None, typer.Option(help="dollars a million tokens, in and out")
+    tuple[float, float] | None, typer.Option(help="dollars per million tokens, input and output")
 ]
 AcceptTerms = Annotated[
-    list[str] | None, typer.Option(help="a provider whose terms you have read and accept")
+    list[str] | None, typer.Option(help="provider whose terms you have read and accept")
 ]
-MaxUsd = Annotated[float | None, typer.Option(min=0, help="stop before it costs more")]
+MaxUsd = Annotated[float | None, typer.Option(min=0, help="stop before the cost exceeds this")]
 # how far, and with which numbers
 Count = Annotated[
-    int | None, typer.Option(min=2, help="prompts; by default 64, and all of --rollouts")
+    int | None, typer.Option(min=2, help="number of prompts; default: 64, or all of --rollouts")
 ]
-Samples = Annotated[int, typer.Option(min=1, help="responses a prompt, G")]
-Forks = Annotated[int, typer.Option(min=1, help="forks a response, M")]
-ChunkTokens = Annotated[int, typer.Option(min=1, help="tokens of a chunk, C")]
-Answers = Annotated[int, typer.Option(min=2, help="continuations a fork, N")]
-MaxAttempts = Annotated[int, typer.Option(min=1, help="draws of one that fails")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="tokens of a response")]
-Temperature = Annotated[float, typer.Option(help="of student and teacher")]
-Metric = Annotated[str, typer.Option(help="of the verdict and of the browser")]
-Full = Annotated[int, typer.Option(min=1, help="responses of the run that is priced")]
+Samples = Annotated[int, typer.Option(min=1, help="responses per prompt, G")]
+Forks = Annotated[int, typer.Option(min=1, help="forks per response, M")]
+ChunkTokens = Annotated[int, typer.Option(min=1, help="tokens per chunk, C")]
+Answers = Annotated[int, typer.Option(min=2, help="continuations per fork, N")]
+MaxAttempts = Annotated[int, typer.Option(min=1, help="attempts for each continuation")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="maximum tokens of a response")]
+Temperature = Annotated[float, typer.Option(help="sampling temperature of student and teacher")]
+Metric = Annotated[str, typer.Option(help="metric for the verdict and for the examples")]
+Full = Annotated[int, typer.Option(min=1, help="responses of the full run to estimate")]
 # on what it is computed
-Device = Annotated[str, typer.Option(help="of student and local teacher")]
+Device = Annotated[str, typer.Option(help="device of student and local teacher")]
 Engine = Annotated[
-    Literal["hf", "vllm"], typer.Option(help="that samples student and local teacher")
+    Literal["hf", "vllm"], typer.Option(help="engine that samples student and local teacher")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="by default one a core")]
+Threads = Annotated[int | None, typer.Option(min=1, help="default: one per core")]
 
 
 def audit(
@@ -91,7 +91,7 @@ def audit(
     response_limit: exchange.Limit = None,
     reward: exchange.Reward = None,
 ) -> None:
-    """Is this teacher worth it, before any training? One page; no git, DVC or params.yaml."""
+    """Find out before any training whether a teacher is worth it; needs no git, DVC or params."""
     from pipeline.commands.audit import audit as auditing
     from pipeline.commands.audit import audit_params
 

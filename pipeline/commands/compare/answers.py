@@ -26,7 +26,9 @@ def view(found: Sequence[Experiment]) -> dict[str, Any] | None:
     pairs = list(_pairs(found, own, sources))
     first = found[0]
     prompts = views[first.name].file(first.prompts / PROMPTS) if first.prompts else None
-    return paired(pairs, sources, prompts)
+    every = {seed for source in sources.values() for _, seed, _ in source.evals.tables}
+    left = sorted(every - {seed for shown in own.values() for _, seed in shown})
+    return paired(pairs, sources, prompts, left)
 
 
 def _source(one: Experiment, view: View) -> Source:

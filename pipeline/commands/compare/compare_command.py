@@ -14,15 +14,15 @@ def compare(
     names: Annotated[
         list[str], typer.Argument(help="revisions, DVC experiments, folders, sweeps, points")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="a PNG; data/comparison.png by default")
+        Path | None, typer.Option(help="PNG to write; default: data/comparison.png")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="a page with answers; data/comparison.html by default")
+        Path | None, typer.Option(help="page with answers to write; default: data/comparison.html")
     ] = None,
 ) -> None:
-    """Experiments side by side: accuracies with intervals, params that differ, cells they share,
+    """Compare experiments: accuracies with intervals, params that differ, cells they share,
     and what each cost. The first is what the others are compared with.
 
     Nothing is run, and what did not run is left out.

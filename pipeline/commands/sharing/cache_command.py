@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="The shared cache and the remote: docs/sharing.md.")
-Seconds = Annotated[float, typer.Option(min=1, help="after which a transfer is given up")]
+Seconds = Annotated[float, typer.Option(min=1, help="seconds after which a transfer is abandoned")]
 SECONDS = 3600.0
 
 
 @app.command()
 def push(seconds: Seconds = SECONDS) -> None:
-    """Send what workspace, branches and tags need to the remote; fails if any is not there then."""
+    """Send what workspace, branches and tags need to the remote, and check that it arrived."""
     from pipeline.runner.sharing import transfer
 
     typer.echo(transfer.push(seconds))
@@ -21,7 +21,7 @@ def push(seconds: Seconds = SECONDS) -> None:
 
 @app.command()
 def pull(seconds: Seconds = SECONDS) -> None:
-    """Bring what dvc.lock names from the remote; what is damaged there is refused by name."""
+    """Fetch what dvc.lock names from the remote; damaged files are refused by name."""
     from pipeline.runner.sharing import transfer
 
     typer.echo(transfer.pull(seconds))
@@ -29,9 +29,9 @@ def pull(seconds: Seconds = SECONDS) -> None:
 
 @app.command()
 def gc(
-    dry: Annotated[bool, typer.Option("--dry", help="only say what it would remove")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="only print what would be removed")] = False,
     forget: Annotated[
-        list[Path] | None, typer.Option(help="the folder of a clone that is gone for good")
+        list[Path] | None, typer.Option(help="folder of a clone that no longer exists")
     ] = None,
     seconds: Seconds = SECONDS,
 ) -> None:

@@ -8,20 +8,20 @@ import typer
 
 from pipeline.core.errors import UserError
 
-CACHE = typer.Option(help="folder on a disk that all see: DVC's cache of all clones")
-REMOTE = typer.Option(help="URL of a DVC remote, as s3://BUCKET/PATH")
-ENDPOINT = typer.Option(help="of an S3 that is not Amazon's, as https://HOST:PORT")
-JUDGMENTS = typer.Option(help="URL of the store of answers, without a password")
+CACHE = typer.Option(help="folder on a shared disk: the DVC cache of all clones")
+REMOTE = typer.Option(help="URL of a DVC remote, such as s3://BUCKET/PATH")
+ENDPOINT = typer.Option(help="S3 endpoint if not Amazon's, such as https://HOST:PORT")
+JUDGMENTS = typer.Option(help="URL of the judgment store, without a password")
 
 
 def share(
     cache: Annotated[Path | None, CACHE] = None,
     remote: Annotated[str | None, REMOTE] = None,
     endpoint: Annotated[str | None, ENDPOINT] = None,
-    name: Annotated[str, typer.Option(help="of the remote")] = "team",
+    name: Annotated[str, typer.Option(help="name of the remote")] = "team",
     judgments: Annotated[str | None, JUDGMENTS] = None,
 ) -> None:
-    """Set up what a team shares, each tried by a round trip first. Alone: try what there is."""
+    """Set up what a team shares, after a round trip; without options, test what is set up."""
     from pipeline.runner.sharing import answers, shared
     from pipeline.runner.sharing import remote as remotes
 

@@ -10,12 +10,14 @@ LEAST_SECONDS = 0.5  # between two looks
 
 
 def status(
-    every: Annotated[bool, typer.Option("--all", help="list each cell, the done ones too")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON, of all cells")] = False,
-    again: Annotated[bool, typer.Option("--watch", help="again until nothing runs")] = False,
-    seconds: Annotated[float, typer.Option(help="between two looks of --watch")] = 3.0,
+    every: Annotated[
+        bool, typer.Option("--all", help="list every cell, including finished ones")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON of all cells")] = False,
+    again: Annotated[bool, typer.Option("--watch", help="redraw until nothing runs")] = False,
+    seconds: Annotated[float, typer.Option(help="seconds between two updates of --watch")] = 3.0,
 ) -> None:
-    """Each cell: done, cached, running where, waiting for what, or failed and why.
+    """Show each cell: done, cached, running where, waiting for what, or failed and why.
 
     It takes no lock: use it beside `omniopd run` or `dvc repro`. Of files it looks whether they are
     there, not at their bytes, which `omniopd verify` does. On a terminal --watch draws arms by
@@ -39,10 +41,10 @@ def status(
 
 def report(
     partial: Annotated[
-        bool, typer.Option("--partial", help="of the arms and seeds that are through")
+        bool, typer.Option("--partial", help="only arms and seeds that have finished")
     ] = False,
 ) -> None:
-    """Where the report is; with --partial draw one of what is through, beside what runs.
+    """Print where the report is; with --partial, write one on what has finished so far.
 
     A partial report lies in data/partial, has a note of what is left out, and no branches. It is no
     stage: nothing depends on it, and `omniopd repro` makes the whole one.

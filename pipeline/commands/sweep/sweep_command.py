@@ -7,11 +7,13 @@ import typer
 
 def sweep(
     keys: Annotated[list[str], typer.Argument(help="KEY=VALUE,VALUE; a list as [0,1]")],
-    seeds: Annotated[int | None, typer.Option(min=1, help="how many seeds")] = None,
-    name: Annotated[str | None, typer.Option("--name", "-n", help="of the sweep")] = None,
-    arms: Annotated[str | None, typer.Option(help="with commas; all that a value changes")] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
-    dry_run: Annotated[bool, typer.Option(help="only say what it would be")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="number of seeds")] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="name of the sweep")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="arms, with commas; default: every arm that a value changes")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="cells to run at a time")] = 1,
+    dry_run: Annotated[bool, typer.Option(help="only print what would run")] = False,
 ) -> None:
     """Plan arms at every combination of values as one DAG, and run it as `omniopd run` does.
 

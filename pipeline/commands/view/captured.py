@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from pipeline.processes import stopping
+from pipeline.processes import stopping, subprocesses
 
 STDERR = 2
 CHUNK = 1 << 16
@@ -88,5 +88,4 @@ def _pass(to: int, chunk: bytes) -> None:
 
 
 def _shown(line: bytes) -> str:
-    """What a terminal has of it at last: a bar is drawn over itself."""
-    return line.decode("utf-8", errors="replace").rstrip("\r\n").rpartition("\r")[2]
+    return subprocesses.shown(line.decode("utf-8", errors="replace"))

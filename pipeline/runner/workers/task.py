@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pipeline.processes.subprocesses import by_lines, shown
+
 READY = "\x1eomniopd is ready\n"  # a carrier's first line, when it has imported all that it needs
 MARK = "\x1eomniopd result: "  # before what came of a cell, on a line of its carrier's
 LOST = 137  # as of a stage that was killed: the flow may try again
@@ -108,7 +110,7 @@ def _carried(asked: dict[str, Any], line: Callable[[str], Any]) -> dict[str, Any
             _waiting.append(process)
             return dict(json.loads(said.removeprefix(MARK)))
         if said.strip() and said != READY:
-            line(said.rstrip())
+            line(shown(said))
     status = process.wait()
     return {"status": status if status > 0 else 128 - status}
 
@@ -121,7 +123,7 @@ def _carrier() -> "subprocess.Popen[str]":
 
 
 def _started() -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "pipeline.runner.workers.carrier"],
         cwd=os.environ[FOLDER],
         stdin=subprocess.PIPE,
@@ -131,3 +133,5 @@ def _started() -> "subprocess.Popen[str]":
         encoding="utf-8",
         errors="replace",
     )
+    by_lines(process)
+    return process

@@ -49,9 +49,13 @@ class Team(Hosts):
             OMNIOPD_PREFECT_URL=self.prefect.url,
             XDG_CACHE_HOME=str(folder / "xdg"),
         )
-        self._shared()
-        team.clone(self.origin.folder, self.head)
-        self.alone = Project.at(team.clone(self.origin.folder, folder / "alone"))
+        try:
+            self._shared()
+            team.clone(self.origin.folder, self.head)
+            self.alone = Project.at(team.clone(self.origin.folder, folder / "alone"))
+        except BaseException:
+            self.end()  # its services run already
+            raise
 
     def _shared(self) -> None:
         """The repository as a team has it: with its DAG, its remote and its store."""
