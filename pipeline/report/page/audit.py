@@ -270,7 +270,7 @@ def _cost(audited: Audited) -> Section:
         lead += f" {enough}"
     if usd is None:
         lead += " The teacher has no price: give --price, dollars for a million tokens in and out."
-    head = ["", "this audit", f"{audited.full:,} responses"]
+    head = ["quantity", "this audit", f"{audited.full:,} responses"]
     return Section("cost", "What the full run would cost", [Table(head, rows)], lead)
 
 
