@@ -63,7 +63,7 @@ INPUTS = {  # of each stage: option, and table or folder below data/
         "targets": "prior/targets.parquet",
         "reference": "pretrain",
     },
-    "evaluate": {"prompts": "prepare/prompts.parquet", "policy": "pretrain"},
+    "evaluate": {"prompts": "asked/prompts.parquet", "policy": "pretrain"},
     "report": {},
 }
 

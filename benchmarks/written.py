@@ -51,7 +51,9 @@ def project(folder: Path, responses: int) -> None:
     put(folder, {"cells": cells})
     locks.write(variants.of_plan({"cells": cells}), folder)
     _checkpoint(data / "pretrain")
-    tables.write(_prompts(responses // SAMPLES), data / "prepare/prompts.parquet", schemas.PROMPTS)
+    for folder_, split in (("prepare", "train"), ("asked", "test")):
+        asked = _prompts(responses // SAMPLES, split)
+        tables.write(asked, data / folder_ / "prompts.parquet", schemas.PROMPTS)
     names = (("rollout", "rollouts"), ("forks", "forks"), ("teach", "answers"))
     names += (("score", "scores"), ("prior", "targets"))
     declared = (schemas.ROLLOUTS, schemas.FORKS, schemas.ANSWERS, schemas.SCORES, schemas.TARGETS)
@@ -68,7 +70,9 @@ def _linked(folder: Path, cells: dict[str, Any]) -> None:
     counts |= dict.fromkeys(("prompt_tokens_used", "prompt_tokens_alone", "tokens_used"), 10)
     counts |= dict.fromkeys(("tokens_alone", "tokens_billed", "tokens_bought", "answers"), 10)
     counts |= {"failed": 0, "usd": 0.0, "rows_out": 10}
-    for arm in cells["report"]["creport"]["params"]["arms"].values():
+    params = cells["report"]["creport"]["params"]
+    (folder / params["prompts"]).symlink_to(folder / "data/asked")
+    for arm in params["arms"].values():
         for stage, key in [x for r in arm["seed-0"].values() for x in r.items()]:
             if stage == "policy":
                 (folder / key).symlink_to(folder / "data/pretrain")
@@ -101,7 +105,7 @@ def _cells(responses: int) -> dict[str, Any]:
     own["calibrate"] |= {"metrics": ["exact", "edit"], "lengths": [CHUNK], "max_forks": FORKS}
     own["calibrate"] |= {"chunk_tokens": CHUNK, "samples": ANSWERS}
     own["train"] |= {"batch_size": 64, "micro_batch_size": 16}
-    own["evaluate"] |= {"split": "train", "problems": problems, "samples": 2}
+    own["evaluate"] |= {"split": "test", "problems": problems, "samples": 2}
     own["evaluate"] |= {"max_new_tokens": NEW}
     report = own["report"]
     report["arms"] = {arm: report["arms"][arm] for arm in ("base", "omniopd")}
@@ -127,13 +131,13 @@ def _checkpoint(folder: Path) -> None:
     subprocess.run(command, check=True, env=environment, capture_output=True)
 
 
-def _prompts(count: int) -> pa.Table:
+def _prompts(count: int, split: str) -> pa.Table:
     texts = [f"{i % 1000}+{i // 1000}?" + ALPHABET[20:90] for i in range(count)]
     ids = [f"train-{i:06d}" for i in range(count)]
     columns = {
         "prompt_id": ids,
         "task": ["arithmetic"] * count,
-        "split": ["train"] * count,
+        "split": [split] * count,
         "messages": [json.dumps([{"role": "user", "content": text}]) for text in texts],
         "prompt": texts,
         "answer": ["843"] * count,
