@@ -64,7 +64,7 @@ def test_the_file_asks_for_nothing_and_is_small(made):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_findsno_barrier(visit, width, scheme):
+def test_axe_finds_no_barrier(visit, width, scheme):
     no_barrier(visit(width=width, scheme=scheme))
 
 
