@@ -11,7 +11,7 @@ def verify(
     remote: Annotated[bool, typer.Option("--remote", help="also check the default remote")] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="restore files that have a good copy, remove the others"),
+        typer.Option("--repair", help="restore damaged files from a good copy, or remove them"),
     ] = False,
 ) -> None:
     """Check DVC's cache, the workspace, the judgment store and .resume/ for damage.

@@ -197,6 +197,21 @@ def test_answers_are_put_beside_those_of_the_first(here):
     assert all(asked >= 0 for _, _, asked, _ in found_["problems"])
 
 
+def test_seeds_that_do_not_fit_into_the_page_are_named(here, monkeypatch):
+    given = {}
+    monkeypatch.setattr(answers, "paired", lambda *told: given.update(left=told[3]))
+    with ExitStack() as stack:
+        experiments = found.experiments(POINTS[:2], stack)
+        answers.view(experiments)
+        assert given["left"] == []
+        shown_ = answers.evaluated
+        monkeypatch.setattr(
+            answers, "evaluated", lambda evals: [x for x in shown_(evals) if x.seed != 0]
+        )
+        answers.view(experiments)
+    assert given["left"] == [0]
+
+
 def test_answers_to_other_problems_are_not_put_beside_each_other(here):
     with ExitStack() as stack:
         one, other = found.experiments(POINTS[:2], stack)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import gpu, loss, measure, written
+from benchmarks import gpu, loss, measure, stages, written
 from pipeline.code_digest import variants
 from pipeline.plan import expand, experiment
 from tests.project import MINIATURE
@@ -71,6 +71,13 @@ def test_the_stages_that_are_measured_load_the_code_of_the_miniatures():
     for stage, cells in written._cells(64).items():
         ((_, cell),) = cells.items()
         assert variants.of(stage, cell).name == next(iter(plan[stage].values()))["code"], stage
+
+
+@pytest.mark.slow
+def test_every_stage_that_is_measured_runs(tmp_path):
+    written.project(tmp_path, 64)
+    for stage in stages.STAGES:
+        assert stages.run(tmp_path, stage).rows > 0, stage
 
 
 def of_a_gpu(tmp_path, **env):
