@@ -72,6 +72,7 @@ def plan(
 ) -> None:
     """Expand params.yaml into dag/, remove cells it no longer has, and link the arms."""
     from pipeline.commands import reruns
+    from pipeline.commands.estimate import products
     from pipeline.plan import expand, experiment
     from pipeline.runner import retention
     from pipeline.runner.dag import plan_files
@@ -83,7 +84,9 @@ def plan(
         typer.echo(f"dag: {len(expand.upstream(wanted))} cells")
         reruns.tell(wanted)
         typer.echo(_detectable())
-        typer.echo(experiment.load().adapters())
+        loaded = experiment.load()
+        typer.echo(loaded.adapters())
+        products.tell(loaded.pretrain.models, loaded.runtime)
         if kept := retention.line(retention.of(wanted, retention.wanted())):
             typer.echo(kept)
 

@@ -1,6 +1,9 @@
 """What an experiment takes, against models that are really built, counters and hand counts."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,12 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from pipeline.commands.estimate import compute_table, footprint
+from pipeline.commands.estimate import compute_table, footprint, products
 from pipeline.commands.estimate.compute import Cell, Experimental
 from pipeline.commands.estimate.compute_table import Card
 from pipeline.commands.estimate.footprint import Cost, Rows, Training
 from pipeline.config.method import Lora
-from pipeline.config.models import Shape
+from pipeline.config.models import LlamaInit, PretrainModel, Shape
 from pipeline.config.params import Runtime
 from pipeline.core.errors import UserError
 from pipeline.engines import adapters, hf
@@ -311,3 +314,30 @@ def test_each_profile_fits_the_card_that_it_names(name, gb, tmp_path, monkeypatc
         f"one GPU of {gb} GB"
         in Path(ROOT / "pipeline/commands/profiles" / f"{name}.yaml").read_text()
     )
+
+
+@pytest.mark.parametrize(("device", "multiplies"), [("cpu", False), ("cpu", True), ("cuda", False)])
+def test_bfloat16_on_a_processor_without_its_products_is_told(device, multiplies, monkeypatch):
+    init = LlamaInit(kind="llama", hidden=32, layers=1, heads=2, mlp=32)
+    models = {
+        name: PretrainModel(init=init, steps=1, batch_size=1, lr=1e-3, dtype=dtype)
+        for name, dtype in [("fine", "float32"), ("coarse", "bfloat16")]
+    }
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: multiplies)
+    told = products.line(models, Runtime(device=device))
+    assert (told is None) == (multiplies or device != "cpu")
+    assert told is None or told.startswith("pretrain.models: coarse: found dtype: bfloat16")
+    assert products.line({"fine": models["fine"]}, Runtime(device=device)) is None
+
+
+def test_a_processor_without_products_of_bfloat16_is_seen():
+    """OneDNN obeys the variable on any processor, so both answers are seen on a newer one."""
+    seen = subprocess.run(
+        [sys.executable, "-c", f"import {products.__name__} as p; print(p.multiplies_bfloat16())"],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.strip() == "False"

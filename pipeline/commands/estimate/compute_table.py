@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from pipeline.commands.estimate import footprint
+from pipeline.commands.estimate import footprint, products
 from pipeline.commands.estimate.compute import Cell, Experimental
 from pipeline.config import params
 
@@ -120,6 +120,8 @@ def _assumptions(
         name = f"{experiment.names[folder]}: {size.weights / 1e9:.3g} billion weights"
         said.append(f"{name} of {size.width} bytes, from {size.source}.")
     said.append(_speed(rates, stated, runtime))
+    if slow := products.line(file.pretrain.models, runtime):
+        said.append(slow)
     said.append(_held(runtime))
     if any("(vllm)" in label for cell in experiment.cells() for label in cell.memory):
         said.append(
