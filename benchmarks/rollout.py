@@ -190,7 +190,7 @@ def plain(policy: Any, prompts: list[list[int]], new: int, samples: int = 1) -> 
 def _exact(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> Row:
     import torch
 
-    from pipeline.engines.hf import padded
+    from pipeline.engines.kv_cache import padded
     from pipeline.engines.scoring_pass import exact
 
     texts = [[*a, *b] for a, b in zip(prompts, responses, strict=True)]

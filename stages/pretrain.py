@@ -107,7 +107,7 @@ def _batch(
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
     from pipeline.data.text import encode_after
     from pipeline.engines.chat import templates
-    from pipeline.engines.hf import padded
+    from pipeline.engines.kv_cache import padded
 
     contexts = [policy.prompt_ids(messages) for messages, _ in batch]
     backend, lead = policy.tokenizer.backend_tokenizer, templates.lead(policy.tokenizer)

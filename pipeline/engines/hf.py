@@ -202,7 +202,7 @@ def generate(
             continue
         rows = batch if len(batch) > 1 else batch * 2  # one row alone differs in the last bits
         with torch.inference_mode():
-            cache, hidden_BH = prefill(policy, [prompts[i] for i in rows])
+            cache, hidden_BH = kv_cache.read_once(policy, [prompts[i] for i in rows])
             lengths = torch.tensor([len(prompts[i]) for i in rows])
             uniforms_BT = torch.from_numpy(np.stack([uniforms[i] for i in rows]))
             if watch is not None:
@@ -223,26 +223,6 @@ def _batches(
         batch.append(index)
     if batch:
         yield batch
-
-
-def padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids (B, P) and mask (B, P)."""
-    width = max(len(row) for row in rows)
-    ids, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = row, 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-
-def prefill(policy: Policy, rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
-    """KV cache of right-padded rows and the hidden state (B, H) at each row's last token."""
-    ids, mask = padded(rows, policy.model.device)
-    cache = DynamicCache(config=policy.model.config)
-    out = policy.model.base_model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
-    )
-    last = mask.sum(1) - 1
-    return cache, out.last_hidden_state[torch.arange(len(rows)), last]
 
 
 def decode(

@@ -4,16 +4,22 @@ transformers' own cache copies all of them for each token, and where several hea
 keys (grouped-query attention) it writes these out once a head. Together that is more memory traffic
 than the weights are.
 
-Axes: B rows, Q heads of queries, K heads of keys, S slots, D head size.
+Axes: B rows, R texts, P tokens of a text, H hidden size; Q heads of queries, K heads of keys,
+S slots, D head size.
 """
 
-from typing import Any, TypeGuard
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+if TYPE_CHECKING:
+    from pipeline.engines.hf import Policy
 
 GROUPED = "grouped"  # name of `grouped` among transformers' attention functions
 
@@ -68,6 +74,38 @@ def with_room(cache: DynamicCache, more: int) -> None:
     for index, layer in enumerate(cache.layers):
         if keeps_all(layer) and layer.is_initialized:
             cache.layers[index] = Room(layer, more)
+
+
+def padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids (B, P) and mask (B, P)."""
+    width = max(len(row) for row in rows)
+    ids, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def prefill(policy: "Policy", rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
+    """KV cache of right-padded rows and the hidden state (B, H) at each row's last token."""
+    ids, mask = padded(rows, policy.model.device)
+    cache = DynamicCache(config=policy.model.config)
+    out = policy.model.base_model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
+    )
+    last = mask.sum(1) - 1
+    return cache, out.last_hidden_state[torch.arange(len(rows)), last]
+
+
+def read_once(policy: "Policy", rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
+    """`prefill` of rows of which several may be equal, as samples of one prompt are."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(map(tuple, rows)))}
+    texts = list(places) if len(places) > 1 else list(places) * 2
+    cache, hidden_RH = prefill(policy, texts)
+    if len(places) == len(rows):
+        return cache, hidden_RH
+    text_B = torch.tensor([places[tuple(row)] for row in rows], device=hidden_RH.device)
+    cache.batch_select_indices(text_B)
+    return cache, hidden_RH[text_B]
 
 
 def copies(model: Any, cache: DynamicCache, row_B: torch.Tensor, width: int) -> DynamicCache:

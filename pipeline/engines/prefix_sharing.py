@@ -10,8 +10,8 @@ import torch
 from transformers import DynamicCache
 
 from pipeline.engines.asks import Ask
-from pipeline.engines.hf import Policy, decode, padded
-from pipeline.engines.kv_cache import copies
+from pipeline.engines.hf import Policy, decode
+from pipeline.engines.kv_cache import copies, padded
 from pipeline.engines.sampling import Generated, Sampler
 
 

@@ -15,7 +15,8 @@ import torch
 from transformers import DynamicCache
 
 from pipeline.engines import kv_cache
-from pipeline.engines.hf import Policy, padded, prefill
+from pipeline.engines.hf import Policy
+from pipeline.engines.kv_cache import padded, prefill
 
 LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
 # tokens that one forward pass holds. On a CPU so many that its hidden states are of this many

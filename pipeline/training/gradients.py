@@ -21,7 +21,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.engines import adapters
-from pipeline.engines.hf import Frozen, Policy, padded
+from pipeline.engines.hf import Frozen, Policy
+from pipeline.engines.kv_cache import padded
 from pipeline.engines.scoring_pass import LOGITS_PER_CHUNK
 from pipeline.method.objectives import Example, Sequence, Slice
 from pipeline.training.optimizer_steps import Step, Sums, metrics

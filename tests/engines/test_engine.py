@@ -88,6 +88,27 @@ def test_batches_do_not_change_a_row():
     assert {i: f.token_ids for i, f in whole.items()} == {i: f.token_ids for i, f in split.items()}
 
 
+@pytest.mark.parametrize(
+    "texts", [[[2, 3], [4, 5, 6, 7], [8, 9, 10]], [[2, 3, 4]]], ids=["several", "one"]
+)
+def test_a_prompt_of_several_samples_is_read_once(texts, monkeypatch):
+    policy, samples = naive.tiny(1), 4
+    prompts = [text for text in texts for _ in range(samples)]
+    read, forward = [], policy.model.base_model.forward
+
+    def counting(input_ids, **others):
+        read.append(int(others["attention_mask"].sum()) if input_ids.shape[1] > 1 else 0)
+        return forward(input_ids=input_ids, **others)
+
+    monkeypatch.setattr(policy.model.base_model, "forward", counting)
+    draws = uniforms(len(prompts), 12)
+    found = dict(generate(policy, prompts, draws, Sampler(1.0), 12, 10_000))
+    assert sum(read) == sum(map(len, texts)) * (2 if len(texts) == 1 else 1)  # never one row alone
+    monkeypatch.undo()
+    for i, prompt in enumerate(prompts):
+        assert found[i].token_ids == naive_sample(policy, prompt, draws[i])
+
+
 def test_ids_that_the_tokenizer_cannot_emit_are_never_drawn():
     logits = naive.tiny(1).head(torch.randn(4, 16))
     assert (logits[:, VOCABULARY:] < -1e38).all()
@@ -303,7 +324,7 @@ def test_a_response_is_read_once_for_all_its_forks(monkeypatch):
 
 
 def naive_padded(rows, device):
-    from pipeline.engines.hf import padded
+    from pipeline.engines.kv_cache import padded
 
     return padded(rows, device)
 

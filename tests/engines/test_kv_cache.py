@@ -28,7 +28,7 @@ def logits(model, attention, room):
     """Logits of some tokens after padded prompts, one token at a time."""
     model.set_attn_implementation(attention)
     prompts = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]]
-    ids, mask = hf.padded(prompts, "cpu")
+    ids, mask = kv_cache.padded(prompts, "cpu")
     cache, found = DynamicCache(config=model.config), []
     with torch.inference_mode():
         model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
@@ -63,7 +63,7 @@ def test_room_and_grouped_heads_change_no_logit(heads):
 def roomy(more):
     """Keys and values of two prompts, at most 3 tokens long, with room for `more` slots."""
     model = policy(2, "sdpa").model
-    ids, mask = hf.padded([[3, 4, 5], [6, 7]], "cpu")
+    ids, mask = kv_cache.padded([[3, 4, 5], [6, 7]], "cpu")
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
         model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
