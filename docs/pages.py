@@ -22,6 +22,9 @@ ELSEWHERE = {
     "benchmarks/simulated.md": "simulated.md",
     "extensions/README.md": "extensions.md",
     "findings/README.md": "findings.md",
+    "examples/smollm2/README.md": "smollm2.md",
+    "examples/smollm2/page.png": "smollm2.png",
+    "examples/smollm2/index.html": "smollm2-report.html",
 }
 SOURCES = {page: source for source, page in ELSEWHERE.items()}
 LINK = re.compile(r"\]\(([^)\s#:]+)(?=[#)])")

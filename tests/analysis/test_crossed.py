@@ -273,9 +273,17 @@ def test_spreads_come_from_the_last_report_and_not_its_differences(tmp_path):
     assert found["opd"] == pytest.approx((0.07, 0.2, 0.36, 3))
     assumed = power.spreads({"c2", "c3"}, tmp_path / "none")
     assert found["sft"] == assumed["sft"]
-    assert power.spreads({"c3"}, tmp_path) == assumed  # another student, or other problems
+    assert power.spreads({"c3", "c4"}, tmp_path) == assumed  # another student, or other problems
     (tmp_path / "run.json").write_text("{}")  # of an older version
-    assert power.spreads({"c2"}, tmp_path) == assumed
+    assert power.spreads({"c2", "c3"}, tmp_path) == assumed
+
+
+def test_seeds_that_share_a_student_are_assumed_to_differ_less(tmp_path):
+    several, one = (power.spreads(students, tmp_path) for students in ({"c1", "c2"}, {"c1"}))
+    for name, sd in power.ONE_STUDENT.items():
+        assert one[name].seeds == sd < several[name].seeds
+    for name in ("opd", "sft", "imitate-forks"):  # of two arms the base student was the same before
+        assert one[name] == several[name]
 
 
 def test_pilots_tell_the_spread_that_their_tables_were_drawn_with():

@@ -425,3 +425,22 @@ def test_with_several_seeds_the_smallest_difference_is_told_by_contrast(tmp_path
     )
     text = power.line(file)
     assert text.count("measured on 4 seeds: data/report/verdicts.json") == 3
+
+
+@pytest.mark.parametrize("per_seed", [True, False])
+def test_answers_of_one_base_student_are_noise_that_more_seeds_do_not_average(per_seed, tmp_path):
+    values = YAML(typ="safe", pure=True).load(MINIATURE.read_text())
+    values["pretrain"]["per_seed"] = per_seed
+
+    def told(seeds, samples):
+        values["experiment"] |= {"seeds": list(range(seeds)), "arms": ["omniopd", "opd"]}
+        values["evaluate"]["samples"] = samples
+        with (tmp_path / "params.yaml").open("w") as file:
+            YAML().dump(values, file)
+        line = power.line(experiment.load(tmp_path / "params.yaml")).splitlines()[1]
+        return float(line.partition("base: ")[2].partition(" points")[0])
+
+    few, many, surer = told(6, 1), told(60, 1), told(60, 16)
+    noise = math.sqrt(power.WITHIN / values["evaluate"]["problems"]) * 100  # points, of base
+    assert few > many > surer
+    assert (many > 2.8 * noise) == (not per_seed)  # 1.96 + .84: two-sided .05, power .8

@@ -1,10 +1,11 @@
 """The smallest difference that an experiment can see, told before it is trained, by contrast.
 
 How much a difference varies between seeds hangs on what is compared: that to the base student
-varies as much as base students do, that to another arm with the same teacher less than a quarter
-of it. So spreads are taken from the last report in this folder, of pilots or of the seeds that are
-finished (the sd_* of verdicts.json; differences themselves are not looked at), if it is of one of
-the base students of the plan, whose cells name student and problems; else from ASSUMED.
+varies as much as base students do, that to another arm with the same teacher less than a quarter of
+it, and so does that to the base student where all seeds share it. So spreads are taken from the
+last report in this folder, of pilots or of the seeds that are finished (the sd_* of verdicts.json;
+differences themselves are not looked at), if it is of one of the base students of the plan, whose
+cells name student and problems; else from ASSUMED.
 """
 
 import json
@@ -26,6 +27,8 @@ POWER = 0.8
 # what 600 problems at 4 samples leave; of omniopd minus each
 ASSUMED = {"base": 0.134, "shuffled-scores": 0.133, "opd": 0.023, "sft": 0.030}
 ASSUMED |= {"imitate-forks": 0.010}
+# where all seeds start from one student: ASSUMED varies to base as the base students did
+ONE_STUDENT = {"base": 0.030, "shuffled-scores": 0.080}  # examples/smollm2 had .00 and .08
 PROBLEMS = 0.15  # assumed sd of the true difference between problems
 WITHIN = 0.16  # assumed variance p (1 - p) of a sampled answer within a problem, 0.25 at most
 
@@ -67,10 +70,11 @@ def standard_error(
 def spreads(students: Set[str] = frozenset(), report: Path = REPORT) -> dict[str, Spreads]:
     """The spreads by pre-named arm that omniopd is compared with; measured where the report has it.
 
-    `students` are the cells of the plan's base students; a report without one is of another
-    student or of other problems, whatever lies in the folder.
+    `students` are the cells of the plan's base students, one a seed or one of all; a report without
+    one is of another student or of other problems, whatever lies in the folder.
     """
-    found = {name: Spreads(sd) for name, sd in ASSUMED.items()}
+    assumed = ASSUMED | ONE_STUDENT if len(students) == 1 else ASSUMED
+    found = {name: Spreads(sd) for name, sd in assumed.items()}
     for row in _rows(report) if students & _reported(report) else ():
         # of one seed there is no spread
         if row["named"] and row.get("sd_seeds") is not None and not row.get("note"):
@@ -117,7 +121,10 @@ def line(file: Experiment) -> str:
     seeds, problems, samples = len(file.experiment.seeds), first.problems, first.samples
     head = f"smallest difference seen with {POWER:.0%} power: "
     size = f"{seeds} seed{'s' * (seeds > 1)}, {problems} problems, avg@{samples}"
-    known = spreads(_students(file))
+    students = _students(file)
+    known = spreads(students)
+    if len(students) == 1 and not known["base"].measured:
+        known["base"] = _answered_once(known["base"], samples)
     if seeds == 1:
         one = detectable(1, problems, samples, Spreads(0.0))
         return (
@@ -135,6 +142,11 @@ def line(file: Experiment) -> str:
     if not lines:
         return f"{head}not known, as no contrast that is named beforehand is among these arms"
     return f"{head}{size}, each contrast by itself\n" + "\n".join(lines)
+
+
+def _answered_once(own: Spreads, samples: int) -> Spreads:
+    """Of the one student of all seeds there is one set of answers, whose noise no seed averages."""
+    return own._replace(problems=sqrt(own.problems**2 + WITHIN / samples), answer=WITHIN)
 
 
 def _source(own: Spreads) -> str:
