@@ -23,6 +23,7 @@ ELSEWHERE = {
     "extensions/README.md": "extensions.md",
     "findings/README.md": "findings.md",
     "examples/smollm2/README.md": "smollm2.md",
+    "examples/smollm2/params.yaml": "smollm2.yaml",
     "examples/smollm2/page.png": "smollm2.png",
     "examples/smollm2/index.html": "smollm2-report.html",
 }
