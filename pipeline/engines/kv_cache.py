@@ -9,7 +9,7 @@ S slots, D head size.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-if TYPE_CHECKING:
-    from pipeline.engines.hf import Policy
 
 GROUPED = "grouped"  # name of `grouped` among transformers' attention functions
 
@@ -85,7 +82,7 @@ def padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, to
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def prefill(policy: "Policy", rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
+def prefill(policy: Any, rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
     """KV cache of right-padded rows and the hidden state (B, H) at each row's last token."""
     ids, mask = padded(rows, policy.model.device)
     cache = DynamicCache(config=policy.model.config)
@@ -96,7 +93,7 @@ def prefill(policy: "Policy", rows: Sequence[Sequence[int]]) -> tuple[DynamicCac
     return cache, out.last_hidden_state[torch.arange(len(rows)), last]
 
 
-def read_once(policy: "Policy", rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
+def read_once(policy: Any, rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor]:
     """`prefill` of rows of which several may be equal, as samples of one prompt are."""
     places = {text: place for place, text in enumerate(dict.fromkeys(map(tuple, rows)))}
     texts = list(places) if len(places) > 1 else list(places) * 2
