@@ -72,7 +72,6 @@ def plan(
 ) -> None:
     """Expand params.yaml into dag/, remove cells it no longer has, and link the arms."""
     from pipeline.commands import reruns
-    from pipeline.commands.estimate import products
     from pipeline.plan import expand, experiment
     from pipeline.runner import retention
     from pipeline.runner.dag import plan_files
@@ -83,10 +82,7 @@ def plan(
         wanted = plan_files.write()
         typer.echo(f"dag: {len(expand.upstream(wanted))} cells")
         reruns.tell(wanted)
-        typer.echo(_detectable())
-        loaded = experiment.load()
-        typer.echo(loaded.adapters())
-        products.tell(loaded.pretrain.models, loaded.runtime)
+        typer.echo(experiment.load().adapters())
         if kept := retention.line(retention.of(wanted, retention.wanted())):
             typer.echo(kept)
 
@@ -110,7 +106,6 @@ def repro(
     wanted = plan_files.write(buying=True)
     with live.shown(quiet):
         reruns.tell(wanted)
-        typer.echo(_detectable())
         seconds = repro.repro()
     nothing = f"nothing to do: every stage is up to date. {ending.PAGE}"
     typer.echo(ending.result(before) or nothing)
@@ -147,7 +142,6 @@ def _side_by_side(quiet: bool, *how: Any, **more: Any) -> None:
     wanted = plan_files.write(buying=True)
     with live.shown(quiet):
         reruns.tell(wanted)
-        typer.echo(_detectable())
         flow.run(*how, **more)
     typer.echo(ending.result(before) or ending.PAGE)
     typer.echo(_took())
@@ -171,13 +165,6 @@ def _took() -> str:
 
     seconds = run_records.seconds(plan_files.current())
     return f"all stages of the plan, whenever they ran: {seconds:,.0f} s"
-
-
-def _detectable() -> str:
-    from pipeline.plan import experiment
-    from pipeline.plan.evaluation import power
-
-    return power.line(experiment.load())
 
 
 @app.command()

@@ -412,7 +412,7 @@ def test_with_several_seeds_the_smallest_difference_is_told_by_contrast(tmp_path
     assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == [
         "omniopd minus base", "omniopd minus shuffled-scores", "omniopd minus opd",
     ]  # fmt: skip
-    assert text.count("assumed as in the embedded task's study") == 3
+    assert text.count("assumed from earlier studies") == 3
     report = tmp_path / "data" / "report"
     report.mkdir(parents=True)
     (report / "verdicts.json").write_text(json.dumps(verdicts.rows(evals(SEVERAL), "test", {})))

@@ -5,16 +5,8 @@ torch 2.13 then falls back on plain loops: of the products of a layer of SmolLM2
 float32, those of the weights' gradients 5 times and those of the inputs' gradients 51 times.
 """
 
-import typer
-
 from pipeline.config.machines import Machines
 from pipeline.config.models import PretrainModel
-
-
-def tell(models: dict[str, PretrainModel], runtime: Machines) -> None:
-    """Print `line`, if it has anything to say."""
-    if found := line(models, runtime):
-        typer.echo(found)
 
 
 def line(models: dict[str, PretrainModel], runtime: Machines) -> str | None:

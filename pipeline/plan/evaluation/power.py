@@ -27,7 +27,8 @@ POWER = 0.8
 # what 600 problems at 4 samples leave; of omniopd minus each
 ASSUMED = {"base": 0.134, "shuffled-scores": 0.133, "opd": 0.023, "sft": 0.030}
 ASSUMED |= {"imitate-forks": 0.010}
-# where all seeds start from one student: ASSUMED varies to base as the base students did
+# where all seeds start from one student: the study's base students differ, and so does what is
+# minus them
 ONE_STUDENT = {"base": 0.030, "shuffled-scores": 0.080}  # examples/smollm2 had .00 and .08
 PROBLEMS = 0.15  # assumed sd of the true difference between problems
 WITHIN = 0.16  # assumed variance p (1 - p) of a sampled answer within a problem, 0.25 at most
@@ -153,5 +154,4 @@ def _source(own: Spreads) -> str:
     between = f"sd between seeds {own.seeds * 100:.1f} points, problems {own.problems * 100:.1f}"
     if own.measured:
         return f"{between}, measured on {own.measured} seeds: {REPORT}/verdicts.json"
-    study = "assumed as in the embedded task's study"
-    return f"{between}, {study}: pilot two of these seeds to measure it"
+    return f"{between}, assumed from earlier studies: pilot two of these seeds to measure it"
