@@ -68,6 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.into:
         (topic,), (scratch, out) = args.topics, args.into
+        scratch.mkdir(parents=True, exist_ok=True)
         found = importlib.import_module(f"benchmarks.{topic}").rows(scratch)
         out.write_text(json.dumps(found))
         return

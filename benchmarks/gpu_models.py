@@ -22,7 +22,8 @@ class Size(NamedTuple):
 
 
 CARD = Size(151_936, 2048, 6144, 8, 16, 8, 128, 8192, 16, 4, 128, 128, 8)
-SMALL = Size(512, 64, 128, 2, 4, 2, 16, 64, 2, 2, 8, 12, 2)
+# a loss of so many tokens takes memory that the process did not have free before
+SMALL = Size(512, 64, 128, 2, 4, 2, 16, 4096, 2, 2, 8, 12, 2)
 
 
 def untrained(size: Size, device: str, seed: int, dtype: Any) -> Any:

@@ -4,6 +4,8 @@ A row is {name, value, unit, peer, peer_value, ratio = ours / peer, finite, bett
 repeats, spread}; spread is the largest minus the smallest ratio of the repeats.
 """
 
+import ctypes
+import gc
 import json
 import math
 import os
@@ -80,6 +82,8 @@ def alone(module: str, *words: str, code: Sequence[Path] = ()) -> dict[str, floa
 
 def peak(run: Callable[[], Any]) -> dict[str, float]:
     """Seconds of `run`, and MiB by which this process' memory stood above its start at most."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or what is free in the heap is used and not counted
     CLEAR.write_text("5")  # forget the highest so far
     before = _kib("VmRSS")
     taken = seconds(run)

@@ -102,7 +102,8 @@ def test_the_rows_of_a_gpu_are_measured_in_small_on_a_cpu(tmp_path):
     missing = {name for name in named - found.keys() if "is left out" not in done.stderr}
     assert found.keys() <= named
     assert not missing
-    assert all(row["finite"] for row in found.values())
+    assert not {name: row for name, row in found.items() if not row["finite"]}
+    assert all(row["peer_value"] > 8 for name, row in found.items() if "memory" in name)
     assert 0 < found["gpu_gap_logp"]["value"] < 0.1  # bfloat16 is not float32
 
 
