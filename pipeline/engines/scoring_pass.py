@@ -1,8 +1,8 @@
 """The exact pass: log-probabilities and entropies of finished responses, teacher-forced.
 
 A prompt is read once for all of its responses, which then go through the model behind its keys and
-values. Float32 logits, only ids that the tokenizer can emit, untempered, in slices over positions
-so that (tokens, vocabulary) never stands in memory.
+values, one behind another without padding. Float32 logits, only ids that the tokenizer can emit,
+untempered, in slices over positions so that (tokens, vocabulary) never stands in memory.
 
 Axes: B responses, R prompts, P prompt tokens, T response tokens, H hidden size, V vocabulary.
 """
@@ -12,11 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from pipeline.engines import kv_cache
 from pipeline.engines.hf import Policy
-from pipeline.engines.kv_cache import padded, prefill
+from pipeline.engines.kv_cache import Texts, padded
 
 LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
 # tokens that one forward pass holds. On a CPU so many that its hidden states are of this many
@@ -36,13 +35,13 @@ def exact(
     rows are `done` are left out."""
     length_B = np.fromiter(map(len, responses), np.int64, len(responses))
     most = _most(policy, batch_tokens)
-    held = min(batch_tokens, HELD * most)
-    if not _shares(policy):
+    if not kv_cache.packs(policy.model):
         length_B += np.fromiter(map(len, prompts), np.int64, len(prompts))
-        for batch in _batches(range(len(prompts)), length_B, most, held):
+        for batch in _padded_batches(length_B, most):
             if not all(i in done for i in batch):
                 yield from _whole(policy, prompts, responses, batch)
         return
+    held = min(batch_tokens, HELD * most)
     for rows, longest in _by_prompt(prompts, most):
         found = _batches(rows, length_B, most, held, longest)
         batches = [batch for batch in found if not all(i in done for i in batch)]
@@ -51,19 +50,11 @@ def exact(
 
 
 def _most(policy: Policy, batch_tokens: int) -> int:
-    """Tokens, padding included, that one forward pass holds."""
+    """Tokens that one forward pass holds."""
     if policy.model.device.type != "cpu":
         return min(batch_tokens, GPU_TOKENS)
     wide: int = policy.model.get_output_embeddings().weight.shape[1]
     return min(batch_tokens, max(1, CPU_HIDDEN // wide))
-
-
-def _shares(policy: Policy) -> bool:
-    """Whether rows of several lengths may stand behind keys and values with padding.
-
-    Not where a layer looks a number of slots back, or keeps a state instead.
-    """
-    return all(map(kv_cache.keeps_all, DynamicCache(config=policy.model.config).layers))
 
 
 def _by_prompt(prompts: Ids, most: int) -> Iterator[tuple[list[int], int]]:
@@ -87,14 +78,28 @@ def _by_prompt(prompts: Ids, most: int) -> Iterator[tuple[list[int], int]]:
 
 
 def _batches(
-    rows: Iterable[int], length_B: np.ndarray, most: int, held: int, before: int = 0
+    rows: Iterable[int], length_B: np.ndarray, most: int, held: int, before: int
 ) -> Iterator[list[int]]:
-    """Rows of like length together: at most `most` tokens with padding and, with the `before`
-    that stand in front of each, `held`, unless one alone is longer."""
+    """Rows of like length together: at most `most` tokens and, padded as attention needs them
+    behind the `before` that stand in front of each, `held`, unless one alone is longer."""
     batch: list[int] = []
+    tokens = 0
     for index in sorted(rows, key=lambda i: int(length_B[i])):
-        count, longest = len(batch) + 1, int(length_B[index])
-        if batch and (count * longest > most or count * (before + longest) > held):
+        length = int(length_B[index])
+        if batch and (tokens + length > most or (len(batch) + 1) * (before + length) > held):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += length
+    if batch:
+        yield batch
+
+
+def _padded_batches(length_B: np.ndarray, most: int) -> Iterator[list[int]]:
+    """Rows of like length together, at most `most` tokens with padding, unless one is longer."""
+    batch: list[int] = []
+    for index in map(int, np.argsort(length_B, kind="stable")):
+        if batch and (len(batch) + 1) * length_B[index] > most:
             yield batch
             batch = []
         batch.append(index)
@@ -119,42 +124,20 @@ def _shared(
 ) -> Iterator[Found]:
     """Batches of rows behind their prompts, which are read together and once each."""
     own = {i: tuple(map(int, prompts[i])) for batch in batches for i in batch}
-    place = {prompt: r for r, prompt in enumerate(dict.fromkeys(own.values()))}
-    cache, last_RH = prefill(policy, list(place))
+    texts = list(dict.fromkeys(own.values()))
+    cache, read_NH = kv_cache.packed(policy, texts)
+    last_RH = read_NH[np.cumsum([len(text) for text in texts]) - 1]
+    place = {text: r for r, text in enumerate(texts)}
     for batch in batches:
-        prompt_B = torch.tensor([place[own[i]] for i in batch])
-        length_B = torch.tensor([len(own[i]) for i in batch])
-        rest_BTH = _behind(policy, cache, prompt_B, length_B, [responses[i] for i in batch])
-        states_BTH = torch.cat([last_RH[prompt_B, None], rest_BTH], dim=1)
-        before = [states_BTH[b, : len(responses[i])] for b, i in enumerate(batch)]
-        yield from _found(policy, batch, before, responses)
-
-
-def _behind(
-    policy: Policy,
-    cache: DynamicCache,
-    prompt_B: torch.Tensor,
-    length_B: torch.Tensor,
-    responses: Ids,
-) -> torch.Tensor:
-    """Hidden states (B, T - 1, H) of all tokens but each row's last."""
-    rows = [response[:-1] for response in responses]
-    wide = policy.model.get_output_embeddings().weight.shape[1]
-    if not any(map(len, rows)):
-        return torch.zeros(len(rows), 0, wide, device=policy.model.device)
-    device, width = policy.model.device, int(length_B.max())
-    ids, own_mask = padded(rows, device)
-    first_B = length_B.to(device)[:, None]
-    mask = torch.cat([(torch.arange(width, device=device) < first_B).long(), own_mask], dim=1)
-    out = policy.model.base_model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=first_B + torch.arange(ids.shape[1], device=device),
-        past_key_values=kv_cache.copies(policy.model, cache, prompt_B, width),
-        use_cache=True,
-    )
-    hidden: torch.Tensor = out.last_hidden_state
-    return hidden
+        behind = {i: responses[i][:-1] for i in batch if len(responses[i]) > 1}
+        first = {i: last_RH[place[own[i]], None] for i in batch}
+        states = {i: first[i][: len(responses[i])] for i in batch}
+        if behind:
+            front = Texts(cache, list(map(len, texts)), [place[own[i]] for i in behind])
+            _, rest_NH = kv_cache.packed(policy, list(behind.values()), front)
+            parts = torch.split(rest_NH, [len(row) for row in behind.values()])
+            states |= {i: torch.cat([first[i], x]) for i, x in zip(behind, parts, strict=True)}
+        yield from _found(policy, batch, list(states.values()), responses)
 
 
 def _found(

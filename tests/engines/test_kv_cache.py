@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from pipeline.engines import hf, kv_cache
 from pipeline.engines.sampling import Sampler
@@ -113,3 +124,62 @@ def test_a_response_that_is_generated_is_what_transformers_own_cache_gives(monke
         found[how] = {i: x.token_ids for i, x in made}
         monkeypatch.undo()
     assert found["sdpa"] == found[kv_cache.GROUPED]
+
+
+SMALL = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+KV = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2}
+KINDS = {  # of positions, of heads that share keys, of norms within attention
+    "llama": LlamaConfig(**KV),
+    "qwen3": Qwen3Config(**KV, head_dim=16),
+    "qwen2": Qwen2Config(**KV),
+    "gpt2": GPT2Config(vocab_size=20, n_embd=32, n_layer=2, n_head=4),
+    "gpt_neox": GPTNeoXConfig(**SMALL, intermediate_size=48),
+}
+
+
+def kind(config):
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    kv_cache.use(model)
+    return hf.Policy(model, naive.tiny(1).tokenizer, torch.arange(20) >= 18)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.inference_mode()
+def test_rows_packed_behind_packed_texts_are_what_each_is_when_read_whole(name):
+    own, texts = kind(KINDS[name]), [[3, 4, 5, 6, 7], [8], [10, 11, 12]]
+    assert kv_cache.packs(own.model)
+    rows, text_B = [[4], [5, 6, 7, 8], [9, 3], [6, 6, 5], [7, 7]], [1, 0, 2, 0, 2]
+    cache, read_NH = kv_cache.packed(own, texts)
+    front = kv_cache.Texts(cache, list(map(len, texts)), text_B)
+    kept, behind_NH = kv_cache.packed(own, rows, front)
+    assert [len(x) for layer in cache.layers for x in layer.states] == [5 + 1 + 3] * 4  # no padding
+    assert not any(layer.states for layer in kept.layers)
+    whole = [own.model.base_model(input_ids=torch.tensor([text]))[0][0] for text in texts]
+    assert torch.allclose(read_NH, torch.cat(whole), atol=1e-5)
+    assert float(read_NH.std()) > 0.1  # there is something to compare
+    for row, t, found in zip(rows, text_B, behind_NH.split(list(map(len, rows))), strict=True):
+        plain = own.model.base_model(input_ids=torch.tensor([texts[t] + row]))[0][0]
+        assert torch.allclose(found, plain[len(texts[t]) :], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**KV, attn_implementation="eager"),
+        MistralConfig(**KV, sliding_window=4),
+        Gemma3TextConfig(**KV, head_dim=16, sliding_window=4),
+    ],
+    ids=["its own attention", "a window", "some layers with a window"],
+)
+def test_where_attention_is_another_nothing_is_packed(config):
+    assert not kv_cache.packs(kind(config).model)
+
+
+def test_after_an_error_nothing_is_taken_for_packed():
+    own = kind(KINDS["llama"])
+    ids = {"input_ids": torch.tensor([[3, 4, 5]])}
+    before = own.model(**ids).logits
+    with pytest.raises(IndexError):
+        kv_cache.packed(own, [[3, 4], [99]])
+    assert torch.equal(own.model(**ids).logits, before)

@@ -100,7 +100,8 @@ def exact(size: Size, rows: Rows, runtime: params.Runtime) -> Parts:
         "weights": size.weights * size.width,
         "head in float32": _float_head(size),
         "activations": tokens * _passing(size),
-        "KV cache": (held + tokens) * size.cached,  # of the rows, and of the prompts they share
+        # of the prompts that rows share; of the rows behind them a layer's at a time, made twice
+        "KV cache": (tokens + 2 * held / size.shape.layers) * size.cached,
         "slices of logits": 5 * CHUNK_BYTES,
     }
 
