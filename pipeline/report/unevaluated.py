@@ -46,6 +46,8 @@ JUDGED = (
     "style or for its own words."
 )
 HALF = 0.5  # the share of a student that is as good
+COUNTED = ("won", "tied", "lost", "unread")
+MOST_UNREAD = 0.25  # of the replies; an unread one counts as a tie
 COLUMNS = ("arm", "of", "seed", "metric", "agreement", "diff to base", "itself", "elsewhere")
 
 
@@ -150,15 +152,14 @@ def held_out_lead(graded: bool) -> str:
 def judged(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and body of what a judge prefers: a line for each arm and seed."""
     several = len({row["seed"] for row in rows}) > 1
-    counted = ("won", "tied", "lost", "unread")
-    head = ["arm", *["seed"] * several, "judge", "share", *counted, "consistent", "prompts"]
+    head = ["arm", *["seed"] * several, "judge", "share", *COUNTED, "consistent", "prompts"]
     return head, [
         [
             row["arm"],
             *[_seed(row)] * several,
             row["judge"],
             interval(row["share"], row["low"], row["high"]),
-            *(str(row[name]) for name in counted),
+            *(str(row[name]) for name in COUNTED),
             "" if row["consistent"] is None else f"{row['consistent']:.0%}",
             str(row["prompts"]),
         ]
@@ -176,8 +177,24 @@ def preferred(rows: Sequence[Row]) -> list[str]:
         elif row["high"] < HALF:
             said = f"{row['judge']} prefers base to it"
         seed = _where(row, rows)
+        if doubts := _doubts(row):
+            said = f"{row['judge']} is no judge of these answers, as {' and '.join(doubts)}"
         share = interval(row["share"], row["low"], row["high"])
         found.append(f"{row['arm']}{seed}: {said}, share {share}.")
+    return found
+
+
+def _doubts(row: Row) -> list[str]:
+    """Why a judge's preference means nothing; empty where it may mean something."""
+    found = []
+    replies = sum(row[name] for name in COUNTED)
+    if row["unread"] > MOST_UNREAD * replies:
+        found.append(f"{row['unread']} of its {replies} replies have no verdict")
+    if row["consistent"] is None:
+        found.append("no pair got a verdict in both orders")
+    elif row["consistent"] <= HALF:
+        same = f"{row['consistent']:.0%} of the pairs got the same verdict in both orders"
+        found.append(f"{same} (a coin: 50%)")
     return found
 
 

@@ -1,5 +1,7 @@
 """Rows over seeds of what teachers and judges say of held-out prompts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_agreement_has_a_row_over_seeds_and_a_sentence_on_it(monkeypatch):
 def test_a_judges_share_has_a_row_over_seeds(monkeypatch):
     def row(cells):
         own = graded(cells["seed"], shift=0.4)
-        counts = {"judge": "j", "won": 5, "tied": 1, "lost": 2, "unread": 0, "consistent": 0.5}
+        counts = {"judge": "j", "won": 5, "tied": 1, "lost": 2, "unread": 0, "consistent": 0.8}
         interval = bootstrap.mean(own.share_B)
         shares = dict(zip(("share", "low", "high"), interval, strict=True))
         return counts | shares | {"prompts": 12}, own
@@ -83,3 +85,19 @@ def test_a_judges_share_has_a_row_over_seeds(monkeypatch):
     assert sentence.startswith("sft (3 seeds): j prefers")
     _, body = unevaluated.judged([*each, over])
     assert [line[1] for line in body] == ["0", "1", "2", "mean"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "j prefers it to base, share"),
+        ({"unread": 9}, "no judge of these answers, as 9 of its 17 replies have no verdict, share"),
+        ({"consistent": 0.5}, r"as 50% of the pairs got the same .* orders \(a coin: 50%\), share"),
+        ({"consistent": None, "unread": 9}, "verdict and no pair got a verdict in both orders, sh"),
+    ],
+)
+def test_a_judge_that_goes_by_the_place_or_says_nothing_prefers_nobody(changed, said):
+    row = {"arm": "omniopd", "seed": 0, "judge": "j", "share": 0.8, "low": 0.6, "high": 0.9}
+    row |= {"won": 6, "tied": 1, "lost": 1, "unread": 0, "consistent": 0.9, "prompts": 4}
+    (sentence,) = unevaluated.preferred([row | changed])
+    assert re.search(said, sentence), sentence
