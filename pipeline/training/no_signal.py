@@ -28,7 +28,7 @@ REASONS = {  # by how much there was: a round has the last of the reasons of its
 REMEDIES = {
     "no-examples": "Raise rollout.max_new_tokens, or use easier problems or a stronger student.",
     "no-forks": "Lower forks.chunk_tokens, or raise rollout.max_new_tokens.",
-    "zero-weights": "Look at score.metric, prior.alpha and train.baseline.",
+    "zero-weights": "Look at score.metric, prior.weight, prior.alpha and train.baseline.",
     "equal-values": "Use problems that the teacher ends right sometimes, or raise teach.samples.",
     "equal-rewards": "Use problems that the student solves sometimes, or sample more responses.",
     "zero-gradient": "Use a teacher that differs from the student.",
