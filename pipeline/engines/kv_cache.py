@@ -128,7 +128,9 @@ class Packing:
     place_N: torch.Tensor  # of each token, in (B * T)
     query_BT: torch.Tensor  # a token in N for each place
     key_BS: torch.Tensor  # a token for each place, those of the texts come first, then N
-    mask_BTS: torch.Tensor  # True: seen
+    # True: seen. None without texts: what a row may see is what comes before, so its padding hides
+    # itself, and nothing of T x T stands in memory
+    mask_B1TS: torch.Tensor | None
 
     @classmethod
     def of(cls, lengths: Sequence[int], texts: Texts | None, device: Any) -> "Packing":
@@ -143,9 +145,10 @@ class Packing:
         behind = read.sum() + row_first[:, None] + slot_S - before
         key = np.where(slot_S < before, text_first[:, None] + slot_S, behind)
         key = np.where(slot_S < before + own[:, None], key, 0)
-        mask = slot_S <= (before + slot_T)[:, :, None]
-        found = (np.flatnonzero(here), query, key, mask)
-        return cls(*(torch.from_numpy(x).to(device) for x in found))
+        found = [torch.from_numpy(x).to(device) for x in (np.flatnonzero(here), query, key)]
+        seen = slot_S <= (before + slot_T)[:, :, None]
+        mask = None if texts is None else torch.from_numpy(seen[:, None]).to(device)
+        return cls(found[0], found[1], found[2], mask)
 
     def attend(
         self,
@@ -153,7 +156,6 @@ class Packing:
         query_1QND: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        mask: torch.Tensor | None,
         how: dict[str, Any],
     ) -> torch.Tensor:
         """Attention of (B, T), to keys and values (B, K, S, D); returns (1, N, Q, D)."""
@@ -161,12 +163,13 @@ class Packing:
         if query.device.type == "cpu" and how.get("position_bias") is None:
             # torch's kernel there reads keys that heads share where they are; transformers writes
             # them out once a head, as the masked kernels of a GPU need them
-            told = {"attn_mask": mask, "dropout_p": how["dropout"], "scale": how["scaling"]}
+            mask, same = self.mask_B1TS, query.shape[1] == key.shape[1]
+            told = {"dropout_p": how["dropout"], "scale": how["scaling"], "enable_gqa": not same}
             out = torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, **told, enable_gqa=query.shape[1] != key.shape[1]
+                query, key, value, attn_mask=mask, is_causal=mask is None, **told
             ).transpose(1, 2)
         else:
-            out, _ = sdpa_attention_forward(module, query, key, value, mask, **how)
+            out, _ = sdpa_attention_forward(module, query, key, value, self.mask_B1TS, **how)
         return out.flatten(0, 1)[self.place_N][None]
 
 
@@ -218,13 +221,14 @@ def packed(
     cache = DynamicCache()
     cache.layers = [Read(packing, layer) for layer in layers]
     before = [0] * len(rows) if texts is None else [texts.length_R[t] for t in texts.text_B]
-    ids = [int(token) for row in rows for token in row]
     places = [b + t for b, row in zip(before, rows, strict=True) for t in range(len(row))]
     told = _packing.set(packing)
     try:
         out = policy.model.base_model(
-            input_ids=torch.tensor([ids], device=device),
-            attention_mask=packing.mask_BTS[:, None],
+            input_ids=torch.tensor([[int(t) for row in rows for t in row]], device=device),
+            attention_mask=torch.ones(
+                1, 1, 1, 1, dtype=torch.bool, device=device
+            ),  # as ready: unread
             position_ids=torch.tensor([places], device=device),
             past_key_values=cache,
             use_cache=True,
@@ -263,7 +267,7 @@ def grouped(
     """
     packing, how = _packing.get(), {"dropout": dropout, "scaling": scaling, **others}
     if packing is not None:
-        return packing.attend(module, query, key, value, attention_mask, how), None
+        return packing.attend(module, query, key, value, how), None
     rows, heads, new, size = query.shape
     shared = heads // key.shape[1]
     whole = attention_mask is None or attention_mask.shape[1] == 1

@@ -21,7 +21,7 @@ LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32
 # tokens that one forward pass holds. On a CPU so many that its hidden states are of this many
 # numbers: beyond it, what one layer hands the next leaves the processor's cache
 CPU_HIDDEN, GPU_TOKENS = 1 << 21, 1 << 13
-HELD = 4  # times as many tokens have their keys and values in memory, with the prompts in front
+HELD = 4  # times as many have a layer's keys and values in memory, with the prompts in front
 
 Ids = Sequence[Sequence[int]]
 Found = tuple[int, np.ndarray, np.ndarray]
