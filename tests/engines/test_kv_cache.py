@@ -149,7 +149,7 @@ def kind(config):
 def test_rows_packed_behind_packed_texts_are_what_each_is_when_read_whole(name):
     own, texts = kind(KINDS[name]), [[3, 4, 5, 6, 7], [8], [10, 11, 12]]
     assert kv_cache.packs(own.model)
-    assert kv_cache.Packing.of([5, 1, 3], None, "cpu").mask_B1TS is None  # nothing of length squared
+    assert kv_cache.Packing.of([5, 1, 3], None, "cpu").mask_B1TS is None
     rows, text_B = [[4], [5, 6, 7, 8], [9, 3], [6, 6, 5], [7, 7]], [1, 0, 2, 0, 2]
     cache, read_NH = kv_cache.packed(own, texts)
     front = kv_cache.Texts(cache, list(map(len, texts)), text_B)
