@@ -17,7 +17,7 @@ from pipeline.config import params, params_file
 from pipeline.config.models import GgufInit, HubInit, LlamaInit, ModelInit, PretrainModel
 from pipeline.config.problems import Prepare
 from pipeline.core import seeds
-from pipeline.core.errors import too_long
+from pipeline.core.errors import UserError, too_long
 from pipeline.data import schemas, tables
 from pipeline.engines import checkpoints
 from pipeline.engines.torch_setup import start
@@ -37,13 +37,23 @@ class PretrainParams(params.Params):
 
 
 def worked(p: PretrainParams, held_out: set[str]) -> Iterator[tuple[tasks.Messages, str]]:
-    """Endless worked solutions, none of a held-out problem."""
+    """Worked solutions, none of a held-out problem; endless, as a task's problems should be.
+
+    Raises UserError where they end.
+    """
     task = tasks.load(p.prepare)
-    draw = seeds.generator("pretrain", p.seed)
+    draw, count = seeds.generator("pretrain", p.seed), 0
     for problem in task.problems(seeds.number("pretrain", p.seed)):
         wanted = p.model.datasets is None or problem.task in p.model.datasets
         if wanted and problem.prompt not in held_out:
             yield problem.messages, task.solution(problem, p.model.habits, draw)
+            count += 1
+    of = "" if p.model.datasets is None else f" of datasets {', '.join(p.model.datasets)}"
+    raise UserError(
+        f"pretrain: found {count} worked solutions{of} in task {p.prepare.task!r}, wanted "
+        f"{p.model.steps * p.model.batch_size} (steps x batch_size). Lower the model's steps (with "
+        "0 its weights stay as they are), or correct its datasets."
+    )
 
 
 def pretrain(

@@ -69,6 +69,15 @@ def test_a_mistake_is_refused_with_key_value_and_remedy(key, value, said):
     assert len(str(found.value).splitlines()) == 1
 
 
+def test_a_model_learns_from_datasets_of_the_task_alone():
+    profile = ROOT / "pipeline/commands/profiles/smollm2.yaml"
+    values = YAML(typ="safe").load(profile.read_text())
+    values["pretrain"]["models"]["beginner"]["datasets"] = ["chain_sums"]
+    said = r"models\.beginner\.datasets: found 'chain_sums', wanted one of .*\(chain_sum, gsm_sym"
+    with pytest.raises(UserError, match=said):
+        experiment.of(values, "params.yaml")
+
+
 RULE = {"teach": {"samples": {"first": 2, "most": 8, "until": {"agree": 1.0}}}}
 OUTCOME = {"source": "outcome"}
 OF_ARMS = [  # what an arm overrides, and what the message says of it, in order

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.core.errors import UserError
 from pipeline.method.objectives import omniopd
 from tests import naive
 
@@ -437,3 +438,25 @@ def test_pretraining_gives_no_held_out_problem_away():
     assert not held_out & set(seen)
     assert len(set(seen)) > 60
     assert isinstance(p.prepare, arithmetic.Prepare)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "said"),
+    [
+        (("chain_sum",), "0 worked solutions of datasets chain_sum in task 'prompts', wanted 16 "),
+        (None, "'prompts' has no worked solutions"),
+    ],
+)
+def test_a_task_without_solutions_is_named_where_a_model_is_to_learn_from_it(
+    datasets, said, tmp_path
+):
+    from stages.pretrain import PretrainParams, worked
+
+    file = tmp_path / "my.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Name {i}."}) + "\n" for i in range(4)))
+    init = {"kind": "llama", "hidden": 8, "layers": 1, "heads": 1, "mlp": 8}
+    model = {"init": init, "steps": 2, "batch_size": 8, "lr": 0.1, "datasets": datasets}
+    prepare = {"task": "prompts", "seed": 1, "train": 4, "file": str(file)}
+    p = PretrainParams.model_validate({"model": model, "prepare": prepare, "seed": 0})
+    with pytest.raises(UserError, match=said):
+        next(worked(p, set()))

@@ -30,8 +30,20 @@ def experiment(file: Experiment) -> None:
             f"at most {MOST_ROUNDS:,}, the largest that were tried",
             "Lower one of them, or set experiment.steps_per_cell.",
         )
+    if (known := getattr(file.prepare, "datasets", None)) is not None:
+        _datasets(file, list(known))
     if "base" in file.arms:
         refuse("arms.base", "defined", "no such arm", "The untrained student is always evaluated.")
+
+
+def _datasets(file: Experiment, known: list[str]) -> None:
+    """What a model learns from are datasets of the task: of others it would wait for ever."""
+    for name, model in file.pretrain.models.items():
+        for dataset in model.datasets or ():
+            if dataset not in known:
+                told = f"one of prepare.datasets ({', '.join(known)})"
+                key = f"pretrain.models.{name}.datasets"
+                refuse(key, dataset, told, "Correct it; without datasets it learns from all.")
 
 
 def branches(file: Experiment) -> None:
