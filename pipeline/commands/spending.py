@@ -53,12 +53,29 @@ def estimate(as_json: bool, tflops: float | None = None, gb_per_s: float | None 
         values["compute"] = {"unknown": unknown} if needs is None else needs._asdict()
         return json.dumps(values, indent=1, allow_nan=False)
     compute = f"Memory, cache and hours: {unknown}" if needs is None else compute_table.text(needs)
-    return f"{_bill(rows, total, spent)}\n\n{compute}"
+    return f"{_bill(rows, total, spent)}{_unpriced(file, rows)}\n\n{compute}"
+
+
+def _unpriced(file: blocks.Experiment, rows: list[dict[str, Any]]) -> str:
+    """A sentence on the hosted teachers whose dollars nobody knows; empty where there is none."""
+    asked = {row["teacher"] for row in rows if row["requests"]}
+    hosted = {name: file.teachers[name] for name in sorted(asked)}
+    names = [
+        name
+        for name, config in hosted.items()
+        if not isinstance(config, LocalTeacher) and config.price is None
+    ]
+    if not names:
+        return ""
+    return (
+        f" Dollars leave out {' and '.join(names)}, of which no price is known: set "
+        "teachers.NAME.price {input, output}, in dollars per million tokens."
+    )
 
 
 def _bill(rows: list[dict[str, Any]], total: costs.Cost, spent: Entry) -> str:
-    lines = [list(row.values()) for row in rows]
-    lines.append(["all", "", "", "", "", *asdict(total).values()])
+    lines = [["all", "", "", "", "", *asdict(total).values()]]
+    lines += [list(row.values()) for row in rows]
     table = tabulate(
         lines, headers=HEADERS.split(","), intfmt=",", floatfmt=(*[""] * 10, ".2f", ".2f")
     )
@@ -90,12 +107,13 @@ def again(plan: dict[str, Any], names: set[str]) -> str:
     with Store(url(), cells.project()) as store:
         links = {"arms": arms, "branches": {}, "held_out": {}}
         rows = costs.estimate(file, {"cells": {**plan["cells"], **links}}, store)
-    cost = costs.total(rows)
+    cost, unpriced = costs.total(rows), _unpriced(file, rows)
     guessed = any(row["counted"].startswith("at most") for row in rows)
     as_far = " (from params: what these cells read is not here, `dvc checkout` brings it back)"
     return (
         f"teach: {cost.answers:,} answers of hosted teachers, {cost.held:,} of them in the store "
         f"already; the rest costs at most ${cost.usd:.2f}{as_far * guessed}"
+        f"{'.' * bool(unpriced)}{unpriced}"
     )
 
 
