@@ -203,11 +203,12 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     tflops: Annotated[float | None, typer.Option(help="TFLOP/s that the device sustains")] = None,
     gb_per_s: Annotated[float | None, typer.Option(help="GB/s that its memory sustains")] = None,
+    profile: Annotated[str | None, typer.Option(help="of a profile, not of params.yaml")] = None,
 ) -> None:
     """Estimate teacher cost, memory of each stage, cache size and hours, without a request."""
     from pipeline.commands import spending
 
-    typer.echo(spending.estimate(as_json, tflops, gb_per_s))
+    typer.echo(spending.estimate(as_json, tflops, gb_per_s, profile))
 
 
 app.command()(audit_command.audit)

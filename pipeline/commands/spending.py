@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from pipeline import teachers
+from pipeline.commands import profiles
 from pipeline.commands.estimate import compute_table
 from pipeline.commands.estimate import estimate as costs
 from pipeline.commands.estimate.compute import Experimental
@@ -31,13 +32,19 @@ HEADERS = (
 )
 
 
-def estimate(as_json: bool, tflops: float | None = None, gb_per_s: float | None = None) -> str:
-    """The teachers' bill and what else the experiment takes, as tables, or as JSON with `rows`,
-    `total`, `spent` and `compute`."""
+def estimate(
+    as_json: bool,
+    tflops: float | None = None,
+    gb_per_s: float | None = None,
+    profile: str | None = None,
+) -> str:
+    """The teachers' bill and what else params.yaml, or a profile, takes: tables, or JSON with
+    `rows`, `total`, `spent` and `compute`."""
     for name, stated in (("--tflops", tflops), ("--gb-per-s", gb_per_s)):
         if stated is not None and not 0 < stated < math.inf:
             raise UserError(f"{name}: found {stated}, wanted a number above 0. Correct it.")
-    file, expanded = experiment.load(), plan_files.expanded()
+    file = experiment.load() if profile is None else profiles.loaded(profile)
+    expanded = expand.expand(file)
     with Store(url(), cells.project()) as store:
         rows = costs.estimate(file, expanded, store)
         spent = store.spent()

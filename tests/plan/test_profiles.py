@@ -1,6 +1,7 @@
 """Profiles of real set-ups: complete, explicit about templates and money, planned offline."""
 
 import importlib.util
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pipeline.commands import profiles, spending
 from pipeline.commands.estimate import compute, compute_table, estimate
 from pipeline.config import params, teachers
 from pipeline.config.models import HubInit
@@ -261,3 +263,19 @@ def test_pickled_weights_are_refused(tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match="it has weights as"):
         pretrained.from_hub(HubInit(kind="hub", name=name))
+
+
+def test_the_estimate_of_a_profile_needs_no_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUDGMENTS_URL", f"sqlite:///{tmp_path / 'judgments.sqlite'}")
+    found = json.loads(spending.estimate(True, profile="qwen3-claude-haiku"))
+    assert f"{found['total']['usd']:.2f}" in (ROOT / "docs/larger.md").read_text()
+    assert found["total"]["usd"] > 1
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+def test_a_profile_with_a_paid_teacher_says_what_comes_before_a_run():
+    assert profiles.after("default", "cd my && ") == "`cd my && omniopd repro`"
+    assert profiles.after("qwen3-gemini").startswith(
+        "`omniopd estimate` and `omniopd teacher check`"
+    )

@@ -52,7 +52,7 @@ def make(folder: Path, profile: str) -> str:
         _write(folder / "params.yaml", params, made)
         _dvc(folder, made)
     where = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
-    return f"{folder}: a project with profile {profile}. Next: `{where}omniopd repro`."
+    return f"{folder}: a project with profile {profile}. Next: {profiles.after(profile, where)}."
 
 
 def _check(folder: Path) -> None:

@@ -5,6 +5,7 @@ import itertools
 import shutil
 from pathlib import Path
 
+from pipeline.config.teachers import LocalTeacher
 from pipeline.core.errors import UserError
 from pipeline.plan import blocks, experiment
 from pipeline.stage.cells import write_text
@@ -20,7 +21,23 @@ def put(name: str) -> str:
         old = _kept(PARAMS)
         kept = f" The one before it is {old}."
     write_text(PARAMS, found)
-    return f"params.yaml is profile {name}.{kept} Next: `omniopd repro`."
+    return f"params.yaml is profile {name}.{kept} Next: {after(name)}."
+
+
+def after(name: str, where: str = "") -> str:
+    """What to type once a profile is params.yaml: prices and a check first where it buys."""
+    file = loaded(name)
+    run = f"`{where}omniopd repro`"
+    if all(isinstance(teacher, LocalTeacher) for teacher in file.teachers.values()):
+        return run
+    first = f"`{where}omniopd estimate` and `omniopd teacher check`"
+    return f"{first} (its teacher is paid), then {run}"
+
+
+def loaded(name: str) -> blocks.Experiment:
+    """A profile's experiment. Raises UserError."""
+    text(name)
+    return experiment.load(FOLDER / f"{name}.yaml")
 
 
 def text(name: str) -> str:
