@@ -128,14 +128,15 @@ def test_a_prompt_that_rows_share_is_read_once():
     assert alone - shared == 6 * 30 * body  # of eight prompts six are not read again
 
 
-def test_the_exact_pass_holds_rows_and_a_part_of_them_at_work():
+def test_the_exact_pass_holds_prompts_and_a_layer_of_the_rows_behind_them():
     size, rows = Size(TINY, 4, ""), Rows(5000, 20, 80)
     parts = footprint.exact(size, rows, CPU.model_copy(update={"batch_tokens": 200_000}))
     most = (1 << 21) // TINY.hidden
     held = 4 * most // 100 * 100
-    assert parts["KV cache"] == (min(200_000, held) + most) * size.cached
+    layer = 2 * min(200_000, held) / TINY.layers  # made twice
+    assert parts["KV cache"] == pytest.approx((most + layer) * size.cached)
     few = footprint.exact(size, rows._replace(number=3), CPU)
-    assert few["KV cache"] == 2 * 300 * size.cached
+    assert few["KV cache"] == pytest.approx((300 + 2 * 300 / TINY.layers) * size.cached)
     assert parts["activations"] == most / 300 * few["activations"]
 
 
