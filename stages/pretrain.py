@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pipeline.training.optimizer import Optimizer
 
 
+MOST_PASSED = 100_000  # the problems of a task have no end, but those to learn from may
+
+
 class PretrainParams(params.Params):
     model: PretrainModel
     prepare: Prepare
@@ -39,15 +42,17 @@ class PretrainParams(params.Params):
 def worked(p: PretrainParams, held_out: set[str]) -> Iterator[tuple[tasks.Messages, str]]:
     """Worked solutions, none of a held-out problem; endless, as a task's problems should be.
 
-    Raises UserError where they end.
+    Raises UserError where they end, or where MOST_PASSED problems in a row are none to learn from.
     """
     task = tasks.load(p.prepare)
-    draw, count = seeds.generator("pretrain", p.seed), 0
+    draw, count, passed = seeds.generator("pretrain", p.seed), 0, 0
     for problem in task.problems(seeds.number("pretrain", p.seed)):
         wanted = p.model.datasets is None or problem.task in p.model.datasets
         if wanted and problem.prompt not in held_out:
             yield problem.messages, task.solution(problem, p.model.habits, draw)
-            count += 1
+            count, passed = count + 1, 0
+        elif (passed := passed + 1) == MOST_PASSED:
+            break
     of = "" if p.model.datasets is None else f" of datasets {', '.join(p.model.datasets)}"
     raise UserError(
         f"pretrain: found {count} worked solutions{of} in task {p.prepare.task!r}, wanted "

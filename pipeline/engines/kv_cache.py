@@ -226,9 +226,8 @@ def packed(
     try:
         out = policy.model.base_model(
             input_ids=torch.tensor([[int(t) for row in rows for t in row]], device=device),
-            attention_mask=torch.ones(
-                1, 1, 1, 1, dtype=torch.bool, device=device
-            ),  # as ready: unread
+            # of four axes, so that transformers makes none; `attend` has its own
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
             position_ids=torch.tensor([places], device=device),
             past_key_values=cache,
             use_cache=True,

@@ -37,7 +37,7 @@ def exact(
     most = _most(policy, batch_tokens)
     if not kv_cache.packs(policy.model):
         length_B += np.fromiter(map(len, prompts), np.int64, len(prompts))
-        for batch in _padded_batches(length_B, most):
+        for batch in _batches(range(len(prompts)), length_B, most, most):
             if not all(i in done for i in batch):
                 yield from _whole(policy, prompts, responses, batch)
         return
@@ -78,7 +78,7 @@ def _by_prompt(prompts: Ids, most: int) -> Iterator[tuple[list[int], int]]:
 
 
 def _batches(
-    rows: Iterable[int], length_B: np.ndarray, most: int, held: int, before: int
+    rows: Iterable[int], length_B: np.ndarray, most: int, held: int, before: int = 0
 ) -> Iterator[list[int]]:
     """Rows of like length together: at most `most` tokens and, padded as attention needs them
     behind the `before` that stand in front of each, `held`, unless one alone is longer."""
@@ -91,18 +91,6 @@ def _batches(
             batch, tokens = [], 0
         batch.append(index)
         tokens += length
-    if batch:
-        yield batch
-
-
-def _padded_batches(length_B: np.ndarray, most: int) -> Iterator[list[int]]:
-    """Rows of like length together, at most `most` tokens with padding, unless one is longer."""
-    batch: list[int] = []
-    for index in map(int, np.argsort(length_B, kind="stable")):
-        if batch and (len(batch) + 1) * length_B[index] > most:
-            yield batch
-            batch = []
-        batch.append(index)
     if batch:
         yield batch
 

@@ -460,3 +460,16 @@ def test_a_task_without_solutions_is_named_where_a_model_is_to_learn_from_it(
     p = PretrainParams.model_validate({"model": model, "prepare": prepare, "seed": 0})
     with pytest.raises(UserError, match=said):
         next(worked(p, set()))
+
+
+def test_a_dataset_that_an_endless_task_has_not_is_not_waited_for(monkeypatch):
+    from stages import pretrain
+
+    monkeypatch.setattr(pretrain, "MOST_PASSED", 50)
+    init = {"kind": "llama", "hidden": 8, "layers": 1, "heads": 1, "mlp": 8}
+    model = {"init": init, "steps": 2, "batch_size": 8, "lr": 0.1, "datasets": ("chain_sum",)}
+    prepare = {"task": "arithmetic", "seed": 1, "train": 1, "dev": 1, "test": 1, "digits": 1}
+    told = {"model": model, "prepare": prepare, "seed": 0}
+    p = pretrain.PretrainParams.model_validate(told)
+    with pytest.raises(UserError, match=r"found 0 worked solutions of datasets chain_sum"):
+        next(pretrain.worked(p, set()))

@@ -52,7 +52,7 @@ def site(tmp_path_factory):
 
 
 def pages(site):
-    """What mkdocs wrote; not the kept page of an example, which has a test as a report has."""
+    """The pages that mkdocs wrote: the kept report of an example is none."""
     written = (path for path in site.glob("*.html") if path.name not in {"404.html", KEPT})
     return {path.name: Read(path) for path in written}
 

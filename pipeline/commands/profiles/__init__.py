@@ -36,16 +36,15 @@ def after(name: str, where: str = "") -> str:
 
 def loaded(name: str) -> blocks.Experiment:
     """A profile's experiment. Raises UserError."""
-    text(name)
+    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"profiles: no {name!r}; there are {known}. Name one of them.")
     return experiment.load(FOLDER / f"{name}.yaml")
 
 
 def text(name: str) -> str:
     """A profile, validated. Raises UserError."""
-    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"profiles: no {name!r}; there are {known}. Name one of them.")
-    experiment.load(FOLDER / f"{name}.yaml")
+    loaded(name)
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 

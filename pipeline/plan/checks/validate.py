@@ -37,7 +37,7 @@ def experiment(file: Experiment) -> None:
 
 
 def _datasets(file: Experiment, known: list[str]) -> None:
-    """What a model learns from are datasets of the task: of others it would wait for ever."""
+    """A model learns only from datasets that the task has: for another it would find no problem."""
     for name, model in file.pretrain.models.items():
         for dataset in model.datasets or ():
             if dataset not in known:
